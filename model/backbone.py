@@ -1,0 +1,79 @@
+"""Encoders with a 6-channel stem (`src` and `bgr` concatenated) and output stride 16, from torchvision's classes."""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+from torchvision.models import MobileNetV2, ResNet
+from torchvision.models.resnet import Bottleneck
+
+BACKBONES = ('resnet101', 'resnet50', 'mobilenetv2')
+RESNET_LAYERS = {'resnet50': [3, 4, 6, 3], 'resnet101': [3, 4, 23, 3]}
+
+
+class ResNetEncoder(ResNet):
+    """ResNet-50 or ResNet-101 whose last stage is dilated instead of strided, without its classification head.
+
+    Args:
+        variant: 'resnet50' or 'resnet101'.
+    """
+
+    # Channels of the taps at 1/1, 1/2, 1/4, 1/8 and 1/16 of the input.
+    CHANNELS = (6, 64, 256, 512, 2048)
+
+    def __init__(self, variant: str):
+        super().__init__(Bottleneck, RESNET_LAYERS[variant], replace_stride_with_dilation=[False, False, True])
+        del self.avgpool, self.fc
+        self.conv1 = nn.Conv2d(6, 64, 7, stride=2, padding=3, bias=False)
+        nn.init.kaiming_normal_(self.conv1.weight, mode='fan_out', nonlinearity='relu')
+
+    def forward(self, x: Tensor) -> tuple[Tensor, ...]:
+        """Takes (B, 6, H, W); returns the five taps, largest first."""
+        x1 = self.relu(self.bn1(self.conv1(x)))
+        x2 = self.layer1(self.maxpool(x1))
+        x3 = self.layer2(x2)
+        x4 = self.layer4(self.layer3(x3))
+        return x, x1, x2, x3, x4
+
+
+class MobileNetV2Encoder(MobileNetV2):
+    """MobileNetV2 whose last stage is dilated instead of strided, without its last 1x1 block and classifier."""
+
+    CHANNELS = (6, 16, 24, 32, 320)
+    TAPS = (1, 3, 6, 17)
+
+    def __init__(self) -> None:
+        super().__init__()
+        del self.classifier
+        features = self.features[:-1]  # type: ignore[has-type]
+        features[0][0] = nn.Conv2d(6, 32, 3, stride=2, padding=1, bias=False)
+        nn.init.kaiming_normal_(features[0][0].weight, mode='fan_out')
+        features[14].conv[1][0].stride = (1, 1)
+        for block in features[15:]:
+            depthwise = block.conv[1][0]
+            depthwise.dilation = depthwise.padding = (2, 2)
+        self.features = features
+
+    def forward(self, x: Tensor) -> tuple[Tensor, ...]:
+        """Takes (B, 6, H, W); returns the five taps, largest first."""
+        taps = [x]
+        for i, block in enumerate(self.features):
+            x = block(x)
+            if i in self.TAPS:
+                taps.append(x)
+        return tuple(taps)
+
+
+def make_backbone(name: str) -> ResNetEncoder | MobileNetV2Encoder:
+    """Builds an encoder with random weights.
+
+    Args:
+        name: one of `BACKBONES`.
+
+    Raises:
+        ValueError: another name.
+    """
+    if name == 'mobilenetv2':
+        return MobileNetV2Encoder()
+    if name in RESNET_LAYERS:
+        return ResNetEncoder(name)
+    raise ValueError(f'backbone {name!r} is not one of {", ".join(BACKBONES)}')

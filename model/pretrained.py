@@ -1,0 +1,91 @@
+"""First weights of the encoder: ImageNet classifiers of torchvision, and published DeepLabV3 files."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from urllib.error import URLError
+
+import torch
+from torch import Tensor
+
+from .base import MattingBase
+from .weights import LoadReport, load_weights, read_weights
+
+STEMS = {'resnet50': 'backbone.conv1.weight', 'resnet101': 'backbone.conv1.weight',
+         'mobilenetv2': 'backbone.features.0.0.weight'}  # fmt: skip
+
+
+def initialize(model: MattingBase, source: str | Path) -> LoadReport:
+    """Loads pretrained weights into the encoder, and into the ASPP where the file has it.
+
+    Args:
+        model: a base (or refine) model; decoder and refiner keep their random weights.
+        source: 'imagenet' (torchvision's weights, downloaded once into torch's cache), a file of torchvision's
+            ImageNet weights, or a DeepLabV3 file (`model_state`, keys `backbone.*`, `classifier.classifier.0.*`).
+
+    Raises:
+        FileNotFoundError: no such file.
+        ConnectionError: 'imagenet' where nothing can be downloaded.
+        ValueError: a file for another backbone, or of another kind.
+    """
+    backbone = model.backbone_name
+    if str(source) == 'imagenet':
+        state, name = _download(backbone), f"torchvision's ImageNet weights of {backbone}"
+    else:
+        state, name = read_weights(source).state_dict, str(source)
+    renamed = {k: v for k, v in map(_rename, state.keys(), state.values()) if k}
+    stem = STEMS[backbone]
+    if stem in renamed:
+        renamed[stem] = widen_stem(renamed[stem])
+    own = model.state_dict()
+    renamed = {k: v for k, v in renamed.items() if k in own or k.startswith('backbone.')}
+    try:
+        # MobileNetV2's last 1x1 block (features.18) belongs to the classifier and is left out.
+        report = load_weights(model, renamed, ('aspp.', 'decoder.', 'refiner.'), ('backbone.features.18.',))
+    except ValueError as error:
+        raise ValueError(f'{name} does not hold pretrained weights for {backbone}: {error}') from None
+    return LoadReport(name, *list(vars(report).values())[1:])
+
+
+def widen_stem(weight: Tensor) -> Tensor:
+    """Makes a 6-channel stem of an RGB one: `src` gets the filters, `bgr` gets zeros.
+
+    At the first step every feature and every BatchNorm statistic of the pretrained encoder is then what it was
+    trained to be for `src`, inside the subject as well as outside; sharing the filters between the two pictures
+    instead blends the subject with the background behind it. The zeros learn at once: their gradient is
+    the correlation of the upstream gradient with `bgr`, which is not zero.
+
+    Args:
+        weight: (O, 3, k, k), or (O, 6, k, k), which is returned as it is.
+    """
+    return weight if weight.shape[1] == 6 else torch.cat([weight, torch.zeros_like(weight)], 1)
+
+
+def _rename(key: str, value: Tensor) -> tuple[str, Tensor]:
+    """Maps a name of a classifier's or DeepLabV3's file to ours; '' where there is none."""
+    for theirs, ours in (
+        ('backbone.low_level_features.', 'backbone.features.'),
+        ('backbone.high_level_features.', 'backbone.features.'),
+        ('backbone.', 'backbone.'),
+        ('classifier.classifier.0.', 'aspp.'),
+        ('classifier.', ''),
+        ('fc.', ''),
+        ('', 'backbone.'),
+    ):
+        if key.startswith(theirs):
+            return (ours + key.removeprefix(theirs) if ours else ''), value
+    return '', value
+
+
+def _download(backbone: str) -> dict[str, Tensor]:
+    from torchvision.models import MobileNet_V2_Weights, ResNet50_Weights, ResNet101_Weights
+
+    weights = {'resnet50': ResNet50_Weights.IMAGENET1K_V2, 'resnet101': ResNet101_Weights.IMAGENET1K_V2,
+               'mobilenetv2': MobileNet_V2_Weights.IMAGENET1K_V1}[backbone]  # fmt: skip
+    try:
+        return weights.get_state_dict(progress=True, check_hash=True, weights_only=True)
+    except (URLError, OSError) as error:
+        raise ConnectionError(
+            f'the ImageNet weights of {backbone} cannot be downloaded ({error}); download '
+            f'{weights.url.rsplit("/", 1)[-1]} on a machine with a network and give its path'
+        ) from None

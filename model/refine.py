@@ -1,0 +1,88 @@
+"""`MattingRefine`: the coarse network on a reduced picture, then the refiner at full size (paper, section 4)."""
+
+from __future__ import annotations
+
+import math
+
+import torch.nn.functional as F
+from torch import Tensor
+
+from .base import MIN_SIDE, MattingBase, check_pair
+from .refiner import Refiner
+
+
+class MattingRefine(MattingBase):
+    """Alpha and foreground at full resolution.
+
+    Args:
+        backbone: 'resnet101', 'resnet50' or 'mobilenetv2'.
+        backbone_scale: sides of what the coarse network sees, as a fraction of the picture's; at most 1/2.
+        refine_mode: 'sampling', 'thresholding' or 'full'.
+        refine_sample_pixels: pixels refined per image in sampling mode.
+        refine_threshold: error above which a cell is refined in thresholding mode, 0..1.
+        refine_kernel_size: 3 or 1.
+        refine_prevent_oversampling: in sampling mode, leave cells alone whose error is 0.
+
+    Raises:
+        ValueError: a value outside these.
+    """
+
+    def __init__(
+        self,
+        backbone: str,
+        backbone_scale: float = 1 / 4,
+        refine_mode: str = 'sampling',
+        refine_sample_pixels: int = 80_000,
+        refine_threshold: float = 0.1,
+        refine_kernel_size: int = 3,
+        refine_prevent_oversampling: bool = True,
+    ):
+        if not 0 < backbone_scale <= 1 / 2:
+            raise ValueError(f'backbone scale {backbone_scale} must be above 0 and at most 1/2')
+        super().__init__(backbone)
+        self.backbone_scale = backbone_scale
+        self.refiner = Refiner(
+            refine_mode,
+            refine_sample_pixels,
+            refine_threshold,
+            refine_kernel_size,
+            refine_prevent_oversampling,
+        )
+
+    def forward(self, src: Tensor, bgr: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:  # type: ignore[override]
+        """Predicts the matte.
+
+        Sides that are no multiples of 4 are padded to the next one by repeating the border, and the full-size
+        results are cropped back; the `_sm` results keep the padded picture's size.
+
+        Args:
+            src: the picture with the subject, (B, 3, H, W), RGB, 0..1; sides large enough that the coarse
+                network sees at least one pixel, and at least 16.
+            bgr: the picture without, the same shape.
+
+        Returns:
+            pha (B, 1, H, W), fgr (B, 3, H, W), pha_sm (B, 1, h, w), fgr_sm (B, 3, h, w), err_sm (B, 1, h, w), all
+            in 0..1, and ref_sm (B, 1, ceil(H / 4), ceil(W / 4)), 1 = refined; h = floor(H * backbone_scale).
+
+        Raises:
+            ValueError: shapes that differ or are too small.
+        """
+        check_pair(src, bgr)
+        height, width = src.shape[2:]
+        pad = (0, -width % 4, 0, -height % 4)
+        if any(pad):
+            src, bgr = F.pad(src, pad, mode='replicate'), F.pad(bgr, pad, mode='replicate')
+        size_sm = [math.floor(side * self.backbone_scale) for side in src.shape[2:]]
+        if min(size_sm) < 1:
+            least = max(MIN_SIDE, math.ceil(1 / self.backbone_scale))
+            raise ValueError(f'at backbone scale {self.backbone_scale} the sides must be at least {least}')
+        src_sm = F.interpolate(src, size_sm, mode='bilinear', align_corners=False)
+        bgr_sm = F.interpolate(bgr, size_sm, mode='bilinear', align_corners=False)
+
+        pha_sm, fgr_sm, err_sm, hid = self.coarse(src_sm, bgr_sm)
+        pha, fgr, ref_sm = self.refiner(src, bgr, pha_sm, fgr_sm, err_sm, hid)
+
+        pha, fgr = pha.clamp(0, 1), (fgr + src).clamp(0, 1)
+        if any(pad):
+            pha, fgr = pha[..., :height, :width], fgr[..., :height, :width]
+        return pha, fgr, pha_sm, (fgr_sm + src_sm).clamp(0, 1), err_sm, ref_sm

@@ -1,0 +1,290 @@
+"""From a weight FILE to a model: says what the file is, loads strictly, and reports what matched.
+
+No file is ever allowed to run code: pickles are read by `torch.load(weights_only=True)`, TorchScript archives by a
+reader that builds tensors and nothing else.
+"""
+
+from __future__ import annotations
+
+import pickle
+import zipfile
+from collections import OrderedDict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+
+WRAPPERS = ('state_dict', 'model_state_dict', 'model_state', 'model')
+PREFIXES = ('module.', '_orig_mod.')
+
+
+@dataclass(frozen=True)
+class WeightFile:
+    """Tensors by name, and in words what kind of file they came from."""
+
+    path: Path
+    kind: str
+    state_dict: dict[str, Tensor]
+
+
+@dataclass(frozen=True)
+class LoadReport:
+    """What of a model's state was found: names, and counts of tensors and of parameters."""
+
+    source: str
+    matched: int
+    total: int
+    percent: float
+    missing: tuple[str, ...]
+    unexpected: tuple[str, ...]
+    mismatched: tuple[str, ...]
+
+    def __str__(self) -> str:
+        line = f'{self.source}: {self.matched} of {self.total} tensors, {self.percent:.1f} % of the parameters'
+        for word, names in (
+            ('missing', self.missing),
+            ('not used', self.unexpected),
+            ('other shape', self.mismatched),
+        ):
+            if names:
+                line += f'; {word}: {_some(names)}'
+        return line
+
+
+def read_weights(path: str | Path) -> WeightFile:
+    """Reads a weight file of any common kind onto the CPU.
+
+    Takes a bare state_dict, one wrapped under `state_dict`, `model_state_dict`, `model_state` or `model`, names
+    prefixed by `module.` or `_orig_mod.`, a TorchScript archive, or a .safetensors file.
+
+    Raises:
+        FileNotFoundError: no such file.
+        ValueError: anything that is not a weight file, with what it seems to be.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f'{path}: no such weight file')
+    if path.suffix == '.safetensors':
+        kind, content = 'safetensors', _read_safetensors(path)
+    elif _is_torchscript(path):
+        kind, content = 'TorchScript archive', _read_torchscript(path)
+    else:
+        kind, content = 'state_dict', _read_pickle(path)
+    state, wrapped = _unwrap(content, path)
+    state, prefix = _strip_prefixes(state)
+    kind += f' under {wrapped!r}' if wrapped else ''
+    kind += f' with prefix {prefix!r}' if prefix else ''
+    return WeightFile(path, kind, state)
+
+
+def load_weights(
+    model: nn.Module,
+    weights: str | Path | WeightFile | Mapping[str, Tensor],
+    allow_missing: Sequence[str] = (),
+    allow_unexpected: Sequence[str] = (),
+) -> LoadReport:
+    """Copies weights into a model, strictly but for the parts named.
+
+    Args:
+        model: its state_dict decides what is needed.
+        weights: a path, what `read_weights` returned, or a state_dict.
+        allow_missing: name prefixes that the file may lack, such as 'refiner.'; these keep their values.
+        allow_unexpected: name prefixes that the file may have beyond the model; these are left out.
+
+    Raises:
+        ValueError: nothing matches, a shape differs, or a tensor is missing or left over outside these prefixes;
+            the model is then unchanged.
+    """
+    if isinstance(weights, (str, Path)):
+        weights = read_weights(weights)
+    source, state = (
+        (f'{weights.path} ({weights.kind})', weights.state_dict)
+        if isinstance(weights, WeightFile)
+        else ('state_dict', dict(weights))
+    )
+    own = model.state_dict()
+    mismatched = tuple(k for k in own if k in state and own[k].shape != state[k].shape)
+    matched = [k for k in own if k in state and k not in mismatched]
+    missing = tuple(k for k in own if k not in state)
+    unexpected = tuple(k for k in state if k not in own)
+    parameters = {name: p.numel() for name, p in model.named_parameters()}
+    found = sum(parameters.get(k, 0) for k in matched)
+    report = LoadReport(
+        source,
+        len(matched),
+        len(own),
+        100 * found / max(1, sum(parameters.values())),
+        missing,
+        unexpected,
+        mismatched,
+    )
+    bad_missing = [k for k in missing if not k.startswith(tuple(allow_missing))]
+    bad_unexpected = [k for k in unexpected if not k.startswith(tuple(allow_unexpected))]
+    if not matched or mismatched or bad_missing or bad_unexpected:
+        raise ValueError(f'{source} does not fit the model ({describe(own)}): {_misfit(report, state)}')
+    model.load_state_dict({k: state[k] for k in matched}, strict=False)
+    return report
+
+
+def describe(state: Mapping[str, Tensor]) -> str:
+    """Names the network a state_dict belongs to, such as 'MattingRefine resnet50', or 'an unknown network'."""
+    if 'decoder.conv4.weight' not in state:
+        return 'an unknown network'
+    model = 'MattingRefine' if any(k.startswith('refiner.') for k in state) else 'MattingBase'
+    if 'backbone.features.0.0.weight' in state:
+        return f'{model} mobilenetv2'
+    return f'{model} {"resnet101" if "backbone.layer3.22.conv1.weight" in state else "resnet50"}'
+
+
+def _misfit(report: LoadReport, state: Mapping[str, Tensor]) -> str:
+    what = describe(state)
+    parts = [f'it holds {what}' if what != 'an unknown network' else 'it holds no matting network']
+    if report.matched == 0:
+        parts.append('no tensor matches')
+    for word, names in (
+        ('missing', report.missing),
+        ('not in the model', report.unexpected),
+        ('of another shape', report.mismatched),
+    ):
+        if names:
+            parts.append(f'{len(names)} {word}: {_some(names)}')
+    return '; '.join(parts)
+
+
+def _some(names: Sequence[str], count: int = 3) -> str:
+    more = len(names) - count
+    return ', '.join(names[:count]) + (f' and {more} more' if more > 0 else '')
+
+
+def _read_pickle(path: Path) -> Any:
+    try:
+        return torch.load(path, map_location='cpu', weights_only=True)
+    except pickle.UnpicklingError as error:
+        if 'weights_only' in str(error) or 'Unsupported' in str(error):
+            raise ValueError(
+                f'{path}: holds more than tensors (a whole pickled model?); loading it would run code from the file. '
+                'Save model.state_dict() where it came from and give that file'
+            ) from None
+        raise ValueError(f'{path}: not a weight file that torch.load reads') from None
+    except (RuntimeError, EOFError, OSError, KeyError, ValueError, AttributeError, IndexError) as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise ValueError(f'{path}: not a weight file, or a damaged one ({reason})') from None
+
+
+def _read_safetensors(path: Path) -> dict[str, Tensor]:
+    try:
+        from safetensors import SafetensorError
+        from safetensors.torch import load_file
+    except ImportError:
+        raise ValueError(
+            f"{path}: needs the package safetensors: pip install 'background-matting[safetensors]'"
+        ) from None
+    try:
+        return load_file(path)
+    except SafetensorError as error:
+        raise ValueError(f'{path}: not a safetensors file, or a damaged one ({error})') from None
+
+
+def _is_torchscript(path: Path) -> bool:
+    if not zipfile.is_zipfile(path):
+        return False
+    with zipfile.ZipFile(path) as archive:
+        return any(name.split('/', 1)[-1] == 'constants.pkl' for name in archive.namelist())
+
+
+class _ScriptObject:
+    """Stands for any TorchScript class: keeps the attributes, runs nothing."""
+
+    attributes: dict[str, Any]
+
+    def __setstate__(self, state: Any) -> None:
+        self.attributes = state if isinstance(state, dict) else {}
+
+
+class _ScriptUnpickler(pickle.Unpickler):
+    """Reads a TorchScript archive's data.pkl, in which only tensors and plain values are let through."""
+
+    ALLOWED: ClassVar[dict[tuple[str, str], Any]] = {
+        ('collections', 'OrderedDict'): OrderedDict,
+        ('torch._utils', '_rebuild_tensor_v2'): torch._utils._rebuild_tensor_v2,
+    }
+
+    def __init__(self, archive: zipfile.ZipFile, root: str):
+        super().__init__(archive.open(f'{root}/data.pkl'))
+        self.archive, self.root = archive, root
+
+    def find_class(self, module: str, name: str) -> Any:
+        if module.startswith('__torch__'):
+            return _ScriptObject
+        if module == 'torch' and name.endswith('Storage'):
+            return name
+        if module == 'torch.jit._pickle' and name in ('build_intlist', 'build_doublelist', 'build_boollist'):
+            return list
+        if (module, name) in self.ALLOWED:
+            return self.ALLOWED[module, name]
+        raise pickle.UnpicklingError(f'{module}.{name} is not allowed')
+
+    def persistent_load(self, pid: Any) -> Any:
+        _, storage_type, key, _, count = pid
+        dtype = _storage_dtype(storage_type)
+        data = bytearray(self.archive.read(f'{self.root}/data/{key}'))
+        flat = torch.frombuffer(data, dtype=dtype, count=count) if count else torch.empty(0, dtype=dtype)
+        return torch.storage.TypedStorage(wrap_storage=flat.untyped_storage(), dtype=dtype, _internal=True)
+
+
+def _storage_dtype(name: str) -> torch.dtype:
+    words = {'Float': 'float32', 'Half': 'float16', 'BFloat16': 'bfloat16', 'Double': 'float64', 'Long': 'int64',
+             'Int': 'int32', 'Short': 'int16', 'Char': 'int8', 'Byte': 'uint8', 'Bool': 'bool'}  # fmt: skip
+    word = name.removesuffix('Storage')
+    if word not in words:
+        raise pickle.UnpicklingError(f'storage {name} is not known')
+    return getattr(torch, words[word])
+
+
+def _read_torchscript(path: Path) -> dict[str, Tensor]:
+    try:
+        with zipfile.ZipFile(path) as archive:
+            root = archive.namelist()[0].split('/', 1)[0]
+            module = _ScriptUnpickler(archive, root).load()
+    except (pickle.UnpicklingError, zipfile.BadZipFile, KeyError, ValueError, TypeError) as error:
+        raise ValueError(f'{path}: a TorchScript archive that cannot be read ({error})') from None
+    state: dict[str, Tensor] = {}
+
+    def collect(node: Any, prefix: str) -> None:
+        for name, value in getattr(node, 'attributes', {}).items():
+            if isinstance(value, Tensor):
+                state[prefix + name] = value.detach()
+            elif isinstance(value, _ScriptObject):
+                collect(value, f'{prefix}{name}.')
+
+    collect(module, '')
+    return state
+
+
+def _unwrap(content: Any, path: Path) -> tuple[dict[str, Tensor], str]:
+    wrapped = ''
+    if isinstance(content, Mapping):
+        for key in WRAPPERS:
+            if isinstance(content.get(key), Mapping):
+                content, wrapped = content[key], key
+                break
+    if not isinstance(content, Mapping):
+        raise ValueError(f'{path}: holds a {type(content).__name__}, not named tensors')
+    tensors = {k: v for k, v in content.items() if isinstance(v, Tensor)}
+    if not tensors or len(tensors) < len(content):
+        hint = ''
+        if 'optimizer' in content:
+            hint = '; it is the training state beside a checkpoint: give the .pth file of the same name without .state'
+        raise ValueError(f'{path}: not a state_dict (its keys: {_some([str(k) for k in content])}){hint}')
+    return tensors, wrapped
+
+
+def _strip_prefixes(state: dict[str, Tensor]) -> tuple[dict[str, Tensor], str]:
+    stripped = ''
+    while prefix := next((p for p in PREFIXES if all(k.startswith(p) for k in state)), ''):
+        state = {k.removeprefix(prefix): v for k, v in state.items()}
+        stripped += prefix
+    return state, stripped
