@@ -1,0 +1,35 @@
+# make demo   install, train both stages on drawn data, cut out a subject, show the picture
+# make test   install, run the fast tests
+# make check  format, lint, types, fast tests
+PYTHON ?= python3
+BIN := .venv/bin
+
+.PHONY: demo test test-all check bench
+
+demo: .venv/installed
+	$(BIN)/python demo.py
+
+test: .venv/installed
+	$(BIN)/python -m pytest
+
+test-all: .venv/installed
+	$(BIN)/python -m pytest -m ''
+
+check: .venv/installed-dev
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/python -m pytest
+
+bench: .venv/installed
+	$(BIN)/python benchmarks/training_step.py
+	$(BIN)/python benchmarks/checkpoint_save.py
+
+.venv/installed: pyproject.toml constraints.txt
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install -q -c constraints.txt -e '.[test]'
+	touch $@
+
+.venv/installed-dev: .venv/installed
+	$(BIN)/python -m pip install -q -c constraints.txt -e '.[dev]'
+	touch $@

@@ -1,0 +1,217 @@
+"""Looks over the training data before the first step, and says everything that is wrong with it at once."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TypeVar
+
+from .images import ImageError, alpha_source, image_size, read_alpha, read_rgb
+from .paths import IMAGE_SUFFIXES, DataPaths, find_images, match_listed
+from .published import SampleDataset
+
+_HEADERS = 2000  # pairs per folder whose sizes are compared: about a second from a local disk
+_NAMED = 3  # files that a finding names
+_THREADS = 4  # pictures in memory at a time
+_ENOUGH = (256, 256)  # decoded no larger where that shows all there is to see
+
+_Item = TypeVar('_Item')
+_Result = TypeVar('_Result')
+
+
+@dataclass
+class DataReport:
+    """What `check_files` found.
+
+    Attributes:
+        findings: what must be put right before training, one sentence or two each.
+        notes: what is worth knowing.
+        train_pairs, valid_pairs: files of a foreground and its alpha.
+        train_bgr, valid_bgr: files of backgrounds.
+    """
+
+    findings: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+    train_pairs: list[tuple[Path, Path]] = field(default_factory=list)
+    valid_pairs: list[tuple[Path, Path]] = field(default_factory=list)
+    train_bgr: list[Path] = field(default_factory=list)
+    valid_bgr: list[Path] = field(default_factory=list)
+
+    def raise_for_findings(self) -> None:
+        """Raise one ValueError that lists all findings, if there are any."""
+        if self.findings:
+            lines = [f'  {number}. {finding}' for number, finding in enumerate(self.findings, 1)]
+            raise ValueError('\n'.join([f'The training data is not ready ({len(lines)} found):', *lines]))
+
+
+def check_files(paths: DataPaths, sample: int = 24) -> DataReport:
+    """Check the folders of a training run.
+
+    Every file is listed. Of at most 2000 pairs per folder the headers are read, and of `sample` pairs and
+    backgrounds, spread evenly over the folder, everything is decoded.
+    """
+    report = DataReport()
+    report.train_pairs = _check_pairs('train', paths.train_fgr, paths.train_pha, sample, report)
+    report.valid_pairs = _check_pairs('valid', paths.valid_fgr, paths.valid_pha, sample, report)
+    report.train_bgr = _check_backgrounds('train', paths.train_bgr, sample, report)
+    report.valid_bgr = _check_backgrounds('valid', paths.valid_bgr, sample, report)
+    for kind, train, valid in (
+        ('foregrounds', paths.train_fgr, paths.valid_fgr),
+        ('backgrounds', paths.train_bgr, paths.valid_bgr),
+    ):
+        if train.resolve() == valid.resolve():
+            report.notes.append(f'train and valid share their {kind}: the validation loss will look too good.')
+    return report
+
+
+def _check_pairs(split: str, fgr: Path, pha: Path, sample: int, report: DataReport) -> list[tuple[Path, Path]]:
+    fgr_names, pha_names = _listed(f'{split} fgr', fgr, report), _listed(f'{split} pha', pha, report)
+    if not fgr_names or not pha_names:
+        return []
+    pairing = match_listed(fgr, fgr_names, pha, pha_names)
+    for without, role, other in ((pairing.only_fgr, 'fgr', 'pha'), (pairing.only_pha, 'pha', 'fgr')):
+        if without:
+            report.findings.append(
+                f'{split}: {len(without)} files of {role} have no {other}: {_named(without)}. A pair has one path '
+                'below its two folders, suffix aside. Rename the files, or move them away.'
+            )
+    if pairing.duplicates:
+        doubles = [f'{first} and {second.name}' for first, second in pairing.duplicates]
+        report.findings.append(
+            f'{split}: {len(doubles)} names occur with two suffixes: {_named(doubles)}. Move one of each away.'
+        )
+    headers = _spread(pairing.pairs, _HEADERS)
+    if len(headers) < len(pairing.pairs):
+        report.notes.append(f'{split}: sizes are compared for {len(headers)} of {len(pairing.pairs)} pairs.')
+    broken: dict[Path, str] = {}
+    _check_sizes(split, headers, broken, report)
+    pairs = _spread(pairing.pairs, sample)
+    _attempt(_decode, [fgr for fgr, _ in pairs], broken)
+    _check_looks(split, _attempt(_look_at, [pha for _, pha in pairs], broken), report)
+    _report_broken(split, broken, report)
+    return pairing.pairs
+
+
+def _check_backgrounds(split: str, folder: Path, sample: int, report: DataReport) -> list[Path]:
+    backgrounds = [folder.absolute() / name for name in _listed(f'{split} backgrounds', folder, report)]
+    broken: dict[Path, str] = {}
+    _attempt(_decode, _spread(backgrounds, sample), broken)
+    _report_broken(f'{split} backgrounds', broken, report)
+    return backgrounds
+
+
+def _listed(label: str, folder: Path, report: DataReport) -> list[Path]:
+    try:
+        names = find_images(folder)
+    except OSError as error:
+        report.findings.append(f'{label}: {error}. Correct the path in the data configuration.')
+        return []
+    if not names:
+        report.findings.append(
+            f'{label}: {folder} holds no pictures ({" ".join(IMAGE_SUFFIXES)}), nor do its sub-folders.'
+        )
+    return names
+
+
+def _check_sizes(split: str, pairs: list[tuple[Path, Path]], broken: dict[Path, str], report: DataReport) -> None:
+    sizes = _attempt(image_size, [path for pair in pairs for path in pair], broken)
+    different = [
+        f'{fgr} is {sizes[fgr][0]}x{sizes[fgr][1]}, {pha} is {sizes[pha][0]}x{sizes[pha][1]}'
+        for fgr, pha in pairs
+        if fgr in sizes and pha in sizes and sizes[fgr] != sizes[pha]
+    ]
+    if different:
+        report.findings.append(
+            f'{split}: {len(different)} of {len(pairs)} compared pairs differ in size (upright, after EXIF rotation): '
+            f'{_named(different)}. Export both at one size.'
+        )
+
+
+@dataclass(frozen=True)
+class _Look:
+    """What an alpha file looks like."""
+
+    source: str  # 'alpha' | 'luminance'
+    coloured: bool
+    undecided: bool  # hardly a pixel is clearly subject or clearly not
+
+
+def _look_at(pha: Path) -> _Look:
+    source = alpha_source(pha)
+    alpha = read_alpha(pha)
+    coloured = False
+    if source == 'luminance':
+        rgb = read_rgb(pha, _ENOUGH)
+        low, high = rgb.min(axis=-1), rgb.max(axis=-1)
+        between = (high > 5) & (low < 250)
+        # JPEG gives grey a tint of a few levels, and only at edges: ask most pixels, and for a plain tint.
+        coloured = between.mean() > 0.001 and (high - low > 24)[between].mean() > 0.2
+    return _Look(source, bool(coloured), bool(((alpha <= 5) | (alpha >= 250)).mean() < 0.1))
+
+
+def _check_looks(split: str, looks: dict[Path, _Look], report: DataReport) -> None:
+    """Judge the sampled alphas together: one pane of glass may fill a picture, a folder full of them is photographs."""
+    suspects = [path for path, look in looks.items() if look.coloured or look.undecided]
+    if 2 * len(suspects) > len(looks):
+        report.findings.append(
+            f'{split}: pha looks like photographs: {len(suspects)} of {len(looks)} sampled files are coloured, or '
+            f'have hardly a pixel near black or white: {_named(suspects)}. It wants grey mattes, white = subject, or '
+            'pictures with an alpha channel. Are fgr and pha swapped?'
+        )
+    elif coloured := [path for path in suspects if looks[path].coloured]:
+        report.notes.append(
+            f'{split}: {len(coloured)} of {len(looks)} sampled alphas are coloured; their brightness is taken: '
+            f'{_named(coloured)}.'
+        )
+    from_channel = sum(look.source == 'alpha' for look in looks.values())
+    if from_channel:
+        report.notes.append(
+            f'{split}: pha is read from the alpha channel of {from_channel} of {len(looks)} sampled files'
+            f'{"." if from_channel == len(looks) else ", from the brightness of the others."}'
+        )
+
+
+def _spread(items: list[_Item], count: int) -> list[_Item]:
+    chosen = SampleDataset(items, count)
+    return [chosen[index] for index in range(len(chosen))]
+
+
+def _decode(path: Path) -> None:
+    read_rgb(path, _ENOUGH)
+
+
+def _attempt(
+    function: Callable[[Path], _Result], paths: Sequence[Path], broken: dict[Path, str]
+) -> dict[Path, _Result]:
+    """Apply a reader to files in parallel. Those it fails on go to `broken` with the cause, and are tried no more."""
+
+    def attempt(path: Path) -> _Result | ImageError | OSError:
+        try:
+            return function(path)
+        except (ImageError, OSError) as error:
+            return error
+
+    results: dict[Path, _Result] = {}
+    remaining = [path for path in paths if path not in broken]
+    with ThreadPoolExecutor(_THREADS) as pool:
+        for path, result in zip(remaining, pool.map(attempt, remaining)):
+            if isinstance(result, (ImageError, OSError)):
+                broken[path] = str(result)
+            else:
+                results[path] = result
+    return results
+
+
+def _report_broken(label: str, broken: dict[Path, str], report: DataReport) -> None:
+    if broken:
+        report.findings.append(
+            f'{label}: {len(broken)} of the sampled pictures cannot be read: {_named(list(broken.values()), "; ")}. '
+            'Replace them or move them away, with their partners.'
+        )
+
+
+def _named(things: Sequence[object], separator: str = ', ') -> str:
+    more = [f'{len(things) - _NAMED} more'] if len(things) > _NAMED else []
+    return separator.join([*map(str, things[:_NAMED]), *more])

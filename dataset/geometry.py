@@ -1,0 +1,92 @@
+"""One affine takes a decoded picture straight to the batch's crop: rotate, shear, scale, shift, flip and crop at once.
+
+The published toolkit resamples three times (affine at 512 or 2048, resize to the crop's longer side, centre crop);
+the composed map here has the same distribution and resamples once.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+import cv2
+import numpy as np
+
+
+class AffineRange(NamedTuple):
+    """What an affine is drawn from. Scale 1 means that the picture covers the output.
+
+    Attributes:
+        scale: lowest and highest.
+        degrees: rotation within +-degrees.
+        translate: shift within +-translate, as a fraction of the output's longer side.
+        shear: along x within +-shear degrees.
+        flip: probability of a horizontal flip.
+    """
+
+    scale: tuple[float, float]
+    degrees: float = 5.0
+    translate: float = 0.1
+    shear: float = 5.0
+    flip: float = 0.5
+
+
+class Affine(NamedTuple):
+    """One draw: degrees, fractions of the output's longer side, factor, degrees, and whether to flip."""
+
+    angle: float
+    shift_x: float
+    shift_y: float
+    scale: float
+    shear: float
+    flip: bool
+
+    def matrix(self, width: int, height: int, out_width: int, out_height: int) -> np.ndarray:
+        """The (2, 3) map from a picture's pixel coordinates to the output's, both with pixel centres at integers."""
+        side = max(out_width, out_height)
+        factor = self.scale * max(side / width, side / height)
+        angle, shear = math.radians(self.angle), math.tan(math.radians(self.shear))
+        rotation = np.array([[math.cos(angle), -math.sin(angle)], [math.sin(angle), math.cos(angle)]])
+        linear = factor * rotation @ np.array([[1, -shear], [0, 1]]) @ np.diag([-1 if self.flip else 1, 1])
+        centre = np.array([width - 1, height - 1]) / 2
+        target = np.array([out_width - 1, out_height - 1]) / 2 + side * np.array([self.shift_x, self.shift_y])
+        return np.column_stack([linear, target - linear @ centre])
+
+    def needed_side(self, out_width: int, out_height: int) -> int:
+        """The shorter side below which the picture would be enlarged: what a decoder may reduce it to."""
+        return math.ceil(self.scale * max(out_width, out_height))
+
+
+def draw_affine(generator: np.random.Generator, ranges: AffineRange) -> Affine:
+    """Draws an affine uniformly from its ranges."""
+    angle, shift_x, shift_y, shear = generator.uniform(-1, 1, 4) * [
+        ranges.degrees,
+        ranges.translate,
+        ranges.translate,
+        ranges.shear,
+    ]
+    scale = generator.uniform(*ranges.scale)
+    return Affine(angle, shift_x, shift_y, scale, shear, bool(generator.random() < ranges.flip))
+
+
+def warp(picture: np.ndarray, affine: Affine, out_width: int, out_height: int, border: int) -> np.ndarray:
+    """Resamples a picture bilinearly.
+
+    A reduction of more than two is done by area averaging first, since bilinear sampling alone would skip pixels.
+
+    Args:
+        picture: uint8 (H, W, C).
+        affine: the draw.
+        out_width, out_height: size of the result.
+        border: cv2.BORDER_CONSTANT (zeros outside) or another of OpenCV's borders.
+
+    Returns:
+        uint8 (out_height, out_width, C).
+    """
+    height, width = picture.shape[:2]
+    reduction = min(height, width) // max(1, affine.needed_side(out_width, out_height))
+    if reduction >= 2:
+        height, width = height // reduction, width // reduction
+        picture = cv2.resize(picture, (width, height), interpolation=cv2.INTER_AREA)
+    matrix = affine.matrix(width, height, out_width, out_height)
+    return cv2.warpAffine(picture, matrix, (out_width, out_height), flags=cv2.INTER_LINEAR, borderMode=border)

@@ -1,0 +1,153 @@
+"""Where the pictures lie: listing folders, matching foregrounds with alphas, reading the data configuration.
+
+Nothing here opens a picture. What is wrong with the files themselves is found by `dataset.checks`.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from dataclasses import dataclass, field
+from pathlib import Path
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
+IMAGE_SUFFIXES = ('.jpg', '.jpeg', '.png', '.webp')
+
+
+@dataclass(frozen=True)
+class DataPaths:
+    """The six folders that a training run on files reads."""
+
+    train_fgr: Path
+    train_pha: Path
+    valid_fgr: Path
+    valid_pha: Path
+    train_bgr: Path
+    valid_bgr: Path
+
+
+@dataclass
+class Pairing:
+    """How the files of a foreground folder and an alpha folder fit together. All paths include the folder."""
+
+    pairs: list[tuple[Path, Path]] = field(default_factory=list)  # (fgr, pha), in order of relative path
+    only_fgr: list[Path] = field(default_factory=list)
+    only_pha: list[Path] = field(default_factory=list)
+    # Two files of one name and two suffixes in one folder: the first of each is the one in `pairs`.
+    duplicates: list[tuple[Path, Path]] = field(default_factory=list)
+
+
+def find_images(folder: Path) -> list[Path]:
+    """List the pictures below a folder, sorted, as paths relative to it.
+
+    Every `IMAGE_SUFFIXES` file in any case counts. Hidden files and folders are left out, and with them the
+    `._name` files that macOS writes beside each picture on foreign disks. Linked folders are followed, except
+    into a folder that contains the link.
+
+    Raises:
+        FileNotFoundError: there is no such folder.
+    """
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise FileNotFoundError(f'{folder}: {"a file, not a folder" if folder.exists() else "no such folder"}')
+    found: list[str] = []
+    _collect(str(folder), '', (os.path.realpath(folder),), found)
+    return [Path(name) for name in sorted(found)]
+
+
+def match_pairs(fgr: Path, pha: Path) -> Pairing:
+    """Match foregrounds with alphas by relative path without suffix: `a/x.jpg` belongs to `a/x.png`.
+
+    Raises:
+        FileNotFoundError: one of the folders does not exist.
+    """
+    return match_listed(fgr, find_images(fgr), pha, find_images(pha))
+
+
+def match_listed(fgr: Path, fgr_names: list[Path], pha: Path, pha_names: list[Path]) -> Pairing:
+    """Do what `match_pairs` does for folders that `find_images` has listed already."""
+    result = Pairing()
+    by_stem_fgr = _by_stem(Path(fgr).absolute(), fgr_names, result.duplicates)
+    by_stem_pha = _by_stem(Path(pha).absolute(), pha_names, result.duplicates)
+    for stem, path in by_stem_fgr.items():
+        if stem in by_stem_pha:
+            result.pairs.append((path, by_stem_pha[stem]))
+        else:
+            result.only_fgr.append(path)
+    result.only_pha = [path for stem, path in by_stem_pha.items() if stem not in by_stem_fgr]
+    return result
+
+
+def read_data_config(config: Path, dataset_name: str) -> DataPaths:
+    """Read the folders of one data set, and those of the backgrounds, from a TOML file.
+
+    Relative paths count from the folder of the TOML file; `~` is the home folder. The folders need not exist.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: it is no TOML, has no such data set, or lacks a key.
+    """
+    config = Path(config)
+    if not config.is_file():
+        raise FileNotFoundError(f'--data-config: {config} is no file. Copy data_path.toml and enter your folders.')
+    try:
+        tables = tomllib.loads(config.read_text(encoding='utf-8'))
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ValueError(f'--data-config: {config} cannot be read as TOML: {error}') from error
+    names = [name for name, table in tables.items() if isinstance(table, dict) and name != 'backgrounds']
+    if dataset_name not in names:
+        raise ValueError(
+            f'--dataset-name {dataset_name}: {config} has no such data set. '
+            f'There are: {", ".join([*names, "synthetic (drawn, needs no files)"])}.'
+        )
+
+    folders: dict[str, Path] = {}
+    wrong: list[str] = []
+    for attribute, keys in {
+        'train_fgr': (dataset_name, 'train', 'fgr'),
+        'train_pha': (dataset_name, 'train', 'pha'),
+        'valid_fgr': (dataset_name, 'valid', 'fgr'),
+        'valid_pha': (dataset_name, 'valid', 'pha'),
+        'train_bgr': ('backgrounds', 'train'),
+        'valid_bgr': ('backgrounds', 'valid'),
+    }.items():
+        value: object = tables
+        for key in keys:
+            value = value.get(key) if isinstance(value, dict) else None
+        if isinstance(value, str) and value.strip():
+            folders[attribute] = config.absolute().parent / Path(value).expanduser()
+        else:
+            wrong.append(f'[{".".join(keys[:-1])}] {keys[-1]}')
+    if wrong:
+        raise ValueError(
+            f'--data-config: {config} lacks {", ".join(wrong)}: give each the path of a folder, in quotes.'
+        )
+    return DataPaths(**folders)
+
+
+def _collect(folder: str, prefix: str, ancestors: tuple[str, ...], found: list[str]) -> None:
+    with os.scandir(folder) as entries:
+        for entry in entries:
+            if entry.name.startswith('.'):
+                continue
+            if entry.is_dir():
+                real = os.path.realpath(entry.path) if entry.is_symlink() else os.path.join(ancestors[-1], entry.name)
+                if real not in ancestors:
+                    _collect(entry.path, f'{prefix}{entry.name}/', (*ancestors, real), found)
+            elif entry.name.lower().endswith(IMAGE_SUFFIXES):
+                found.append(prefix + entry.name)
+
+
+def _by_stem(folder: Path, names: list[Path], duplicates: list[tuple[Path, Path]]) -> dict[str, Path]:
+    by_stem: dict[str, Path] = {}
+    for name in names:
+        stem = os.path.splitext(name)[0]
+        if stem in by_stem:
+            duplicates.append((by_stem[stem], folder / name))
+        else:
+            by_stem[stem] = folder / name
+    return by_stem

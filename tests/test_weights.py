@@ -1,0 +1,181 @@
+"""Weight files of every kind, and what is said of those that do not fit."""
+
+import pickle
+import warnings
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from model import MattingBase, MattingRefine
+from model.pretrained import initialize, widen_stem
+from model.weights import load_weights, read_weights
+
+
+@pytest.fixture(scope='module')
+def base():
+    torch.manual_seed(0)
+    return MattingBase('mobilenetv2')
+
+
+def other():
+    torch.manual_seed(1)
+    return MattingBase('mobilenetv2')
+
+
+def same(model, state):
+    return all(torch.equal(tensor, state[name]) for name, tensor in model.state_dict().items())
+
+
+@pytest.mark.parametrize(
+    ('wrap', 'kind'),
+    [
+        (lambda s: s, 'state_dict'),
+        (lambda s: {'state_dict': s, 'epoch': 3}, "state_dict under 'state_dict'"),
+        (lambda s: {'model': s}, "state_dict under 'model'"),
+        (lambda s: {'model_state': s}, "state_dict under 'model_state'"),
+        (lambda s: {'module.' + k: v for k, v in s.items()}, "with prefix 'module.'"),
+        (lambda s: {'module._orig_mod.' + k: v for k, v in s.items()}, "with prefix 'module._orig_mod.'"),
+        (lambda s: {k: v.half() if v.is_floating_point() else v for k, v in s.items()}, 'state_dict'),
+    ],
+)
+def test_kinds_of_pickles(tmp_path, base, wrap, kind):
+    torch.save(wrap(base.state_dict()), tmp_path / 'w.pth')
+    model = other()
+    report = load_weights(model, tmp_path / 'w.pth')
+    assert (report.matched, report.total, report.percent) == (362, 362, 100)
+    assert kind in str(report)
+    for name, tensor in base.state_dict().items():
+        torch.testing.assert_close(model.state_dict()[name], tensor, atol=1e-3, rtol=1e-3)
+
+
+def test_safetensors(tmp_path, base):
+    save_file(base.state_dict(), tmp_path / 'w.safetensors')
+    model = other()
+    assert 'safetensors' in str(load_weights(model, tmp_path / 'w.safetensors'))
+    assert same(model, base.state_dict())
+
+
+def test_torchscript_archive_is_read_without_running_it(tmp_path, base):
+    with warnings.catch_warnings():
+        warnings.simplefilter('ignore')
+        pictures = (torch.rand(1, 3, 32, 32),) * 2
+        torch.jit.save(torch.jit.trace(base.eval(), pictures, check_trace=False), tmp_path / 'w.pt')
+    model = other()
+    assert 'TorchScript' in str(load_weights(model, tmp_path / 'w.pt'))
+    assert same(model, base.state_dict())
+
+
+class Malicious:
+    def __reduce__(self):
+        return (open, ('owned', 'w'))
+
+
+def test_code_in_a_file_does_not_run(in_tmp):
+    torch.save({'w': Malicious()}, 'w.pth')
+    (in_tmp / 'old.pth').write_bytes(pickle.dumps(Malicious()))
+    for name in ('w.pth', 'old.pth'):
+        with pytest.raises(ValueError, match=name):
+            read_weights(name)
+    assert not (in_tmp / 'owned').exists()
+
+
+def test_whole_models_are_refused_with_advice(tmp_path, base):
+    torch.save(base, tmp_path / 'w.pth')
+    with pytest.raises(ValueError, match=r'state_dict\(\)'):
+        read_weights(tmp_path / 'w.pth')
+
+
+@pytest.mark.parametrize('content', [b'', b'not a weight file', b'PK\x03\x04 half a zip'])
+def test_junk_is_named(tmp_path, content):
+    (tmp_path / 'w.pth').write_bytes(content)
+    with pytest.raises(ValueError, match=r'w\.pth'):
+        read_weights(tmp_path / 'w.pth')
+
+
+def test_missing_file(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r'w\.pth'):
+        read_weights(tmp_path / 'w.pth')
+
+
+def test_training_state_is_recognised(tmp_path):
+    torch.save({'optimizer': {}, 'progress': {}}, tmp_path / 'epoch-0.state.pth')
+    with pytest.raises(ValueError, match='training state'):
+        read_weights(tmp_path / 'epoch-0.state.pth')
+
+
+def test_base_inside_refine_needs_leave(base):
+    model = MattingRefine('mobilenetv2')
+    before = {k: v.clone() for k, v in model.state_dict().items()}
+    with pytest.raises(ValueError, match=r'holds MattingBase mobilenetv2; 20 missing: refiner\.conv1'):
+        load_weights(model, base.state_dict())
+    assert same(model, before)
+    report = load_weights(model, base.state_dict(), allow_missing=['refiner.'])
+    assert (report.matched, report.total) == (362, 382)
+    assert 99 < report.percent < 100
+    assert report.missing[0] == 'refiner.conv1.weight'
+    assert same(model, {**before, **base.state_dict()})
+
+
+def test_another_backbone_is_named(base):
+    with torch.device('meta'):
+        model = MattingBase('resnet50')
+    with pytest.raises(ValueError, match=r'does not fit .*MattingBase resnet50.*holds MattingBase mobilenetv2'):
+        load_weights(model, base.state_dict())
+
+
+def test_nothing_matched_is_an_error(base):
+    with pytest.raises(ValueError, match='no tensor matches'):
+        load_weights(base, {'a': torch.zeros(1)}, allow_missing=[''], allow_unexpected=[''])
+
+
+def imagenet(model):
+    """What torchvision's file of ImageNet weights would hold for the encoder of a model."""
+    g = torch.Generator().manual_seed(5)
+    state = {}
+    for name, tensor in model.backbone.state_dict().items():
+        shape = (tensor.shape[0], 3, *tensor.shape[2:]) if name == 'features.0.0.weight' else tensor.shape
+        state[name] = torch.rand(shape, generator=g).to(tensor.dtype)
+    state['features.18.0.weight'] = state['classifier.1.weight'] = state['classifier.1.bias'] = torch.zeros(3)
+    return state
+
+
+def test_imagenet_weights_see_src_as_they_did(tmp_path):
+    model = other()
+    state = imagenet(model)
+    torch.save(state, tmp_path / 'w.pth')
+    report = initialize(model, tmp_path / 'w.pth')
+    assert report.matched == len(model.backbone.state_dict())
+    stem = model.backbone.features[0][0].weight
+    torch.testing.assert_close(stem[:, :3], state['features.0.0.weight'])
+    assert not stem[:, 3:].any()
+    torch.testing.assert_close(model.backbone.features[17].conv[0][0].weight, state['features.17.conv.0.0.weight'])
+
+
+def test_deeplab_file_fills_the_aspp_too(tmp_path):
+    model, source = other(), imagenet(MattingBase('mobilenetv2'))
+    state = {}
+    for name, tensor in source.items():
+        if name.startswith('features.'):
+            number = int(name.split('.')[1])
+            part = 'low_level_features' if number < 4 else 'high_level_features'
+            if number < 18:
+                state[f'backbone.{part}.{name.removeprefix("features.")}'] = tensor
+    for name, tensor in model.aspp.state_dict().items():
+        state[f'classifier.classifier.0.{name}'] = torch.full_like(tensor, 7)
+    torch.save({'model_state': state}, tmp_path / 'deeplab.pth')
+    report = initialize(model, tmp_path / 'deeplab.pth')
+    assert report.matched == len(model.backbone.state_dict()) + len(model.aspp.state_dict())
+    assert (model.aspp.project[0].weight == 7).all()
+    torch.testing.assert_close(model.backbone.features[4].conv[0][0].weight, source['features.4.conv.0.0.weight'])
+
+
+def test_pretrained_file_of_another_backbone(tmp_path):
+    torch.save(imagenet(other()), tmp_path / 'w.pth')
+    with pytest.raises(ValueError, match='does not hold pretrained weights for resnet50'):
+        initialize(MattingBase('resnet50'), tmp_path / 'w.pth')
+
+
+def test_a_six_channel_stem_stays_as_it_is():
+    stem = torch.rand(4, 6, 3, 3)
+    assert widen_stem(stem) is stem

@@ -1,0 +1,58 @@
+"""The two losses, as pure functions that return named terms and their `total` (paper, section 4.3)."""
+
+from __future__ import annotations
+
+import kornia
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+
+def base_loss(
+    pred_pha: Tensor, pred_fgr: Tensor, pred_err: Tensor, true_pha: Tensor, true_fgr: Tensor
+) -> dict[str, Tensor]:
+    """The coarse network's loss; all tensors float in 0..1, alpha and error (B, 1, H, W), foreground (B, 3, H, W).
+
+    The error's target is detached: it teaches the network to know its errors, not to make them.
+    """
+    terms = _matte_terms(pred_pha, pred_fgr, true_pha, true_fgr)
+    terms['err'] = F.mse_loss(pred_err, (pred_pha.detach() - true_pha).abs())
+    terms['total'] = terms['pha'] + terms['pha_sobel'] + terms['fgr'] + terms['err']
+    return terms
+
+
+def refine_loss(
+    pred_pha: Tensor,
+    pred_fgr: Tensor,
+    pred_pha_sm: Tensor,
+    pred_fgr_sm: Tensor,
+    pred_err_sm: Tensor,
+    true_pha: Tensor,
+    true_fgr: Tensor,
+) -> dict[str, Tensor]:
+    """The whole network's loss: the matte at full and at backbone resolution, and the predicted error.
+
+    Full-size tensors are (B, C, H, W), those of backbone resolution (B, C, h, w), all float in 0..1. The published
+    script leaves the error's target attached (its issue 196); here it is detached, which changes the gradient only.
+    """
+    size_sm, size = pred_pha_sm.shape[2:], true_pha.shape[2:]
+    terms = _matte_terms(pred_pha, pred_fgr, true_pha, true_fgr)
+    coarse = _matte_terms(pred_pha_sm, pred_fgr_sm, _resize(true_pha, size_sm), _resize(true_fgr, size_sm))
+    terms.update({f'{name}_sm': term for name, term in coarse.items()})
+    true_err = (_resize(pred_pha_sm.detach(), size) - true_pha).abs()
+    terms['err_sm'] = F.mse_loss(_resize(pred_err_sm, size), true_err)
+    terms['total'] = torch.stack(list(terms.values())).sum()
+    return terms
+
+
+def _matte_terms(pred_pha: Tensor, pred_fgr: Tensor, true_pha: Tensor, true_fgr: Tensor) -> dict[str, Tensor]:
+    visible = true_pha > 0
+    return {
+        'pha': F.l1_loss(pred_pha, true_pha),
+        'pha_sobel': F.l1_loss(kornia.filters.sobel(pred_pha), kornia.filters.sobel(true_pha)),
+        'fgr': F.l1_loss(pred_fgr * visible, true_fgr * visible),
+    }
+
+
+def _resize(x: Tensor, size: torch.Size) -> Tensor:
+    return F.interpolate(x, size, mode='bilinear', align_corners=False)
