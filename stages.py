@@ -1,0 +1,222 @@
+"""What both stage scripts do between their flags and `fit`: data, model, resume, loaders."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import sys
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from dataset.checks import check_files
+from torch import Tensor, nn
+
+from dataset.geometry import AffineRange
+from dataset.images import BackgroundFiles, ImageError, MatteFiles
+from dataset.keys import Plan, StepSampler
+from dataset.loaders import Compositions, Source, TrainingBatches, default_workers, validation_loader
+from dataset.paths import read_data_config
+from dataset.synthetic import SyntheticBackgrounds, SyntheticMattes
+from model.weights import load_weights
+from training import devices
+from training.checkpoint import CheckpointError, Checkpoints
+from training.devices import Ranks
+from training.logs import Logger, set_up_logging
+from training.loop import Run, fit
+from training.resume import Resume, decide, refuse_overwriting
+from training.state import Progress, TrainingState, averaged_model, make_scaler
+
+log = logging.getLogger(__name__)
+
+BACKGROUND_RANGE = AffineRange(scale=(1, 2))
+VALID_MATTE_RANGE = AffineRange(scale=(0.3, 1), flip=0)
+VALID_BACKGROUND_RANGE = AffineRange(scale=(1, 1.2), flip=0)
+
+
+@dataclass(frozen=True)
+class Stage:
+    """What differs between the stages.
+
+    Attributes:
+        name: 'base' or 'refine'.
+        model: with its first weights.
+        learning_rates: by the model's child of that name.
+        matte_range: of the training affine of foreground and alpha.
+        multiple: of which a crop's sides are multiples.
+        step, score, pictures: see `training.loop.Run`.
+        identity: flags of the stage that a run must not change when it goes on.
+        allow_missing: parts of the model that a given weight file may lack.
+    """
+
+    name: str
+    model: nn.Module
+    learning_rates: dict[str, float]
+    matte_range: AffineRange
+    multiple: int
+    step: Callable[[devices.Forward, Any], dict[str, Tensor]]
+    score: Callable[[devices.Forward, Any], dict[str, Tensor]]
+    pictures: Callable[[devices.Forward, Any], Mapping[str, Tensor]]
+    identity: dict[str, Any]
+    allow_missing: tuple[str, ...] = ()
+
+
+def train(args: argparse.Namespace, make_stage: Callable[[argparse.Namespace], Stage], command: list[str]) -> int:
+    """Trains a stage and returns the exit code; mistakes of the user's end in one message and code 2.
+
+    Args:
+        args: the checked command line.
+        make_stage: builds the stage; called with torch's generator seeded.
+        command: the script and its arguments, to start it again for each GPU.
+    """
+    count = devices.gpus_to_use(args.device)
+    if count > 1:
+        return devices.launch(command, count)
+    try:
+        run = _prepare(args, make_stage)
+    except (ValueError, FileNotFoundError, ConnectionError) as error:
+        print(f'error: {error}', file=sys.stderr)
+        return 2
+    if run is None:
+        return 0
+    try:
+        return fit(run)
+    except (CheckpointError, ImageError, FloatingPointError) as error:
+        print(f'error: {error}', file=sys.stderr)
+        return 1
+    finally:
+        run.logger.close()
+        devices.leave_ranks()
+
+
+def _prepare(args: argparse.Namespace, make_stage: Callable[[argparse.Namespace], Stage]) -> Run | None:
+    ranks = devices.join_ranks(args.device)
+    set_up_logging(ranks.first)
+    dtype = devices.choose_precision(args.precision, ranks.device)
+    train_sources, valid_sources = _sources(args)
+    torch.manual_seed(args.seed)
+    stage = make_stage(args)
+    plan = _plan(args, stage, train_sources, ranks.world)
+    valid = Compositions(*valid_sources, VALID_MATTE_RANGE, VALID_BACKGROUND_RANGE)
+    if min(args.valid_samples, max(map(len, valid_sources))) < ranks.world:
+        raise ValueError(f'--valid-samples: {ranks.world} ranks need at least {ranks.world} validation samples')
+
+    folder = args.checkpoint_dir / args.model_name
+    identity = {
+        'backbone': args.model_backbone,
+        'data': args.dataset_name,
+        'pictures': [plan.mattes, plan.backgrounds],
+        'samples of a step': plan.batch_size,
+        'resolution': args.train_resolution,
+        'seed': args.seed,
+        **stage.identity,
+    }
+    resume = ranks.in_turn(lambda: decide(args.model_last_checkpoint, folder, stage.name, identity))
+    state = _state(args, stage, ranks, dtype)
+    _begin(args, stage, state, resume, plan, folder)
+    end = min(args.epoch_end * plan.steps_per_epoch, args.max_steps or sys.maxsize)
+    log.info(
+        '%s stage on %s in %s, %d rank%s; %d + %d training pictures, %d steps of an epoch; steps %d to %d',
+        stage.name, ranks.device, str(dtype).removeprefix('torch.'), ranks.world, 's' * (ranks.world > 1),
+        plan.mattes, plan.backgrounds, plan.steps_per_epoch, state.progress.step, end,
+    )  # fmt: skip
+    if state.progress.step >= end:
+        log.info('nothing to do: %d steps are done; raise --epoch-end or --max-steps to go on', state.progress.step)
+        devices.leave_ranks()
+        return None
+
+    workers = -(-min(args.num_workers, default_workers()) // ranks.world)
+    pin = ranks.device.type == 'cuda'
+    sampler = StepSampler(plan, state.progress.step, end, args.accumulate, ranks.rank, ranks.world)
+    training = Compositions(*train_sources, stage.matte_range, BACKGROUND_RANGE)
+    side = args.train_resolution // stage.multiple * stage.multiple
+    per_rank = max(1, args.batch_size // ranks.world)
+    return Run(
+        state=state,
+        net=devices.distribute(state.module, ranks, args.compile),
+        batches=TrainingBatches(training, sampler, workers, pin),
+        valid_batches=validation_loader(
+            valid, args.valid_samples, side, per_rank, workers, pin, ranks.rank, ranks.world
+        ),
+        step=stage.step,
+        score=stage.score,
+        pictures=stage.pictures,
+        options=args,
+        steps_per_epoch=plan.steps_per_epoch,
+        end=end,
+        ranks=ranks,
+        dtype=dtype,
+        checkpoints=Checkpoints(folder, stage.name, resume.run, identity, args.monitor, args.monitor_mode),
+        logger=Logger(args.log_dir / args.model_name, state.progress.step, end, ranks.first),
+    )
+
+
+def _sources(args: argparse.Namespace) -> tuple[tuple[Source, Source], tuple[Source, Source]]:
+    """The (mattes, backgrounds) of training and of validation."""
+    if args.dataset_name == 'synthetic':
+        count = args.synthetic_size
+        valid = args.valid_samples
+        return (
+            (SyntheticMattes(count, seed=0), SyntheticBackgrounds(count, seed=0)),
+            (SyntheticMattes(valid, seed=1), SyntheticBackgrounds(valid, seed=1)),
+        )
+    report = check_files(read_data_config(args.data_config, args.dataset_name))
+    for note in report.notes:
+        log.info(note)
+    report.raise_for_findings()
+    return (
+        (MatteFiles(report.train_pairs), BackgroundFiles(report.train_bgr)),
+        (MatteFiles(report.valid_pairs), BackgroundFiles(report.valid_bgr)),
+    )
+
+
+def _plan(args: argparse.Namespace, stage: Stage, sources: tuple[Source, Source], world: int) -> Plan:
+    plan = Plan(*map(len, sources), args.batch_size * args.accumulate, args.train_resolution, stage.multiple, args.seed)
+    parts = args.accumulate * world
+    if plan.smallest_batch < 2 * parts:
+        raise ValueError(
+            f'--batch-size {args.batch_size}: with {plan.samples_per_epoch} samples of an epoch, --accumulate '
+            f'{args.accumulate} and {world} ranks, some batches have fewer than 2 samples, from which BatchNorm '
+            'cannot learn; change the batch size or use fewer ranks'
+        )
+    return plan
+
+
+def _state(args: argparse.Namespace, stage: Stage, ranks: Ranks, dtype: torch.dtype) -> TrainingState:
+    # Batches come channels-last from the decoder, and convolutions are 1.1 to 1.2 times as fast that way on a CPU.
+    module = stage.model.to(ranks.device, memory_format=torch.channels_last)
+    groups = [
+        {'name': name, 'params': list(getattr(module, name).parameters()), 'lr': rate * args.learning_rate_scale}
+        for name, rate in stage.learning_rates.items()
+    ]
+    for group in groups:
+        group['initial_lr'] = group['lr']
+    optimizer = torch.optim.Adam(groups, fused=ranks.device.type in ('cuda', 'cpu'))
+    ema = averaged_model(module, args.ema_decay) if args.ema_decay else None
+    return TrainingState(module, optimizer, make_scaler(ranks.device, dtype), ema)
+
+
+def _begin(
+    args: argparse.Namespace, stage: Stage, state: TrainingState, resume: Resume, plan: Plan, folder: Path
+) -> None:
+    """Puts the state where the run begins, and says in one line how it begins."""
+    if resume.record is not None and resume.content is not None:
+        state.load_state_dict(resume.content.state, resume.content.weights, resume.content.ema)
+        position = state.progress.step // plan.steps_per_epoch
+        if args.epoch_start not in (None, position):
+            raise ValueError(
+                f'--epoch-start {args.epoch_start}: {resume.record.name}.pth goes on in epoch {position}; leave the '
+                'flag out'
+            )
+        log.info('continuing this run from %s.pth: step %d, epoch %d, 100.0 %% of the parameters',
+                 resume.record.name, state.progress.step, position)  # fmt: skip
+        return
+    if resume.weights is not None:
+        log.info('new run with weights from %s', load_weights(state.module, resume.weights, stage.allow_missing))
+    else:
+        log.info('new run with new weights')
+    first_epoch = args.epoch_start or 0
+    refuse_overwriting(folder, resume.run, first_epoch)
+    state.progress = Progress(step=first_epoch * plan.steps_per_epoch)

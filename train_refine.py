@@ -1,0 +1,133 @@
+"""Train the whole network, the second of two stages, from the weights of the first.
+
+from a base checkpoint, on one GPU or on all that are visible:
+  python train_refine.py --dataset-name my-dataset --model-backbone resnet50 --model-name refine --epoch-end 1 \\
+      --model-last-checkpoint checkpoint/base/best.pth
+on a laptop, no data needed:
+  python train_refine.py --dataset-name synthetic --model-backbone mobilenetv2 --model-name try2 --epoch-end 1 \\
+      --model-last-checkpoint checkpoint/try/last.pth --train-resolution 256 --model-refine-sample-pixels 4000 \\
+      --max-steps 50
+several machines:
+  torchrun --nnodes 4 --nproc-per-node 8 ... train_refine.py ...
+go on after a stop:
+  the same command with --model-last-checkpoint auto
+
+Writes checkpoint/<model_name>/epoch-<N>-iter-<step>.pth and epoch-<N>.pth, and log/<model_name>/ for TensorBoard.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from training import options
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from stages import Stage
+    from training.devices import Forward
+
+
+def parse(argv: list[str] | None) -> argparse.Namespace:
+    """Reads and checks the command line; raises ValueError with all that is wrong."""
+    parser = options.Parser(__doc__)
+    options.add_arguments(parser, batch_size=4, resolution=2048, epoch_end=1, images_interval=1000, valid_interval=2000)
+    add = parser.add_argument_group('refiner').add_argument
+    add('--model-backbone-scale', type=float, default=0.25, metavar='X', help='of the picture that the encoder sees')
+    add('--model-refine-mode', choices=('full', 'sampling', 'thresholding'), default='sampling',
+        help='which 4x4 cells are refined: all, a fixed number, or those above a threshold')  # fmt: skip
+    add('--model-refine-sample-pixels', type=int, default=80_000, metavar='N', help='pixels refined by sampling')
+    add('--model-refine-thresholding', '--model-refine-threshold', type=float, default=0.7, metavar='X',
+        dest='model_refine_threshold', help='predicted error above which thresholding refines, 0 to 1')  # fmt: skip
+    add('--model-refine-kernel-size', type=int, choices=(1, 3), default=3, help="of the refiner's convolutions")
+    args = parser.parse_args(argv)
+    found = options.problems(args)
+    if not 0 < args.model_backbone_scale <= 0.5:
+        found.append(f'--model-backbone-scale {args.model_backbone_scale}: must be above 0 and at most 0.5')
+    if args.model_refine_sample_pixels < 16:
+        found.append(f'--model-refine-sample-pixels {args.model_refine_sample_pixels}: must be at least 16')
+    if not 0 <= args.model_refine_threshold <= 1:
+        found.append(f'--model-refine-threshold {args.model_refine_threshold}: must be from 0 to 1')
+    options.refuse(found)
+    return args
+
+
+def make_stage(args: argparse.Namespace) -> Stage:
+    """The whole network, its losses, scores and pictures."""
+    from dataset.geometry import AffineRange
+    from evaluation.metrics import mse, sad
+    from model import MattingRefine
+    from stages import Stage
+    from training.losses import refine_loss
+
+    model = MattingRefine(
+        args.model_backbone,
+        args.model_backbone_scale,
+        args.model_refine_mode,
+        args.model_refine_sample_pixels,
+        args.model_refine_threshold,
+        args.model_refine_kernel_size,
+    )
+
+    def predict(model: Forward, batch: Any) -> tuple[Any, tuple[Tensor, ...], dict[str, Tensor]]:
+        true = batch.compose(args.train_resolution)
+        *pred, ref_sm = model(true.src, true.bgr)
+        return true, (*pred, ref_sm), refine_loss(*pred, true.pha, true.fgr)
+
+    def step(model: Forward, batch: Any) -> dict[str, Tensor]:
+        return predict(model, batch)[2]
+
+    def score(model: Forward, batch: Any) -> dict[str, Tensor]:
+        true, (pred_pha, *_), losses = predict(model, batch)
+        errors = {'sad': sad(pred_pha, true.pha).mean(), 'mse': mse(pred_pha, true.pha).mean()}
+        return {'loss': losses['total'], **errors}
+
+    def pictures(model: Forward, batch: Any) -> dict[str, Tensor]:
+        true, (pred_pha, pred_fgr, _, _, pred_err_sm, ref_sm), _ = predict(model, batch)
+        return {
+            'train_pred_pha': pred_pha,
+            'train_pred_fgr': pred_fgr,
+            'train_pred_com': pred_fgr * pred_pha,
+            'train_pred_err': pred_err_sm,
+            'train_pred_ref': ref_sm,
+            'train_true_src': true.src,
+            'train_true_bgr': true.bgr,
+        }
+
+    return Stage(
+        name='refine',
+        model=model,
+        learning_rates={'backbone': 5e-5, 'aspp': 5e-5, 'decoder': 1e-4, 'refiner': 3e-4},
+        matte_range=AffineRange(scale=(0.3, 1)),
+        multiple=4,
+        step=step,
+        score=score,
+        pictures=pictures,
+        identity={
+            'backbone scale': args.model_backbone_scale,
+            'refine mode': args.model_refine_mode,
+            'refine sample pixels': args.model_refine_sample_pixels,
+            'refine threshold': args.model_refine_threshold,
+            'refine kernel size': args.model_refine_kernel_size,
+        },
+        allow_missing=('refiner.',),
+    )
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Runs the script; returns its exit code."""
+    try:
+        args = parse(argv)
+    except ValueError as error:
+        print(f'error: {error}', file=sys.stderr)
+        return 2
+    from stages import train
+
+    return train(args, make_stage, [str(Path(__file__).resolve()), *(sys.argv[1:] if argv is None else argv)])
+
+
+if __name__ == '__main__':
+    sys.exit(main())

@@ -1,0 +1,215 @@
+"""Where a run computes: device, precision, and the processes of several GPUs."""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+Forward = Callable[[Tensor, Tensor], tuple[Tensor, ...]]
+PRECISIONS = {'float32': torch.float32, 'bfloat16': torch.bfloat16, 'float16': torch.float16}
+
+
+@dataclass(frozen=True)
+class Ranks:
+    """This process among those of the run, and its device."""
+
+    device: torch.device
+    rank: int = 0
+    world: int = 1
+
+    @property
+    def first(self) -> bool:
+        """Whether this is the process that writes, logs and prints."""
+        return self.rank == 0
+
+    def agree(self, *flags: float) -> list[float]:
+        """The largest value of each flag over all ranks; reads them from the device, and so waits for it."""
+        table = torch.tensor(flags, dtype=torch.float64, device='cpu' if self.world == 1 else self.device)
+        if self.world > 1:
+            dist.all_reduce(table, dist.ReduceOp.MAX)
+        return table.tolist()
+
+    def in_turn(self, function: Callable[[], Any]) -> Any:
+        """Calls a function on the first rank, then on the others, which find done what it did."""
+        if not self.first:
+            dist.barrier()
+        result = function()
+        if self.first and self.world > 1:
+            dist.barrier()
+        return result
+
+    def share_buffers(self, module: nn.Module) -> None:
+        """Gives every rank the first one's buffers: BatchNorm statistics, where they are not synchronised."""
+        if self.world == 1:
+            return
+        floats = [b for b in module.buffers() if b.is_floating_point()]
+        flat = torch.cat([b.flatten() for b in floats])
+        dist.broadcast(flat, 0)
+        for buffer, values in zip(floats, flat.split([b.numel() for b in floats])):
+            buffer.copy_(values.view_as(buffer))
+
+    def total(self, values: Tensor) -> Tensor:
+        """The sum of a tensor over all ranks, on the CPU."""
+        if self.world == 1:
+            return values.cpu()
+        values = values.to(self.device)
+        dist.all_reduce(values)
+        return values.cpu()
+
+
+def choose_device(name: str) -> torch.device:
+    """The device for `--device`: auto takes cuda, then mps, then cpu.
+
+    Raises:
+        ValueError: the device asked for is not there.
+    """
+    there = {'cuda': torch.cuda.is_available(), 'mps': torch.backends.mps.is_available(), 'cpu': True}
+    if name == 'auto':
+        name = next(device for device, present in there.items() if present)
+    if not there[name]:
+        raise ValueError(f'--device {name}: there is none on this machine; use --device auto or cpu')
+    return torch.device(name)
+
+
+def choose_precision(name: str, device: torch.device) -> torch.dtype:
+    """The dtype of the networks' forward pass for `--precision`.
+
+    auto: on a GPU bfloat16 where the hardware has it, else float16 with loss scaling; float32 elsewhere.
+
+    Raises:
+        ValueError: float16 on a CPU, where convolutions in it are slower than in float32 and overflow.
+    """
+    if name == 'float16' and device.type == 'cpu':
+        raise ValueError('--precision float16 needs a GPU; use bfloat16 or float32 on a CPU')
+    if name != 'auto':
+        return PRECISIONS[name]
+    if device.type != 'cuda':
+        return torch.float32
+    return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float16
+
+
+def keep_memory() -> None:
+    """Lets glibc keep freed memory instead of handing it back: training on a CPU takes half the time.
+
+    Each step frees and takes the same few gigabytes; by default they go back to the system in between, which clears
+    them page by page. Does nothing where the C library is another one.
+    """
+    mmap_max, trim_threshold, top_pad = -4, -1, -2
+    with contextlib.suppress(OSError, AttributeError):
+        libc = ctypes.CDLL('libc.so.6')
+        libc.mallopt(mmap_max, 0)
+        libc.mallopt(trim_threshold, 2**31 - 1)
+        libc.mallopt(top_pad, 2**28)
+
+
+def gpus_to_use(device: str) -> int:
+    """Processes that a plain `python train_*.py` starts: one for each visible GPU; 1 inside torchrun."""
+    if 'RANK' in os.environ or device not in ('auto', 'cuda'):
+        return 1
+    return max(1, torch.cuda.device_count())
+
+
+def launch(command: Sequence[str], count: int) -> int:
+    """Runs a command once for each of `count` ranks of this machine and returns its exit code.
+
+    Signals are passed on, so that every rank saves; when one rank fails the others are ended too.
+    """
+    with socket.socket() as free:
+        free.bind(('localhost', 0))
+        port = free.getsockname()[1]
+    shared = {**os.environ, 'MASTER_ADDR': 'localhost', 'MASTER_PORT': str(port), 'WORLD_SIZE': str(count)}
+    children = [
+        subprocess.Popen(
+            [sys.executable, *command], env={**shared, 'RANK': str(i), 'LOCAL_RANK': str(i)}, start_new_session=True
+        )
+        for i in range(count)
+    ]
+
+    def forward(number: int, _: object) -> None:
+        for child in children:
+            child.send_signal(number)
+
+    previous = {number: signal.signal(number, forward) for number in (signal.SIGINT, signal.SIGTERM)}
+    if hasattr(signal, 'SIGUSR1'):
+        previous[signal.SIGUSR1] = signal.signal(signal.SIGUSR1, forward)
+    try:
+        while (codes := [child.poll() for child in children]).count(None):
+            if any(codes):
+                forward(signal.SIGTERM, None)
+                break
+            time.sleep(0.2)
+        codes = [child.wait() for child in children]
+    finally:
+        for child in children:
+            child.kill()
+        for number, handler in previous.items():
+            signal.signal(number, handler)
+    failed = [code for code in codes if code]
+    return failed[0] if failed and failed[0] > 0 else 128 - failed[0] if failed else 0
+
+
+def join_ranks(device: str) -> Ranks:
+    """Joins the process group that torchrun or `launch` describes in the environment, if any.
+
+    Raises:
+        ValueError: the device asked for is not there.
+    """
+    chosen = choose_device(device)
+    if chosen.type == 'cpu':
+        keep_memory()
+    world = int(os.environ.get('WORLD_SIZE', '1'))
+    if world == 1:
+        return Ranks(chosen)
+    if chosen.type == 'cuda':
+        chosen = torch.device('cuda', int(os.environ.get('LOCAL_RANK', '0')))
+        torch.cuda.set_device(chosen)
+    # NCCL is missing on Windows, where gloo carries the gradients of GPUs too, slower.
+    backend = 'nccl' if chosen.type == 'cuda' and dist.is_nccl_available() else 'gloo'
+    dist.init_process_group(backend)
+    return Ranks(chosen, dist.get_rank(), world)
+
+
+def leave_ranks() -> None:
+    """Leaves the process group, if one was joined."""
+    if dist.is_initialized():
+        dist.destroy_process_group()
+
+
+def distribute(module: nn.Module, ranks: Ranks, compiled: bool = False) -> nn.Module:
+    """Wraps a module for training: synchronised BatchNorm and averaged gradients over ranks, compiled if asked.
+
+    BatchNorm is synchronised on GPUs only: torch has no CPU kernel for it. The module itself shares all parameters and
+    buffers with what is returned.
+    """
+    net = module
+    if ranks.world > 1:
+        if ranks.device.type == 'cuda':
+            net = nn.SyncBatchNorm.convert_sync_batchnorm(net)
+        devices = [ranks.device.index] if ranks.device.type == 'cuda' else None
+        net = DistributedDataParallel(net, device_ids=devices, gradient_as_bucket_view=True)
+    return torch.compile(net, dynamic=True) if compiled else net  # type: ignore[return-value]
+
+
+def in_precision(net: nn.Module, device: torch.device, dtype: torch.dtype) -> Forward:
+    """The network as a function that computes in `dtype` and returns float32, so that losses are exact."""
+
+    def forward(src: Tensor, bgr: Tensor) -> tuple[Tensor, ...]:
+        with torch.autocast(device.type, dtype, enabled=dtype is not torch.float32):
+            outputs = net(src, bgr)
+        return tuple(output.float() for output in outputs)
+
+    return forward

@@ -1,0 +1,224 @@
+"""`fit`, the only training loop: both stages, one process or many, from any step on."""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import logging
+import math
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import nullcontext
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils import clip_grad_norm_
+
+from .checkpoint import CheckpointError, Checkpoints, Content
+from .devices import Forward, Ranks, in_precision
+from .logs import Logger
+from .meters import BadSteps, Meter, StepResult
+from .signals import listening
+from .state import TrainingState, is_dynamic
+from .validation import Score, validate
+
+log = logging.getLogger(__name__)
+
+# On a GPU the host looks at losses, signals and bad steps only so often, because each look waits for the device.
+LOOK_INTERVAL = 10
+
+
+@dataclass
+class Run:
+    """All that `fit` needs.
+
+    Attributes:
+        state: what is trained and saved.
+        net: state.module, or its wrapper over several ranks.
+        batches: yields options.accumulate batches a step, from state.progress.step on; each has `len`, `.share` (of
+            the step's samples over all ranks), `.names` and `.to(device)`.
+        valid_batches: the same batches each time they are iterated.
+        step: (model, batch) -> named loss terms with 'total'; model is a function of src and bgr.
+        score: (model, batch) -> named means, 'loss' among them.
+        pictures: (model, batch) -> named pictures (B, C, H, W).
+        options: the command line.
+        steps_per_epoch, end: optimizer steps of an epoch, and the step to stop before.
+        ranks, dtype, checkpoints, logger: where, how exactly, what is kept and what is told.
+    """
+
+    state: TrainingState
+    net: nn.Module
+    batches: Iterable[Any]
+    valid_batches: Iterable[Any]
+    step: Callable[[Forward, Any], dict[str, Tensor]]
+    score: Score
+    pictures: Callable[[Forward, Any], Mapping[str, Tensor]]
+    options: argparse.Namespace
+    steps_per_epoch: int
+    end: int
+    ranks: Ranks
+    dtype: torch.dtype
+    checkpoints: Checkpoints
+    logger: Logger
+
+
+def fit(run: Run) -> int:
+    """Trains until the run's end or a signal, and returns the exit code: 0, or 128 + the signal's number.
+
+    Raises:
+        FloatingPointError: ten steps in a row without a finite loss, with the names of the samples.
+        CheckpointError: three checkpoints in a row that could not be saved, or the last one.
+    """
+    progress, options = run.state.progress, run.options
+    look_interval = 1 if run.ranks.device.type == 'cpu' else LOOK_INTERVAL
+    batches, meter, bad_steps = iter(run.batches), Meter(), BadSteps(run.state, run.ranks)
+    run.state.module.train()
+    if progress.step == 0:
+        _rehearse(run)
+    if progress.owed:
+        _finish_step(run, progress.step - 1)
+    with listening() as signal:
+        while progress.step < run.end:
+            step = progress.step
+            result = _train_step(run, batches, meter)
+            bad_steps.note(result)
+            progress.step += 1
+
+            log_now = _due(progress.step, options.log_train_loss_interval)
+            if not (_due(progress.step, look_interval) or log_now or _boundary(run, progress.step)):
+                continue
+            stop = int(run.ranks.agree(signal.number)[0])
+            bad_steps.look(result.names)
+            if log_now:
+                meter.report(run.logger, run.state, result)
+            if _due(progress.step, options.log_train_images_interval):
+                run.logger.pictures(step, _in_evaluation(run, run.pictures, result.batch))
+            if stop:
+                progress.owed = _boundary(run, progress.step)
+                saved = _save(run, f'epoch-{step // run.steps_per_epoch}-iter-{step}', step, {}, f'signal {stop}')
+                log.info('stopped by signal %d after step %d%s', stop, step, '' if saved else '; NOT saved')
+                return 128 + stop
+            if _boundary(run, progress.step):
+                _finish_step(run, step)
+                meter.restart()
+    return 0
+
+
+def _train_step(run: Run, batches: Iterator[Any], meter: Meter) -> StepResult:
+    """Forward and backward over the accumulated parts, then the optimizer; waits for nothing on the device."""
+    state, ranks, step = run.state, run.ranks, run.state.progress.step
+    factor = learning_rate_factor(step, run.end, run.options.lr_schedule, run.options.warmup_steps)
+    for group in state.optimizer.param_groups:
+        group['lr'] = group['initial_lr'] * factor
+    model = in_precision(run.net, ranks.device, run.dtype)
+    losses: dict[str, Tensor] = {}
+    names: list[str] = []
+    for part in range(run.options.accumulate):
+        with meter.waiting():
+            batch = next(batches)
+        names += batch.names
+        batch = batch.to(ranks.device)
+        # Dropout is the one draw left to torch's global generator: seeded here, it has no state to save either.
+        torch.manual_seed(_dropout_seed(run.options.seed, step, part * ranks.world + ranks.rank))
+        # Gradients are averaged over ranks once, with the last part; shares make the mean one over samples.
+        last = part + 1 == run.options.accumulate
+        with nullcontext() if last or ranks.world == 1 else run.net.no_sync():  # type: ignore[operator]
+            terms = run.step(model, batch)
+            total = terms['total']
+            # A loss of inf can have finite gradients; times NaN they are not, and the step is left out.
+            total = total * (1 + 0 * total.detach())
+            state.scaler.scale(total * (batch.share * ranks.world)).backward()
+        for name, term in terms.items():
+            losses[name] = losses.get(name, 0) + term.detach() * (batch.share * ranks.world)
+    state.scaler.unscale_(state.optimizer)
+    norm = clip_grad_norm_(state.module.parameters(), run.options.clip_grad or math.inf)
+    state.scaler.step(state.optimizer)
+    state.scaler.update(None if is_dynamic(state.scaler) else 1.0)
+    state.optimizer.zero_grad(set_to_none=True)
+    if state.ema is not None:
+        state.ema.update_parameters(state.module)
+    meter.samples += len(names) * ranks.world
+    return StepResult(losses, norm, names, batch)
+
+
+def learning_rate_factor(step: int, end: int, schedule: str, warmup: int) -> float:
+    """What learning rates are multiplied by at a step: rises linearly over `warmup` steps, then is 1 or falls to 0."""
+    if step < warmup:
+        return (step + 1) / warmup
+    if schedule == 'constant':
+        return 1.0
+    return 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(1, end - warmup)))
+
+
+def _dropout_seed(seed: int, step: int, part: int) -> int:
+    """A 64-bit seed of its own for every part of every step (odd multipliers, so that no two meet nearby)."""
+    return (seed * 0x9E3779B97F4A7C15 + step * 0xC2B2AE3D27D4EB4F + part * 0x165667B19E3779F9) % 2**63
+
+
+def _due(done: int, interval: int) -> bool:
+    return done % interval == 0
+
+
+def _boundary(run: Run, done: int) -> bool:
+    """Whether something is validated or saved after `done` steps."""
+    intervals = (run.options.log_valid_interval, run.options.checkpoint_interval, run.steps_per_epoch)
+    return done == run.end or any(_due(done, interval) for interval in intervals)
+
+
+def _finish_step(run: Run, step: int) -> None:
+    """Validates and saves what is due after a step."""
+    done, epoch = step + 1, step // run.steps_per_epoch
+    end_of_epoch, end_of_run = _due(done, run.steps_per_epoch), done == run.end
+    run.state.progress.owed = False
+    metrics, saved = {}, True
+    if _due(done, run.options.log_valid_interval) or end_of_epoch or end_of_run:
+        metrics = _validate(run, step)
+    if _due(done, run.options.checkpoint_interval) or (end_of_run and not end_of_epoch):
+        saved = _save(run, f'epoch-{epoch}-iter-{step}', step, metrics, 'end' if end_of_run else 'interval')
+    if end_of_epoch:
+        saved = _save(run, f'epoch-{epoch}', step, metrics, 'epoch')
+    if end_of_run and not saved:
+        raise CheckpointError('the last checkpoint of the run could not be saved')
+
+
+def _rehearse(run: Run) -> None:
+    """Validates two batches before training starts, so that mistakes show in seconds."""
+    names = validate(run.state.module, itertools.islice(run.valid_batches, 2), run.score, run.ranks, run.dtype)
+    known = [f'valid_{name}' for name in names]
+    if run.state.ema is not None:
+        known += [f'valid_ema_{name}' for name in names]
+    if run.options.monitor not in known:
+        raise ValueError(f'--monitor {run.options.monitor}: not one of {", ".join(known)}')
+
+
+def _validate(run: Run, step: int) -> dict[str, float]:
+    """Scores the weights, and their average if there is one."""
+    run.ranks.share_buffers(run.state.module)
+    metrics = {}
+    for prefix, module in (('valid_', run.state.module), ('valid_ema_', run.state.ema and run.state.ema.module)):
+        if module is not None:
+            scores = validate(module, run.valid_batches, run.score, run.ranks, run.dtype)
+            metrics.update({prefix + name: score for name, score in scores.items()})
+    run.logger.scalars(step, metrics)
+    epoch = step // run.steps_per_epoch
+    log.info('epoch %d, step %d: %s', epoch, step, ', '.join(f'{k} {v:.5f}' for k, v in metrics.items()))
+    return metrics
+
+
+def _save(run: Run, name: str, step: int, metrics: dict[str, float], reason: str) -> bool:
+    """Saves on the first rank and tells the others how it went."""
+    saved = True
+    if run.ranks.first:
+        content = Content(run.state.weights(), run.state.state_dict(), run.state.ema_weights())
+        saved = run.checkpoints.save(name, step, step // run.steps_per_epoch, content, metrics, reason)
+    return not run.ranks.agree(not saved)[0]
+
+
+def _in_evaluation(run: Run, function: Callable[[Forward, Any], Any], batch: Any) -> Any:
+    """Calls a function of (model, batch) without gradients and without touching BatchNorm statistics."""
+    run.state.module.eval()
+    with torch.no_grad():
+        result = function(in_precision(run.state.module, run.ranks.device, run.dtype), batch)
+    run.state.module.train()
+    return result

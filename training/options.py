@@ -1,0 +1,129 @@
+"""The flags that both stages share, and their checks. Nothing here imports torch, so `--help` answers at once."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+BACKBONES = ('resnet101', 'resnet50', 'mobilenetv2')
+
+
+class Parser(argparse.ArgumentParser):
+    """An argument parser that shows defaults and keeps the description's line breaks."""
+
+    def __init__(self, description: str | None):
+        super().__init__(description=description, formatter_class=_Help, allow_abbrev=False)
+
+
+class _Help(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionHelpFormatter):
+    def _get_help_string(self, action: argparse.Action) -> str | None:
+        if action.default is None or action.default is False or action.required:
+            return action.help
+        return super()._get_help_string(action)
+
+
+def add_arguments(
+    parser: argparse.ArgumentParser,
+    *,
+    batch_size: int,
+    resolution: int,
+    epoch_end: int,
+    images_interval: int,
+    valid_interval: int,
+) -> None:
+    """Adds the shared flags; the arguments are the stage's defaults."""
+    add = parser.add_argument_group('data').add_argument
+    add('--dataset-name', required=True, help='a name in the data config, or "synthetic", which needs no files')
+    add('--data-config', type=Path, default=Path('data_path.toml'), metavar='FILE', help='folders of each data set')
+    add('--synthetic-size', type=int, default=1000, metavar='N', help='training samples of an epoch of "synthetic"')
+    add('--train-resolution', type=int, default=resolution, metavar='PX',
+        help='side of the square that samples are made for; crops have sides of half to all of it')  # fmt: skip
+    add('--batch-size', type=int, default=batch_size, metavar='N',
+        help='samples of a step, over all GPUs; --accumulate multiplies it')  # fmt: skip
+    add('--num-workers', type=int, default=16, metavar='N',
+        help='processes that read pictures, over all GPUs; at most one a core; 0 reads in the main one')  # fmt: skip
+    add('--seed', type=int, default=0, help='of the order of samples, of every augmentation, and of new weights')
+
+    add = parser.add_argument_group('model').add_argument
+    add('--model-backbone', required=True, choices=BACKBONES, help='encoder')
+    add('--model-name', required=True, help='names checkpoint/<model_name>/ and log/<model_name>/')
+    add('--model-last-checkpoint', metavar='FILE|auto',
+        help='a checkpoint of this run continues it exactly; any other weight file starts a new run from its weights; '
+        '"auto" continues from the newest whole checkpoint, or starts if there is none')  # fmt: skip
+
+    add = parser.add_argument_group('length and intervals').add_argument
+    add('--epoch-start', type=int, default=None, metavar='N',
+        help='epoch to begin with, from 0; needed only for weights from elsewhere')  # fmt: skip
+    add('--epoch-end', type=int, default=epoch_end, metavar='N', help='epoch to stop before')
+    add('--max-steps', type=int, metavar='N', help='end the run once N optimizer steps of the whole run are done')
+    add('--log-train-loss-interval', type=int, default=10, metavar='STEPS', help='between logged losses')
+    add('--log-train-images-interval', type=int, default=images_interval, metavar='STEPS', help='between pictures')
+    add('--log-valid-interval', type=int, default=valid_interval, metavar='STEPS', help='between validations')
+    add('--checkpoint-interval', type=int, default=valid_interval, metavar='STEPS', help='between checkpoints')
+    add('--monitor', default='valid_loss', metavar='METRIC', help='validation metric that decides best.pth')
+    add('--monitor-mode', choices=('min', 'max'), default='min', help='whether lower or higher is better')
+    add('--valid-samples', type=int, default=50, metavar='N', help='validation samples, the same every time')
+
+    add = parser.add_argument_group('optimization').add_argument
+    add('--learning-rate-scale', type=float, default=1.0, metavar='X', help='multiplies all learning rates')
+    add('--lr-schedule', choices=('constant', 'cosine'), default='constant',
+        help='cosine falls to 0 at the end of the run')  # fmt: skip
+    add('--warmup-steps', type=int, default=0, metavar='N', help='steps in which learning rates rise from 0')
+    add('--clip-grad', type=float, metavar='NORM', help='largest norm of the gradient; not clipped if left out')
+    add('--ema-decay', type=float, metavar='D',
+        help='keep an exponential moving average of the weights, such as 0.999; none if left out')  # fmt: skip
+    add('--accumulate', type=int, default=1, metavar='N', help='batches of a step, one after the other')
+
+    add = parser.add_argument_group('machine').add_argument
+    add('--device', choices=('auto', 'cuda', 'mps', 'cpu'), default='auto', help='auto: the first of these there is')
+    add('--precision', choices=('auto', 'float32', 'bfloat16', 'float16'), default='auto',
+        help='of the networks; auto: bfloat16 or float16 on a GPU, float32 elsewhere')  # fmt: skip
+    add('--compile', action=argparse.BooleanOptionalAction, default=False,
+        help='compile the network: minutes at the start, faster steps')  # fmt: skip
+    add('--checkpoint-dir', type=Path, default=Path('checkpoint'), metavar='DIR', help='parent of the run folder')
+    add('--log-dir', type=Path, default=Path('log'), metavar='DIR', help='parent of the TensorBoard folder')
+
+
+def problems(args: argparse.Namespace) -> list[str]:
+    """What is wrong with the shared flags, each as the flag, its value and what is allowed."""
+    least = {
+        'batch_size': 2, 'num_workers': 0, 'seed': 0, 'train_resolution': 64, 'synthetic_size': 2, 'epoch_end': 1,
+        'log_train_loss_interval': 1, 'log_train_images_interval': 1, 'log_valid_interval': 1,
+        'checkpoint_interval': 1, 'valid_samples': 1, 'warmup_steps': 0, 'accumulate': 1, 'max_steps': 1,
+        'epoch_start': 0,
+    }  # fmt: skip
+    found = [
+        f'{_flag(name)} {value}: must be at least {low}'
+        for name, low in least.items()
+        if (value := getattr(args, name)) is not None and value < low
+    ]
+    if args.batch_size == 1:
+        found[0] += ', since BatchNorm cannot learn from one sample'
+    if not args.learning_rate_scale > 0:
+        found.append(f'--learning-rate-scale {args.learning_rate_scale}: must be above 0')
+    if args.clip_grad is not None and not args.clip_grad > 0:
+        found.append(f'--clip-grad {args.clip_grad}: must be above 0; leave it out to not clip')
+    if args.ema_decay is not None and not 0 < args.ema_decay < 1:
+        found.append(f'--ema-decay {args.ema_decay}: must be between 0 and 1, such as 0.999')
+    if args.epoch_start is not None and args.epoch_start >= args.epoch_end:
+        found.append(f'--epoch-start {args.epoch_start}: must be below --epoch-end {args.epoch_end}')
+    if not args.model_name or Path(args.model_name).name != args.model_name:
+        found.append(f'--model-name {args.model_name!r}: must be the name of a folder, without separators')
+    if args.device == 'cpu' and args.precision == 'float16':
+        found.append('--precision float16: needs a GPU; use bfloat16 or float32 with --device cpu')
+    last = args.model_last_checkpoint
+    if last not in (None, 'auto') and not Path(last).is_file():
+        found.append(f'--model-last-checkpoint {last}: no such file')
+    if args.dataset_name != 'synthetic' and not args.data_config.is_file():
+        found.append(f'--data-config {args.data_config}: no such file; it names the folders of {args.dataset_name!r}')
+    return found
+
+
+def refuse(found: list[str]) -> None:
+    """Raises one ValueError that lists all problems, if there are any."""
+    if found:
+        raise ValueError('\n'.join(found) if len(found) == 1 else '\n  '.join([f'{len(found)} problems:', *found]))
+
+
+def _flag(name: str) -> str:
+    return '--' + name.replace('_', '-')

@@ -1,0 +1,131 @@
+"""What `--model-last-checkpoint` means: go on with this run, give weights to a new one, or start afresh."""
+
+from __future__ import annotations
+
+import logging
+import re
+import uuid
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from .checkpoint import CheckpointError, Content, Record, read_content, read_records
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Resume:
+    """How a run begins.
+
+    Attributes:
+        run: its id, an old one or a new one.
+        record, content: the checkpoint it goes on from, or None.
+        weights: a file whose weights a new run takes, or None.
+    """
+
+    run: str
+    record: Record | None = None
+    content: Content | None = None
+    weights: Path | None = None
+
+
+def decide(given: str | None, folder: Path, stage: str, identity: dict[str, Any]) -> Resume:
+    """Decides how a run in `folder` begins.
+
+    Args:
+        given: the flag: a path, 'auto', or None.
+        folder: checkpoint/<model_name>.
+        stage: 'base' or 'refine'.
+        identity: of the run that is about to begin.
+
+    Raises:
+        CheckpointError: a checkpoint of this run that is damaged, has no training state, is older than the newest,
+            or was written by a run with another identity; no checkpoint loads under 'auto' although there are some.
+        FileNotFoundError: no such file.
+    """
+    if given is None:
+        return Resume(_new_id())
+    records = [r for r in read_records(folder) if r.stage == stage]
+    if given == 'auto':
+        record = _newest_whole(folder, records)
+        if record is None:
+            return Resume(_new_id())
+    else:
+        path = Path(given)
+        if not path.is_file():
+            raise FileNotFoundError(f'--model-last-checkpoint {given}: no such file')
+        record = _record_of(path, folder, records)
+        if record is None:
+            return Resume(_new_id(), weights=path)
+        later = [r.name for r in records if r.run == record.run and r.step > record.step]
+        if later:
+            raise CheckpointError(
+                f'--model-last-checkpoint {given}: this run has got further, to {later[-1]}.pth. Go on from there with '
+                '"auto", or start a new run from these weights with another --model-name'
+            )
+        if problem := record.problem(folder):
+            raise CheckpointError(
+                f'--model-last-checkpoint {given}: {problem}. Use "auto" to go on from the newest whole checkpoint'
+            )
+    _check_identity(record, identity)
+    return Resume(record.run, record, read_content(folder, record))
+
+
+def _new_id() -> str:
+    return uuid.uuid4().hex[:12]
+
+
+def _record_of(path: Path, folder: Path, records: list[Record]) -> Record | None:
+    """The record of a weight file, if it lies in the run's own folder and one was written for it."""
+    if path.resolve().parent != folder.resolve():
+        return None
+    return next((r for r in records if path.name == r.files['weights'].name), None)
+
+
+def _newest_whole(folder: Path, records: list[Record]) -> Record | None:
+    """The newest record that verifies; damaged newer ones are set aside, which leaves every file where it is."""
+    damaged: list[tuple[Record, str]] = []
+    for record in reversed(records):
+        problem = record.problem(folder)
+        if problem is None:
+            for newer, why in damaged:
+                path = folder / f'{newer.name}.json'
+                path.rename(path.with_suffix('.json.damaged'))
+                log.warning('%s cannot be resumed from: %s; its record is set aside', folder / newer.name, why)
+            return record
+        damaged.append((record, problem))
+    if records:
+        raise CheckpointError(
+            f'--model-last-checkpoint auto: none of the {len(records)} checkpoints in {folder} can be resumed from '
+            f'({damaged[0][0].name}: {damaged[0][1]}). Give one of its .pth files as weights to a new run with another '
+            '--model-name'
+        )
+    return None
+
+
+def refuse_overwriting(folder: Path, run: str, first_epoch: int) -> None:
+    """Raises CheckpointError if a run that begins at an epoch would write over weights that are not its own."""
+    runs = {record.files['weights'].name: record.run for record in read_records(folder)}
+    for path in sorted(folder.glob('epoch-*.pth')):
+        match = re.fullmatch(r'epoch-(\d+)(-iter-\d+)?\.pth', path.name)
+        if match is None or int(match[1]) < first_epoch or runs.get(path.name) == run:
+            continue
+        if path.name in runs or not path.with_suffix('.state.pth').exists():
+            raise CheckpointError(
+                f'{folder} already holds {path.name} of another run, which this one would write over. Go on with that '
+                'run (--model-last-checkpoint auto), or choose another --model-name'
+            )
+
+
+def _check_identity(record: Record, identity: dict[str, Any]) -> None:
+    changed = [
+        f'{key}: {record.identity.get(key)!r} in the checkpoint, {value!r} now'
+        for key, value in identity.items()
+        if record.identity.get(key) != value
+    ]
+    if changed:
+        raise CheckpointError(
+            f'{record.name}.pth belongs to a run with other settings ({"; ".join(changed)}). Use the same settings to '
+            'go on, or another --model-name to start a new run from its weights'
+        )
