@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from dataset.checks import check_files
 from torch import Tensor, nn
 
+from dataset.checks import check_files
 from dataset.geometry import AffineRange
 from dataset.images import BackgroundFiles, ImageError, MatteFiles
 from dataset.keys import Plan, StepSampler
@@ -25,7 +25,7 @@ from training import devices
 from training.checkpoint import CheckpointError, Checkpoints
 from training.devices import Ranks
 from training.logs import Logger, set_up_logging
-from training.loop import Run, fit
+from training.loop import Run, fit, rehearse
 from training.resume import Resume, decide, refuse_overwriting
 from training.state import Progress, TrainingState, averaged_model, make_scaler
 
@@ -76,6 +76,8 @@ def train(args: argparse.Namespace, make_stage: Callable[[argparse.Namespace], S
         return devices.launch(command, count)
     try:
         run = _prepare(args, make_stage)
+        if run is not None:
+            rehearse(run)
     except (ValueError, FileNotFoundError, ConnectionError) as error:
         print(f'error: {error}', file=sys.stderr)
         return 2

@@ -41,7 +41,7 @@ class MattingBase(nn.Module):
         *taps, x = self.backbone(torch.cat([src, bgr], 1))
         x = self.decoder(self.aspp(x), taps[::-1])
         pha, fgr, err, hid = x.split([1, 3, 1, 32], 1)
-        return pha.clamp(0, 1), fgr, err.clamp(0, 1), hid.relu()
+        return self.clamp(pha), fgr, self.clamp(err), hid.relu()
 
     def forward(self, src: Tensor, bgr: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Predicts the coarse matte.
@@ -58,7 +58,17 @@ class MattingBase(nn.Module):
         """
         check_pair(src, bgr)
         pha, fgr, err, hid = self.coarse(src, bgr)
-        return pha, (fgr + src).clamp(0, 1), err, hid
+        return pha, self.clamp(fgr + src), err, hid
+
+    def clamp(self, x: Tensor) -> Tensor:
+        """Clamps to 0..1; in training the gradient passes as if it had not.
+
+        Where a clamp cuts the gradient off, alpha below 0 can never rise again: a new decoder whose first steps
+        push the background down takes the subject along and stays at 0 for good. The L1 loss is flat where the
+        clamped value is right, so nothing drifts further outside.
+        """
+        clamped = x.clamp(0, 1)
+        return clamped.detach() + (x - x.detach()) if self.training else clamped
 
 
 def check_pair(src: Tensor, bgr: Tensor) -> None:

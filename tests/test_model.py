@@ -201,3 +201,13 @@ def test_wrong_settings_are_named():
             MattingRefine('mobilenetv2', **arguments)
     with pytest.raises(ValueError, match='resnet18'):
         MattingBase('resnet18')
+
+
+def test_alpha_that_fell_below_zero_can_rise_again():
+    model = MattingBase('mobilenetv2').train()
+    x = torch.tensor([-0.5, 0.25, 1.5], requires_grad=True)
+    clamped = model.clamp(x)
+    assert clamped.tolist() == [0, 0.25, 1]
+    (clamped - torch.tensor([1.0, 1.0, 1.0])).abs().sum().backward()
+    assert x.grad.tolist() == [-1, -1, 0]
+    assert torch.equal(model.eval().clamp(x), x.clamp(0, 1))

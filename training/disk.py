@@ -49,7 +49,11 @@ class Disk:
         except OSError:
             self.write(path, lambda file: file.write(target.read_bytes()))
             return
-        self.replace(temporary, path)
+        try:
+            self.replace(temporary, path)
+        except OSError:
+            unlink_quietly(temporary)
+            raise
 
     def open(self, path: Path) -> BinaryIO:
         """Opens a new file for writing."""

@@ -27,6 +27,7 @@ log = logging.getLogger(__name__)
 
 # On a GPU the host looks at losses, signals and bad steps only so often, because each look waits for the device.
 LOOK_INTERVAL = 10
+CUT = 'go on with --model-last-checkpoint auto'
 
 
 @dataclass
@@ -74,8 +75,6 @@ def fit(run: Run) -> int:
     look_interval = 1 if run.ranks.device.type == 'cpu' else LOOK_INTERVAL
     batches, meter, bad_steps = iter(run.batches), Meter(), BadSteps(run.state, run.ranks)
     run.state.module.train()
-    if progress.step == 0:
-        _rehearse(run)
     if progress.owed:
         _finish_step(run, progress.step - 1)
     with listening() as signal:
@@ -97,12 +96,26 @@ def fit(run: Run) -> int:
             if stop:
                 progress.owed = _boundary(run, progress.step)
                 saved = _save(run, f'epoch-{step // run.steps_per_epoch}-iter-{step}', step, {}, f'signal {stop}')
-                log.info('stopped by signal %d after step %d%s', stop, step, '' if saved else '; NOT saved')
+                log.info('stopped by signal %d after step %d; %s', stop, step, CUT if saved else 'NOT saved')
                 return 128 + stop
             if _boundary(run, progress.step):
                 _finish_step(run, step)
                 meter.restart()
     return 0
+
+
+def rehearse(run: Run) -> None:
+    """Validates two batches, so that mistakes show in seconds and not at the first validation.
+
+    Raises:
+        ValueError: --monitor names no metric.
+    """
+    names = validate(run.state.module, itertools.islice(run.valid_batches, 2), run.score, run.ranks, run.dtype)
+    known = [f'valid_{name}' for name in names]
+    if run.state.ema is not None:
+        known += [f'valid_ema_{name}' for name in names]
+    if run.options.monitor not in known:
+        raise ValueError(f'--monitor {run.options.monitor}: not one of {", ".join(known)}')
 
 
 def _train_step(run: Run, batches: Iterator[Any], meter: Meter) -> StepResult:
@@ -180,16 +193,6 @@ def _finish_step(run: Run, step: int) -> None:
         saved = _save(run, f'epoch-{epoch}', step, metrics, 'epoch')
     if end_of_run and not saved:
         raise CheckpointError('the last checkpoint of the run could not be saved')
-
-
-def _rehearse(run: Run) -> None:
-    """Validates two batches before training starts, so that mistakes show in seconds."""
-    names = validate(run.state.module, itertools.islice(run.valid_batches, 2), run.score, run.ranks, run.dtype)
-    known = [f'valid_{name}' for name in names]
-    if run.state.ema is not None:
-        known += [f'valid_ema_{name}' for name in names]
-    if run.options.monitor not in known:
-        raise ValueError(f'--monitor {run.options.monitor}: not one of {", ".join(known)}')
 
 
 def _validate(run: Run, step: int) -> dict[str, float]:

@@ -1,0 +1,312 @@
+"""The real scripts on small drawn data: train, stop, go on, refine, and every refusal."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+import torch
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+import train_base
+import train_refine
+from training.loop import learning_rate_factor
+
+ROOT = Path(__file__).parents[1]
+SMALL = {
+    '--dataset-name': 'synthetic', '--model-backbone': 'mobilenetv2', '--synthetic-size': 12, '--batch-size': 4,
+    '--train-resolution': 64, '--num-workers': 0, '--valid-samples': 2, '--epoch-end': 2, '--device': 'cpu',
+    '--log-train-loss-interval': 1, '--checkpoint-interval': 2,
+}  # fmt: skip
+
+
+def flags(name, **changed):
+    """The command line of a small run; None leaves a flag out, True gives it without a value."""
+    chosen = {**SMALL, '--model-name': name}
+    chosen.update({'--' + key.replace('_', '-'): value for key, value in changed.items()})
+    line = [[key] if value is True else [key, str(value)] for key, value in chosen.items() if value is not None]
+    return [word for words in line for word in words]
+
+
+def names(folder):
+    return sorted(path.name for path in Path(folder).iterdir())
+
+
+def load(path):
+    return torch.load(path, weights_only=True)
+
+
+def assert_same(a, b, where=''):
+    assert type(a) is type(b), where
+    if isinstance(a, torch.Tensor):
+        assert torch.equal(a, b), where
+    elif isinstance(a, dict):
+        assert a.keys() == b.keys(), where
+        for key in a:
+            assert_same(a[key], b[key], f'{where}/{key}')
+    else:
+        assert a == b, where
+
+
+def curve(name, tag):
+    events = EventAccumulator(f'log/{name}').Reload()
+    return [(point.step, point.value) for point in events.Scalars(tag)]
+
+
+@pytest.fixture(scope='module')
+def trained(tmp_path_factory):
+    """A folder with a whole base run of 6 steps, all features on, in checkpoint/whole."""
+    folder = tmp_path_factory.mktemp('trained')
+    before = Path.cwd()
+    os.chdir(folder)
+    try:
+        everything = {'ema_decay': 0.9, 'clip_grad': 1, 'warmup_steps': 2, 'lr_schedule': 'cosine', 'accumulate': 2}
+        assert train_base.main(flags('whole', log_train_images_interval=2, **everything)) == 0
+    finally:
+        os.chdir(before)
+    return folder
+
+
+@pytest.fixture
+def in_trained(trained, monkeypatch):
+    monkeypatch.chdir(trained)
+    return trained
+
+
+def test_published_file_names_and_contents(in_trained):
+    # 12 samples in steps of 2 x 4 are 2 steps an epoch, and the interval of 2 falls on the epochs' ends.
+    weights = [n for n in names('checkpoint/whole') if n.startswith('epoch') and n.count('.') == 1 and 'pth' in n]
+    assert weights == ['epoch-0-iter-1.pth', 'epoch-0.pth', 'epoch-1-iter-3.pth', 'epoch-1.pth']
+    state = load('checkpoint/whole/epoch-1.pth')
+    assert len(state) == 362
+    assert all(isinstance(tensor, torch.Tensor) for tensor in state.values())
+    averaged = load('checkpoint/whole/epoch-1.ema.pth')
+    assert averaged.keys() == state.keys()
+    assert not torch.equal(averaged['decoder.conv4.weight'], state['decoder.conv4.weight'])
+
+
+def test_tensorboard_has_what_is_promised(in_trained):
+    tags = EventAccumulator('log/whole').Reload().Tags()
+    assert {
+        'loss', 'loss_terms/pha', 'loss_terms/pha_sobel', 'loss_terms/fgr', 'loss_terms/err', 'learning_rate/backbone',
+        'samples_per_second', 'waiting_for_data', 'valid_loss', 'valid_sad', 'valid_mse', 'valid_ema_loss',
+    } <= set(tags['scalars'])  # fmt: skip
+    assert set(tags['images']) == {
+        'train_pred_pha', 'train_pred_fgr', 'train_pred_com', 'train_pred_err', 'train_true_src', 'train_true_bgr',
+    }  # fmt: skip
+    rates = [value for _, value in curve('whole', 'learning_rate/decoder')]
+    assert rates[0] == pytest.approx(5e-4 / 2)
+    assert rates[1] == pytest.approx(5e-4)
+    assert rates[3] < rates[2]
+
+
+def test_interrupted_equals_uninterrupted(in_tmp):
+    options = {'ema_decay': 0.9, 'epoch_end': 3, 'batch_size': 5, 'synthetic_size': 13, 'checkpoint_interval': 100}
+    assert train_base.main(flags('whole', num_workers=1, **options)) == 0
+    for max_steps in (2, 4, 7):
+        cut = flags('cut', max_steps=max_steps, model_last_checkpoint='auto', **options)
+        assert train_base.main(cut) == 0
+    assert train_base.main(flags('cut', model_last_checkpoint='auto', **options)) == 0
+    for file in ('epoch-2.pth', 'epoch-2.ema.pth', 'epoch-2.state.pth'):
+        assert_same(load(f'checkpoint/whole/{file}'), load(f'checkpoint/cut/{file}'), file)
+    assert curve('whole', 'loss') == curve('cut', 'loss')
+    assert [step for step, _ in curve('cut', 'loss')] == list(range(9))
+    records = [json.loads(Path(f'checkpoint/{name}/epoch-2.json').read_text()) for name in ('whole', 'cut')]
+    assert records[0]['metrics'] == records[1]['metrics']
+
+
+def test_max_steps_ends_with_a_checkpoint_at_that_step(in_tmp, capsys):
+    assert train_base.main(flags('run', max_steps=4)) == 0
+    assert {'epoch-0-iter-1.pth', 'epoch-0.pth', 'epoch-1-iter-3.pth', 'best.pth', 'last.pth'} <= set(
+        names('checkpoint/run')
+    )
+    assert load('checkpoint/run/epoch-1-iter-3.state.pth')['progress']['step'] == 4
+    assert train_base.main(flags('run', max_steps=4, model_last_checkpoint='auto')) == 0
+    assert 'nothing to do: 4 steps are done' in capsys.readouterr().out
+
+
+def test_refine_starts_from_base_and_says_so(in_trained, capsys):
+    refiner = {'model_refine_sample_pixels': 320, 'model_refine_kernel_size': 3, 'model_refine_thresholding': 0.5}
+    arguments = flags('refined', model_last_checkpoint='checkpoint/whole/epoch-1.pth', max_steps=2, **refiner)
+    assert train_refine.main(arguments) == 0
+    out = capsys.readouterr().out
+    assert 'new run with weights from checkpoint/whole/epoch-1.pth' in out
+    assert '362 of 382 tensors, 99.7 % of the parameters; missing: refiner.conv1.weight' in out
+    assert len(load('checkpoint/refined/epoch-0-iter-1.pth')) == 382
+    arguments[arguments.index('checkpoint/whole/epoch-1.pth')] = 'checkpoint/refined/epoch-0-iter-1.pth'
+    arguments[arguments.index('--max-steps') + 1] = '3'
+    assert train_refine.main(arguments) == 0
+    assert 'continuing this run from epoch-0-iter-1.pth: step 2, epoch 0' in capsys.readouterr().out
+
+
+def test_epoch_start_for_weights_from_elsewhere(in_trained, capsys):
+    arguments = flags('later', model_last_checkpoint='checkpoint/whole/epoch-0.pth', epoch_start=4, epoch_end=5)
+    assert train_base.main(arguments) == 0
+    assert 'epoch-4.pth' in names('checkpoint/later')
+    assert 'steps 12 to 15' in capsys.readouterr().out
+
+
+def test_epoch_start_that_contradicts_is_refused_with_both_numbers(in_tmp, capsys):
+    assert train_base.main(flags('run', max_steps=4)) == 0
+    assert train_base.main(flags('run', model_last_checkpoint='auto', epoch_start=0)) == 2
+    assert '--epoch-start 0: epoch-1-iter-3.pth goes on in epoch 1' in capsys.readouterr().err
+    assert train_base.main(flags('run', model_last_checkpoint='auto', epoch_start=1, max_steps=5)) == 0
+
+
+@pytest.mark.parametrize(
+    ('changed', 'message'),
+    [
+        ({'batch_size': 6}, 'samples of a step: 4 in the checkpoint, 6 now'),
+        ({'synthetic_size': 20}, 'pictures: [12, 12] in the checkpoint, [20, 20] now'),
+        ({'model_backbone': 'resnet50'}, "backbone: 'mobilenetv2' in the checkpoint, 'resnet50' now"),
+        ({'seed': 1}, 'seed: 0 in the checkpoint, 1 now'),
+    ],
+)
+def test_changing_what_identifies_a_run_is_refused(in_tmp, capsys, changed, message):
+    assert train_base.main(flags('run', max_steps=1)) == 0
+    assert train_base.main(flags('run', model_last_checkpoint='auto', **changed)) == 2
+    assert message in capsys.readouterr().err
+
+
+def test_a_run_is_never_written_over(in_tmp, capsys):
+    assert train_base.main(flags('run', max_steps=1)) == 0
+    before = Path('checkpoint/run/epoch-0-iter-0.pth').read_bytes()
+    assert train_base.main(flags('run', max_steps=1)) == 2
+    assert 'already holds epoch-0-iter-0.pth of another run' in capsys.readouterr().err
+    assert Path('checkpoint/run/epoch-0-iter-0.pth').read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    ('script', 'changed', 'messages'),
+    [
+        (train_base, {'batch_size': 1}, ['--batch-size 1: must be at least 2']),
+        (train_base, {'learning_rate_scale': 0, 'clip_grad': -1, 'ema_decay': 1},
+         ['3 problems', '--learning-rate-scale 0', '--clip-grad -1', '--ema-decay 1']),
+        (train_base, {'epoch_start': 2}, ['--epoch-start 2: must be below --epoch-end 2']),
+        (train_base, {'model_name': 'a/b'}, ["--model-name 'a/b'"]),
+        (train_base, {'model_last_checkpoint': 'no.pth'}, ['--model-last-checkpoint no.pth: no such file']),
+        (train_base, {'model_pretrain_initialization': 'no.pth'}, ['--model-pretrain-initialization no.pth']),
+        (train_base, {'dataset_name': 'mine'}, ['--data-config data_path.toml: no such file']),
+        (train_base, {'precision': 'float16'}, ['--precision float16: needs a GPU']),
+        (train_base, {'monitor': 'valid_iou'}, ['--monitor valid_iou: not one of valid_loss, valid_mse, valid_sad']),
+        (train_base, {'batch_size': 3, 'accumulate': 4, 'synthetic_size': 13}, ['fewer than 2 samples']),
+        (train_refine, {'model_backbone_scale': 0.8}, ['--model-backbone-scale 0.8']),
+        (train_refine, {'model_refine_sample_pixels': 3}, ['--model-refine-sample-pixels 3']),
+        (train_refine, {'model_refine_threshold': 7}, ['--model-refine-threshold 7.0']),
+    ],
+)  # fmt: skip
+def test_bad_flags_are_named_before_anything_is_written(in_tmp, capsys, script, changed, messages):
+    assert script.main(flags('run', **changed)) == 2
+    err = capsys.readouterr().err
+    assert 'Traceback' not in err
+    for message in messages:
+        assert message in err
+    assert not Path('checkpoint').exists()
+
+
+def test_ten_steps_without_a_finite_loss_stop_the_run_and_change_nothing(in_tmp, capsys, monkeypatch):
+    import training.losses
+
+    real = training.losses.base_loss
+
+    def infinite(*tensors):
+        terms = real(*tensors)
+        return {**terms, 'total': terms['total'] + float('inf')}
+
+    assert train_base.main(flags('run', max_steps=2)) == 0
+    monkeypatch.setattr(training.losses, 'base_loss', infinite)
+    assert train_base.main(flags('run', model_last_checkpoint='auto', epoch_end=9, checkpoint_interval=5)) == 1
+    assert '10 steps in a row without a finite loss or gradient, the last on' in capsys.readouterr().err
+    before, after = load('checkpoint/run/epoch-0-iter-1.pth'), load('checkpoint/run/epoch-2.pth')
+    assert_same(before, after)
+    progress = load('checkpoint/run/epoch-2.state.pth')['progress']
+    assert (progress['skipped'], progress['skipped_in_a_row']) == (7, 7)
+
+
+def test_learning_rate_schedules():
+    assert [learning_rate_factor(s, 100, 'constant', 4) for s in (0, 1, 3, 4, 99)] == [0.25, 0.5, 1, 1, 1]
+    cosine = [learning_rate_factor(s, 100, 'cosine', 0) for s in range(100)]
+    assert cosine[0] == 1
+    assert cosine[50] == pytest.approx(0.5)
+    assert cosine == sorted(cosine, reverse=True)
+    assert 0 < cosine[-1] < 1e-3
+
+
+@pytest.mark.parametrize(('name', 'code'), [('SIGTERM', 143), ('SIGINT', 130), ('SIGUSR1', 138)])
+def test_a_signal_saves_at_the_next_step(in_tmp, name, code):
+    command = [sys.executable, ROOT / 'train_base.py', *flags('run', epoch_end=500, checkpoint_interval=10**6)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        for line in process.stdout:
+            if line.startswith('step 2 of'):
+                process.send_signal(getattr(signal, name))
+                break
+        rest = process.stdout.read()
+        assert process.wait(60) == code
+    assert 'go on with --model-last-checkpoint auto' in rest
+    saved = [n for n in names('checkpoint/run') if 'iter' in n and n.endswith('.state.pth')]
+    step = load(f'checkpoint/run/{saved[-1]}')['progress']['step']
+    assert 2 <= step < 30
+    assert train_base.main(flags('run', epoch_end=500, max_steps=step + 1, model_last_checkpoint='auto')) == 0
+
+
+def write_pictures(folder, count=6, side=80):
+    g = np.random.default_rng(0)
+    for split, kinds in {'train': ('fgr', 'pha', 'bgr'), 'valid': ('fgr', 'pha', 'bgr')}.items():
+        for kind in kinds:
+            (folder / split / kind).mkdir(parents=True)
+            for i in range(count):
+                picture = cv2.GaussianBlur(g.integers(0, 256, (side, side, 3), np.uint8), (0, 0), 4)
+                if kind == 'pha':
+                    picture = cv2.circle(np.zeros((side, side), np.uint8), (40, 40), 20 + i, 255, -1, cv2.LINE_AA)
+                assert cv2.imwrite(str(folder / split / kind / f'{i}.png'), picture)
+    Path('data_path.toml').write_text(
+        '[mine.train]\nfgr = "train/fgr"\npha = "train/pha"\n[mine.valid]\nfgr = "valid/fgr"\npha = "valid/pha"\n'
+        '[backgrounds]\ntrain = "train/bgr"\nvalid = "valid/bgr"\n'
+    )
+
+
+def test_files_train_too_and_findings_stop_before(in_tmp, capsys):
+    write_pictures(in_tmp)
+    assert train_base.main(flags('run', dataset_name='mine', max_steps=2)) == 0
+    assert 'epoch-0-iter-1.pth' in names('checkpoint/run')
+    Path('train/pha/3.png').unlink()
+    Path('valid/fgr/0.png').write_bytes(b'broken')
+    assert train_base.main(flags('other', dataset_name='mine', max_steps=2)) == 2
+    err = capsys.readouterr().err
+    assert '3.png' in err
+    assert '0.png' in err
+    assert not Path('checkpoint/other').exists()
+
+
+def test_a_picture_that_breaks_during_training_is_named(in_tmp, capsys, monkeypatch):
+    import dataset.images
+
+    write_pictures(in_tmp)
+    real = dataset.images.MatteFiles.read
+
+    def read(self, index, min_size=None):
+        if index == 2:
+            raise dataset.images.ImageError(f'{self.name(index)}: broke just now')
+        return real(self, index, min_size)
+
+    monkeypatch.setattr(dataset.images.MatteFiles, 'read', read)
+    assert train_base.main(flags('run', dataset_name='mine', epoch_end=1)) == 1
+    captured = capsys.readouterr()
+    assert 'broke just now' in captured.out
+    assert 'more than 1 % of its 6 samples' in captured.err
+
+
+@pytest.mark.parametrize('script', ['train_base', 'train_refine', 'inference_images'])
+def test_help_answers_at_once(script):
+    start = time.perf_counter()
+    out = subprocess.run([sys.executable, ROOT / f'{script}.py', '--help'], capture_output=True, text=True, check=True)
+    assert time.perf_counter() - start < 5
+    assert '--model-backbone' in out.stdout
+    probe = f'import sys, {script}; sys.exit("torch" in sys.modules)'
+    assert subprocess.run([sys.executable, '-c', probe], cwd=ROOT, check=False).returncode == 0
