@@ -1,0 +1,206 @@
+"""The flags that inference, speed test and export share, in groups, and their checks.
+
+Importing this does not import torch, so `--help` answers at once. Each `add_…` function adds one group; the
+`…_problems` function beside it says what is wrong with the values, one line per flag, so that a script reports all of
+them in one message.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+MODEL_TYPES = ('mattingbase', 'mattingrefine')
+BACKBONES = ('resnet101', 'resnet50', 'mobilenetv2')
+DEVICES = ('auto', 'cuda', 'mps', 'cpu')
+PRECISIONS = ('auto', 'float32', 'bfloat16', 'float16')
+OUTPUT_TYPES = ('com', 'pha', 'fgr', 'err', 'ref')
+PICTURE_FORMATS = ('png', 'jpg', 'webp')
+DEFAULT_FORMATS = {'com': 'png', 'pha': 'jpg', 'fgr': 'jpg', 'err': 'jpg', 'ref': 'jpg'}
+
+
+class Parser(argparse.ArgumentParser):
+    """An argument parser that shows defaults and keeps the description's line breaks."""
+
+    def __init__(self, description: str | None):
+        super().__init__(description=description, formatter_class=_Help, allow_abbrev=False)
+
+
+class _Help(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionHelpFormatter):
+    def _get_help_string(self, action: argparse.Action) -> str | None:
+        if action.default is None or action.default is False or action.required:
+            return action.help
+        return super()._get_help_string(action)
+
+
+def add_model_arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds the flags that name a network and its weights."""
+    add = parser.add_argument_group('model').add_argument
+    add('--model-type', required=True, choices=MODEL_TYPES,
+        help='mattingrefine: full resolution; mattingbase: the coarse network alone, on the whole picture')  # fmt: skip
+    add('--model-backbone', required=True, choices=BACKBONES, help='encoder that the weights were trained with')
+    add('--model-backbone-scale', type=float, default=0.25, metavar='X',
+        help='sides of what the coarse network sees, of the picture\'s; 0.25 for HD, 0.125 for 4K')  # fmt: skip
+    add('--model-checkpoint', type=Path, required=True, metavar='FILE', help='weights')
+    add('--model-refine-mode', choices=('full', 'sampling', 'thresholding'), default='sampling',
+        help='refine all cells of 4x4 pixels, a fixed number, or those of large error')  # fmt: skip
+    add('--model-refine-sample-pixels', type=int, default=80_000, metavar='N',
+        help='pixels refined per picture, for sampling; 80000 for HD, 320000 for 4K')  # fmt: skip
+    add('--model-refine-threshold', type=float, default=0.7, metavar='X',
+        help='error above which a cell is refined, 0..1, for thresholding')  # fmt: skip
+    add('--model-refine-kernel-size', type=int, choices=(1, 3), default=3, help='of the refiner, as it was trained')
+
+
+def model_problems(args: argparse.Namespace) -> list[str]:
+    """What is wrong with the model's flags, each as the flag, its value and what is allowed."""
+    found = []
+    if not args.model_checkpoint.is_file():
+        found.append(f'--model-checkpoint {args.model_checkpoint}: no such file')
+    if not 0 < args.model_backbone_scale <= 0.5:
+        found.append(f'--model-backbone-scale {args.model_backbone_scale}: must be above 0 and at most 0.5')
+    if args.model_refine_sample_pixels < 16:
+        found.append(f'--model-refine-sample-pixels {args.model_refine_sample_pixels}: must be at least 16, one cell')
+    if not 0 <= args.model_refine_threshold <= 1:
+        found.append(f'--model-refine-threshold {args.model_refine_threshold}: must be in 0..1')
+    return found
+
+
+def model_arguments(args: argparse.Namespace) -> dict[str, Any]:
+    """The model's flags as arguments of `Matting.from_checkpoint`."""
+    refine = {
+        'backbone_scale': args.model_backbone_scale,
+        'refine_mode': args.model_refine_mode,
+        'refine_sample_pixels': args.model_refine_sample_pixels,
+        'refine_threshold': args.model_refine_threshold,
+        'refine_kernel_size': args.model_refine_kernel_size,
+    }
+    return {
+        'path': args.model_checkpoint,
+        'model_type': args.model_type,
+        'backbone': args.model_backbone,
+        **(refine if args.model_type == 'mattingrefine' else {}),
+    }
+
+
+def add_device_arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds the flags that say where and how precisely to compute."""
+    add = parser.add_argument_group('machine').add_argument
+    add('--device', choices=DEVICES, default='auto', help='auto: cuda, else mps, else cpu')
+    add('--precision', choices=PRECISIONS, default='auto', help='auto: float16 on cuda, float32 elsewhere')
+    add('--num-workers', type=int, default=0, metavar='N',
+        help='threads that read pictures, and as many that write; 0: one per core, at most 16')  # fmt: skip
+
+
+def device_problems(args: argparse.Namespace) -> list[str]:
+    """What is wrong with the machine's flags. Imports torch to ask for a GPU if one is named."""
+    found = []
+    if args.num_workers < 0:
+        found.append(f'--num-workers {args.num_workers}: must be at least 0')
+    if args.device == 'cpu' and args.precision == 'float16':
+        found.append('--precision float16: needs a GPU; use bfloat16 or float32 with --device cpu')
+    if args.device in ('cuda', 'mps'):
+        from .predictor import choose_device
+
+        try:
+            choose_device(args.device)
+        except ValueError as error:
+            found.append(str(error))
+    return found
+
+
+def add_picture_arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds the flags for pictures in: sources and plates."""
+    add = parser.add_argument_group('pictures').add_argument
+    add('--images-src', type=Path, required=True, metavar='PATH', help='a folder, read with its sub-folders, or a file')
+    add('--images-bgr', type=Path, required=True, metavar='PATH',
+        help='one plate for all, or a folder: a plate of each picture\'s name, or one per sub-folder of pictures '
+        '(cam01.png or the only picture in cam01/ for cam01/frame_0001.jpg)')  # fmt: skip
+    add('--resize-bgr', action=argparse.BooleanOptionalAction, default=False,
+        help='resize plates to their pictures where sizes differ, instead of refusing')  # fmt: skip
+    add('--preprocess-alignment', action=argparse.BooleanOptionalAction, default=False,
+        help='warp each plate onto its picture first, for a camera that was not quite fixed')  # fmt: skip
+    add('--batch-size', type=int, default=1, metavar='N', help='pictures of equal size computed at once')
+
+
+def picture_problems(args: argparse.Namespace) -> list[str]:
+    """What is wrong with the flags for pictures in; the pictures themselves are `inference.inputs`' business."""
+    found = [
+        f'{flag} {path}: no such file or folder'
+        for flag, path in (('--images-src', args.images_src), ('--images-bgr', args.images_bgr))
+        if not path.exists()
+    ]
+    if args.batch_size < 1:
+        found.append(f'--batch-size {args.batch_size}: must be at least 1')
+    return found
+
+
+def add_output_arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds the flags for pictures out."""
+    add = parser.add_argument_group('output').add_argument
+    add('--output-dir', type=Path, required=True, metavar='DIR', help='each type gets a sub-folder')
+    add('--output-types', nargs='+', required=True, choices=OUTPUT_TYPES,
+        help='cut-out with alpha, alpha, foreground, predicted error, refined regions')  # fmt: skip
+    add('--output-format', nargs='+', default=[], metavar='TYPE=FORMAT',
+        help=f'such as pha=png fgr=webp, of {", ".join(PICTURE_FORMATS)}; com is png and the others jpg if left out. '
+        'jpg has no alpha, so com cannot be jpg')  # fmt: skip
+    add('--png-compression', type=int, default=1, metavar='0-9',
+        help='1 is fast; 9 halves the file at best and takes ten times as long')  # fmt: skip
+    add('--jpeg-quality', type=int, default=95, metavar='1-100', help='of jpg and webp; webp at 100 is lossless')
+    add('-y', dest='overwrite', action='store_true',
+        help='write into a folder that is not empty; files of equal name are replaced, others kept')  # fmt: skip
+
+
+def output_problems(args: argparse.Namespace) -> list[str]:
+    """What is wrong with the flags for pictures out."""
+    found = []
+    if 'ref' in args.output_types and args.model_type == 'mattingbase':
+        found.append('--output-types ref: mattingbase refines nothing; leave it out or use --model-type mattingrefine')
+    for entry in args.output_format:
+        kind, _, picture_format = entry.partition('=')
+        if kind not in OUTPUT_TYPES or picture_format not in PICTURE_FORMATS:
+            found.append(
+                f'--output-format {entry}: must be TYPE=FORMAT with a type of {", ".join(OUTPUT_TYPES)} '
+                f'and a format of {", ".join(PICTURE_FORMATS)}, such as pha=png'
+            )
+        elif kind == 'com' and picture_format == 'jpg':
+            found.append('--output-format com=jpg: jpg has no alpha; use png or webp')
+    if not 0 <= args.png_compression <= 9:
+        found.append(f'--png-compression {args.png_compression}: must be in 0..9')
+    if not 1 <= args.jpeg_quality <= 100:
+        found.append(f'--jpeg-quality {args.jpeg_quality}: must be in 1..100')
+    return found
+
+
+def output_formats(args: argparse.Namespace) -> dict[str, str]:
+    """The format of each type asked for, in the order asked: {'com': 'png', 'pha': 'jpg', ...}."""
+    given = {kind: picture_format for kind, _, picture_format in (entry.partition('=') for entry in args.output_format)}
+    return {kind: given.get(kind, DEFAULT_FORMATS[kind]) for kind in args.output_types}
+
+
+@dataclass(frozen=True)
+class Share:
+    """Which part of the work is this process's: every `world`-th item, from item `rank` on."""
+
+    rank: int = 0
+    world: int = 1
+    local_rank: int = 0
+    local_world: int = 1
+
+
+def process_share(environ: Mapping[str, str] = os.environ) -> Share:
+    """Reads what torchrun tells its processes; without it, all the work is this process's."""
+    rank, world, local_rank, local_world = (
+        int(environ.get(name, default))
+        for name, default in (('RANK', 0), ('WORLD_SIZE', 1), ('LOCAL_RANK', 0), ('LOCAL_WORLD_SIZE', 1))
+    )
+    return Share(rank, world, local_rank, local_world)
+
+
+def thread_count(requested: int, processes: int = 1) -> int:
+    """Threads for `--num-workers`: as asked, or one per core of this process's share of the machine, at most 16."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count() or 1
+    return requested or max(1, min(16, cores // processes))

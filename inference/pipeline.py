@@ -1,0 +1,136 @@
+"""Decode, compute and encode at the same time: stages that run ahead of each other on threads, and a progress display.
+
+Pillow, OpenCV and torch release Python's lock while they work, so threads are enough and pixels are never copied
+between processes. A stage is a plain function from one item to one result:
+
+    with Pipeline() as pipeline:
+        loaded = pipeline.ahead(load, jobs, threads=4)
+        computed = (compute(item) for item in loaded)         # in the calling thread
+        for done in pipeline.ahead(write, computed, threads=4):
+            ...
+
+With one thread a stage handles its items strictly in order, which is what reading and writing a video needs.
+"""
+
+from __future__ import annotations
+
+import itertools
+import sys
+import threading
+import time
+from collections import OrderedDict, deque
+from collections.abc import Callable, Hashable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import ExitStack
+from typing import Any, Generic, TypeVar
+
+from tqdm import tqdm
+
+Item = TypeVar('Item')
+Result = TypeVar('Result')
+
+PLAIN_LINE_SECONDS = 10.0
+
+
+class Pipeline:
+    """Owns the threads of its stages. Leaving the block, for whatever reason, drops what has not started and waits
+    for what has, so that no file is left half written and nothing hangs: no stage ever waits for another one's queue.
+    """
+
+    def __init__(self) -> None:
+        self._pools: list[ThreadPoolExecutor] = []
+
+    def __enter__(self) -> Pipeline:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        with ExitStack() as stack:  # the first pool is shut down last, and all are
+            for pool in self._pools:
+                stack.callback(pool.shutdown, wait=True, cancel_futures=True)
+
+    def ahead(
+        self, work: Callable[[Item], Result], items: Iterable[Item], threads: int, depth: int | None = None
+    ) -> Iterator[Result]:
+        """Run a stage ahead of its consumer.
+
+        Args:
+            work: the stage. What it raises is raised here, when its turn comes.
+            items: consumed in the thread that iterates over the result, `depth` ahead at most.
+            threads: how many items are worked on at the same time.
+            depth: how many items are in flight or waiting to be taken, which bounds the memory; threads + 1 if
+                left out, so that no thread waits for the consumer.
+
+        Returns:
+            The results, in the order of the items.
+        """
+        pool = ThreadPoolExecutor(threads, thread_name_prefix=getattr(work, '__name__', 'stage'))
+        self._pools.append(pool)
+        return _in_order(pool, work, items, depth or threads + 1)
+
+
+def _in_order(
+    pool: ThreadPoolExecutor, work: Callable[[Item], Result], items: Iterable[Item], depth: int
+) -> Iterator[Result]:
+    running: deque[Future[Result]] = deque()
+    for item in items:
+        running.append(pool.submit(work, item))
+        del item  # pictures are large: the stage alone holds it now
+        # What is done is handed on at once: a failed write ends the run now and not `depth` pictures later.
+        if len(running) >= depth or running[0].done():
+            yield running.popleft().result()
+    while running:
+        yield running.popleft().result()
+
+
+def batches(items: Iterable[Item], size: int, key: Callable[[Item], Hashable]) -> Iterator[list[Item]]:
+    """Group neighbours of equal key, at most `size` together."""
+    for _, group in itertools.groupby(items, key):
+        while batch := list(itertools.islice(group, size)):
+            yield batch
+
+
+class Recent(Generic[Result]):
+    """The last few results of a slow function, by key; threads that want the same one share a single call."""
+
+    def __init__(self, capacity: int, make: Callable[[Any], Result]):
+        self._capacity, self._make = capacity, make
+        self._lock = threading.Lock()
+        self._kept: OrderedDict[Hashable, Future[Result]] = OrderedDict()
+
+    def get(self, key: Hashable) -> Result:
+        """The result for `key`; what the function raised is raised to everyone who asks."""
+        with self._lock:
+            known = self._kept.pop(key, None)
+            self._kept[key] = future = known or Future()
+            if len(self._kept) > self._capacity:
+                self._kept.popitem(last=False)
+        if known is None:
+            try:
+                future.set_result(self._make(key))
+            except BaseException as error:
+                future.set_exception(error)
+        return future.result()
+
+
+def progress(items: Iterable[Item], total: int, unit: str, show: bool = True) -> Iterator[Item]:
+    """Pass items through and show how many of `total` are done, the rate and the time left.
+
+    A bar where stderr is a terminal, else a plain line every ten seconds. Print with `say` meanwhile. `unit` begins
+    with a space.
+    """
+    if not show or sys.stderr.isatty():
+        yield from tqdm(items, total=total, unit=unit, disable=not show, dynamic_ncols=True)
+        return
+    start = last = time.monotonic()
+    for done, item in enumerate(items, 1):
+        yield item
+        now = time.monotonic()
+        if now - last >= PLAIN_LINE_SECONDS and done < total:
+            last, rate = now, done / (now - start)
+            left = tqdm.format_interval((total - done) / rate)
+            print(f'{done}/{total}{unit}, {rate:.2f} per second, {left} left', file=sys.stderr, flush=True)
+
+
+def say(text: str) -> None:
+    """Print a line to stderr without tearing the bar."""
+    tqdm.write(text, file=sys.stderr)

@@ -1,0 +1,300 @@
+"""`Matting`: a trained network as a function from a picture and its plate to alpha and foreground."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from dataset.images import read_rgb
+from model import MattingBase, MattingRefine
+from model.weights import LoadReport, describe, load_weights, read_weights
+
+from .pipeline import Recent
+
+Picture = np.ndarray | str | Path
+PRECISIONS = {'float32': torch.float32, 'bfloat16': torch.bfloat16, 'float16': torch.float16}
+PLATES_KEPT = 4
+
+
+@dataclass(frozen=True)
+class Matte:
+    """The result for one picture, uint8.
+
+    Attributes:
+        pha: alpha (H, W), 255 = subject.
+        fgr: the subject's colour, RGB (H, W, 3); any where alpha is 0.
+        err: predicted error of the coarse alpha (H, W), if asked for.
+        ref: regions that were refined, 255, or not, 0 (H, W), if asked for.
+    """
+
+    pha: np.ndarray
+    fgr: np.ndarray
+    err: np.ndarray | None = None
+    ref: np.ndarray | None = None
+
+    @property
+    def com(self) -> np.ndarray:
+        """The cut-out, RGBA (H, W, 4), not multiplied by alpha; 0 where alpha is 0."""
+        rgba = cv2.insertChannel(self.pha, cv2.cvtColor(self.fgr, cv2.COLOR_RGB2RGBA), 3)
+        return cv2.bitwise_and(rgba, rgba, mask=self.pha)
+
+
+@dataclass(frozen=True)
+class Plate:
+    """A background plate, uint8 RGB (H, W, 3), in the computer's memory and in the device's."""
+
+    pixels: np.ndarray
+    tensor: Tensor
+
+
+class Matting:
+    """Cuts subjects out of pictures.
+
+        matting = Matting.from_checkpoint('epoch-0.pth')
+        matte = matting('photo.jpg', 'plate.jpg')
+
+    Pictures are files or uint8 RGB arrays (H, W, 3) of any size from 16 x 16. A plate given as a file is read once
+    and kept on the device for the pictures that follow.
+
+    Args:
+        model: a `MattingBase` or `MattingRefine`, or a module with the same arguments and results. It is moved to
+            the device and put in evaluation mode.
+        device: 'auto' (cuda, else mps, else cpu), or what `torch.device` takes.
+        precision: of the convolutions: 'float32', 'bfloat16', 'float16', or 'auto': float16 on cuda, float32 elsewhere.
+
+    Raises:
+        ValueError: the device is not there, or cannot compute in that precision.
+    """
+
+    def __init__(self, model: nn.Module, device: str | torch.device = 'auto', precision: str = 'auto'):
+        self.device = choose_device(device) if isinstance(device, str) else device
+        self.dtype = choose_precision(precision, self.device)
+        self.model = model.to(self.device).eval()
+        self.loaded: LoadReport | None = None
+        self._plates = Recent(PLATES_KEPT, self._read_plate)
+
+    @classmethod
+    def from_checkpoint(
+        cls,
+        path: str | Path,
+        model_type: str | None = None,
+        backbone: str | None = None,
+        device: str | torch.device = 'auto',
+        precision: str = 'auto',
+        **refine: Any,
+    ) -> Matting:
+        """Builds the predictor from a weight file.
+
+        Args:
+            path: weights.
+            model_type: 'mattingbase' or 'mattingrefine'; what the file holds if left out.
+            backbone: 'resnet101', 'resnet50' or 'mobilenetv2'; what the file holds if left out.
+            device: as for `Matting`.
+            precision: as for `Matting`.
+            refine: arguments of `MattingRefine`, such as backbone_scale=0.125, refine_sample_pixels=320_000 for 4K.
+
+        Raises:
+            FileNotFoundError: no such file.
+            ValueError: the file holds no weights, or those of another network.
+        """
+        weights = read_weights(path)
+        held = describe(weights.state_dict).lower().split()
+        held_type, held_backbone = held if len(held) == 2 else (None, None)
+        model_type, backbone = model_type or held_type, backbone or held_backbone
+        if held_type is None or model_type is None or backbone is None:
+            raise ValueError(f'{path}: not the weights of a matting network ({weights.kind})')
+        if (held_type, held_backbone) != (model_type, backbone):
+            raise ValueError(
+                f'{path} holds weights of {held_type} with {held_backbone}, not of {model_type} with {backbone}: '
+                f'use --model-type {held_type} --model-backbone {held_backbone}, or another file'
+            )
+        model = MattingRefine(backbone, **refine) if model_type == 'mattingrefine' else MattingBase(backbone)
+        report = load_weights(model, weights)
+        matting = cls(model, device, precision)
+        matting.loaded = report
+        return matting
+
+    def __call__(self, src: Picture, bgr: Picture, err: bool = False, ref: bool = False) -> Matte:
+        """Mattes one picture.
+
+        Args:
+            src: the picture.
+            bgr: its plate, of the same size.
+            err: return the predicted error as well.
+            ref: return the refined regions as well.
+
+        Raises:
+            ValueError: no uint8 RGB pictures, sizes that differ or are too small, or `ref` of a MattingBase.
+            dataset.images.ImageError: a file cannot be read.
+        """
+        return self.batch([src], [bgr], err, ref)[0]
+
+    def batch(
+        self, srcs: Sequence[Picture], bgrs: Sequence[Picture], err: bool = False, ref: bool = False
+    ) -> list[Matte]:
+        """Mattes pictures of equal size at once; `bgrs` holds one plate for all, or one each. Else like a call."""
+        if not srcs or len(bgrs) not in (1, len(srcs)):
+            raise ValueError(f'{len(srcs)} pictures and {len(bgrs)} plates: give one plate for all, or one each')
+        plates = [self.plate(bgr) for bgr in bgrs] * (len(srcs) // len(bgrs))
+        return self.submit(
+            [self.staged(x if isinstance(x, np.ndarray) else read_rgb(Path(x))) for x in srcs], plates, err, ref
+        ).result()
+
+    def plate(self, source: Picture, size: tuple[int, int] | None = None) -> Plate:
+        """Puts a plate on the device; the last few that came from files are kept. Safe to call from any thread.
+
+        Args:
+            source: a file or a picture.
+            size: (width, height) to resize to.
+        """
+        if isinstance(source, np.ndarray):
+            return self._uploaded(source, size)
+        return self._plates.get((Path(source).absolute(), Path(source).stat().st_mtime_ns, size))
+
+    def _read_plate(self, key: tuple[Path, int, tuple[int, int] | None]) -> Plate:
+        return self._uploaded(read_rgb(key[0]), key[2])
+
+    def _uploaded(self, pixels: np.ndarray, size: tuple[int, int] | None) -> Plate:
+        _check_pixels(pixels)
+        if size is not None and size != pixels.shape[1::-1]:
+            shrinks = size[0] * size[1] < pixels.shape[0] * pixels.shape[1]
+            pixels = cv2.resize(pixels, size, interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_CUBIC)
+        return Plate(pixels, self.staged(pixels).to(self.device, non_blocking=True))
+
+    def staged(self, pixels: np.ndarray) -> Tensor:
+        """A picture as a tensor from which the device can copy while the CPU goes on: pinned memory for cuda."""
+        _check_pixels(pixels)
+        tensor = torch.from_numpy(np.ascontiguousarray(pixels))
+        return tensor.pin_memory() if self.device.type == 'cuda' else tensor
+
+    def submit(self, srcs: Sequence[Tensor], plates: Sequence[Plate], err: bool = False, ref: bool = False) -> Pending:
+        """Starts a batch and returns without waiting for the device.
+
+        Args:
+            srcs: pictures of one size, from `staged`.
+            plates: one each, from `plate`.
+            err: return the predicted error as well.
+            ref: return the refined regions as well.
+
+        Raises:
+            ValueError: sizes that differ or are too small, or `ref` of a MattingBase.
+        """
+        sizes = {tuple(x.shape) for x in [*srcs, *(plate.tensor for plate in plates)]}
+        if len(sizes) > 1:
+            listed = ', '.join(sorted(f'{width}x{height}' for height, width, _ in sizes))
+            raise ValueError(f'pictures and plates of one batch must be of one size, not {listed}')
+        src = _to_float([x.to(self.device, non_blocking=True) for x in srcs])
+        same_plate = all(plate is plates[0] for plate in plates)
+        bgr = _to_float([plate.tensor for plate in (plates[:1] if same_plate else plates)])
+        results = self.predict(src, bgr.expand_as(src), err, ref)
+        return Pending({name: _to_bytes(x) for name, x in results.items()})
+
+    @torch.inference_mode()
+    def predict(self, src: Tensor, bgr: Tensor, err: bool = False, ref: bool = False) -> dict[str, Tensor]:
+        """The network's results at the picture's size, for callers that have tensors.
+
+        Args:
+            src: float (B, 3, H, W), RGB, 0..1, on the predictor's device.
+            bgr: the same shape.
+            err: return the predicted error as well.
+            ref: return the refined regions as well.
+
+        Returns:
+            'pha' (B, 1, H, W), 'fgr' (B, 3, H, W), and 'err' and 'ref' (B, 1, H, W) if asked for, all 0..1.
+
+        Raises:
+            ValueError: shapes that differ or are too small, or `ref` of a MattingBase.
+        """
+        with torch.autocast(self.device.type, dtype=self.dtype, enabled=self.dtype != torch.float32):
+            pha, fgr, *rest = self.model(src, bgr)
+        results = {'pha': pha, 'fgr': fgr}
+        refined = len(rest) == 4  # pha_sm, fgr_sm, err_sm, ref_sm; MattingBase gives err, hid
+        if err:
+            results['err'] = _enlarged(rest[2], src, 'bilinear') if refined else rest[0]
+        if ref:
+            if not refined:
+                raise ValueError('MattingBase refines nothing: there is no ref')
+            results['ref'] = _enlarged(rest[3], src, 'nearest')
+        return results
+
+
+class Pending:
+    """A batch that the device may still be working on."""
+
+    def __init__(self, results: dict[str, Tensor]):
+        self._count = len(results['pha'])
+        self._done = torch.cuda.Event() if results['pha'].is_cuda else None
+        self._results = {name: self._downloaded(x) for name, x in results.items()}
+        if self._done:
+            self._done.record()
+
+    def _downloaded(self, x: Tensor) -> Tensor:
+        if self._done is None:
+            return x.cpu()
+        return torch.empty(x.shape, dtype=x.dtype, pin_memory=True).copy_(x, non_blocking=True)
+
+    def result(self) -> list[Matte]:
+        """Waits for the device; one `Matte` per picture. Any thread may call it, also more than once."""
+        if self._done:
+            self._done.synchronize()
+        return [Matte(**{name: x[i].numpy() for name, x in self._results.items()}) for i in range(self._count)]
+
+
+def choose_device(name: str, local_rank: int = 0) -> torch.device:
+    """The device for `--device`; `local_rank` picks among several GPUs.
+
+    Raises:
+        ValueError: there is none of that kind.
+    """
+    there = {'cuda': torch.cuda.is_available(), 'mps': torch.backends.mps.is_available()}
+    if name == 'auto':
+        name = next((device for device, present in there.items() if present), 'cpu')
+    if not there.get(name, True):
+        raise ValueError(f'--device {name}: there is none on this machine; use --device auto or cpu')
+    return torch.device('cuda', local_rank % torch.cuda.device_count()) if name == 'cuda' else torch.device(name)
+
+
+def choose_precision(name: str, device: torch.device) -> torch.dtype:
+    """The dtype for `--precision` on a device.
+
+    Raises:
+        ValueError: float16 on a CPU, where it is slower than float32.
+    """
+    if name == 'auto':
+        name = 'float16' if device.type == 'cuda' else 'float32'
+    if name == 'float16' and device.type == 'cpu':
+        raise ValueError('--precision float16: needs a GPU; use bfloat16 or float32 on a CPU')
+    return PRECISIONS[name]
+
+
+def _check_pixels(pixels: np.ndarray) -> None:
+    if pixels.dtype != np.uint8 or pixels.ndim != 3 or pixels.shape[2] != 3:
+        raise ValueError(
+            f'pictures must be uint8 RGB (H, W, 3), not {pixels.dtype} {pixels.shape}; `predict` takes float tensors'
+        )
+
+
+def _to_float(pictures: list[Tensor]) -> Tensor:
+    """Pictures uint8 (H, W, 3) on the device to one batch float (B, 3, H, W) in 0..1."""
+    batch = torch.stack(pictures) if len(pictures) > 1 else pictures[0][None]
+    return batch.permute(0, 3, 1, 2).to(torch.float32, memory_format=torch.contiguous_format).div_(255)
+
+
+def _to_bytes(x: Tensor) -> Tensor:
+    """Results (B, C, H, W) in 0..1 to uint8 (B, H, W, 3), or (B, H, W) for one channel, rounded."""
+    levels = x.float().mul(255).add_(0.5).to(torch.uint8)
+    return levels[:, 0] if x.shape[1] == 1 else levels.permute(0, 2, 3, 1).contiguous()
+
+
+def _enlarged(x: Tensor, like: Tensor, mode: str) -> Tensor:
+    """To the size of `like`, by way of the padded size that the refine network computed `x` at."""
+    height, width = like.shape[2:]
+    return F.interpolate(x.float(), (height + -height % 4, width + -width % 4), mode=mode)[..., :height, :width]

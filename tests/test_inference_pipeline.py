@@ -1,0 +1,284 @@
+"""Stages that overlap: in order, bounded, and ended by any error; and the predictor as a library."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+import inference.predictor
+import inference_images
+from inference import Matting
+from inference.pipeline import Pipeline, Recent, batches, progress
+from model import MattingRefine
+
+
+def test_results_come_in_order_and_work_overlaps() -> None:
+    meeting = threading.Barrier(3, timeout=10)  # three calls must be running at once, or this breaks
+
+    def work(i: int) -> int:
+        if i < 3:
+            meeting.wait()
+        time.sleep(0.01 * (i % 3))
+        return i * i
+
+    with Pipeline() as pipeline:
+        assert list(pipeline.ahead(work, range(20), threads=3)) == [i * i for i in range(20)]
+
+
+def test_a_slow_consumer_bounds_what_is_in_flight() -> None:
+    started: list[int] = []
+
+    def source() -> Iterator[int]:
+        for i in range(1000):
+            started.append(i)
+            yield i
+
+    with Pipeline() as pipeline:
+        results = pipeline.ahead(lambda i: time.sleep(0.2 if i == 0 else 0), source(), threads=2, depth=5)
+        next(results)  # the first takes long: without a bound all others would start meanwhile
+        time.sleep(0.1)
+        assert len(started) == 5
+
+
+def test_one_thread_keeps_the_order_of_the_work_itself() -> None:
+    done: list[int] = []
+    with Pipeline() as pipeline:
+        assert len(list(pipeline.ahead(done.append, range(50), threads=1))) == 50
+    assert done == list(range(50))
+
+
+@pytest.mark.parametrize('stage', ['source', 'first', 'between', 'second', 'consumer'])
+def test_an_error_in_any_stage_ends_all_threads(stage: str) -> None:
+    def fail_in(name: str, i: int) -> int:
+        if name == stage and i == 7:
+            raise RuntimeError(stage)
+        return i
+
+    seen = []
+
+    def run() -> None:
+        with Pipeline() as pipeline:
+            source = (fail_in('source', i) for i in range(1000))
+            first = pipeline.ahead(lambda i: fail_in('first', i), source, threads=3)
+            between = (fail_in('between', i) for i in first)
+            for i in pipeline.ahead(lambda i: fail_in('second', i), between, threads=3):
+                seen.append(fail_in('consumer', i))
+
+    before = threading.active_count()
+    with pytest.raises(RuntimeError, match=stage):
+        run()
+    assert seen == list(range(len(seen)))
+    assert len(seen) <= 7
+    assert threading.active_count() == before
+
+
+def test_batches_hold_neighbours_of_equal_key() -> None:
+    items = ['a1', 'a2', 'a3', 'b1', 'a4']
+    assert list(batches(items, 2, key=lambda item: item[0])) == [['a1', 'a2'], ['a3'], ['b1'], ['a4']]
+    assert list(batches([], 2, key=str)) == []
+
+
+def test_recent_makes_each_value_once_and_forgets_the_oldest() -> None:
+    made: list[str] = []
+    lock = threading.Lock()
+
+    def make(key: str) -> str:
+        with lock:
+            made.append(key)
+        time.sleep(0.05)
+        return key.upper()
+
+    recent = Recent(2, make)
+    with Pipeline() as pipeline:
+        assert list(pipeline.ahead(recent.get, 'aaaabbbb', threads=8)) == list('AAAABBBB')
+    assert sorted(made) == ['a', 'b']
+    recent.get('a')
+    recent.get('c')  # b is the oldest now
+    recent.get('a')
+    assert sorted(made) == ['a', 'b', 'c']
+    recent.get('b')
+    assert sorted(made) == ['a', 'b', 'b', 'c']
+
+
+def test_recent_raises_to_everyone_who_asks() -> None:
+    recent: Recent[int] = Recent(2, lambda key: 1 // key)
+    for _ in range(2):
+        with pytest.raises(ZeroDivisionError):
+            recent.get(0)
+
+
+def test_progress_prints_plain_lines_where_there_is_no_terminal(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(inference.pipeline, 'PLAIN_LINE_SECONDS', 0.0)
+    assert list(progress(range(3), 3, ' pictures')) == [0, 1, 2]
+    lines = capsys.readouterr().err.splitlines()
+    assert [line.split()[0] for line in lines] == ['1/3', '2/3']
+    assert 'per second' in lines[0]
+    assert 'left' in lines[0]
+    assert list(progress(range(3), 3, ' pictures', show=False)) == [0, 1, 2]
+    assert capsys.readouterr().err == ''
+
+
+class Difference(nn.Module):
+    """Alpha = how much picture and plate differ; foreground = the picture. A network that can be checked by hand."""
+
+    def forward(self, src: Tensor, bgr: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        pha = (src - bgr).abs().amax(1, keepdim=True)
+        return pha, src, 0.4 * pha, pha
+
+
+@pytest.fixture
+def matting() -> Iterator[Matting]:
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield Matting(Difference(), device='cpu')
+    torch.set_num_threads(threads)
+
+
+def pictures(count: int, width: int = 9, height: int = 7) -> list[np.ndarray]:
+    return [np.random.default_rng(i).integers(0, 256, (height, width, 3), np.uint8) for i in range(count)]
+
+
+def difference(src: np.ndarray, bgr: np.ndarray) -> np.ndarray:
+    return np.abs(src.astype(int) - bgr).max(2)
+
+
+def test_arrays_in_and_arrays_out_keep_every_level(matting: Matting) -> None:
+    src, bgr = pictures(2)
+    matte = matting(src, bgr, err=True)
+    assert matte.pha.dtype == matte.fgr.dtype == np.uint8
+    assert np.array_equal(matte.pha, difference(src, bgr))
+    assert np.array_equal(matte.fgr, src)
+    assert np.array_equal(matte.err, np.rint(0.4 * difference(src, bgr)))
+    assert matte.ref is None
+
+
+def test_batches_take_one_plate_or_one_each(matting: Matting) -> None:
+    *srcs, bgr = pictures(4)
+    for plates in ([bgr], [bgr, srcs[0], bgr]):
+        mattes = matting.batch(srcs, plates)
+        each = plates * 3 if len(plates) == 1 else plates
+        for matte, src, plate in zip(mattes, srcs, each):
+            assert np.array_equal(matte.pha, difference(src, plate))
+    with pytest.raises(ValueError, match='3 pictures and 2 plates'):
+        matting.batch(srcs, [bgr, bgr])
+
+
+def test_files_are_read_and_a_plate_only_once(
+    matting: Matting, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    src, bgr, other = pictures(3)
+    for name, picture in (('src', src), ('bgr', bgr)):
+        cv2.imwrite(str(tmp_path / f'{name}.png'), picture[..., ::-1])
+    read: list[str] = []
+    plain = inference.predictor.read_rgb
+
+    def counted(path: Path) -> np.ndarray:
+        read.append(path.name)
+        return plain(path)
+
+    monkeypatch.setattr(inference.predictor, 'read_rgb', counted)
+    for _ in range(3):
+        matte = matting(tmp_path / 'src.png', str(tmp_path / 'bgr.png'))
+        assert np.array_equal(matte.pha, difference(src, bgr))
+    assert read.count('bgr.png') == 1
+    cv2.imwrite(str(tmp_path / 'bgr.png'), other[..., ::-1])  # a new plate under the old name is noticed
+    os.utime(tmp_path / 'bgr.png', ns=(1, 1))
+    assert np.array_equal(matting(src, tmp_path / 'bgr.png').pha, difference(src, other))
+
+
+@pytest.mark.parametrize(
+    'bad', [np.zeros((7, 9, 3), np.float32), np.zeros((7, 9), np.uint8), np.zeros((7, 9, 4), np.uint8)]
+)
+def test_other_arrays_are_refused(matting: Matting, bad: np.ndarray) -> None:
+    good = pictures(1)[0]
+    for arguments in ((bad, good), (good, bad)):
+        with pytest.raises(ValueError, match=r'must be uint8 RGB \(H, W, 3\), not'):
+            matting(*arguments)
+
+
+def test_sizes_that_differ_are_refused_with_both(matting: Matting) -> None:
+    with pytest.raises(ValueError, match='not 10x7, 9x7'):
+        matting(pictures(1)[0], pictures(1, 10)[0])
+
+
+def test_tensors_go_through_predict(matting: Matting) -> None:
+    src, bgr = torch.rand(2, 3, 5, 6), torch.rand(2, 3, 5, 6)
+    results = matting.predict(src, bgr, err=True)
+    assert set(results) == {'pha', 'fgr', 'err'}
+    assert torch.equal(results['pha'], (src - bgr).abs().amax(1, keepdim=True))
+    with pytest.raises(ValueError, match='no ref'):
+        matting.predict(src, bgr, ref=True)
+
+
+def test_err_and_ref_lie_on_the_pictures_pixels() -> None:
+    class Refined(nn.Module):
+        def forward(self, src: Tensor, bgr: Tensor) -> tuple[Tensor, ...]:
+            err_sm = torch.linspace(0, 1, 5).view(1, 1, 1, 5).expand(1, 1, 4, 5)
+            ref_sm = torch.tensor([[[[0.0, 1, 0], [1, 0, 1]]]])
+            return src[:, :1], src, src, src, err_sm, ref_sm
+
+    src = pictures(1, width=10, height=7)[0]
+    matte = Matting(Refined(), 'cpu')(src, src, err=True, ref=True)
+    cells = np.kron([[0, 255, 0], [255, 0, 255]], np.ones((4, 4)))[:7, :10]
+    assert np.array_equal(matte.ref, cells)
+    assert matte.err is not None
+    assert matte.err.shape == (7, 10)
+    # Enlarged to the 12 columns that were computed, then cut: not squeezed into 10.
+    expected = np.interp((np.arange(10) + 0.5) * 5 / 12 - 0.5, np.arange(5), np.linspace(0, 255, 5))
+    assert np.abs(matte.err[3] - expected).max() <= 1
+
+
+def test_the_network_is_read_off_the_file(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    model = MattingRefine('mobilenetv2', backbone_scale=0.5, refine_sample_pixels=160).eval()
+    torch.save(model.state_dict(), tmp_path / 'm.pth')
+    matting = Matting.from_checkpoint(tmp_path / 'm.pth', device='cpu', backbone_scale=0.5, refine_sample_pixels=160)
+    assert str(matting.loaded).startswith(str(tmp_path / 'm.pth'))
+    src, bgr = torch.rand(1, 3, 32, 48), torch.rand(1, 3, 32, 48)
+    with torch.inference_mode():
+        expected = model(src, bgr)
+    found = matting.predict(src, bgr)
+    assert torch.equal(found['pha'], expected[0])
+    assert torch.equal(found['fgr'], expected[1])
+
+
+def test_a_real_interrupt_leaves_whole_files_and_no_threads_behind(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    torch.save(MattingRefine('mobilenetv2').state_dict(), tmp_path / 'm.pth')
+    plate = pictures(1, 320, 240)[0]
+    cv2.imwrite(str(tmp_path / 'plate.png'), plate)
+    (tmp_path / 'src').mkdir()
+    for i in range(300):
+        cv2.imwrite(str(tmp_path / f'src/{i:03}.png'), plate)
+    script = Path(inference_images.__file__)
+    command = [sys.executable, str(script), '--model-type', 'mattingrefine', '--model-backbone', 'mobilenetv2']
+    command += ['--model-checkpoint', 'm.pth', '--images-src', 'src', '--images-bgr', 'plate.png', '--device', 'cpu']
+    command += ['--output-dir', 'out', '--output-types', 'com', '--num-workers', '2']
+    environment = {**os.environ, 'OMP_NUM_THREADS': '1'}
+    with subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.PIPE, text=True, env=environment) as process:
+        deadline = time.monotonic() + 60
+        while len(list(tmp_path.glob('out/com/*.png'))) < 3 and time.monotonic() < deadline:
+            time.sleep(0.02)
+        process.send_signal(signal.SIGINT)
+        _, errors = process.communicate(timeout=30)
+    assert process.returncode == 130, errors
+    assert 'Traceback' not in errors
+    written = list((tmp_path / 'out/com').iterdir())
+    assert 3 <= len(written) < 300
+    for path in written:
+        assert path.suffix == '.png'
+        assert cv2.imread(str(path), cv2.IMREAD_UNCHANGED).shape == (240, 320, 4)
