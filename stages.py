@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import logging
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,12 +14,14 @@ import torch
 from torch import Tensor, nn
 
 from dataset.checks import check_files
+from dataset.compositing import Composite
 from dataset.geometry import AffineRange
 from dataset.images import BackgroundFiles, ImageError, MatteFiles
 from dataset.keys import Plan, StepSampler
 from dataset.loaders import Compositions, Source, TrainingBatches, default_workers, validation_loader
 from dataset.paths import read_data_config
 from dataset.synthetic import SyntheticBackgrounds, SyntheticMattes
+from evaluation.metrics import mse, sad
 from model.weights import load_weights
 from training import devices
 from training.checkpoint import CheckpointError, Checkpoints
@@ -37,6 +39,40 @@ VALID_BACKGROUND_RANGE = AffineRange(scale=(1, 1.2), flip=0)
 
 
 @dataclass(frozen=True)
+class Prediction:
+    """What a stage makes of a batch.
+
+    Attributes:
+        losses: named terms and 'total'.
+        pha, fgr: (B, 1, H, W) and (B, 3, H, W), 0..1.
+        more: further pictures for TensorBoard, by tag.
+        true: what was predicted from, and what should have been.
+    """
+
+    losses: dict[str, Tensor]
+    pha: Tensor
+    fgr: Tensor
+    more: dict[str, Tensor]
+    true: Composite
+
+    def scores(self) -> dict[str, Tensor]:
+        """The validation metrics, means over the batch."""
+        errors = {'sad': sad(self.pha, self.true.pha).mean(), 'mse': mse(self.pha, self.true.pha).mean()}
+        return {'loss': self.losses['total'], **errors}
+
+    def pictures(self) -> dict[str, Tensor]:
+        """The pictures for TensorBoard, under the published tags."""
+        return {
+            'train_pred_pha': self.pha,
+            'train_pred_fgr': self.fgr,
+            'train_pred_com': self.fgr * self.pha,
+            'train_true_src': self.true.src,
+            'train_true_bgr': self.true.bgr,
+            **self.more,
+        }
+
+
+@dataclass(frozen=True)
 class Stage:
     """What differs between the stages.
 
@@ -46,7 +82,7 @@ class Stage:
         learning_rates: by the model's child of that name.
         matte_range: of the training affine of foreground and alpha.
         multiple: of which a crop's sides are multiples.
-        step, score, pictures: see `training.loop.Run`.
+        predict: runs the model, as a function of src and bgr, on a batch.
         identity: flags of the stage that a run must not change when it goes on.
         allow_missing: parts of the model that a given weight file may lack.
     """
@@ -56,9 +92,7 @@ class Stage:
     learning_rates: dict[str, float]
     matte_range: AffineRange
     multiple: int
-    step: Callable[[devices.Forward, Any], dict[str, Tensor]]
-    score: Callable[[devices.Forward, Any], dict[str, Tensor]]
-    pictures: Callable[[devices.Forward, Any], Mapping[str, Tensor]]
+    predict: Callable[[devices.Forward, Any], Prediction]
     identity: dict[str, Any]
     allow_missing: tuple[str, ...] = ()
 
@@ -97,7 +131,7 @@ def _prepare(args: argparse.Namespace, make_stage: Callable[[argparse.Namespace]
     ranks = devices.join_ranks(args.device)
     set_up_logging(ranks.first)
     dtype = devices.choose_precision(args.precision, ranks.device)
-    train_sources, valid_sources = _sources(args)
+    train_sources, valid_sources = sources(args)
     torch.manual_seed(args.seed)
     stage = make_stage(args)
     plan = _plan(args, stage, train_sources, ranks.world)
@@ -142,9 +176,9 @@ def _prepare(args: argparse.Namespace, make_stage: Callable[[argparse.Namespace]
         valid_batches=validation_loader(
             valid, args.valid_samples, side, per_rank, workers, pin, ranks.rank, ranks.world
         ),
-        step=stage.step,
-        score=stage.score,
-        pictures=stage.pictures,
+        step=lambda model, batch: stage.predict(model, batch).losses,
+        score=lambda model, batch: stage.predict(model, batch).scores(),
+        pictures=lambda model, batch: stage.predict(model, batch).pictures(),
         options=args,
         steps_per_epoch=plan.steps_per_epoch,
         end=end,
@@ -155,8 +189,12 @@ def _prepare(args: argparse.Namespace, make_stage: Callable[[argparse.Namespace]
     )
 
 
-def _sources(args: argparse.Namespace) -> tuple[tuple[Source, Source], tuple[Source, Source]]:
-    """The (mattes, backgrounds) of training and of validation."""
+def sources(args: argparse.Namespace) -> tuple[tuple[Source, Source], tuple[Source, Source]]:
+    """The (mattes, backgrounds) of training and of validation, checked.
+
+    Raises:
+        ValueError: all that is wrong with the data, in one message.
+    """
     if args.dataset_name == 'synthetic':
         count = args.synthetic_size
         valid = args.valid_samples

@@ -25,9 +25,7 @@ from typing import TYPE_CHECKING, Any
 from training import options
 
 if TYPE_CHECKING:
-    from torch import Tensor
-
-    from stages import Stage
+    from stages import Prediction, Stage
     from training.devices import Forward
 
 
@@ -50,42 +48,22 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
 
 
 def make_stage(args: argparse.Namespace) -> Stage:
-    """The coarse network, its losses, scores and pictures."""
+    """The coarse network, its learning rates and its loss."""
     from dataset.geometry import AffineRange
-    from evaluation.metrics import mse, sad
     from model import MattingBase
     from model.pretrained import initialize
-    from stages import Stage, log
+    from stages import Prediction, Stage, log
     from training.losses import base_loss
 
     model = MattingBase(args.model_backbone)
     if args.model_pretrain_initialization:
         log.info('first weights from %s', initialize(model, args.model_pretrain_initialization))
 
-    def predict(model: Forward, batch: Any) -> tuple[Any, tuple[Tensor, ...], dict[str, Tensor]]:
+    def predict(model: Forward, batch: Any) -> Prediction:
         true = batch.compose(args.train_resolution)
         pred_pha, pred_fgr, pred_err, _ = model(true.src, true.bgr)
         losses = base_loss(pred_pha, pred_fgr, pred_err, true.pha, true.fgr)
-        return true, (pred_pha, pred_fgr, pred_err), losses
-
-    def step(model: Forward, batch: Any) -> dict[str, Tensor]:
-        return predict(model, batch)[2]
-
-    def score(model: Forward, batch: Any) -> dict[str, Tensor]:
-        true, (pred_pha, *_), losses = predict(model, batch)
-        errors = {'sad': sad(pred_pha, true.pha).mean(), 'mse': mse(pred_pha, true.pha).mean()}
-        return {'loss': losses['total'], **errors}
-
-    def pictures(model: Forward, batch: Any) -> dict[str, Tensor]:
-        true, (pred_pha, pred_fgr, pred_err), _ = predict(model, batch)
-        return {
-            'train_pred_pha': pred_pha,
-            'train_pred_fgr': pred_fgr,
-            'train_pred_com': pred_fgr * pred_pha,
-            'train_pred_err': pred_err,
-            'train_true_src': true.src,
-            'train_true_bgr': true.bgr,
-        }
+        return Prediction(losses, pred_pha, pred_fgr, {'train_pred_err': pred_err}, true)
 
     return Stage(
         name='base',
@@ -93,9 +71,7 @@ def make_stage(args: argparse.Namespace) -> Stage:
         learning_rates={'backbone': 1e-4, 'aspp': 5e-4, 'decoder': 5e-4},
         matte_range=AffineRange(scale=(0.4, 1)),
         multiple=1,
-        step=step,
-        score=score,
-        pictures=pictures,
+        predict=predict,
         identity={},
     )
 

@@ -25,9 +25,7 @@ from typing import TYPE_CHECKING, Any
 from training import options
 
 if TYPE_CHECKING:
-    from torch import Tensor
-
-    from stages import Stage
+    from stages import Prediction, Stage
     from training.devices import Forward
 
 
@@ -56,11 +54,10 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
 
 
 def make_stage(args: argparse.Namespace) -> Stage:
-    """The whole network, its losses, scores and pictures."""
+    """The whole network, its learning rates and its loss."""
     from dataset.geometry import AffineRange
-    from evaluation.metrics import mse, sad
     from model import MattingRefine
-    from stages import Stage
+    from stages import Prediction, Stage
     from training.losses import refine_loss
 
     model = MattingRefine(
@@ -72,30 +69,11 @@ def make_stage(args: argparse.Namespace) -> Stage:
         args.model_refine_kernel_size,
     )
 
-    def predict(model: Forward, batch: Any) -> tuple[Any, tuple[Tensor, ...], dict[str, Tensor]]:
+    def predict(model: Forward, batch: Any) -> Prediction:
         true = batch.compose(args.train_resolution)
-        *pred, ref_sm = model(true.src, true.bgr)
-        return true, (*pred, ref_sm), refine_loss(*pred, true.pha, true.fgr)
-
-    def step(model: Forward, batch: Any) -> dict[str, Tensor]:
-        return predict(model, batch)[2]
-
-    def score(model: Forward, batch: Any) -> dict[str, Tensor]:
-        true, (pred_pha, *_), losses = predict(model, batch)
-        errors = {'sad': sad(pred_pha, true.pha).mean(), 'mse': mse(pred_pha, true.pha).mean()}
-        return {'loss': losses['total'], **errors}
-
-    def pictures(model: Forward, batch: Any) -> dict[str, Tensor]:
-        true, (pred_pha, pred_fgr, _, _, pred_err_sm, ref_sm), _ = predict(model, batch)
-        return {
-            'train_pred_pha': pred_pha,
-            'train_pred_fgr': pred_fgr,
-            'train_pred_com': pred_fgr * pred_pha,
-            'train_pred_err': pred_err_sm,
-            'train_pred_ref': ref_sm,
-            'train_true_src': true.src,
-            'train_true_bgr': true.bgr,
-        }
+        pred_pha, pred_fgr, pred_pha_sm, pred_fgr_sm, pred_err_sm, ref_sm = model(true.src, true.bgr)
+        losses = refine_loss(pred_pha, pred_fgr, pred_pha_sm, pred_fgr_sm, pred_err_sm, true.pha, true.fgr)
+        return Prediction(losses, pred_pha, pred_fgr, {'train_pred_err': pred_err_sm, 'train_pred_ref': ref_sm}, true)
 
     return Stage(
         name='refine',
@@ -103,9 +81,7 @@ def make_stage(args: argparse.Namespace) -> Stage:
         learning_rates={'backbone': 5e-5, 'aspp': 5e-5, 'decoder': 1e-4, 'refiner': 3e-4},
         matte_range=AffineRange(scale=(0.3, 1)),
         multiple=4,
-        step=step,
-        score=score,
-        pictures=pictures,
+        predict=predict,
         identity={
             'backbone scale': args.model_backbone_scale,
             'refine mode': args.model_refine_mode,

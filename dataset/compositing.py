@@ -14,6 +14,7 @@ from dataclasses import dataclass
 import kornia
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from .keys import Sample, rng, seed_of
@@ -222,13 +223,16 @@ def _move(
     shear: float = 0.0,
     outside: str = 'border',
 ) -> Tensor:
-    """Rotates (degrees), scales, shears (degrees, along x) about the centre and moves (pixels) x (C, H, W)."""
+    """Rotates (degrees), scales, shears (degrees, along x) about the centre and moves (pixels) x (C, H, W).
+
+    The map is inverted on the CPU: an inverse on the device, as kornia's warp takes it, waits for its result.
+    """
     height, width = x.shape[1:]
-    matrix = kornia.geometry.get_affine_matrix2d(
-        torch.tensor([[shift_x, shift_y]]),
-        torch.tensor([[(width - 1) / 2, (height - 1) / 2]]),
-        torch.full((1, 2), scale),
-        torch.tensor([angle]),
-        torch.tensor([math.radians(shear)]),
-    )[:, :2].to(x.device, x.dtype, non_blocking=True)
-    return kornia.geometry.warp_affine(x[None], matrix, (height, width), padding_mode=outside)[0]
+    turn, lean = math.radians(angle), math.tan(math.radians(shear))
+    rotation = np.array([[math.cos(turn), -math.sin(turn)], [math.sin(turn), math.cos(turn)]])
+    back = np.linalg.inv(scale * rotation @ np.array([[1, -lean], [0, 1]]))
+    half = np.array([max(width - 1, 1), max(height - 1, 1)]) / 2
+    theta = np.column_stack([back * half / half[:, None], -back @ [shift_x, shift_y] / half])
+    matrix = torch.from_numpy(theta).to(x.device, x.dtype, non_blocking=True)[None]
+    grid = F.affine_grid(matrix, [1, 1, height, width], align_corners=True)
+    return F.grid_sample(x[None], grid, padding_mode=outside, align_corners=True)[0]

@@ -120,7 +120,8 @@ def _read(source: Source, first: int, side: int, errors: list[str]) -> np.ndarra
     raise ImageError(f'{len(errors)} pictures in a row cannot be read: {"; ".join(errors)}')
 
 
-def _collate(items: Sequence[tuple[np.ndarray, np.ndarray, Sample, str, list[str]]]) -> Batch:
+def collate(items: Sequence[tuple[np.ndarray, np.ndarray, Sample, str, list[str]]]) -> Batch:
+    """Makes a batch of what `Compositions` returned."""
     mattes, backgrounds, samples, names, errors = zip(*items)
     return Batch(
         torch.from_numpy(np.stack(mattes)),
@@ -145,7 +146,7 @@ def _loader(dataset: Compositions, batches: Any, workers: int, pin: bool) -> Dat
         dataset,
         batch_sampler=batches,
         num_workers=workers,
-        collate_fn=_collate,
+        collate_fn=collate,
         pin_memory=pin,
         worker_init_fn=_start_worker,
         prefetch_factor=2 if workers else None,

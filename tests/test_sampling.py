@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import torch
 
-from dataset.compositing import compose_training
+from dataset.compositing import _move, compose_training
 from dataset.geometry import Affine, AffineRange, draw_affine, warp
 from dataset.images import ImageError
 from dataset.keys import VALIDATION, Plan, Sample, StepSampler, rng, split, validation_samples
@@ -157,6 +157,16 @@ def test_composites_hold_what_they_say():
     assert got.src[outside].mean() < 100 / 255 + 0.01
     jitter = got.fgr.flatten(2).mean(2)[:, 0] / (200 / 255)
     assert 0.8 < jitter.min() < 0.9 < 1.05 < jitter.max() < 1.3
+
+
+@pytest.mark.parametrize('draw', [(0, 3, -2, 1, 0), (5, 0, 0, 1, 0), (-4, 2.5, 1, 1.3, 0), (3, -2, 4, 0.7, 5)], ids=str)
+def test_moving_on_the_device_equals_the_warp_on_the_cpu(draw):
+    angle, shift_x, shift_y, scale, shear = draw
+    picture = cv2.GaussianBlur(np.random.default_rng(1).integers(0, 256, (60, 60, 3), np.uint8), (0, 0), 4)
+    moved = _move(torch.from_numpy(picture).permute(2, 0, 1).float(), *draw, outside='zeros').permute(1, 2, 0)
+    affine = Affine(angle, shift_x / 60, shift_y / 60, scale, shear, False)
+    expected = warp(picture, affine, 60, 60, cv2.BORDER_CONSTANT)
+    assert np.abs(moved.numpy() - expected)[2:-2, 2:-2].max() < 4
 
 
 def test_augmentation_never_touches_the_truth_it_composes_with(compositions):

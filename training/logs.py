@@ -69,6 +69,7 @@ class Logger:
         if self.terminal:
             self.bar.set_postfix_str(f'loss {loss:.4f}, {rate:.1f} samples/s, waiting {waiting:.0%}', refresh=False)
             self.bar.update(done - self.bar.n)
+            self.bar.refresh()
         else:
             log.info(
                 'step %d of %d: loss %.4f, %.1f samples/s, waiting for data %.0f %%',

@@ -1,0 +1,128 @@
+"""First result in minutes: train both stages on drawn data, cut out subjects the network never saw, show a picture.
+
+  python demo.py             about ten minutes on two cores
+  python demo.py --steps 20  only to see that everything works
+
+Everything goes to demo_output/; the picture is demo_output/result.png. Run again, it goes on where it stopped.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import numpy as np
+
+OUT = Path('demo_output')
+SHOWN = (3, 8, 11, 14)
+SIDE = 512
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Runs the demo; returns its exit code."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument('--steps', type=int, default=900, metavar='N', help='of the base stage (default: 900)')
+    parser.add_argument('--refine-steps', type=int, metavar='N', help='of the refine stage (default: a sixth of that)')
+    args = parser.parse_args(argv)
+    refine_steps = args.refine_steps or max(2, args.steps // 6)
+
+    import inference_images
+    import train_base
+    import train_refine
+
+    shared = [
+        '--dataset-name', 'synthetic', '--synthetic-size', '8000', '--model-backbone', 'mobilenetv2',
+        '--num-workers', '2', '--valid-samples', '16', '--epoch-end', '1', '--precision', 'auto',
+        '--lr-schedule', 'cosine', '--warmup-steps', '30', '--model-last-checkpoint', 'auto',
+        '--checkpoint-dir', str(OUT / 'checkpoint'), '--log-dir', str(OUT / 'log'), '--log-train-loss-interval', '25',
+    ]  # fmt: skip
+    base = [
+        *shared, '--model-name', 'base', '--train-resolution', '160', '--max-steps', str(args.steps),
+        '--learning-rate-scale', '2', '--log-valid-interval', '150', '--checkpoint-interval', '150',
+    ]  # fmt: skip
+    print('1 of 3: the coarse network\n' + command('train_base.py', base), flush=True)
+    if code := train_base.main(base):
+        return code
+    refine = [
+        *shared, '--model-name', 'refine', '--train-resolution', '512', '--max-steps', str(refine_steps),
+        '--model-refine-sample-pixels', '20000', '--log-valid-interval', '150', '--checkpoint-interval', '150',
+    ]  # fmt: skip
+    if not list((OUT / 'checkpoint/refine').glob('epoch-*.json')):
+        refine[refine.index('auto', refine.index('--model-last-checkpoint'))] = str(OUT / 'checkpoint/base/last.pth')
+    print('\n2 of 3: the whole network\n' + command('train_refine.py', refine), flush=True)
+    if code := train_refine.main(refine):
+        return code
+
+    draw_pictures()
+    run = [
+        '--model-type', 'mattingrefine', '--model-backbone', 'mobilenetv2', '--model-refine-sample-pixels', '20000',
+        '--model-checkpoint', str(OUT / 'checkpoint/refine/last.pth'), '--images-src', str(OUT / 'src'),
+        '--images-bgr', str(OUT / 'bgr'), '--output-dir', str(OUT / 'cut_out'), '--output-types', 'com', 'pha', 'fgr',
+        '-y',
+    ]  # fmt: skip
+    print('\n3 of 3: cut out subjects it never saw\n' + command('inference_images.py', run), flush=True)
+    if code := inference_images.main(run):
+        return code
+    print(f'\nsource, plate, alpha, foreground, new background: {show_result()}')
+    return 0
+
+
+def command(script: str, words: list[str]) -> str:
+    """The command line that does the same."""
+    return f'  python {script} {" ".join(words)}\n'
+
+
+def draw_pictures() -> None:
+    """Writes sources, plates and new backgrounds that no training sample was drawn from."""
+    import torch
+    from torchvision.utils import save_image
+
+    from dataset.geometry import AffineRange
+    from dataset.keys import VALIDATION, Sample
+    from dataset.loaders import Compositions, collate
+    from dataset.synthetic import SyntheticBackgrounds, SyntheticMattes
+
+    mattes, backgrounds = SyntheticMattes(100, seed=7), SyntheticBackgrounds(100, seed=7)
+    still = AffineRange((0.9, 0.9), degrees=0, translate=0, shear=0, flip=0)
+    compositions = Compositions(mattes, backgrounds, still, AffineRange((1, 1), 0, 0, 0, 0))
+    keys = [Sample(7, VALIDATION, i, i, i, SIDE, SIDE, len(SHOWN)) for i in SHOWN]
+    with torch.no_grad():
+        true = collate([compositions[key] for key in keys]).compose(SIDE)
+    for folder, pictures in (('src', true.src), ('bgr', true.bgr)):
+        (OUT / folder).mkdir(parents=True, exist_ok=True)
+        for i, picture in zip(SHOWN, pictures):
+            save_image(picture, OUT / folder / f'{i:02d}.png')
+
+
+def show_result() -> Path:
+    """Lays the pictures out in rows and returns the path of the sheet."""
+    import cv2
+    import numpy as np
+
+    from dataset.images import read_alpha, read_rgb
+    from dataset.synthetic import SyntheticBackgrounds
+
+    rows = []
+    for i in SHOWN:
+        pha = read_alpha(OUT / f'cut_out/pha/{i:02d}.jpg')[..., None]
+        fgr = read_rgb(OUT / f'cut_out/fgr/{i:02d}.jpg')
+        new = SyntheticBackgrounds(100, seed=8).read(i, min_size=(SIDE, SIDE))
+        source, plate = read_rgb(OUT / f'src/{i:02d}.png'), read_rgb(OUT / f'bgr/{i:02d}.png')
+        grey = np.repeat(pha, 3, 2)
+        rows.append(np.hstack([source, plate, grey, blend(fgr, 255, pha), blend(fgr, new, pha)]))
+    path = OUT / 'result.png'
+    cv2.imwrite(str(path), np.vstack(rows)[..., ::-1])
+    return path
+
+
+def blend(fgr: np.ndarray, bgr: np.ndarray | int, pha: np.ndarray) -> np.ndarray:
+    """Puts fgr over bgr; all uint8, pha (H, W, 1)."""
+    weight = pha.astype('float32') / 255
+    return (fgr * weight + bgr * (1 - weight)).round().astype('uint8')
+
+
+if __name__ == '__main__':
+    sys.exit(main())
