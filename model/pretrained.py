@@ -5,9 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from urllib.error import URLError
 
-import torch
 from torch import Tensor
 
+from .backbone import widen_stem
 from .base import MattingBase
 from .weights import LoadReport, load_weights, read_weights
 
@@ -45,20 +45,6 @@ def initialize(model: MattingBase, source: str | Path) -> LoadReport:
     except ValueError as error:
         raise ValueError(f'{name} does not hold pretrained weights for {backbone}: {error}') from None
     return LoadReport(name, *list(vars(report).values())[1:])
-
-
-def widen_stem(weight: Tensor) -> Tensor:
-    """Makes a 6-channel stem of an RGB one: `src` gets the filters, `bgr` gets zeros.
-
-    At the first step every feature and every BatchNorm statistic of the pretrained encoder is then what it was
-    trained to be for `src`, inside the subject as well as outside; sharing the filters between the two pictures
-    instead blends the subject with the background behind it. The zeros learn at once: their gradient is
-    the correlation of the upstream gradient with `bgr`, which is not zero.
-
-    Args:
-        weight: (O, 3, k, k), or (O, 6, k, k), which is returned as it is.
-    """
-    return weight if weight.shape[1] == 6 else torch.cat([weight, torch.zeros_like(weight)], 1)
 
 
 def _rename(key: str, value: Tensor) -> tuple[str, Tensor]:

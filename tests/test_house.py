@@ -1,6 +1,7 @@
 """Rules of the house that a test can hold: who imports whom, and that the README's commands are real."""
 
 import ast
+import itertools
 import re
 import shlex
 from pathlib import Path
@@ -49,7 +50,7 @@ def test_the_documents_commands_parse(line, in_tmp):
     script, *words = shlex.split(line)
     if words == ['--help']:
         return
-    for flag, file in zip(words, words[1:]):
+    for flag, file in itertools.pairwise(words):
         if file.endswith(('.pth', '.toml', '.png', '.jpg')) and not flag.startswith('-y'):
             Path(file).parent.mkdir(parents=True, exist_ok=True)
             Path(file).touch()
