@@ -9,10 +9,11 @@ Everything goes to demo_output/; the picture is demo_output/result.png. Run agai
 from __future__ import annotations
 
 import argparse
-import os
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+from training import options
 
 if TYPE_CHECKING:
     import numpy as np
@@ -30,7 +31,7 @@ def main(argv: list[str] | None = None) -> int:
     args = parser.parse_args(argv)
     refine_steps = args.refine_steps or max(2, args.steps // 6)
 
-    os.environ.setdefault('OMP_WAIT_POLICY', 'PASSIVE')
+    options.calm_threads()
     import inference_images
     import train_base
     import train_refine

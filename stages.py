@@ -18,7 +18,7 @@ from dataset.compositing import Composite
 from dataset.geometry import AffineRange
 from dataset.images import BackgroundFiles, ImageError, MatteFiles
 from dataset.keys import Plan, StepSampler
-from dataset.loaders import Compositions, Source, TrainingBatches, default_workers, validation_loader
+from dataset.loaders import Compositions, Source, TrainingBatches, ValidationBatches, default_workers
 from dataset.paths import read_data_config
 from dataset.synthetic import SyntheticBackgrounds, SyntheticMattes
 from evaluation.metrics import mse, sad
@@ -29,7 +29,7 @@ from training.devices import Ranks
 from training.logs import Logger, set_up_logging
 from training.loop import Run, fit, rehearse
 from training.resume import Resume, decide, refuse_overwriting
-from training.state import Progress, TrainingState, averaged_model, make_scaler
+from training.state import Average, Progress, TrainingState, make_scaler
 
 log = logging.getLogger(__name__)
 
@@ -112,19 +112,22 @@ def train(args: argparse.Namespace, make_stage: Callable[[argparse.Namespace], S
         run = _prepare(args, make_stage)
         if run is not None:
             rehearse(run)
-    except (ValueError, FileNotFoundError, ConnectionError) as error:
-        print(f'error: {error}', file=sys.stderr)
-        return 2
+    except (ValueError, OSError) as error:
+        return _refuse(error, 2)
     if run is None:
         return 0
     try:
         return fit(run)
     except (CheckpointError, ImageError, FloatingPointError) as error:
-        print(f'error: {error}', file=sys.stderr)
-        return 1
+        return _refuse(error, 1)
     finally:
         run.logger.close()
         devices.leave_ranks()
+
+
+def _refuse(error: Exception, code: int) -> int:
+    print(f'error: {error}', file=sys.stderr)
+    return code
 
 
 def _prepare(args: argparse.Namespace, make_stage: Callable[[argparse.Namespace], Stage]) -> Run | None:
@@ -133,8 +136,9 @@ def _prepare(args: argparse.Namespace, make_stage: Callable[[argparse.Namespace]
     dtype = devices.choose_precision(args.precision, ranks.device)
     train_sources, valid_sources = sources(args)
     torch.manual_seed(args.seed)
-    stage = make_stage(args)
-    plan = _plan(args, stage, train_sources, ranks.world)
+    # One after the other, so that weights are downloaded once.
+    stage = ranks.in_turn(lambda: make_stage(args))
+    plan = make_plan(args, stage.multiple, train_sources, ranks)
     valid = Compositions(*valid_sources, VALID_MATTE_RANGE, VALID_BACKGROUND_RANGE)
     if min(args.valid_samples, max(map(len, valid_sources))) < ranks.world:
         raise ValueError(f'--valid-samples: {ranks.world} ranks need at least {ranks.world} validation samples')
@@ -158,7 +162,12 @@ def _prepare(args: argparse.Namespace, make_stage: Callable[[argparse.Namespace]
         stage.name, ranks.device, str(dtype).removeprefix('torch.'), ranks.world, 's' * (ranks.world > 1),
         plan.mattes, plan.backgrounds, plan.steps_per_epoch, state.progress.step, end,
     )  # fmt: skip
-    if state.progress.step >= end:
+    if ranks.agree(state.progress.step, -state.progress.step) != [state.progress.step, -state.progress.step]:
+        raise ValueError('--checkpoint-dir: the ranks see different checkpoints; all machines must share that folder')
+    # A signal's checkpoint is saved without the validation that was due after its step.
+    record = resume.record
+    owed = record is not None and record.reason.startswith('SIG') and not record.metrics
+    if state.progress.step >= end and not owed:
         log.info('nothing to do: %d steps are done; raise --epoch-end or --max-steps to go on', state.progress.step)
         devices.leave_ranks()
         return None
@@ -173,7 +182,7 @@ def _prepare(args: argparse.Namespace, make_stage: Callable[[argparse.Namespace]
         state=state,
         net=devices.distribute(state.module, ranks, args.compile),
         batches=TrainingBatches(training, sampler, workers, pin),
-        valid_batches=validation_loader(
+        valid_batches=ValidationBatches(
             valid, args.valid_samples, side, per_rank, workers, pin, ranks.rank, ranks.world
         ),
         step=lambda model, batch: stage.predict(model, batch).losses,
@@ -186,6 +195,7 @@ def _prepare(args: argparse.Namespace, make_stage: Callable[[argparse.Namespace]
         dtype=dtype,
         checkpoints=Checkpoints(folder, stage.name, resume.run, identity, args.monitor, args.monitor_mode),
         logger=Logger(args.log_dir / args.model_name, state.progress.step, end, ranks.first),
+        owed=owed,
     )
 
 
@@ -212,14 +222,21 @@ def sources(args: argparse.Namespace) -> tuple[tuple[Source, Source], tuple[Sour
     )
 
 
-def _plan(args: argparse.Namespace, stage: Stage, sources: tuple[Source, Source], world: int) -> Plan:
-    plan = Plan(*map(len, sources), args.batch_size * args.accumulate, args.train_resolution, stage.multiple, args.seed)
-    parts = args.accumulate * world
-    if plan.smallest_batch < 2 * parts:
+def make_plan(args: argparse.Namespace, multiple: int, sources: tuple[Source, Source], ranks: Ranks) -> Plan:
+    """The samples of every step.
+
+    Raises:
+        ValueError: some batches would be too small for BatchNorm, which needs two samples: on every rank where it is
+            not synchronised, as it is over GPUs.
+    """
+    plan = Plan(*map(len, sources), args.batch_size * args.accumulate, args.train_resolution, multiple, args.seed)
+    synchronised = ranks.device.type == 'cuda' and ranks.world > 1
+    least = 2 * args.accumulate * ranks.world
+    if not synchronised and plan.smallest_batch < least:
         raise ValueError(
             f'--batch-size {args.batch_size}: with {plan.samples_per_epoch} samples of an epoch, --accumulate '
-            f'{args.accumulate} and {world} ranks, some batches have fewer than 2 samples, from which BatchNorm '
-            'cannot learn; change the batch size or use fewer ranks'
+            f'{args.accumulate} and {ranks.world} ranks, some batches have {plan.smallest_batch} samples, and at least '
+            f'{least} are needed; change the batch size or use fewer ranks'
         )
     return plan
 
@@ -234,7 +251,7 @@ def _state(args: argparse.Namespace, stage: Stage, ranks: Ranks, dtype: torch.dt
     for group in groups:
         group['initial_lr'] = group['lr']
     optimizer = torch.optim.Adam(groups, fused=ranks.device.type in ('cuda', 'cpu'))
-    ema = averaged_model(module, args.ema_decay) if args.ema_decay else None
+    ema = Average(module, args.ema_decay) if args.ema_decay else None
     return TrainingState(module, optimizer, make_scaler(ranks.device, dtype), ema)
 
 

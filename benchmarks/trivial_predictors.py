@@ -31,14 +31,14 @@ def main() -> None:
 
     import torch
 
-    from dataset.loaders import Compositions, validation_loader
+    from dataset.loaders import Compositions, ValidationBatches
     from evaluation.metrics import mse, sad
     from model import MattingBase, MattingRefine
     from model.weights import load_weights
     from stages import VALID_BACKGROUND_RANGE, VALID_MATTE_RANGE, sources
 
     data = Compositions(*sources(args)[1], VALID_MATTE_RANGE, VALID_BACKGROUND_RANGE)
-    loader = validation_loader(data, args.valid_samples, args.train_resolution, 1, 0, pin=False)
+    loader = ValidationBatches(data, args.valid_samples, args.train_resolution, 1, 0, pin=False)
     models: dict[str, torch.nn.Module] = {}
     if args.base:
         models['MattingBase'] = MattingBase(args.model_backbone)

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from .keys import Sample, rng, seed_of
 
-# The longest window of the shadow's blur, so that the smallest crops still hold it.
+# Sides of the shadow's blur window, from and to before, in pixels.
 SHADOW_WINDOW = (20, 40)
 
 

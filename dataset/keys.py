@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 
 import numpy as np
@@ -137,6 +137,9 @@ def validation_samples(mattes: int, backgrounds: int, count: int, side: int) -> 
 class StepSampler:
     """Yields, for every step from `start` to before `end`, this rank's accumulated parts: lists of samples.
 
+    A step of fewer samples than parts gives some of them a sample of another, whose step size of 0 says that it does
+    not count: every rank has to take part in every step.
+
     Args:
         plan: of the run.
         start, end: steps.
@@ -158,4 +161,5 @@ class StepSampler:
         for step in range(self.start, self.end):
             samples = self.plan.step(step)
             for part in range(self.accumulate):
-                yield split(samples, self.accumulate * self.world, part * self.world + self.rank)
+                share = split(samples, self.accumulate * self.world, part * self.world + self.rank)
+                yield share or [replace(samples[0], step_size=0)]

@@ -57,8 +57,9 @@ class Batch:
 
     @property
     def share(self) -> float:
-        """This part's share of the samples of its step, over all ranks and parts."""
-        return len(self.samples) / self.samples[0].step_size
+        """This part's share of the samples of its step, over all ranks and parts; 0 if it only keeps others company."""
+        step_size = self.samples[0].step_size
+        return len(self.samples) / step_size if step_size else 0.0
 
     def pin_memory(self) -> Batch:
         """In page-locked memory, from which copies to a GPU need no wait."""
@@ -167,12 +168,12 @@ class TrainingBatches:
     """
 
     def __init__(self, dataset: Compositions, sampler: StepSampler, workers: int, pin: bool):
-        self.plan = sampler.plan
+        self.plan, self.world = sampler.plan, sampler.world
         self.loader = _loader(dataset, sampler, workers, pin)
         self.unreadable: dict[int, list[str]] = {}
 
     def __iter__(self) -> Iterator[Batch]:
-        for batch in self.loader:
+        for batch in _plainly(self.loader):
             if batch.errors:
                 self._count(batch)
             yield batch
@@ -183,24 +184,16 @@ class TrainingBatches:
         for error in batch.errors:
             named.append(error)
             log.warning('skipped (%d in epoch %d): %s', len(named), epoch, error)
-        if len(named) > 0.01 * self.plan.samples_per_epoch:
+        # Each rank reads its share of the epoch and judges by that.
+        if len(named) > 0.01 * self.plan.samples_per_epoch / self.world:
             raise ImageError(
                 f'{len(named)} pictures of epoch {epoch} cannot be read, more than 1 % of its '
                 f'{self.plan.samples_per_epoch} samples; the last: {named[-1]}'
             )
 
 
-def validation_loader(
-    dataset: Compositions,
-    count: int,
-    side: int,
-    batch_size: int,
-    workers: int,
-    pin: bool,
-    rank: int = 0,
-    world: int = 1,
-) -> DataLoader:
-    """The fixed validation batches of this rank.
+class ValidationBatches:
+    """The fixed validation batches of a rank; a picture that cannot be read is replaced, and named once.
 
     Args:
         dataset: what reads a sample.
@@ -211,9 +204,37 @@ def validation_loader(
         pin: page-locked memory, for a GPU.
         rank, world: every world-th sample is this rank's.
     """
-    samples = validation_samples(len(dataset.mattes), len(dataset.backgrounds), count, side)[rank::world]
-    batches = [samples[i : i + batch_size] for i in range(0, len(samples), batch_size)]
-    return _loader(dataset, batches, workers, pin)
+
+    def __init__(
+        self,
+        dataset: Compositions,
+        count: int,
+        side: int,
+        batch_size: int,
+        workers: int,
+        pin: bool,
+        rank: int = 0,
+        world: int = 1,
+    ):
+        samples = validation_samples(len(dataset.mattes), len(dataset.backgrounds), count, side)[rank::world]
+        batches = [samples[i : i + batch_size] for i in range(0, len(samples), batch_size)]
+        self.loader = _loader(dataset, batches, workers, pin)
+        self.named: set[str] = set()
+
+    def __iter__(self) -> Iterator[Batch]:
+        for batch in _plainly(self.loader):
+            for error in set(batch.errors) - self.named:
+                log.warning('validation uses another picture instead: %s', error)
+                self.named.add(error)
+            yield batch
+
+
+def _plainly(loader: DataLoader) -> Iterator[Batch]:
+    """Iterates a loader; an ImageError from a worker comes without the worker's traceback."""
+    try:
+        yield from loader
+    except ImageError as error:
+        raise ImageError(str(error).strip().splitlines()[-1].rpartition('ImageError: ')[2]) from None
 
 
 def default_workers() -> int:

@@ -38,6 +38,11 @@ def initialize(model: MattingBase, source: str | Path) -> LoadReport:
     if stem in renamed:
         renamed[stem] = widen_stem(renamed[stem])
     own = model.state_dict()
+    for name in own:
+        # Files of old torch versions have no counters, and torch itself loads them without.
+        mean = name.replace('num_batches_tracked', 'running_mean')
+        if mean != name and mean in renamed:
+            renamed.setdefault(name, own[name])
     renamed = {k: v for k, v in renamed.items() if k in own or k.startswith('backbone.')}
     try:
         # MobileNetV2's last 1x1 block (features.18) belongs to the classifier and is left out.

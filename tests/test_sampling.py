@@ -9,7 +9,7 @@ from dataset.compositing import _move, compose_training
 from dataset.geometry import Affine, AffineRange, draw_affine, warp
 from dataset.images import ImageError
 from dataset.keys import VALIDATION, Plan, Sample, StepSampler, rng, split, validation_samples
-from dataset.loaders import Compositions, TrainingBatches, validation_loader
+from dataset.loaders import Compositions, TrainingBatches, ValidationBatches
 from dataset.synthetic import SyntheticBackgrounds, SyntheticMattes
 
 PLAN = Plan(mattes=23, backgrounds=7, batch_size=6, resolution=64, multiple=4, seed=5)
@@ -54,6 +54,16 @@ def test_ranks_and_parts_share_a_steps_samples(accumulate, world):
         parts = [ranks[r][step * accumulate + a] for a in range(accumulate) for r in range(world)]
         assert [s for part in parts for s in part] == plan.step(step)
         assert sum(len(part) / part[0].step_size for part in parts) == pytest.approx(1)
+
+
+def test_a_rank_without_a_sample_keeps_the_others_company():
+    plan = Plan(5, 5, 4, 64, seed=1)
+    ranks = [list(StepSampler(plan, 0, 2, 1, rank, 4)) for rank in range(4)]
+    for step in range(2):
+        counted = [s for rank in ranks for s in rank[step] if s.step_size]
+        assert counted == plan.step(step)
+        assert all(len(rank[step]) == 1 for rank in ranks)
+    assert sum(s.step_size == 0 for rank in ranks for part in rank for s in part) == 3
 
 
 def test_crops_stay_within_half_and_all_of_the_resolution():
@@ -178,7 +188,7 @@ def test_augmentation_never_touches_the_truth_it_composes_with(compositions):
 
 
 def test_validation_is_fixed_and_its_plate_disturbed(compositions):
-    first, second = (next(iter(validation_loader(compositions, 4, 64, 4, 0, False))) for _ in range(2))
+    first, second = (next(iter(ValidationBatches(compositions, 4, 64, 4, 0, False))) for _ in range(2))
     a, b = first.compose(64), second.compose(64)
     assert first.samples[0].epoch == VALIDATION
     assert torch.equal(a.src, b.src)

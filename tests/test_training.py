@@ -195,7 +195,8 @@ def test_a_run_is_never_written_over(in_tmp, capsys):
         (train_base, {'dataset_name': 'mine'}, ['--data-config data_path.toml: no such file']),
         (train_base, {'precision': 'float16'}, ['--precision float16: needs a GPU']),
         (train_base, {'monitor': 'valid_iou'}, ['--monitor valid_iou: not one of valid_loss, valid_mse, valid_sad']),
-        (train_base, {'batch_size': 3, 'accumulate': 4, 'synthetic_size': 13}, ['fewer than 2 samples']),
+        (train_base, {'batch_size': 3, 'accumulate': 4, 'synthetic_size': 13},
+         ['some batches have 6 samples, and at least 8 are needed']),
         (train_refine, {'model_backbone_scale': 0.8}, ['--model-backbone-scale 0.8']),
         (train_refine, {'model_refine_sample_pixels': 3}, ['--model-refine-sample-pixels 3']),
         (train_refine, {'model_refine_threshold': 7}, ['--model-refine-threshold 7.0']),
@@ -253,6 +254,84 @@ def test_a_signal_saves_at_the_next_step(in_tmp, name, code):
     step = load(f'checkpoint/run/{saved[-1]}')['progress']['step']
     assert 2 <= step < 30
     assert train_base.main(flags('run', epoch_end=500, max_steps=step + 1, model_last_checkpoint='auto')) == 0
+
+
+@pytest.mark.parametrize('last', [3, 6], ids=['end of an epoch', 'end of the run'])
+def test_what_a_signal_cut_off_is_made_up_for(in_tmp, monkeypatch, last):
+    import training.loop
+
+    options = {'epoch_end': 2, 'checkpoint_interval': 3}
+    assert train_base.main(flags('whole', **options)) == 0
+    real = training.loop._train_step
+
+    def interrupted(run, batches, meter):
+        result = real(run, batches, meter)
+        if run.state.progress.step + 1 == last:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return result
+
+    monkeypatch.setattr(training.loop, '_train_step', interrupted)
+    assert train_base.main(flags('cut', **options)) == 143
+    assert (
+        json.loads(Path(f'checkpoint/cut/epoch-{last // 3 - 1}-iter-{last - 1}.json').read_text())['reason']
+        == 'SIGTERM'
+    )
+    monkeypatch.setattr(training.loop, '_train_step', real)
+    assert train_base.main(flags('cut', model_last_checkpoint='auto', **options)) == 0
+    assert names('checkpoint/cut') == names('checkpoint/whole')
+    for name in ('epoch-0', 'epoch-0-iter-2', 'epoch-1', 'epoch-1-iter-5'):
+        records = [json.loads(Path(f'checkpoint/{run}/{name}.json').read_text()) for run in ('whole', 'cut')]
+        assert records[0]['metrics'] == records[1]['metrics']
+        assert records[0]['files']['weights'] == records[1]['files']['weights']
+
+
+def test_three_saves_that_fail_stop_the_run(in_tmp, capsys, monkeypatch):
+    from training.disk import Disk
+
+    def full(self, path):
+        raise OSError(28, 'No space left on device')
+
+    monkeypatch.setattr(Disk, 'open', full)
+    assert train_base.main(flags('run', checkpoint_interval=1)) == 1
+    captured = capsys.readouterr()
+    assert captured.out.count('could not save') == 3
+    assert '3 checkpoints in a row could not be saved' in captured.err
+
+
+def test_the_average_survives_a_step_without_a_finite_loss():
+    from training.state import Average
+
+    module = torch.nn.Sequential(torch.nn.Conv2d(3, 4, 1), torch.nn.BatchNorm2d(4))
+    average = Average(module, 0.9)
+    clean = {k: v.clone() for k, v in module.state_dict().items()}
+    module[1].running_mean.fill_(float('nan'))
+    average.update(module)
+    module.load_state_dict(clean)
+    with torch.no_grad():
+        module[0].weight += 1
+    for _ in range(200):
+        average.update(module)
+    state = average.module.state_dict()
+    assert all(tensor.isfinite().all() for tensor in state.values())
+    torch.testing.assert_close(state['0.weight'], module[0].weight.detach(), atol=1e-4, rtol=0)
+
+
+@pytest.mark.parametrize(
+    ('batch', 'count', 'device', 'world', 'fits'),
+    [(4, 1001, 'cuda', 4, True), (4, 1000, 'cuda', 8, True), (8, 1001, 'cuda', 4, True), (4, 1001, 'cuda', 2, True),
+     (4, 1001, 'cpu', 2, False), (4, 1000, 'cpu', 2, True), (2, 3, 'cpu', 1, False)],
+)  # fmt: skip
+def test_batches_that_batchnorm_can_learn_from(batch, count, device, world, fits):
+    import stages
+    from training.devices import Ranks
+
+    args = train_base.parse(flags('run', batch_size=batch))
+    ranks = Ranks(torch.device(device), 0, world)
+    if fits:
+        assert stages.make_plan(args, 1, (range(count), range(count)), ranks).batch_size == batch
+    else:
+        with pytest.raises(ValueError, match='at least'):
+            stages.make_plan(args, 1, (range(count), range(count)), ranks)
 
 
 def write_pictures(folder, count=6, side=80):

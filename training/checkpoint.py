@@ -57,7 +57,7 @@ class Record:
         step: the last step done, counted from 0 over the whole run.
         epoch: the epoch of that step.
         metrics: from the validation at that step; empty if there was none.
-        reason: 'interval', 'epoch', 'end' or a signal's name.
+        reason: 'interval', 'epoch', 'end' or a signal's name, such as 'SIGTERM'.
         identity: what a run must not change when it goes on.
         files: 'weights', 'state' and, with an average, 'ema'.
     """
@@ -139,20 +139,16 @@ class Checkpoints:
     def save(self, name: str, step: int, epoch: int, content: Content, metrics: dict[str, float], reason: str) -> bool:
         """Writes a checkpoint; every older one stays whole whatever happens.
 
-        Returns:
-            Whether it was written. A failure is logged with what is needed and what is free.
+        A whole checkpoint of that name and step is not written again, and only its record is renewed.
 
-        Raises:
-            CheckpointError: the third failure in a row.
+        Returns:
+            Whether it was written. A failure is counted and logged with what is needed and what is free.
         """
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
-            # The state first: a weight file without a record but beside a state is a half-written checkpoint of
-            # ours, and may be written again; one without either is somebody's.
-            files = {'state': self._write(f'{name}.state.pth', content.state)}
-            if content.ema is not None:
-                files['ema'] = self._write(f'{name}.ema.pth', content.ema)
-            files['weights'] = self._write(f'{name}.pth', content.weights)
+            files = self._present(name, step)
+            if not files:
+                files = self._write_all(name, content)
             record = Record(self.run, self.stage, name, step, epoch, metrics, reason, self.identity, files)
             text = json.dumps(asdict(record), indent=1, allow_nan=True).encode()
             self.disk.write(self.folder / f'{name}.json', lambda file: file.write(text))
@@ -169,6 +165,22 @@ class Checkpoints:
         """The records of this run in the folder, oldest first."""
         return [r for r in read_records(self.folder) if r.run == self.run and r.stage == self.stage]
 
+    def _present(self, name: str, step: int) -> dict[str, File]:
+        """The files of a whole checkpoint of this run with that name and step, or none."""
+        for record in self.records():
+            if (record.name, record.step) == (name, step) and record.problem(self.folder) is None:
+                return record.files
+        return {}
+
+    def _write_all(self, name: str, content: Content) -> dict[str, File]:
+        # The state first: a weight file without a record but beside a state is a half-written checkpoint of ours,
+        # and may be written again; one without either is somebody's.
+        files = {'state': self._write(f'{name}.state.pth', content.state)}
+        if content.ema is not None:
+            files['ema'] = self._write(f'{name}.ema.pth', content.ema)
+        files['weights'] = self._write(f'{name}.pth', content.weights)
+        return files
+
     def _write(self, name: str, content: Any) -> File:
         return File(name, *self.disk.write(self.folder / name, lambda file: torch.save(content, file)))
 
@@ -180,8 +192,6 @@ class Checkpoints:
             'could not save %s: %s; about %.0f MB are needed, %.0f MB are free; older checkpoints are untouched, '
             'training goes on', self.folder / name, error, needed / 1e6, free / 1e6,
         )  # fmt: skip
-        if self.failures >= FAILURES_IN_A_ROW:
-            raise CheckpointError(f'{self.failures} checkpoints in a row could not be saved to {self.folder}: {error}')
 
     def _tidy(self, newest: Record) -> None:
         """Refreshes the links for people, and removes this run's training states but the newest ones."""
@@ -189,8 +199,12 @@ class Checkpoints:
         self.disk.link(self.folder / newest.files['weights'].name, self.folder / 'last.pth')
         best = best_record(records, self.monitor, self.mode)
         if best is not None and best.name == newest.name:
-            self.disk.link(self.folder / best.files['weights'].name, self.folder / 'best.pth')
-        old = [r.files['state'].name for r in records if (self.folder / r.files['state'].name).is_file()][:-KEEP_STATES]
+            kind = 'ema' if '_ema_' in self.monitor else 'weights'
+            self.disk.link(self.folder / best.files[kind].name, self.folder / 'best.pth')
+        # An interval's and an epoch's checkpoint can be of the same step; what counts is how far one can go back.
+        with_state = [r for r in records if (self.folder / r.files['state'].name).is_file()]
+        kept = sorted({r.step for r in with_state})[-KEEP_STATES:]
+        old = [r.files['state'].name for r in with_state if r.step not in kept]
         if old and newest.problem(self.folder) is None:
             for name in old:
                 self.disk.unlink(self.folder / name)
@@ -203,6 +217,17 @@ def read_records(folder: Path) -> list[Record]:
         with contextlib.suppress(CheckpointError):
             records.append(Record.read(path))
     return sorted(records, key=lambda r: (r.step, r.written, r.name))
+
+
+def broken_records(folder: Path) -> list[Path]:
+    """Files that are named as records and cannot be read as such."""
+    broken = []
+    for path in sorted(folder.glob('epoch-*.json')):
+        try:
+            Record.read(path)
+        except CheckpointError:
+            broken.append(path)
+    return broken
 
 
 def best_record(records: Iterable[Record], monitor: str, mode: str) -> Record | None:

@@ -20,6 +20,8 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 Forward = Callable[[Tensor, Tensor], tuple[Tensor, ...]]
+# How long ranks get to save and leave once one of them has ended.
+GRACE_SECONDS = 30
 PRECISIONS = {'float32': torch.float32, 'bfloat16': torch.bfloat16, 'float16': torch.float16}
 
 
@@ -139,27 +141,33 @@ def launch(command: Sequence[str], count: int) -> int:
         for i in range(count)
     ]
 
-    def forward(number: int, _: object) -> None:
+    passed_on: list[int] = []
+
+    def pass_on(number: int, _: object = None) -> None:
+        passed_on.append(number)
         for child in children:
             child.send_signal(number)
 
-    previous = {number: signal.signal(number, forward) for number in (signal.SIGINT, signal.SIGTERM)}
-    if hasattr(signal, 'SIGUSR1'):
-        previous[signal.SIGUSR1] = signal.signal(signal.SIGUSR1, forward)
+    numbers = [getattr(signal, name) for name in ('SIGINT', 'SIGTERM', 'SIGUSR1') if hasattr(signal, name)]
+    previous = {number: signal.signal(number, pass_on) for number in numbers}
     try:
-        while (codes := [child.poll() for child in children]).count(None):
-            if any(codes):
-                forward(signal.SIGTERM, None)
-                break
+        while (codes := [child.poll() for child in children]).count(None) and not any(codes):
             time.sleep(0.2)
-        codes = [child.wait() for child in children]
+        if not passed_on and None in codes:
+            pass_on(signal.SIGTERM)
+        # A rank that waits for a failed one never gets to see a signal.
+        deadline = time.monotonic() + GRACE_SECONDS
+        while None in codes and time.monotonic() < deadline:
+            time.sleep(0.2)
+            codes = [child.poll() for child in children]
     finally:
         for child in children:
             child.kill()
+            child.wait()
         for number, handler in previous.items():
             signal.signal(number, handler)
-    failed = [code for code in codes if code]
-    return failed[0] if failed and failed[0] > 0 else 128 - failed[0] if failed else 0
+    first = next((code for code in codes if code), 0)
+    return first if first >= 0 else 128 - first
 
 
 def join_ranks(device: str) -> Ranks:

@@ -27,7 +27,7 @@ def set_up_logging(first: bool = True) -> None:
     """Plain lines on standard output; ranks other than the first print only what goes wrong."""
     handler = _TqdmHandler()
     handler.setFormatter(logging.Formatter('%(message)s'))
-    logging.basicConfig(handlers=[handler], level=logging.INFO if first else logging.ERROR, force=True)
+    logging.basicConfig(handlers=[handler], level=logging.INFO if first else logging.WARNING, force=True)
 
 
 class Logger:
@@ -40,7 +40,7 @@ class Logger:
     """
 
     def __init__(self, folder: Path, start: int, end: int, first: bool = True):
-        self.writer = SummaryWriter(str(folder), purge_step=start or None) if first else None
+        self.writer = SummaryWriter(str(folder), purge_step=start) if first else None
         self.terminal = first and sys.stderr.isatty()
         self.bar = tqdm(initial=start, total=end, unit='step', disable=not self.terminal, dynamic_ncols=True)
         self.start, self.end = start, end

@@ -9,17 +9,17 @@ import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.nn.utils import clip_grad_norm_
+from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 
-from .checkpoint import CheckpointError, Checkpoints, Content
+from .checkpoint import FAILURES_IN_A_ROW, CheckpointError, Checkpoints, Content
 from .devices import Forward, Ranks, in_precision
 from .logs import Logger
 from .meters import BadSteps, Meter, StepResult
-from .signals import listening
+from .signals import listening, signal_name
 from .state import TrainingState, is_dynamic
 from .validation import Score, validate
 
@@ -45,6 +45,7 @@ class Run:
         pictures: (model, batch) -> named pictures (B, C, H, W).
         options: the command line.
         steps_per_epoch, end: optimizer steps of an epoch, and the step to stop before.
+        owed: whether a signal cut off the validation and the checkpoints that were due after the last step.
         ranks, dtype, checkpoints, logger: where, how exactly, what is kept and what is told.
     """
 
@@ -62,6 +63,7 @@ class Run:
     dtype: torch.dtype
     checkpoints: Checkpoints
     logger: Logger
+    owed: bool = False
 
 
 def fit(run: Run) -> int:
@@ -73,9 +75,9 @@ def fit(run: Run) -> int:
     """
     progress, options = run.state.progress, run.options
     look_interval = 1 if run.ranks.device.type == 'cpu' else LOOK_INTERVAL
-    batches, meter, bad_steps = iter(run.batches), Meter(), BadSteps(run.state, run.ranks)
+    batches, meter, bad_steps = iter(run.batches), Meter(), BadSteps(run.state)
     run.state.module.train()
-    if progress.owed:
+    if run.owed:
         _finish_step(run, progress.step - 1)
     with listening() as signal:
         while progress.step < run.end:
@@ -84,24 +86,40 @@ def fit(run: Run) -> int:
             bad_steps.note(result)
             progress.step += 1
 
-            log_now = _due(progress.step, options.log_train_loss_interval)
-            if not (_due(progress.step, look_interval) or log_now or _boundary(run, progress.step)):
+            log_now = progress.step % options.log_train_loss_interval == 0
+            draw_now = progress.step % options.log_train_images_interval == 0
+            if not (progress.step % look_interval == 0 or log_now or draw_now or any(due(run, progress.step))):
                 continue
-            stop = int(run.ranks.agree(signal.number)[0])
-            bad_steps.look(result.names)
+            stop, *counts = run.ranks.agree(signal.number, *bad_steps.counts())
+            bad_steps.look(counts, result.names)
             if log_now:
                 meter.report(run.logger, run.state, result)
-            if _due(progress.step, options.log_train_images_interval):
+            if draw_now and run.ranks.first:
                 run.logger.pictures(step, _in_evaluation(run, run.pictures, result.batch))
             if stop:
-                progress.owed = _boundary(run, progress.step)
-                saved = _save(run, f'epoch-{step // run.steps_per_epoch}-iter-{step}', step, {}, f'signal {stop}')
-                log.info('stopped by signal %d after step %d; %s', stop, step, CUT if saved else 'NOT saved')
-                return 128 + stop
-            if _boundary(run, progress.step):
+                return _stop(run, step, int(stop))
+            if any(due(run, progress.step)):
                 _finish_step(run, step)
                 meter.restart()
     return 0
+
+
+class Due(NamedTuple):
+    """What is to be done once a number of steps is done."""
+
+    validation: bool
+    checkpoint: bool
+    epoch: bool
+
+
+def due(run: Run, done: int) -> Due:
+    """Intervals count steps over the whole run; an epoch's and the run's end are validated and saved too."""
+    epoch, end = done % run.steps_per_epoch == 0, done == run.end
+    return Due(
+        validation=done % run.options.log_valid_interval == 0 or epoch or end,
+        checkpoint=done % run.options.checkpoint_interval == 0 or (end and not epoch),
+        epoch=epoch,
+    )
 
 
 def rehearse(run: Run) -> None:
@@ -145,12 +163,15 @@ def _train_step(run: Run, batches: Iterator[Any], meter: Meter) -> StepResult:
         for name, term in terms.items():
             losses[name] = losses.get(name, 0) + term.detach() * (batch.share * ranks.world)
     state.scaler.unscale_(state.optimizer)
-    norm = clip_grad_norm_(state.module.parameters(), run.options.clip_grad or math.inf)
+    parameters = list(state.module.parameters())
+    norm = get_total_norm([p.grad for p in parameters if p.grad is not None])
+    if run.options.clip_grad:
+        clip_grads_with_norm_(parameters, run.options.clip_grad, norm)
     state.scaler.step(state.optimizer)
     state.scaler.update(None if is_dynamic(state.scaler) else 1.0)
     state.optimizer.zero_grad(set_to_none=True)
     if state.ema is not None:
-        state.ema.update_parameters(state.module)
+        state.ema.update(state.module)
     meter.samples += len(names) * ranks.world
     return StepResult(losses, norm, names, batch)
 
@@ -169,40 +190,37 @@ def _dropout_seed(seed: int, step: int, part: int) -> int:
     return (seed * 0x9E3779B97F4A7C15 + step * 0xC2B2AE3D27D4EB4F + part * 0x165667B19E3779F9) % 2**63
 
 
-def _due(done: int, interval: int) -> bool:
-    return done % interval == 0
-
-
-def _boundary(run: Run, done: int) -> bool:
-    """Whether something is validated or saved after `done` steps."""
-    intervals = (run.options.log_valid_interval, run.options.checkpoint_interval, run.steps_per_epoch)
-    return done == run.end or any(_due(done, interval) for interval in intervals)
-
-
 def _finish_step(run: Run, step: int) -> None:
     """Validates and saves what is due after a step."""
-    done, epoch = step + 1, step // run.steps_per_epoch
-    end_of_epoch, end_of_run = _due(done, run.steps_per_epoch), done == run.end
-    run.state.progress.owed = False
-    metrics, saved = {}, True
-    if _due(done, run.options.log_valid_interval) or end_of_epoch or end_of_run:
-        metrics = _validate(run, step)
-    if _due(done, run.options.checkpoint_interval) or (end_of_run and not end_of_epoch):
-        saved = _save(run, f'epoch-{epoch}-iter-{step}', step, metrics, 'end' if end_of_run else 'interval')
-    if end_of_epoch:
+    now, epoch, last = due(run, step + 1), step // run.steps_per_epoch, step + 1 == run.end
+    metrics = _validate(run, step) if now.validation else {}
+    saved = True
+    if now.checkpoint:
+        saved = _save(run, f'epoch-{epoch}-iter-{step}', step, metrics, 'end' if last else 'interval')
+    if now.epoch:
         saved = _save(run, f'epoch-{epoch}', step, metrics, 'epoch')
-    if end_of_run and not saved:
+    if last and not saved:
         raise CheckpointError('the last checkpoint of the run could not be saved')
+
+
+def _stop(run: Run, step: int, number: int) -> int:
+    """Saves after a signal, without the validation that may be due: the resumed run makes up for it."""
+    name = signal_name(number)
+    saved = _save(run, f'epoch-{step // run.steps_per_epoch}-iter-{step}', step, {}, name)
+    log.info('stopped by %s after step %d; %s', name, step, CUT if saved else 'NOT saved')
+    return 128 + number
 
 
 def _validate(run: Run, step: int) -> dict[str, float]:
     """Scores the weights, and their average if there is one."""
     run.ranks.share_buffers(run.state.module)
     metrics = {}
-    for prefix, module in (('valid_', run.state.module), ('valid_ema_', run.state.ema and run.state.ema.module)):
-        if module is not None:
-            scores = validate(module, run.valid_batches, run.score, run.ranks, run.dtype)
-            metrics.update({prefix + name: score for name, score in scores.items()})
+    modules = {'valid_': run.state.module}
+    if run.state.ema is not None:
+        modules['valid_ema_'] = run.state.ema.module
+    for prefix, module in modules.items():
+        scores = validate(module, run.valid_batches, run.score, run.ranks, run.dtype)
+        metrics.update({prefix + name: score for name, score in scores.items()})
     run.logger.scalars(step, metrics)
     epoch = step // run.steps_per_epoch
     log.info('epoch %d, step %d: %s', epoch, step, ', '.join(f'{k} {v:.5f}' for k, v in metrics.items()))
@@ -211,11 +229,13 @@ def _validate(run: Run, step: int) -> dict[str, float]:
 
 def _save(run: Run, name: str, step: int, metrics: dict[str, float], reason: str) -> bool:
     """Saves on the first rank and tells the others how it went."""
-    saved = True
     if run.ranks.first:
         content = Content(run.state.weights(), run.state.state_dict(), run.state.ema_weights())
-        saved = run.checkpoints.save(name, step, step // run.steps_per_epoch, content, metrics, reason)
-    return not run.ranks.agree(not saved)[0]
+        run.checkpoints.save(name, step, step // run.steps_per_epoch, content, metrics, reason)
+    failures = run.ranks.agree(run.checkpoints.failures)[0]
+    if failures >= FAILURES_IN_A_ROW:
+        raise CheckpointError(f'{failures:.0f} checkpoints in a row could not be saved to {run.checkpoints.folder}')
+    return not failures
 
 
 def _in_evaluation(run: Run, function: Callable[[Forward, Any], Any], batch: Any) -> Any:

@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from .devices import Ranks
 from .logs import Logger
 from .state import TrainingState, is_dynamic
 
 BAD_STEPS_IN_A_ROW = 10
+# Of the loss in float16: halved at every overflow, it gets here only if all gradients overflow.
+LEAST_SCALE = 2.0**-14
 
 
 @dataclass
@@ -75,10 +76,12 @@ class BadSteps:
     costs a copy a look instead of one a step.
     """
 
-    def __init__(self, state: TrainingState, ranks: Ranks):
-        self.state, self.ranks = state, ranks
-        self.total = torch.zeros((), device=ranks.device)
-        self.in_a_row = torch.full((), float(state.progress.skipped_in_a_row), device=ranks.device)
+    def __init__(self, state: TrainingState):
+        self.state = state
+        device = next(state.module.parameters()).device
+        self.total = torch.zeros((), device=device)
+        self.in_a_row = torch.full((), float(state.progress.skipped_in_a_row), device=device)
+        self.worst = self.in_a_row.clone()
         self.good = self._buffers()
 
     def note(self, result: StepResult) -> None:
@@ -88,27 +91,36 @@ class BadSteps:
             bad |= ~result.norm.isfinite()
         self.total += bad
         self.in_a_row = (self.in_a_row + 1) * bad
+        self.worst = torch.maximum(self.worst, self.in_a_row)
 
-    def look(self, names: list[str]) -> None:
-        """Reads the counts over all ranks.
+    def counts(self) -> tuple[float, float, float]:
+        """Bad steps since the last look, those in a row just now, and the most in a row since; waits for the device."""
+        total, in_a_row, worst = torch.stack([self.total, self.in_a_row, self.worst]).tolist()
+        return total, in_a_row, worst
+
+    def look(self, counts: Sequence[float], names: list[str]) -> None:
+        """Takes in what `counts` gave, agreed over all ranks.
 
         Raises:
-            FloatingPointError: ten bad steps in a row; names the samples of the last.
+            FloatingPointError: ten bad steps in a row, or a loss scale that fell to nothing; names the last samples.
         """
-        total, in_a_row = self.ranks.agree(self.total.item(), self.in_a_row.item())
+        total, in_a_row, worst = counts
         self.total.zero_()
+        self.worst = self.in_a_row.clone()
         progress = self.state.progress
         progress.skipped += int(total)
         progress.skipped_in_a_row = int(in_a_row)
+        hopeless = is_dynamic(self.state.scaler) and self.state.scaler.get_scale() < LEAST_SCALE
         if not total:
             self.good = self._buffers()
-            return
-        for buffer, value in zip(self.state.module.buffers(), self.good):
-            buffer.copy_(value)
-        if in_a_row >= BAD_STEPS_IN_A_ROW:
+        else:
+            for buffer, value in zip(self.state.module.buffers(), self.good):
+                buffer.copy_(value)
+        if worst >= BAD_STEPS_IN_A_ROW or hopeless:
             raise FloatingPointError(
-                f'{int(in_a_row)} steps in a row without a finite loss or gradient, the last on {", ".join(names)}; '
-                'none of them changed the weights. Lower --learning-rate-scale, set --clip-grad, or look at the samples'
+                f'{int(worst) or "too many"} steps in a row without a finite loss or gradient, the last on '
+                f'{", ".join(names)}; none of them changed the weights. Lower --learning-rate-scale, set --clip-grad, '
+                'or look at the samples'
             )
 
     def _buffers(self) -> list[torch.Tensor]:

@@ -108,7 +108,7 @@ def problems(args: argparse.Namespace) -> list[str]:
         found.append(f'--ema-decay {args.ema_decay}: must be between 0 and 1, such as 0.999')
     if args.epoch_start is not None and args.epoch_start >= args.epoch_end:
         found.append(f'--epoch-start {args.epoch_start}: must be below --epoch-end {args.epoch_end}')
-    if not args.model_name or Path(args.model_name).name != args.model_name:
+    if args.model_name in ('', '.', '..') or Path(args.model_name).name != args.model_name:
         found.append(f'--model-name {args.model_name!r}: must be the name of a folder, without separators')
     if args.device == 'cpu' and args.precision == 'float16':
         found.append('--precision float16: needs a GPU; use bfloat16 or float32 with --device cpu')

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from .checkpoint import CheckpointError, Content, Record, read_content, read_records
+from .checkpoint import CheckpointError, Content, Record, broken_records, read_content, read_records
 
 log = logging.getLogger(__name__)
 
@@ -84,22 +84,22 @@ def _record_of(path: Path, folder: Path, records: list[Record]) -> Record | None
 
 
 def _newest_whole(folder: Path, records: list[Record]) -> Record | None:
-    """The newest record that verifies; damaged newer ones are set aside, which leaves every file where it is."""
-    damaged: list[tuple[Record, str]] = []
+    """The newest record that verifies; damaged newer ones are set aside, which leaves every other file where it is."""
+    broken = broken_records(folder)
+    damaged: list[tuple[Path, str]] = [(path, 'its record cannot be read') for path in broken]
     for record in reversed(records):
         problem = record.problem(folder)
         if problem is None:
-            for newer, why in damaged:
-                path = folder / f'{newer.name}.json'
+            for path, why in damaged:
                 path.rename(path.with_suffix('.json.damaged'))
-                log.warning('%s cannot be resumed from: %s; its record is set aside', folder / newer.name, why)
+                log.warning('%s cannot be resumed from: %s; its record is set aside', path.with_suffix(''), why)
             return record
-        damaged.append((record, problem))
-    if records:
+        damaged.append((folder / f'{record.name}.json', problem))
+    if damaged:
         raise CheckpointError(
-            f'--model-last-checkpoint auto: none of the {len(records)} checkpoints in {folder} can be resumed from '
-            f'({damaged[0][0].name}: {damaged[0][1]}). Give one of its .pth files as weights to a new run with another '
-            '--model-name'
+            f'--model-last-checkpoint auto: none of the {len(damaged)} checkpoints in {folder} can be resumed from '
+            f'({damaged[-1][0].stem}: {damaged[-1][1]}). Give one of its .pth files as weights to a new run with '
+            'another --model-name'
         )
     return None
 
@@ -111,7 +111,8 @@ def refuse_overwriting(folder: Path, run: str, first_epoch: int) -> None:
         match = re.fullmatch(r'epoch-(\d+)(-iter-\d+)?\.pth', path.name)
         if match is None or int(match[1]) < first_epoch or runs.get(path.name) == run:
             continue
-        if path.name in runs or not path.with_suffix('.state.pth').exists():
+        half_written = path.with_suffix('.state.pth').exists() and not path.with_suffix('.json').exists()
+        if not half_written:
             raise CheckpointError(
                 f'{folder} already holds {path.name} of another run, which this one would write over. Go on with that '
                 'run (--model-last-checkpoint auto), or choose another --model-name'

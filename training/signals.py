@@ -16,11 +16,6 @@ class StopRequest:
 
     number: int = 0
 
-    @property
-    def name(self) -> str:
-        """The signal's name, such as SIGTERM."""
-        return signal.Signals(self.number).name if self.number else ''
-
 
 @contextlib.contextmanager
 def listening() -> Iterator[StopRequest]:
@@ -39,3 +34,8 @@ def listening() -> Iterator[StopRequest]:
     finally:
         for number, handler in previous.items():
             signal.signal(number, handler)
+
+
+def signal_name(number: int) -> str:
+    """Such as SIGTERM for 15."""
+    return signal.Signals(number).name

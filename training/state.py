@@ -5,16 +5,40 @@ Learning rates and random draws are functions of the step, so neither a schedule
 
 from __future__ import annotations
 
+import copy
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.optim.swa_utils import AveragedModel
 
 FORMAT = 1
 NEVER = 2**31 - 1
-Tensors = tuple[Tensor, ...] | list[Tensor]
+
+
+class Average:
+    """An exponential moving average of a network's weights.
+
+    The decay starts low and rises as (1 + n) / (10 + n), so that a short run is not dominated by its random start.
+    BatchNorm statistics are copied: they are moving averages already.
+
+    Args:
+        module: the network; its values are the first.
+        decay: the highest, such as 0.999.
+    """
+
+    def __init__(self, module: nn.Module, decay: float):
+        self.module = copy.deepcopy(module).requires_grad_(False)
+        self.decay = decay
+        self.updates = 0
+
+    def update(self, module: nn.Module) -> None:
+        """Takes in the network's values after a step."""
+        weight = 1 - min(self.decay, (1 + self.updates) / (10 + self.updates))
+        self.updates += 1
+        own = [p.detach() for p in self.module.parameters()]
+        torch._foreach_lerp_(own, [p.detach() for p in module.parameters()], weight)
+        torch._foreach_copy_(list(self.module.buffers()), list(module.buffers()))
 
 
 @dataclass
@@ -25,13 +49,11 @@ class Progress:
         step: optimizer steps done over the whole run, which is the number of the next one.
         skipped: steps left out because their loss or gradient was not finite.
         skipped_in_a_row: of these, the ones just now.
-        owed: whether a signal came before the validation and the checkpoint that were due after the last step.
     """
 
     step: int = 0
     skipped: int = 0
     skipped_in_a_row: int = 0
-    owed: bool = False
 
 
 @dataclass
@@ -49,7 +71,7 @@ class TrainingState:
     module: nn.Module
     optimizer: torch.optim.Optimizer
     scaler: torch.amp.GradScaler
-    ema: AveragedModel | None = None
+    ema: Average | None = None
     progress: Progress = field(default_factory=Progress)
 
     def weights(self) -> dict[str, Tensor]:
@@ -68,7 +90,7 @@ class TrainingState:
             'progress': asdict(self.progress),
             'optimizer': {names[p]: dict(moments) for p, moments in self.optimizer.state.items()},
             'scaler': self.scaler.state_dict() if is_dynamic(self.scaler) else {},
-            'ema_updates': int(self.ema.n_averaged) if self.ema is not None else None,
+            'ema_updates': self.ema.updates if self.ema is not None else None,
         }
 
     def load_state_dict(
@@ -82,7 +104,8 @@ class TrainingState:
             ema: from `ema_weights`, where the run keeps an average.
 
         Raises:
-            ValueError: another format, or moments of other parameters than the network has.
+            ValueError: another format, moments of other parameters than the network has, or an average on one side
+                only.
         """
         if state.get('format') != FORMAT:
             raise ValueError(f'training state of format {state.get("format")}, this version reads {FORMAT}')
@@ -91,11 +114,12 @@ class TrainingState:
         if state['scaler'] and is_dynamic(self.scaler):
             self.scaler.load_state_dict(state['scaler'])
         self.progress = Progress(**state['progress'])
-        if self.ema is not None:
-            if ema is None:
-                raise ValueError('--ema-decay: the checkpoint holds no average; leave the flag out, or start a new run')
+        if self.ema is not None and ema is not None:
             self.ema.module.load_state_dict(ema)
-            self.ema.n_averaged.fill_(state['ema_updates'])
+            self.ema.updates = state['ema_updates']
+        elif self.ema is not None or ema is not None:
+            without = 'holds no average; leave the flag out' if ema is None else 'holds an average; give the flag'
+            raise ValueError(f'--ema-decay: the checkpoint {without}, or start a new run')
 
     def _names(self) -> dict[Tensor, str]:
         return {parameter: name for name, parameter in self.module.named_parameters()}
@@ -118,25 +142,6 @@ class TrainingState:
 
 def _contiguous(module: nn.Module) -> dict[str, Tensor]:
     return {name: tensor.contiguous() for name, tensor in module.state_dict().items()}
-
-
-def averaged_model(module: nn.Module, decay: float) -> AveragedModel:
-    """An exponential moving average of weights and BatchNorm statistics.
-
-    The decay starts low and rises as (1 + n) / (10 + n), so that a short run is not dominated by its random start.
-    """
-
-    def update(averaged: Tensors, current: Tensors, count: Tensor | int) -> None:
-        if not averaged[0].is_floating_point():
-            torch._foreach_copy_(averaged, current)
-            return
-        n = torch.as_tensor(count, dtype=torch.float32)
-        weight = 1 - torch.clamp((1 + n) / (10 + n), max=decay).to(averaged[0].device)
-        change = torch._foreach_sub(current, averaged)
-        torch._foreach_mul_(change, weight)
-        torch._foreach_add_(averaged, change)
-
-    return AveragedModel(module, multi_avg_fn=update, use_buffers=True)
 
 
 def make_scaler(device: torch.device, dtype: torch.dtype) -> torch.amp.GradScaler:
