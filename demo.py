@@ -20,16 +20,20 @@ if TYPE_CHECKING:
 
 OUT = Path('demo_output')
 SHOWN = (3, 8, 11, 14)
-SIDE = 512
+# Small pictures: half their size is what the coarse network was trained on.
+REFINER = ('--model-backbone-scale', '0.5', '--model-refine-sample-pixels', '12000')
+SIDE = 320
 
 
 def main(argv: list[str] | None = None) -> int:
     """Runs the demo; returns its exit code."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument('--steps', type=int, default=900, metavar='N', help='of the base stage (default: 900)')
-    parser.add_argument('--refine-steps', type=int, metavar='N', help='of the refine stage (default: a sixth of that)')
+    parser.add_argument('--steps', type=int, default=700, metavar='N', help='of the base stage (default: 700)')
+    parser.add_argument(
+        '--refine-steps', type=int, metavar='N', help='of the refine stage (default: a quarter of that)'
+    )
     args = parser.parse_args(argv)
-    refine_steps = args.refine_steps or max(2, args.steps // 6)
+    refine_steps = args.refine_steps or max(2, args.steps // 4)
 
     options.calm_threads()
     import inference_images
@@ -50,8 +54,8 @@ def main(argv: list[str] | None = None) -> int:
     if code := train_base.main(base):
         return code
     refine = [
-        *shared, '--model-name', 'refine', '--train-resolution', '512', '--max-steps', str(refine_steps),
-        '--model-refine-sample-pixels', '20000', '--log-valid-interval', '150', '--checkpoint-interval', '150',
+        *shared, '--model-name', 'refine', '--train-resolution', str(SIDE), '--max-steps', str(refine_steps),
+        *REFINER, '--log-valid-interval', '150', '--checkpoint-interval', '150',
     ]  # fmt: skip
     if not list((OUT / 'checkpoint/refine').glob('epoch-*.json')):
         refine[refine.index('auto', refine.index('--model-last-checkpoint'))] = str(OUT / 'checkpoint/base/last.pth')
@@ -61,7 +65,7 @@ def main(argv: list[str] | None = None) -> int:
 
     draw_pictures()
     run = [
-        '--model-type', 'mattingrefine', '--model-backbone', 'mobilenetv2', '--model-refine-sample-pixels', '20000',
+        '--model-type', 'mattingrefine', '--model-backbone', 'mobilenetv2', *REFINER,
         '--model-checkpoint', str(OUT / 'checkpoint/refine/last.pth'), '--images-src', str(OUT / 'src'),
         '--images-bgr', str(OUT / 'bgr'), '--output-dir', str(OUT / 'cut_out'), '--output-types', 'com', 'pha', 'fgr',
         '-y',
