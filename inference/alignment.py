@@ -90,9 +90,9 @@ def plate_fit(src: np.ndarray, bgr: np.ndarray) -> PlateFit:
     whole, *quarters = _moves(src, exposed)
     corrected = max(corrected, _near(src, _moved(exposed, *whole)))
     # Leaves in the wind move one quarter; a turned camera moves at least two.
-    dx, dy = max(whole, sorted(quarters, key=lambda move: math.hypot(*move))[-2], key=lambda move: math.hypot(*move))
-    height, width = src.shape[:2]
-    return PlateFit(near, corrected, gain, (dx / width, dy / height))
+    second = sorted(quarters, key=lambda move: math.hypot(*move))[-2:-1]
+    dx, dy = max([whole, *second], key=lambda move: math.hypot(*move))
+    return PlateFit(near, corrected, gain, (dx / src.shape[1], dy / src.shape[0]))
 
 
 @dataclass(frozen=True)
@@ -244,6 +244,8 @@ def _moves(src: np.ndarray, bgr: np.ndarray) -> list[tuple[int, int]]:
     src_grey, bgr_grey = (cv2.cvtColor(x, cv2.COLOR_RGB2GRAY) for x in (src, bgr))
     moves = [worthwhile(src, bgr, _common_shift(src_grey, bgr_grey))]
     middle_y, middle_x = src.shape[0] // 2, src.shape[1] // 2
+    if min(middle_y, middle_x) < 8:  # such quarters tell nothing
+        return moves
     for rows in (slice(0, middle_y), slice(middle_y, None)):
         for columns in (slice(0, middle_x), slice(middle_x, None)):
             found = _best_move(src_grey[rows, columns], bgr_grey[rows, columns], *moves[0], reach=4)
@@ -285,8 +287,7 @@ def _difference_moved(src: np.ndarray, bgr: np.ndarray, dx: int, dy: int) -> flo
 
 def _difference(one: np.ndarray, other: np.ndarray) -> float:
     """Mean difference of two grey pictures in levels, each pixel's at most TRUNCATE."""
-    difference = cv2.threshold(cv2.absdiff(one, other), TRUNCATE, 0, cv2.THRESH_TRUNC)[1]
-    return cv2.mean(difference)[0]
+    return cv2.mean(cv2.threshold(cv2.absdiff(one, other), TRUNCATE, 0, cv2.THRESH_TRUNC)[1])[0]
 
 
 def _moved(picture: np.ndarray, dx: int, dy: int) -> np.ndarray:

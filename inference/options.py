@@ -103,7 +103,7 @@ def device_problems(args: argparse.Namespace) -> list[str]:
     if args.device == 'cpu' and args.precision == 'float16':
         found.append('--precision float16: needs a GPU; use bfloat16 or float32 with --device cpu')
     if args.device in ('cuda', 'mps'):
-        from .predictor import choose_device
+        from .devices import choose_device
 
         try:
             choose_device(args.device)
@@ -142,7 +142,7 @@ def add_output_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the flags for pictures out."""
     add = parser.add_argument_group('output').add_argument
     add('--output-dir', type=Path, required=True, metavar='DIR', help='each type gets a sub-folder')
-    add('--output-types', nargs='+', required=True, choices=OUTPUT_TYPES,
+    add('--output-types', '--output-type', nargs='+', required=True, choices=OUTPUT_TYPES,
         help='cut-out with alpha, alpha, foreground, predicted error, refined regions')  # fmt: skip
     add('--output-format', nargs='+', default=[], metavar='TYPE=FORMAT',
         help=f'such as pha=png fgr=webp, of {", ".join(PICTURE_FORMATS)}; com is png and the others jpg if left out. '

@@ -98,7 +98,7 @@ class Recent(Generic[Result]):
         self._kept: OrderedDict[Hashable, Future[Result]] = OrderedDict()
 
     def get(self, key: Hashable) -> Result:
-        """The result for `key`; what the function raised is raised to everyone who asks."""
+        """The result for `key`; what the function raised is raised to all who wait, and not kept."""
         with self._lock:
             known = self._kept.pop(key, None)
             self._kept[key] = future = known or Future()
@@ -108,6 +108,9 @@ class Recent(Generic[Result]):
             try:
                 future.set_result(self._make(key))
             except BaseException as error:
+                with self._lock:  # the next one to ask tries again
+                    if self._kept.get(key) is future:
+                        del self._kept[key]
                 future.set_exception(error)
         return future.result()
 

@@ -17,11 +17,15 @@ from dataset.images import read_rgb
 from model import MattingBase, MattingRefine
 from model.weights import LoadReport, describe, load_weights, read_weights
 
+from .devices import choose_device, choose_precision
 from .pipeline import Recent
 
 Picture = np.ndarray | str | Path
-PRECISIONS = {'float32': torch.float32, 'bfloat16': torch.bfloat16, 'float16': torch.float16}
 PLATES_KEPT = 4
+
+
+class NotFiniteError(ValueError):
+    """The network's results for a picture hold NaN."""
 
 
 @dataclass(frozen=True)
@@ -96,14 +100,14 @@ class Matting:
         Args:
             path: weights.
             model_type: 'mattingbase' or 'mattingrefine'; what the file holds if left out.
-            backbone: 'resnet101', 'resnet50' or 'mobilenetv2'; what the file holds if left out.
+            backbone: 'resnet101', 'resnet50' or 'mobilenetv2'; what the file holds if left out, as is the kernel size.
             device: as for `Matting`.
             precision: as for `Matting`.
             refine: arguments of `MattingRefine`, such as backbone_scale=0.125, refine_sample_pixels=320_000 for 4K.
 
         Raises:
             FileNotFoundError: no such file.
-            ValueError: the file holds no weights, or those of another network.
+            ValueError: the file holds no weights, or those of another network or refiner.
         """
         weights = read_weights(path)
         held = describe(weights.state_dict).lower().split()
@@ -116,6 +120,13 @@ class Matting:
                 f'{path} holds weights of {held_type} with {held_backbone}, not of {model_type} with {backbone}: '
                 f'use --model-type {held_type} --model-backbone {held_backbone}, or another file'
             )
+        if model_type == 'mattingrefine':
+            kernel = weights.state_dict['refiner.conv1.weight'].shape[-1]
+            if refine.setdefault('refine_kernel_size', kernel) != kernel:
+                raise ValueError(
+                    f'{path}: its refiner has kernels of size {kernel}, not {refine["refine_kernel_size"]}: '
+                    f'use --model-refine-kernel-size {kernel}'
+                )
         model = MattingRefine(backbone, **refine) if model_type == 'mattingrefine' else MattingBase(backbone)
         report = load_weights(model, weights)
         matting = cls(model, device, precision)
@@ -133,6 +144,7 @@ class Matting:
 
         Raises:
             ValueError: no uint8 RGB pictures, sizes that differ or are too small, or `ref` of a MattingBase.
+            NotFiniteError: the network's results hold NaN; a ValueError, too.
             dataset.images.ImageError: a file cannot be read.
         """
         return self.batch([src], [bgr], err, ref)[0]
@@ -172,7 +184,7 @@ class Matting:
     def staged(self, pixels: np.ndarray) -> Tensor:
         """A picture as a tensor from which the device can copy while the CPU goes on: pinned memory for cuda."""
         _check_pixels(pixels)
-        tensor = torch.from_numpy(np.ascontiguousarray(pixels))
+        tensor = torch.from_numpy(np.require(pixels, requirements=['C', 'W']))  # Pillow's arrays are read-only
         return tensor.pin_memory() if self.device.type == 'cuda' else tensor
 
     def submit(self, srcs: Sequence[Tensor], plates: Sequence[Plate], err: bool = False, ref: bool = False) -> Pending:
@@ -195,7 +207,9 @@ class Matting:
         same_plate = all(plate is plates[0] for plate in plates)
         bgr = _to_float([plate.tensor for plate in (plates[:1] if same_plate else plates)])
         results = self.predict(src, bgr.expand_as(src), err, ref)
-        return Pending({name: _to_bytes(x) for name, x in results.items()})
+        # Results in 0..1 cannot overflow a sum, and it makes no copies of their size.
+        sums = torch.stack([x.sum((1, 2, 3), dtype=torch.float32) for x in results.values()])
+        return Pending({name: _to_bytes(x) for name, x in results.items()}, sums.isfinite().all(0), self.dtype)
 
     @torch.inference_mode()
     def predict(self, src: Tensor, bgr: Tensor, err: bool = False, ref: bool = False) -> dict[str, Tensor]:
@@ -229,10 +243,11 @@ class Matting:
 class Pending:
     """A batch that the device may still be working on."""
 
-    def __init__(self, results: dict[str, Tensor]):
-        self._count = len(results['pha'])
-        self._done = torch.cuda.Event() if results['pha'].is_cuda else None
+    def __init__(self, results: dict[str, Tensor], finite: Tensor, dtype: torch.dtype):
+        self._dtype = str(dtype).removeprefix('torch.')
+        self._done = torch.cuda.Event() if finite.is_cuda else None
         self._results = {name: self._downloaded(x) for name, x in results.items()}
+        self._finite = self._downloaded(finite)
         if self._done:
             self._done.record()
 
@@ -241,38 +256,23 @@ class Pending:
             return x.cpu()
         return torch.empty(x.shape, dtype=x.dtype, pin_memory=True).copy_(x, non_blocking=True)
 
-    def result(self) -> list[Matte]:
-        """Waits for the device; one `Matte` per picture. Any thread may call it, also more than once."""
+    def matte(self, index: int) -> Matte:
+        """Waits for the device; one picture's result. Any thread may call it, also more than once.
+
+        Raises:
+            NotFiniteError: it holds NaN.
+        """
         if self._done:
             self._done.synchronize()
-        return [Matte(**{name: x[i].numpy() for name, x in self._results.items()}) for i in range(self._count)]
+        if not self._finite[index]:
+            advice = 'the weights are damaged' if self._dtype == 'float32' else 'use --precision float32'
+            advice += ' or bfloat16' if self._dtype == 'float16' else ''
+            raise NotFiniteError(f'not finite in {self._dtype}; {advice}')
+        return Matte(**{name: x[index].numpy() for name, x in self._results.items()})
 
-
-def choose_device(name: str, local_rank: int = 0) -> torch.device:
-    """The device for `--device`; `local_rank` picks among several GPUs.
-
-    Raises:
-        ValueError: there is none of that kind.
-    """
-    there = {'cuda': torch.cuda.is_available(), 'mps': torch.backends.mps.is_available()}
-    if name == 'auto':
-        name = next((device for device, present in there.items() if present), 'cpu')
-    if not there.get(name, True):
-        raise ValueError(f'--device {name}: there is none on this machine; use --device auto or cpu')
-    return torch.device('cuda', local_rank % torch.cuda.device_count()) if name == 'cuda' else torch.device(name)
-
-
-def choose_precision(name: str, device: torch.device) -> torch.dtype:
-    """The dtype for `--precision` on a device.
-
-    Raises:
-        ValueError: float16 on a CPU, where it is slower than float32.
-    """
-    if name == 'auto':
-        name = 'float16' if device.type == 'cuda' else 'float32'
-    if name == 'float16' and device.type == 'cpu':
-        raise ValueError('--precision float16: needs a GPU; use bfloat16 or float32 on a CPU')
-    return PRECISIONS[name]
+    def result(self) -> list[Matte]:
+        """All pictures' results; see `matte`."""
+        return [self.matte(i) for i in range(len(self._finite))]
 
 
 def _check_pixels(pixels: np.ndarray) -> None:

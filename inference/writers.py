@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import secrets
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -58,7 +59,7 @@ class PictureWriter:
 
 
 def output_folder_problems(
-    writer: PictureWriter, mine: Sequence[Job], others: Iterable[Job], overwrite: bool
+    writer: PictureWriter, mine: Sequence[Job], others: Sequence[Job], overwrite: bool
 ) -> list[str]:
     """Why a run must not write into its output folder.
 
@@ -74,7 +75,7 @@ def output_folder_problems(
         return [f'--output-dir {folder}: {existing} is a file, not a folder']
     if not os.access(existing, os.W_OK):
         return [f'--output-dir {folder}: {existing} is not writable']
-    inputs = {path.resolve() for job in mine for path in (job.src, job.bgr)}
+    inputs = {path.resolve() for job in (*mine, *others) for path in (job.src, job.bgr)}
     hit = [path for path in _outputs(writer, mine) if path.exists() and path.resolve() in inputs]
     if hit:
         return [f'--output-dir {folder}: {hit[0]} is one of the pictures to read; choose another folder']
@@ -113,7 +114,7 @@ def _encoded(path: Path, picture: np.ndarray, parameters: list[int]) -> np.ndarr
 
 def _write_whole(path: Path, data: np.ndarray) -> None:
     """Write under a hidden name and rename, so that no half picture ever has the final name."""
-    unfinished = path.with_name(f'.{path.name}.tmp')
+    unfinished = path.with_name(f'.{secrets.token_hex(8)}.tmp')  # the name's length plus anything may be too long
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         unfinished.write_bytes(data.data)

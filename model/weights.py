@@ -19,6 +19,16 @@ from torch import Tensor, nn
 
 WRAPPERS = ('state_dict', 'model_state_dict', 'model_state', 'model')
 PREFIXES = ('module.', '_orig_mod.')
+OTHER_FILES = {
+    b'\x89PNG': 'a PNG picture',
+    b'\xff\xd8\xff': 'a JPEG picture',
+    b'version https://': 'a Git LFS pointer: fetch the file itself with git lfs pull',
+    b'<': 'a web page',
+}
+
+
+class _Refused(ValueError):
+    """A file that is not read, with the reason for the user."""
 
 
 @dataclass(frozen=True)
@@ -67,14 +77,16 @@ def read_weights(path: str | Path) -> WeightFile:
     path = Path(path)
     if not path.is_file():
         raise FileNotFoundError(f'{path}: no such weight file')
-    if path.suffix == '.safetensors':
-        kind, content = 'safetensors', _read_safetensors(path)
-    elif _is_torchscript(path):
-        kind, content = 'TorchScript archive', _read_torchscript(path)
-    else:
-        kind, content = 'state_dict', _read_pickle(path)
-    state, wrapped = _unwrap(content, path)
-    state, prefix = _strip_prefixes(state)
+    try:
+        kind, content = _read(path)
+        state, wrapped = _unwrap(content, path)
+        state, prefix = _strip_prefixes(state)
+    except (_Refused, MemoryError):
+        raise
+    except Exception as error:  # zipfile, pickle and torch raise a dozen types on damaged files
+        # Of a pickle that it cannot read, torch advises to load it without the guard: not what to tell a user.
+        reason = str(error).partition('\n')[0] if not isinstance(error, pickle.UnpicklingError) else 'its pickle'
+        raise _Refused(f'{path}: not a weight file, or a damaged one ({reason or type(error).__name__})') from None
     kind += f' under {wrapped!r}' if wrapped else ''
     kind += f' with prefix {prefix!r}' if prefix else ''
     return WeightFile(path, kind, state)
@@ -111,16 +123,8 @@ def load_weights(
     missing = tuple(k for k in own if k not in state)
     unexpected = tuple(k for k in state if k not in own)
     parameters = {name: p.numel() for name, p in model.named_parameters()}
-    found = sum(parameters.get(k, 0) for k in matched)
-    report = LoadReport(
-        source,
-        len(matched),
-        len(own),
-        100 * found / max(1, sum(parameters.values())),
-        missing,
-        unexpected,
-        mismatched,
-    )
+    percent = 100 * sum(parameters.get(k, 0) for k in matched) / max(1, sum(parameters.values()))
+    report = LoadReport(source, len(matched), len(own), percent, missing, unexpected, mismatched)
     bad_missing = [k for k in missing if not k.startswith(tuple(allow_missing))]
     bad_unexpected = [k for k in unexpected if not k.startswith(tuple(allow_unexpected))]
     if not matched or mismatched or bad_missing or bad_unexpected:
@@ -159,33 +163,39 @@ def _some(names: Sequence[str], count: int = 3) -> str:
     return ', '.join(names[:count]) + (f' and {more} more' if more > 0 else '')
 
 
+def _read(path: Path) -> tuple[str, Any]:
+    if path.suffix == '.safetensors':
+        return 'safetensors', _read_safetensors(path)
+    with path.open('rb') as file:
+        begin = file.read(16)
+    if not begin.startswith((b'PK', b'\x80')):  # zip archives, and pickles of the protocols that torch writes
+        what = next((f' but {what}' for magic, what in OTHER_FILES.items() if begin.startswith(magic)), '')
+        raise _Refused(f'{path}: not a weight file{what}')
+    if _is_torchscript(path):
+        return 'TorchScript archive', _read_torchscript(path)
+    return 'state_dict', _read_pickle(path)
+
+
 def _read_pickle(path: Path) -> Any:
     try:
         return torch.load(path, map_location='cpu', weights_only=True)
     except pickle.UnpicklingError as error:
-        if 'weights_only' in str(error) or 'Unsupported' in str(error):
-            raise ValueError(
-                f'{path}: holds more than tensors (a whole pickled model?); loading it would run code from the file. '
-                'Save model.state_dict() where it came from and give that file'
-            ) from None
-        raise ValueError(f'{path}: not a weight file that torch.load reads') from None
-    except (RuntimeError, EOFError, OSError, KeyError, ValueError, AttributeError, IndexError) as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise ValueError(f'{path}: not a weight file, or a damaged one ({reason})') from None
+        if 'Unsupported global' not in str(error) and 'was not an allowed global' not in str(error):
+            raise
+        raise _Refused(
+            f'{path}: holds more than tensors (a whole pickled model?); loading it would run code from the file. '
+            'Save model.state_dict() where it came from and give that file'
+        ) from None
 
 
 def _read_safetensors(path: Path) -> dict[str, Tensor]:
     try:
-        from safetensors import SafetensorError
         from safetensors.torch import load_file
     except ImportError:
-        raise ValueError(
+        raise _Refused(
             f"{path}: needs the package safetensors: pip install 'background-matting[safetensors]'"
         ) from None
-    try:
-        return load_file(path)
-    except SafetensorError as error:
-        raise ValueError(f'{path}: not a safetensors file, or a damaged one ({error})') from None
+    return load_file(path)
 
 
 def _is_torchscript(path: Path) -> bool:
@@ -245,12 +255,9 @@ def _storage_dtype(name: str) -> torch.dtype:
 
 
 def _read_torchscript(path: Path) -> dict[str, Tensor]:
-    try:
-        with zipfile.ZipFile(path) as archive:
-            root = archive.namelist()[0].split('/', 1)[0]
-            module = _ScriptUnpickler(archive, root).load()
-    except (pickle.UnpicklingError, zipfile.BadZipFile, KeyError, ValueError, TypeError) as error:
-        raise ValueError(f'{path}: a TorchScript archive that cannot be read ({error})') from None
+    with zipfile.ZipFile(path) as archive:
+        root = archive.namelist()[0].split('/', 1)[0]
+        module = _ScriptUnpickler(archive, root).load()
     state: dict[str, Tensor] = {}
 
     def collect(node: Any, prefix: str) -> None:
@@ -272,13 +279,13 @@ def _unwrap(content: Any, path: Path) -> tuple[dict[str, Tensor], str]:
                 content, wrapped = content[key], key
                 break
     if not isinstance(content, Mapping):
-        raise ValueError(f'{path}: holds a {type(content).__name__}, not named tensors')
+        raise _Refused(f'{path}: holds a {type(content).__name__}, not named tensors')
     tensors = {k: v for k, v in content.items() if isinstance(v, Tensor)}
     if not tensors or len(tensors) < len(content):
         hint = ''
         if 'optimizer' in content:
             hint = '; it is the training state beside a checkpoint: give the .pth file of the same name without .state'
-        raise ValueError(f'{path}: not a state_dict (its keys: {_some([str(k) for k in content])}){hint}')
+        raise _Refused(f'{path}: not a state_dict (its keys: {_some([str(k) for k in content])}){hint}')
     return tensors, wrapped
 
 

@@ -61,6 +61,12 @@ def test_a_plate_that_fits_gives_no_warning(cover: float, gamma: float) -> None:
     assert 0.8 * (1 - cover) < fit.near <= 1 - cover + 0.05
 
 
+@pytest.mark.parametrize('size', [(1, 1), (16, 8000), (8000, 16), (15, 40), (17, 17)])
+def test_pictures_too_narrow_for_quarters_are_measured_as_a_whole(size: tuple[int, int]) -> None:
+    picture = np.random.default_rng(0).integers(0, 256, (*size, 3), np.uint8)
+    assert plate_fit(picture, picture).shift == (0, 0)
+
+
 @pytest.mark.parametrize('cover', [0.1, 0.7])
 @pytest.mark.parametrize('gain', [0.85, 1.15])
 def test_an_exposure_shift_is_measured(cover: float, gain: float) -> None:

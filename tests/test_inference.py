@@ -8,6 +8,7 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -38,16 +39,49 @@ def checkpoints(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     folder = tmp_path_factory.mktemp('weights')
     torch.manual_seed(3)
     paths = {}
-    for name, model in (('mattingbase', MattingBase('mobilenetv2')), ('mattingrefine', MattingRefine('mobilenetv2'))):
-        with torch.no_grad():
-            model.decoder.conv4.weight.mul_(8)
-            model.decoder.conv4.bias[[0, 4]] = torch.tensor([0.7, 0.3])
-            if isinstance(model, MattingRefine):
-                model.refiner.conv4.weight.mul_(4)
-                model.refiner.conv4.bias[0] = 0.5
+    for name, model in (
+        ('mattingbase', MattingBase('mobilenetv2')),
+        ('mattingrefine', MattingRefine('mobilenetv2', refine_sample_pixels=800)),
+    ):
+        spread_out(model.eval())
         paths[name] = folder / f'{name}.pth'
         torch.save(model.state_dict(), paths[name])
     return paths
+
+
+@torch.no_grad()
+def spread_out(model: MattingBase | MattingRefine) -> None:
+    """Whatever the first weights are: alpha and error of a picture then lie around 0.5 and 0.3."""
+    bgr = room(0)
+    pictures = [torch.from_numpy(x).permute(2, 0, 1)[None] / 255 for x in (photo(bgr, 1), bgr)]
+    rescale(model, model.decoder.conv4, {0: (0.5, 0.25), 4: (0.3, 0.15)}, pictures)
+    if not isinstance(model, MattingRefine):
+        assert model(*pictures)[2].std() > 0.05
+        return
+    rescale(model, model.refiner.conv4, {0: (0.5, 0.25)}, pictures)
+    pha, _, _, _, err_sm, ref_sm = model(*pictures)
+    assert pha.std() > 0.1
+    assert err_sm.std() > 0.05
+    assert 0 < ref_sm.mean() < 1
+
+
+def rescale(
+    model: torch.nn.Module,
+    conv: torch.nn.Conv2d,
+    aims: dict[int, tuple[float, float]],
+    pictures: list[torch.Tensor],
+) -> None:
+    """Gives channels of a convolution's output on the pictures the mean and the standard deviation aimed at."""
+    outputs: list[torch.Tensor] = []
+    hook = conv.register_forward_hook(lambda _module, _inputs, output: outputs.append(output))
+    model(*pictures)
+    hook.remove()
+    assert conv.bias is not None
+    for channel, (mean, deviation) in aims.items():
+        measured = outputs[0][:, channel]
+        factor = deviation / measured.std()
+        conv.weight[channel] *= factor
+        conv.bias[channel] = (conv.bias[channel] - measured.mean()) * factor + mean
 
 
 def room(seed: int, width: int = WIDTH, height: int = HEIGHT) -> np.ndarray:
@@ -345,7 +379,9 @@ def test_an_interrupt_ends_the_run_cleanly(
     assert 'stopped' in capsys.readouterr().err
 
 
-def test_a_plate_that_does_not_fit_is_said_once(case: Case, capsys: pytest.CaptureFixture[str]) -> None:
+def test_pictures_whose_plate_does_not_fit_are_named_and_counted(
+    case: Case, capsys: pytest.CaptureFixture[str]
+) -> None:
     good, moved = room(1, 320, 240), room(2, 320, 240)
     save(case.bgr / 'good.png', good)
     save(case.bgr / 'moved.png', np.roll(moved, 8, 1))
@@ -354,8 +390,10 @@ def test_a_plate_that_does_not_fit_is_said_once(case: Case, capsys: pytest.Captu
         save(case.src / f'moved/{i}.png', photo(moved, i))
     assert case.run() == 0
     errors = capsys.readouterr().err
-    assert errors.count('of the width') == 1
-    assert '-2.5% of the width' in errors
+    assert errors.count('of the width') == 3
+    for i in range(3):
+        (line,) = [line for line in errors.splitlines() if f'{case.src}/moved/{i}.png' in line]
+        assert '-2.5% of the width' in line
     assert f'the plate does not fit 3 of 6 pictures: {case.bgr / "moved.png"} (3)' in errors
 
 
@@ -373,7 +411,8 @@ def test_alignment_moves_the_plate_or_says_why_not(case: Case, capsys: pytest.Ca
     assert case.run('--preprocess-alignment', '--output-format', 'pha=png') == 0
     errors = capsys.readouterr().err
     assert f'{case.src / "wall.png"} with {case.bgr / "wall.png"}: the plate is used unaligned: ' in errors
-    assert 'does not fit 1 of 2 pictures' in errors
+    assert 'the plate is used unaligned for 1 of 2 pictures' in errors
+    assert 'does not fit' not in errors
     aligned = align_plate(src, bgr)
     assert aligned.homography is not None
     assert np.array_equal(read(case.out / 'pha/moved.png'), case.matting()(src, aligned.bgr).pha)
@@ -457,6 +496,134 @@ def test_a_file_without_weights_is_refused(pair: Case, capsys: pytest.CaptureFix
         assert pair.run('--model-checkpoint', tmp_path / name) == 2
         (line,) = capsys.readouterr().err.splitlines()
         assert line.startswith(f'error: {tmp_path / name}: not ')
+
+
+def test_a_refiner_of_kernel_1_names_its_flag(pair: Case, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    torch.save(MattingRefine('mobilenetv2', refine_kernel_size=1).state_dict(), tmp_path / 'one.pth')
+    assert pair.run('--model-checkpoint', tmp_path / 'one.pth') == 2
+    assert 'use --model-refine-kernel-size 1' in capsys.readouterr().err
+    assert pair.run('--model-checkpoint', tmp_path / 'one.pth', '--model-refine-kernel-size', 1) == 0
+    assert Matting.from_checkpoint(tmp_path / 'one.pth', device='cpu').model.refiner.kernel_size == 1
+
+
+def test_the_published_spelling_of_a_flag_works() -> None:
+    flags = ['--model-type', 'mattingrefine', '--model-backbone', 'resnet50', '--model-checkpoint', 'm.pth']
+    flags += ['--images-src', 's', '--images-bgr', 'b', '--output-dir', 'o', '--output-type', 'com', 'fgr', 'pha']
+    assert inference_images.parse(flags).output_types == ['com', 'fgr', 'pha']
+
+
+def test_pictures_without_a_common_name_are_paired_and_that_is_said(
+    case: Case, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for i in range(2):
+        save(case.bgr / f'plate{i}.png', room(i))
+        save(case.src / f'photo{i}.png', photo(room(i), i))
+    assert case.run('--output-format', 'pha=png') == 0
+    assert capsys.readouterr().err.count('the 2 plates are paired in sorted order') == 1
+    for i in range(2):
+        assert np.array_equal(read(case.out / f'pha/photo{i}.png'), case.matting()(photo(room(i), i), room(i)).pha)
+
+
+def test_a_picture_too_small_fails_alone_and_a_strip_does_not(pair: Case, capsys: pytest.CaptureFixture[str]) -> None:
+    save(pair.src / 'dot.png', room(0)[:1, :1])
+    save(pair.src / 'strip.png', room(0, 8000, 16))
+    assert pair.run('--resize-bgr') == 1
+    (line,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith('failed')]
+    assert line == f'failed: {pair.src}/dot.png: 1x1 is too small: pictures must be at least 16 x 16'
+    assert files(pair.out) == {'pha/a.jpg', 'pha/shots/b.0001.jpg', 'pha/strip.jpg'}
+
+
+def test_a_cut_off_plate_is_said_once(case: Case, capsys: pytest.CaptureFixture[str]) -> None:
+    for i in range(3):
+        save(case.src / f'{i}.png', photo(room(0), i))
+    case.bgr = save(case.bgr / 'plate.jpg', room(0))
+    whole = case.bgr.read_bytes()
+    case.bgr.write_bytes(whole[: len(whole) // 2])
+    assert case.run() == 1
+    captured = capsys.readouterr()
+    assert captured.err.count(f'failed: {case.bgr}: ') == 1
+    assert f'failed: 3 pictures, because of their plate {case.bgr}' in captured.err
+    assert '0 pictures done, 3 failed' in captured.out
+
+
+def test_results_that_are_not_finite_fail(pair: Case, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    weights = torch.load(pair.checkpoints['mattingrefine'], weights_only=True)
+    weights['decoder.conv4.bias'][0] = float('nan')
+    torch.save(weights, tmp_path / 'nan.pth')
+    assert pair.run('--model-checkpoint', tmp_path / 'nan.pth', '--precision', 'bfloat16') == 1
+    assert f'failed: {pair.src}/a.png: not finite in bfloat16; use --precision float32\n' in capsys.readouterr().err
+    assert not pair.out.exists()
+
+
+@pytest.mark.parametrize(
+    'error',
+    [
+        RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes"),
+        torch.OutOfMemoryError('CUDA out of memory. Tried to allocate 9.00 GiB'),
+        MemoryError(),
+    ],
+)
+def test_a_batch_without_memory_fails_alone(
+    pair: Case, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    submit, calls = Matting.submit, []
+
+    def first_fails(*arguments: Any) -> Any:
+        calls.append(1)
+        if len(calls) == 1:
+            raise error
+        return submit(*arguments)
+
+    monkeypatch.setattr(Matting, 'submit', first_fails)
+    assert pair.run() == 1
+    captured = capsys.readouterr().err
+    assert f'failed: {pair.src}/a.png: too little memory: lower --batch-size' in captured
+    assert 'Traceback' not in captured
+    assert files(pair.out) == {'pha/shots/b.0001.jpg'}
+
+
+def test_a_model_without_memory_is_one_line(
+    pair: Case, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object, **__: object) -> None:
+        raise RuntimeError("DefaultCPUAllocator: can't allocate memory")
+
+    monkeypatch.setattr(Matting, 'from_checkpoint', full)
+    assert pair.run() == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(f'error: too little memory for {pair.checkpoints["mattingrefine"]}: ')
+
+
+def test_other_errors_of_the_machine_are_not_hidden(pair: Case, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(*_: object) -> None:
+        raise RuntimeError('CUDA error: an illegal memory access was encountered')
+
+    monkeypatch.setattr(Matting, 'submit', broken)
+    with pytest.raises(RuntimeError, match='illegal memory access'):
+        pair.run()
+
+
+def test_names_of_the_longest_length_are_written(case: Case) -> None:
+    case.bgr = save(case.bgr / 'plate.png', room(0))
+    save(case.src / f'{"n" * 251}.png', photo(room(0), 1))
+    assert case.run() == 0
+    assert files(case.out) == {f'pha/{"n" * 251}.jpg'}
+
+
+def test_another_processs_source_is_not_overwritten(
+    case: Case, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    case.bgr = save(case.bgr / 'plate.png', room(0))
+    save(case.out / 'pha/a.jpg', photo(room(0), 1))
+    case.src = case.out / 'pha'
+    save(case.src / 'c.png', photo(room(0), 1))
+    (case.src / 'b.jpg').symlink_to(case.src / 'c.png')
+    before = (case.src / 'c.png').read_bytes()
+    monkeypatch.setenv('WORLD_SIZE', '3')
+    monkeypatch.setenv('RANK', '1')  # its picture is b.jpg; c.png is that of process 2
+    assert case.run('-y') == 2
+    assert 'is one of the pictures to read' in capsys.readouterr().err
+    assert (case.src / 'c.png').read_bytes() == before
 
 
 def test_help_answers_within_a_second_and_without_torch() -> None:

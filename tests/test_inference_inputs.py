@@ -22,7 +22,7 @@ def make(folder: Path, *names: str, size: tuple[int, int] = (8, 6)) -> Path:
 
 def pairs(tmp_path: Path, resize: bool = False, out: str = 'out') -> tuple[dict[str, str], list[str]]:
     """Plate by picture name, both below their folders, and the problems."""
-    jobs, problems = find_jobs(tmp_path / 'src', tmp_path / 'bgr', tmp_path / out, resize)
+    jobs, problems, _ = find_jobs(tmp_path / 'src', tmp_path / 'bgr', tmp_path / out, resize)
     return {job.name: job.bgr.relative_to(tmp_path / 'bgr').as_posix() for job in jobs}, problems
 
 
@@ -78,16 +78,16 @@ def test_ambiguous_plates_and_outputs_are_named(tmp_path: Path) -> None:
 
 def test_plates_and_results_inside_the_source_folder_are_no_sources(tmp_path: Path) -> None:
     make(tmp_path / 'src', '1.png', '2.png', 'plates/p.png', 'out/com/1.png')
-    jobs, problems = find_jobs(tmp_path / 'src', tmp_path / 'src/plates', tmp_path / 'src/out', False)
+    jobs, problems, _ = find_jobs(tmp_path / 'src', tmp_path / 'src/plates', tmp_path / 'src/out', False)
     assert problems == []
     assert [job.name for job in jobs] == ['1', '2']
-    jobs, problems = find_jobs(tmp_path / 'src', tmp_path / 'src/1.png', tmp_path / 'src/out', False)
+    jobs, problems, _ = find_jobs(tmp_path / 'src', tmp_path / 'src/1.png', tmp_path / 'src/out', False)
     assert [job.name for job in jobs] == ['2', 'plates/p']
 
 
 def test_sources_inside_the_plate_folder_are_no_plates(tmp_path: Path) -> None:
     make(tmp_path / 'bgr', 'p.png', 'src/1.png')
-    jobs, problems = find_jobs(tmp_path / 'bgr/src', tmp_path / 'bgr', tmp_path / 'out', False)
+    jobs, problems, _ = find_jobs(tmp_path / 'bgr/src', tmp_path / 'bgr', tmp_path / 'out', False)
     assert (jobs, problems) == ([Job('1', tmp_path / 'bgr/src/1.png', tmp_path / 'bgr/p.png', (8, 6))], [])
 
 
@@ -102,7 +102,7 @@ def test_an_empty_folder_is_a_problem(tmp_path: Path, empty: str) -> None:
 def test_sizes_are_those_of_the_upright_picture_and_must_agree(tmp_path: Path) -> None:
     src = make(tmp_path / 'src', 'a.png', 'b.png', size=(8, 6))
     bgr = make(tmp_path / 'bgr', 'a.png', 'b.png', size=(6, 8))
-    jobs, (problem,) = find_jobs(src, bgr, tmp_path / 'out', False)
+    jobs, (problem,), _ = find_jobs(src, bgr, tmp_path / 'out', False)
     assert {job.size for job in jobs} == {(8, 6)}
     assert f'{src}/a.png is 8x6, its plate {bgr}/a.png 6x8; {src}/b.png is 8x6' in problem
     assert find_jobs(src, bgr, tmp_path / 'out', True)[1] == []
@@ -113,9 +113,79 @@ def test_an_unreadable_plate_is_a_problem_and_an_unreadable_picture_is_left_to_t
     (src / 'b.png').write_text('no picture')
     plate = tmp_path / 'plate.png'
     plate.write_text('no picture')
-    jobs, (problem,) = find_jobs(src, plate, tmp_path / 'out', False)
+    jobs, (problem,), _ = find_jobs(src, plate, tmp_path / 'out', False)
     assert [(job.name, job.size) for job in jobs] == [('a', (8, 6)), ('b', None)]
     assert str(plate) in problem
+
+
+def test_folders_of_equal_count_without_a_common_name_are_paired_in_sorted_order(tmp_path: Path) -> None:
+    src = make(tmp_path / 'src', 'b/2.png', 'a.png', 'c.jpg')
+    bgr = make(tmp_path / 'bgr', 'z.png', 'x.png', 'w/y.png')
+    jobs, problems, (note,) = find_jobs(src, bgr, tmp_path / 'out', False)
+    assert problems == []
+    found = {job.name: job.bgr.relative_to(bgr).as_posix() for job in jobs}
+    assert found == {'a': 'w/y.png', 'b/2': 'x.png', 'c': 'z.png'}
+    assert note == f'--images-bgr {bgr}: no names match, so the 3 plates are paired in sorted order'
+    make(bgr, 'a.png')
+    (bgr / 'z.png').unlink()
+    _, (problem,), _ = find_jobs(src, bgr, tmp_path / 'out', False)  # one name matches: then order is no guide
+    assert 'no plate for 2 of 3 pictures (b/2, c)' in problem
+
+
+def test_a_dangling_link_fails_alone(tmp_path: Path) -> None:
+    src = make(tmp_path / 'src', 'a.png')
+    (src / 'b.png').symlink_to(tmp_path / 'gone.png')
+    plate = make(tmp_path, 'plate.png') / 'plate.png'
+    jobs, problems, _ = find_jobs(src, plate, tmp_path / 'out', False)
+    assert ([(job.name, job.size) for job in jobs], problems) == ([('a', (8, 6)), ('b', None)], [])
+    (tmp_path / 'bgr').mkdir()
+    (tmp_path / 'bgr/p.png').symlink_to(tmp_path / 'lost.png')
+    _, (problem,), _ = find_jobs(src, tmp_path / 'bgr', tmp_path / 'out', False)
+    assert str(tmp_path / 'bgr/p.png') in problem
+
+
+@pytest.mark.parametrize('out', ['shots', 'shots/../shots', 'link'])
+def test_results_of_an_earlier_run_are_neither_sources_nor_plates(tmp_path: Path, out: str) -> None:
+    shots = make(tmp_path / 'shots', '1.png', 'com/1.png', 'pha/1.jpg', 'err/x.jpg')
+    make(shots, 'plates/com/1.png', 'plates/fgr/1.png', 'plates/p.png')
+    (tmp_path / 'link').symlink_to(shots)
+    jobs, problems, _ = find_jobs(shots, shots / '../shots/plates/p.png', tmp_path / out, False)
+    assert ([job.name for job in jobs], problems) == (['1', 'plates/com/1', 'plates/fgr/1'], [])
+    jobs, problems, _ = find_jobs(shots / '1.png', tmp_path / 'shots/plates', shots / 'com/../plates', False)
+    assert ([job.bgr.name for job in jobs], problems) == (['p.png'], [])
+
+
+def test_a_source_folder_with_two_names_is_still_one(tmp_path: Path) -> None:
+    make(tmp_path / 'bgr', 'p.png', 'src/1.png')
+    (tmp_path / 'link').symlink_to(tmp_path / 'bgr')
+    jobs, problems, _ = find_jobs(tmp_path / 'link/src', tmp_path / 'bgr', tmp_path / 'out', False)
+    assert ([(job.name, job.bgr.name) for job in jobs], problems) == ([('1', 'p.png')], [])
+
+
+def test_a_picture_is_not_its_own_plate(tmp_path: Path) -> None:
+    src = make(tmp_path / 'src', 'a.png', 'b.png')
+    (tmp_path / 'link.png').symlink_to(src / 'a.png')
+    for picture, plate in ((src / 'a.png', src / 'a.png'), (src / 'a.png', tmp_path / 'link.png'), (src, src)):
+        _, (problem,), _ = find_jobs(picture, plate, tmp_path / 'out', False)
+        assert problem.startswith(f'--images-bgr {plate}: these are both picture and plate: {src}/a.png')
+
+
+def test_files_of_other_formats_are_counted(tmp_path: Path) -> None:
+    src = make(tmp_path / 'src', 'a.png', 'b.tif', 'sub/c.TIF', 'out/d.bmp')
+    (src / 'notes').write_text('')
+    (src / '.hidden.txt').write_text('')
+    plate = make(tmp_path, 'plate.png') / 'plate.png'
+    jobs, problems, notes = find_jobs(src, plate, src / 'out', False)
+    assert ([job.name for job in jobs], problems) == (['a'], [])
+    assert notes == [f'--images-src {src}: not jpg, jpeg, png or webp, so left out: 2 .tif, 1 without suffix']
+    (src / 'a.png').unlink()
+    _, (problem,), _ = find_jobs(src, plate, src / 'out', False)
+    assert problem.endswith('no pictures found (jpg, jpeg, png or webp), but it holds 2 .tif, 1 without suffix')
+    _, problems, _ = find_jobs(src / 'b.tif', src / 'b.tif', tmp_path / 'out', False)
+    assert [problem.split(':')[0] for problem in problems] == [
+        f'--images-src {src}/b.tif',
+        f'--images-bgr {src}/b.tif',
+    ]
 
 
 def test_the_share_of_a_process_comes_from_torchrun() -> None:

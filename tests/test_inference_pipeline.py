@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import os
-import signal
-import subprocess
-import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -18,9 +15,9 @@ import torch
 from torch import Tensor, nn
 
 import inference.predictor
-import inference_images
 from inference import Matting
 from inference.pipeline import Pipeline, Recent, batches, progress
+from inference.predictor import NotFiniteError, Pending
 from model import MattingRefine
 
 
@@ -256,29 +253,49 @@ def test_the_network_is_read_off_the_file(tmp_path: Path) -> None:
     assert torch.equal(found['fgr'], expected[1])
 
 
-def test_a_real_interrupt_leaves_whole_files_and_no_threads_behind(tmp_path: Path) -> None:
-    torch.manual_seed(0)
-    torch.save(MattingRefine('mobilenetv2').state_dict(), tmp_path / 'm.pth')
-    plate = pictures(1, 320, 240)[0]
-    cv2.imwrite(str(tmp_path / 'plate.png'), plate)
-    (tmp_path / 'src').mkdir()
-    for i in range(300):
-        cv2.imwrite(str(tmp_path / f'src/{i:03}.png'), plate)
-    script = Path(inference_images.__file__)
-    command = [sys.executable, str(script), '--model-type', 'mattingrefine', '--model-backbone', 'mobilenetv2']
-    command += ['--model-checkpoint', 'm.pth', '--images-src', 'src', '--images-bgr', 'plate.png', '--device', 'cpu']
-    command += ['--output-dir', 'out', '--output-types', 'com', '--num-workers', '2']
-    environment = {**os.environ, 'OMP_NUM_THREADS': '1'}
-    with subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.PIPE, text=True, env=environment) as process:
-        deadline = time.monotonic() + 60
-        while len(list(tmp_path.glob('out/com/*.png'))) < 3 and time.monotonic() < deadline:
-            time.sleep(0.02)
-        process.send_signal(signal.SIGINT)
-        _, errors = process.communicate(timeout=30)
-    assert process.returncode == 130, errors
-    assert 'Traceback' not in errors
-    written = list((tmp_path / 'out/com').iterdir())
-    assert 3 <= len(written) < 300
-    for path in written:
-        assert path.suffix == '.png'
-        assert cv2.imread(str(path), cv2.IMREAD_UNCHANGED).shape == (240, 320, 4)
+def test_a_picture_that_is_not_finite_fails_alone(matting: Matting) -> None:
+    class Damaged(nn.Module):
+        def forward(self, src: Tensor, bgr: Tensor) -> tuple[Tensor, Tensor]:
+            pha = src[:, :1].clone()
+            pha[1, 0, 2, 3] = float('nan')
+            return pha, src
+
+    srcs = pictures(3)
+    damaged = Matting(Damaged(), 'cpu')
+    pending = damaged.submit([damaged.staged(src) for src in srcs], [damaged.plate(srcs[0])] * 3)
+    for i in (0, 2):
+        assert np.array_equal(pending.matte(i).pha, srcs[i][..., 0])
+    with pytest.raises(ValueError, match='not finite in float32; the weights are damaged'):
+        pending.matte(1)
+    half = Pending({'pha': torch.zeros(1, 2, 2)}, torch.tensor([False]), torch.float16)
+    with pytest.raises(NotFiniteError, match='not finite in float16; use --precision float32 or bfloat16'):
+        half.result()
+
+
+def test_a_precision_or_device_that_does_not_exist_is_named() -> None:
+    with pytest.raises(ValueError, match='--precision half: must be auto, float32, bfloat16, float16'):
+        Matting(Difference(), 'cpu', 'half')
+    with pytest.raises(ValueError, match='--device gpu: must be'):
+        Matting(Difference(), 'gpu')
+
+
+@pytest.mark.filterwarnings('error')
+def test_read_only_arrays_do_not_warn(matting: Matting) -> None:
+    src, bgr = pictures(2)
+    for picture in (src, bgr):
+        picture.setflags(write=False)
+    assert np.array_equal(matting(src, bgr).pha, difference(src, bgr))
+
+
+def test_a_value_that_failed_is_made_again() -> None:
+    tries: list[int] = []
+
+    def make(key: int) -> int:
+        tries.append(key)
+        return 1 // (len(tries) - 1)
+
+    recent = Recent(2, make)
+    with pytest.raises(ZeroDivisionError):
+        recent.get(7)
+    assert recent.get(7) == recent.get(7) == 1
+    assert tries == [7, 7]

@@ -1,6 +1,7 @@
 """Weight files of every kind, and what is said of those that do not fit."""
 
 import pickle
+import random
 import warnings
 
 import pytest
@@ -92,6 +93,45 @@ def test_junk_is_named(tmp_path, content):
     (tmp_path / 'w.pth').write_bytes(content)
     with pytest.raises(ValueError, match=r'w\.pth'):
         read_weights(tmp_path / 'w.pth')
+
+
+def test_pictures_and_pointers_are_called_so(tmp_path):
+    for begin, what in (
+        (b'\x89PNG\r\n\x1a\n', 'a PNG picture'),
+        (b'\xff\xd8\xff\xe0', 'a JPEG picture'),
+        (b'version https://git-lfs.github.com/spec/v1', 'a Git LFS pointer'),
+    ):
+        (tmp_path / 'w.pth').write_bytes(begin + bytes(100))
+        with pytest.raises(ValueError, match=rf'w\.pth: not a weight file but {what}'):
+            read_weights(tmp_path / 'w.pth')
+
+
+@pytest.mark.filterwarnings('ignore')
+@pytest.mark.parametrize('kind', ['zip', 'old', 'script', 'safetensors'])
+def test_damaged_files_are_named_whatever_the_damage(tmp_path, kind):
+    small = torch.nn.Sequential(torch.nn.Linear(3, 4), torch.nn.BatchNorm1d(4)).eval()
+    path = tmp_path / ('w.safetensors' if kind == 'safetensors' else 'w.pth')
+    if kind == 'safetensors':
+        save_file(small.state_dict(), path)
+    elif kind == 'script':
+        torch.jit.save(torch.jit.trace(small, torch.rand(2, 3)), path)
+    else:
+        torch.save(small.state_dict(), path, _use_new_zipfile_serialization=kind == 'zip')
+    assert len(read_weights(path).state_dict) == 7
+    whole, rng, messages = path.read_bytes(), random.Random(0), []
+    for _ in range(100):
+        damaged = bytearray(whole)
+        for _ in range(rng.choice((1, 3, 30))):
+            damaged[rng.randrange(len(damaged))] = rng.randrange(256)
+        path.write_bytes(damaged[: rng.choice((len(damaged), rng.randrange(len(damaged))))])
+        try:
+            read_weights(path)
+        except ValueError as error:
+            messages.append(str(error))
+        except MemoryError:
+            pass
+    assert len(messages) > 30
+    assert [message for message in messages if not message.startswith(f'{path}: ')] == []
 
 
 def test_missing_file(tmp_path):

@@ -1,0 +1,72 @@
+"""How a run ends: at a signal, without a traceback or a half file, and together with torchrun's other processes."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import threading
+from collections.abc import Mapping
+from datetime import timedelta
+from types import FrameType
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from .options import Share
+
+LONGEST_WAIT = timedelta(days=7)  # for the process with the slowest pictures
+
+
+class StopSignals:
+    """While the block runs, the first SIGINT or SIGTERM raises KeyboardInterrupt in it and all later ones are ignored.
+
+    Ignored they are after the block as well: threads that finish their files must not be torn down with the
+    interpreter. Without a signal the block leaves the handlers as they were. Other threads than the main one get none.
+
+    Attributes:
+        number: of the signal that came, or 0.
+    """
+
+    def __init__(self) -> None:
+        self.number = 0
+        self._previous: dict[int, object] = {}
+
+    def __enter__(self) -> StopSignals:
+        if threading.current_thread() is threading.main_thread():
+            for number in (signal.SIGINT, signal.SIGTERM):
+                self._previous[number] = signal.signal(number, self._stop)
+        return self
+
+    def _stop(self, number: int, _: FrameType | None) -> None:
+        if not self.number:
+            self.number = number
+            raise KeyboardInterrupt
+
+    def __exit__(self, *_: object) -> None:
+        for number, handler in self._previous.items():
+            signal.signal(number, signal.SIG_IGN if self.number else handler or signal.SIG_DFL)  # type: ignore[arg-type]
+
+
+def common_exit_code(code: int, share: Share, environ: Mapping[str, str] = os.environ) -> int:
+    """Wait until all of torchrun's processes are done; returns the largest of their exit codes.
+
+    torchrun ends all processes as soon as one leaves with a code other than 0: a process with one unreadable picture
+    would cost the others all that they have not done yet.
+    """
+    if share.world == 1 or 'MASTER_ADDR' not in environ:
+        return code
+    import torch
+    import torch.distributed as dist
+
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_DFL)  # Python's handlers would not run during the wait, and no file is open
+    try:
+        dist.init_process_group('gloo', timeout=LONGEST_WAIT)
+        worst = torch.tensor(code)
+        dist.all_reduce(worst, dist.ReduceOp.MAX)
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)  # torchrun sends it to whoever leaves second
+        dist.destroy_process_group()
+    except (RuntimeError, ValueError) as error:  # one of them is gone; torchrun ends the rest
+        print(f'process {share.rank}: the other processes cannot be reached: {error}', file=sys.stderr, flush=True)
+        return max(code, 1)
+    return int(worst)

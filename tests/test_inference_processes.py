@@ -1,0 +1,119 @@
+"""How inference_images.py ends as a process: at signals, early and late, and under torchrun."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+import torch
+
+import inference_images
+from inference.options import Share
+from inference.processes import StopSignals, common_exit_code
+from model import MattingBase
+
+SCRIPT = Path(inference_images.__file__)
+FLAGS = ['--model-type', 'mattingbase', '--model-backbone', 'mobilenetv2', '--model-checkpoint', 'm.pth']
+FLAGS += ['--images-src', 'src', '--images-bgr', 'plate.png', '--device', 'cpu', '--num-workers', '2']
+FLAGS += ['--output-dir', 'out', '--output-types', 'com']
+ENVIRONMENT = {**os.environ, 'OMP_NUM_THREADS': '1'}
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    torch.manual_seed(0)
+    torch.save(MattingBase('mobilenetv2').state_dict(), tmp_path / 'm.pth')
+    (tmp_path / 'src').mkdir()
+    return tmp_path
+
+
+def fill(folder: Path, count: int, width: int, height: int) -> None:
+    plate = np.random.default_rng(0).integers(0, 256, (height, width, 3), np.uint8)
+    cv2.imwrite(str(folder / 'plate.png'), plate)
+    for i in range(count):
+        cv2.imwrite(str(folder / f'src/{i:03}.png'), plate)
+
+
+@pytest.mark.parametrize(('first', 'code'), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_signal_leaves_whole_files(folder: Path, first: signal.Signals, code: int) -> None:
+    fill(folder, 300, 320, 240)
+    command = [sys.executable, str(SCRIPT), *FLAGS]
+    with subprocess.Popen(command, cwd=folder, stderr=subprocess.PIPE, text=True, env=ENVIRONMENT) as process:
+        deadline = time.monotonic() + 60
+        while len(list(folder.glob('out/com/*.png'))) < 3 and time.monotonic() < deadline:
+            time.sleep(0.02)
+        process.send_signal(first)
+        for _ in range(20):  # an impatient user
+            time.sleep(0.02)
+            process.send_signal(signal.SIGINT)
+        _, errors = process.communicate(timeout=30)
+    assert process.returncode == code, errors
+    assert errors.splitlines()[-1].startswith('stopped: ')
+    assert 'Traceback' not in errors
+    written = list((folder / 'out/com').iterdir())
+    assert 3 <= len(written) < 300
+    for path in written:
+        assert path.suffix == '.png'
+        assert cv2.imread(str(path), cv2.IMREAD_UNCHANGED).shape == (240, 320, 4)
+
+
+def test_an_interrupt_during_the_imports_is_one_line(folder: Path) -> None:
+    fill(folder, 1, 32, 32)
+    # Says when the handlers are there, which is before anything slow is imported.
+    code = (
+        f'import sys; sys.path.insert(0, {str(SCRIPT.parent)!r})\n'
+        'import inference_images as script; parse = script.parse\n'
+        'script.parse = lambda argv: (print("ready", flush=True), parse(argv))[1]\n'
+        f'sys.exit(script.main({FLAGS!r}))'
+    )
+    for delay in (0.0, 0.4):
+        with subprocess.Popen(
+            [sys.executable, '-c', code],
+            cwd=folder,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            env=ENVIRONMENT,
+        ) as process:
+            assert process.stdout is not None
+            assert process.stdout.readline() == 'ready\n'
+            time.sleep(delay)
+            process.send_signal(signal.SIGINT)
+            _, errors = process.communicate(timeout=30)
+        assert process.returncode == 130, errors
+        (line,) = errors.splitlines()
+        assert line.startswith('stopped: ')
+
+
+def test_handlers_are_put_back_where_no_signal_came() -> None:
+    before = signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)
+    with StopSignals() as signals:
+        assert signal.getsignal(signal.SIGINT) == signals._stop
+    assert (signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)) == before
+    assert signals.number == 0
+
+
+def test_one_process_waits_for_nobody() -> None:
+    assert common_exit_code(1, Share(), {'MASTER_ADDR': 'nowhere', 'MASTER_PORT': '1'}) == 1
+    assert common_exit_code(2, Share(1, 2), {}) == 2
+
+
+def test_a_process_with_a_broken_picture_does_not_cost_the_others_theirs(folder: Path) -> None:
+    fill(folder, 40, 320, 240)
+    for i in range(0, 40, 2):  # all of process 0's, which is done long before the other
+        (folder / f'src/{i:03}.png').write_text('no picture')
+    command = [sys.executable, '-m', 'torch.distributed.run', '--standalone', '--nproc-per-node', '2']
+    done = subprocess.run(
+        [*command, str(SCRIPT), *FLAGS], cwd=folder, capture_output=True, text=True, env=ENVIRONMENT, timeout=120
+    )
+    assert done.returncode == 1, done.stderr
+    assert {path.name for path in (folder / 'out/com').iterdir()} == {f'{i:03}.png' for i in range(1, 40, 2)}
+    assert 'process 0: 0 pictures done, 20 failed' in done.stdout
+    assert 'process 1: 20 pictures done, 0 failed' in done.stdout
