@@ -68,7 +68,7 @@ def test_a_signal_reaches_all_ranks_and_one_saves(in_tmp, paths):
                 break
         rest = process.stdout.read()
         assert process.wait(60) == 143
-    assert 'stopped by signal 15' in rest
+    assert 'stopped by SIGTERM' in rest
 
 
 def test_a_rank_that_fails_ends_the_others(in_tmp, paths):

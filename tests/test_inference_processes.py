@@ -54,7 +54,8 @@ def test_a_signal_leaves_whole_files(folder: Path, first: signal.Signals, code: 
             time.sleep(0.02)
             process.send_signal(signal.SIGINT)
         _, errors = process.communicate(timeout=30)
-    assert process.returncode == code, errors
+    # Of two signals that wait at once Python takes the lower number first, so a busy machine may see SIGINT's.
+    assert process.returncode in (code, 130), errors
     assert errors.splitlines()[-1].startswith('stopped: ')
     assert 'Traceback' not in errors
     written = list((folder / 'out/com').iterdir())
