@@ -28,7 +28,7 @@ SIDE = 320
 def main(argv: list[str] | None = None) -> int:
     """Runs the demo; returns its exit code."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument('--steps', type=int, default=700, metavar='N', help='of the base stage (default: 700)')
+    parser.add_argument('--steps', type=int, default=600, metavar='N', help='of the base stage (default: 600)')
     parser.add_argument(
         '--refine-steps', type=int, metavar='N', help='of the refine stage (default: a quarter of that)'
     )

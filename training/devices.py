@@ -90,7 +90,8 @@ def choose_device(name: str) -> torch.device:
 def choose_precision(name: str, device: torch.device) -> torch.dtype:
     """The dtype of the networks' forward pass for `--precision`.
 
-    auto: on a GPU bfloat16 where the hardware has it, else float16 with loss scaling; float32 elsewhere.
+    auto: on a GPU bfloat16 where the hardware has it, else float16 with loss scaling; on a CPU bfloat16 where it has
+    matrix units for it (AMX: about twice as fast), else float32.
 
     Raises:
         ValueError: float16 on a CPU, where convolutions in it are slower than in float32 and overflow.
@@ -99,7 +100,10 @@ def choose_precision(name: str, device: torch.device) -> torch.dtype:
         raise ValueError('--precision float16 needs a GPU; use bfloat16 or float32 on a CPU')
     if name != 'auto':
         return PRECISIONS[name]
-    if device.type != 'cuda':
+    if device.type == 'cpu':
+        capabilities = torch.cpu.get_capabilities() if hasattr(torch.cpu, 'get_capabilities') else {}
+        return torch.bfloat16 if capabilities.get('amx_bf16') else torch.float32
+    if device.type == 'mps':
         return torch.float32
     return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float16
 
