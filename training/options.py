@@ -78,7 +78,7 @@ def add_arguments(
     add = parser.add_argument_group('machine').add_argument
     add('--device', choices=('auto', 'cuda', 'mps', 'cpu'), default='auto', help='auto: the first of these there is')
     add('--precision', choices=('auto', 'float32', 'bfloat16', 'float16'), default='auto',
-        help='of the networks; auto: bfloat16 where the hardware is fast in it, else float16 on a GPU, else float32')  # fmt: skip
+        help='of the networks; auto: bfloat16 where that is fast, else float16 on a GPU, float32 on a CPU')  # fmt: skip
     add('--compile', action=argparse.BooleanOptionalAction, default=False,
         help='compile the network: minutes at the start, faster steps')  # fmt: skip
     add('--checkpoint-dir', type=Path, default=Path('checkpoint'), metavar='DIR', help='parent of the run folder')
