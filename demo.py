@@ -13,8 +13,6 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from training import options
-
 if TYPE_CHECKING:
     import numpy as np
 
@@ -35,7 +33,6 @@ def main(argv: list[str] | None = None) -> int:
     args = parser.parse_args(argv)
     refine_steps = args.refine_steps or max(2, args.steps // 4)
 
-    options.calm_threads()
     import inference_images
     import train_base
     import train_refine

@@ -100,7 +100,6 @@ def main(argv: list[str] | None = None) -> int:
     except ValueError as error:
         print(f'error: {error}', file=sys.stderr)
         return 2
-    options.calm_threads()
     from stages import train
 
     return train(args, make_stage, [str(Path(__file__).resolve()), *(sys.argv[1:] if argv is None else argv)])

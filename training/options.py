@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import os
 from pathlib import Path
 
 BACKBONES = ('resnet101', 'resnet50', 'mobilenetv2')
@@ -118,11 +117,6 @@ def problems(args: argparse.Namespace) -> list[str]:
     if args.dataset_name != 'synthetic' and not args.data_config.is_file():
         found.append(f'--data-config {args.data_config}: no such file; it names the folders of {args.dataset_name!r}')
     return found
-
-
-def calm_threads() -> None:
-    """Lets torch's waiting threads sleep, before it is imported: spinning, they starve loader processes on a CPU."""
-    os.environ.setdefault('OMP_WAIT_POLICY', 'PASSIVE')
 
 
 def refuse(found: list[str]) -> None:
