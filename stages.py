@@ -24,11 +24,14 @@ from dataset.synthetic import SyntheticBackgrounds, SyntheticMattes
 from evaluation.metrics import mse, sad
 from model.weights import load_weights
 from training import devices
-from training.checkpoint import CheckpointError, Checkpoints
+from training.checkpoint import Checkpoints
 from training.devices import Ranks
+from training.lock import FolderLock
 from training.logs import Logger, set_up_logging
 from training.loop import Run, fit, rehearse
+from training.record import CheckpointError
 from training.resume import Resume, decide, refuse_overwriting
+from training.retention import Policy
 from training.state import Average, Progress, TrainingState, make_scaler
 
 log = logging.getLogger(__name__)
@@ -112,6 +115,8 @@ def train(args: argparse.Namespace, make_stage: Callable[[argparse.Namespace], S
         run = _prepare(args, make_stage)
         if run is not None:
             rehearse(run)
+            if run.ranks.first:
+                run.checkpoints.open()
     except (ValueError, OSError) as error:
         return _refuse(error, 2)
     if run is None:
@@ -121,6 +126,7 @@ def train(args: argparse.Namespace, make_stage: Callable[[argparse.Namespace], S
     except (CheckpointError, ImageError, FloatingPointError) as error:
         return _refuse(error, 1)
     finally:
+        run.checkpoints.close()
         run.logger.close()
         devices.leave_ranks()
 
@@ -153,7 +159,12 @@ def _prepare(args: argparse.Namespace, make_stage: Callable[[argparse.Namespace]
         'seed': args.seed,
         **stage.identity,
     }
-    resume = ranks.in_turn(lambda: decide(args.model_last_checkpoint, folder, stage.name, identity))
+    lock = FolderLock(folder)
+    if ranks.first and folder.is_dir():
+        lock.take()
+    resume = ranks.in_turn(
+        lambda: decide(args.model_last_checkpoint, folder, stage.name, identity, args.model_start_weights)
+    )
     state = _state(args, stage, ranks, dtype)
     _begin(args, stage, state, resume, plan, folder)
     end = min(args.epoch_end * plan.steps_per_epoch, args.max_steps or sys.maxsize)
@@ -193,7 +204,9 @@ def _prepare(args: argparse.Namespace, make_stage: Callable[[argparse.Namespace]
         end=end,
         ranks=ranks,
         dtype=dtype,
-        checkpoints=Checkpoints(folder, stage.name, resume.run, identity, args.monitor, args.monitor_mode),
+        checkpoints=Checkpoints(
+            folder, stage.name, resume.run, identity, Policy.from_options(vars(args)), _plain(args), lock
+        ),
         logger=Logger(args.log_dir / args.model_name, state.progress.step, end, ranks.first),
         owed=owed,
     )
@@ -253,6 +266,11 @@ def _state(args: argparse.Namespace, stage: Stage, ranks: Ranks, dtype: torch.dt
     optimizer = torch.optim.Adam(groups, fused=ranks.device.type in ('cuda', 'cpu'))
     ema = Average(module, args.ema_decay) if args.ema_decay else None
     return TrainingState(module, optimizer, make_scaler(ranks.device, dtype), ema)
+
+
+def _plain(args: argparse.Namespace) -> dict[str, Any]:
+    """The command line for the record."""
+    return {name: str(value) if isinstance(value, Path) else value for name, value in vars(args).items()}
 
 
 def _begin(

@@ -8,10 +8,14 @@ import os
 import pytest
 import torch
 
-from training.checkpoint import CheckpointError, Checkpoints, Content, Record, best_record, read_content, read_records
-from training.disk import Disk
+from training.checkpoint import Checkpoints, Point
+from training.content import Content, read_content
+from training.disk import Disk, write_new
+from training.record import CheckpointError, Record, best_records, read_records
 from training.resume import decide, refuse_overwriting
+from training.retention import Policy
 
+OPERATIONS = [name for name in vars(Disk) if not name.startswith('_')]
 IDENTITY = {'backbone': 'mobilenetv2', 'samples of a step': 8}
 
 
@@ -21,38 +25,31 @@ class FailingDisk(Disk):
     def __init__(self, at, code=errno.ENOSPC, persistent=False):
         self.at, self.code, self.persistent, self.count = at, code, persistent, 0
 
-    def _operation(self):
-        self.count += 1
-        if self.count == self.at or (self.persistent and self.count > self.at):
-            raise OSError(self.code, os.strerror(self.code))
+    def __getattribute__(self, name):
+        value = super().__getattribute__(name)
+        if name not in OPERATIONS:
+            return value
 
-    def open(self, path):
-        self._operation()
-        return super().open(path)
+        def operation(*arguments):
+            self.count += 1
+            if self.count == self.at or (self.persistent and self.count > self.at):
+                raise OSError(self.code, os.strerror(self.code))
+            return value(*arguments)
 
-    def fsync(self, descriptor):
-        self._operation()
-        super().fsync(descriptor)
-
-    def replace(self, source, target):
-        self._operation()
-        super().replace(source, target)
-
-    def unlink(self, path):
-        self._operation()
-        super().unlink(path)
+        return operation
 
 
 def content(step):
     return Content({'w': torch.full((64,), float(step))}, {'progress': {'step': step + 1}}, None)
 
 
-def checkpoints(folder, disk=None, run='run', **settings):
-    return Checkpoints(folder, 'base', run, IDENTITY, disk=disk or Disk(), **settings)
+def checkpoints(folder, disk=None, run='run', **policy):
+    return Checkpoints(folder, 'base', run, IDENTITY, Policy(**policy), disk=disk or Disk())
 
 
 def save(made, step, metrics=None, name=None):
-    return made.save(name or f'epoch-0-iter-{step}', step, 0, content(step), metrics or {}, 'interval')
+    made.save({name or f'epoch-0-iter-{step}': 'interval'}, Point(step, 0, metrics or {}), content(step))
+    return made.settle()
 
 
 def names(folder):
@@ -124,8 +121,8 @@ def test_best(tmp_path, mode, metrics, best):
     made = checkpoints(tmp_path, monitor='m', mode=mode)
     for step, value in enumerate(metrics):
         save(made, step, {} if value is None else {'m': value})
-    found = best_record(read_records(tmp_path), 'm', mode)
-    assert (found and found.step) == best
+    found = best_records(read_records(tmp_path), 'm', mode)
+    assert (found[0].step if found else None) == best
     if best is None:
         assert not (tmp_path / 'best.pth').exists()
     else:
@@ -178,23 +175,11 @@ def test_a_save_that_works_forgives_those_before(tmp_path):
 
 def test_torch_saves_own_full_disk_error_is_the_disks(tmp_path):
     class FullDisk(Disk):
-        def open(self, path):
-            file = path.open('wb')
-
-            class Full:
-                def __enter__(self):
-                    return self
-
-                def __exit__(self, *_):
-                    file.close()
-
-                def write(self, data):
-                    raise OSError(errno.ENOSPC, 'No space left on device')
-
-            return Full()
+        def write(self, file, data):
+            raise OSError(errno.ENOSPC, 'No space left on device')
 
     with pytest.raises(OSError, match='No space left on device'):
-        FullDisk().write(tmp_path / 'a.pth', lambda f: torch.save({'w': torch.zeros(9)}, f))
+        write_new(FullDisk(), tmp_path / 'a.pth', lambda f: torch.save({'w': torch.zeros(9)}, f))
     assert names(tmp_path) == []
 
 
@@ -281,7 +266,8 @@ def test_the_same_checkpoint_again_renews_its_record_only(tmp_path):
 def test_the_best_average_is_linked_where_the_average_is_watched(tmp_path):
     made = checkpoints(tmp_path, monitor='valid_ema_loss')
     averaged = Content({'w': torch.zeros(3)}, {}, {'w': torch.ones(3)})
-    made.save('epoch-0', 0, 0, averaged, {'valid_ema_loss': 1.0}, 'epoch')
+    made.save({'epoch-0': 'epoch'}, Point(0, 0, {'valid_ema_loss': 1.0}), averaged)
+    made.settle()
     assert torch.load(tmp_path / 'best.pth')['w'].sum() == 3
 
 

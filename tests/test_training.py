@@ -291,7 +291,7 @@ def test_three_saves_that_fail_stop_the_run(in_tmp, capsys, monkeypatch):
     def full(self, path):
         raise OSError(28, 'No space left on device')
 
-    monkeypatch.setattr(Disk, 'open', full)
+    monkeypatch.setattr(Disk, 'create', full)
     assert train_base.main(flags('run', checkpoint_interval=1)) == 1
     captured = capsys.readouterr()
     assert captured.out.count('could not save') == 3

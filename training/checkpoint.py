@@ -6,111 +6,49 @@
     epoch-0-iter-1999.json        the record, written last: sizes and sha256 of the files, step, epoch, metrics
 
 A weight file without a record that verifies is weights and not a point to resume from. The latest and the best
-checkpoint are computed from the records; `last.pth` and `best.pth` are links for people, which nothing reads back.
+checkpoint are computed from the records; `last.pth`, `best.pth` and other links are for people: nothing reads them.
+
+Training waits until the operating system has the bytes, which costs what torch.save costs. Bringing them to the disk,
+reading them back, committing and removing what is superfluous is done by a thread while training goes on.
 """
 
 from __future__ import annotations
 
 import contextlib
-import json
+import errno
 import logging
-import math
-import shutil
+import os
 import time
-from collections.abc import Iterable
-from dataclasses import asdict, dataclass, field
+from collections.abc import Iterable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from .disk import Disk, digest
+from . import links
+from .content import Content, file_name, tensor_bytes
+from .disk import Disk, read_back, sync, unlink_quietly, write_new, write_through
+from .links import link_file
+from .lock import FolderLock
+from .record import CheckpointError, File, Record, best_records, read_records
+from .retention import Policy, remove, superfluous
 
 log = logging.getLogger(__name__)
 
-FORMAT = 1
-KEEP_STATES = 2
 FAILURES_IN_A_ROW = 3
-
-
-class CheckpointError(ValueError):
-    """A checkpoint that cannot be resumed from, or a folder that cannot be written to; says what to do."""
-
-
-@dataclass(frozen=True)
-class File:
-    """A file of a checkpoint: its name in the folder, its size in bytes, the sha256 of its content in hex."""
-
-    name: str
-    size: int
-    sha256: str
+# Beside the tensors a checkpoint holds names, archive headers and a record: far less than this.
+OVERHEAD_BYTES = 4 << 20
 
 
 @dataclass(frozen=True)
-class Record:
-    """The commit record of a checkpoint.
+class Point:
+    """Where a run is when it saves: the last step done, its epoch, the metrics if it was validated."""
 
-    Attributes:
-        run: id of the run.
-        stage: 'base' or 'refine'.
-        name: of the checkpoint, without suffix.
-        step: the last step done, counted from 0 over the whole run.
-        epoch: the epoch of that step.
-        metrics: from the validation at that step; empty if there was none.
-        reason: 'interval', 'epoch', 'end' or a signal's name, such as 'SIGTERM'.
-        identity: what a run must not change when it goes on.
-        files: 'weights', 'state' and, with an average, 'ema'.
-    """
-
-    run: str
-    stage: str
-    name: str
     step: int
     epoch: int
-    metrics: dict[str, float]
-    reason: str
-    identity: dict[str, Any]
-    files: dict[str, File]
-    format: int = FORMAT
-    written: str = field(default_factory=lambda: time.strftime('%Y-%m-%dT%H:%M:%S%z'))
-
-    @staticmethod
-    def read(path: Path) -> Record:
-        """Reads a record.
-
-        Raises:
-            CheckpointError: it is no record, or one of another format.
-        """
-        try:
-            content = json.loads(path.read_text())
-            content['files'] = {kind: File(**entry) for kind, entry in content['files'].items()}
-            record = Record(**content)
-        except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
-            raise CheckpointError(f'{path}: not a checkpoint record ({error})') from None
-        if record.format != FORMAT:
-            raise CheckpointError(f'{path}: a record of format {record.format}; this version reads {FORMAT}')
-        return record
-
-    def problem(self, folder: Path) -> str | None:
-        """Why the checkpoint cannot be resumed from, or None. Reads every byte of its files."""
-        for file in self.files.values():
-            path = folder / file.name
-            if not path.is_file():
-                return f'{file.name} is missing'
-            if path.stat().st_size != file.size:
-                return f'{file.name} has {path.stat().st_size} bytes instead of {file.size}'
-            if digest(path) != file.sha256:
-                return f'{file.name} does not have the sha256 of its record'
-        return None
-
-
-@dataclass(frozen=True)
-class Content:
-    """What a checkpoint holds: weights, the rest of the training state, averaged weights or None."""
-
-    weights: dict[str, torch.Tensor]
-    state: dict[str, Any]
-    ema: dict[str, torch.Tensor] | None = None
+    metrics: dict[str, float] = field(default_factory=dict)
 
 
 @dataclass
@@ -122,136 +60,228 @@ class Checkpoints:
         stage: 'base' or 'refine'.
         run: id of the run.
         identity: what a run must not change when it goes on; plain types.
-        monitor: name of the metric that decides which is best.
-        mode: 'min' or 'max'.
+        policy: which checkpoints are kept.
+        options: the command line, for the records; plain types.
+        lock: keeps other trainings out of the folder.
         disk: the file operations that writing uses.
+
+    Attributes:
+        failures: saves in a row that failed.
+        saved_at: when the last save began, or this object was made, in seconds of time.monotonic().
     """
 
     folder: Path
     stage: str
     run: str
     identity: dict[str, Any]
-    monitor: str = 'valid_loss'
-    mode: str = 'min'
+    policy: Policy = field(default_factory=Policy)
+    options: dict[str, Any] = field(default_factory=dict)
+    lock: FolderLock | None = None
     disk: Disk = field(default_factory=Disk)
     failures: int = 0
+    saved_at: float = field(default_factory=time.monotonic)
 
-    def save(self, name: str, step: int, epoch: int, content: Content, metrics: dict[str, float], reason: str) -> bool:
-        """Writes a checkpoint; every older one stays whole whatever happens.
+    def __post_init__(self) -> None:
+        self._thread = ThreadPoolExecutor(1, 'checkpoint')
+        self._committing: Future[None] | None = None
 
-        A whole checkpoint of that name and step is not written again, and only its record is renewed.
+    def open(self) -> None:
+        """Makes and locks the folder, and removes what a killed process of this run was writing: it carries its id.
 
-        Returns:
-            Whether it was written. A failure is counted and logged with what is needed and what is free.
+        Raises:
+            CheckpointError: another training has the folder.
+            OSError: it cannot be made or written to.
         """
+        self.folder.mkdir(parents=True, exist_ok=True)
+        if self.lock is not None:
+            self.lock.take()
+        for path in self.folder.glob(f'.*.{self.run}.tmp'):
+            unlink_quietly(path)
+
+    def close(self) -> None:
+        """Waits for the save under way, and lets others into the folder."""
+        self.settle()
+        if self.lock is not None:
+            self.lock.release()
+
+    def save(self, names: dict[str, str], point: Point, content: Content) -> None:
+        """Saves a checkpoint under one or several names; every older one stays whole whatever happens.
+
+        Returns when the content may change again. Whether it was saved is known after `settle`, which the next
+        `save` begins with. A checkpoint of this step that is there already is not written again: its record is
+        renewed, and further names are links to it.
+
+        Args:
+            names: of the checkpoint, without suffix, and for each why it is written.
+            point: where the run is.
+            content: what is saved.
+        """
+        self.settle()
+        self.saved_at = time.monotonic()
+        first = next(iter(names))
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
-            files = self._present(name, step)
-            if not files:
-                files = self._write_all(name, content)
-            record = Record(self.run, self.stage, name, step, epoch, metrics, reason, self.identity, files)
-            text = json.dumps(asdict(record), indent=1, allow_nan=True).encode()
-            self.disk.write(self.folder / f'{name}.json', lambda file: file.write(text))
+            source = self._present(names, point.step)
+            if source is None:
+                self._write(first, content)
         except OSError as error:
-            self._failed(name, content, error)
-            return False
-        self.failures = 0
-        log.info('saved %s', self.folder / f'{name}.pth')
-        with contextlib.suppress(OSError):
-            self._tidy(record)
-        return True
+            self._failed(first, content, error)
+            return
+        kinds = tuple(content.parts())
+        self._committing = self._thread.submit(self._commit, names, point, kinds, source, tensor_bytes(content.parts()))
+
+    def settle(self) -> bool:
+        """Waits for the save under way, if any, and returns whether the last one is safe on the disk."""
+        if self._committing is not None:
+            self._committing.result()
+            self._committing = None
+        return self.failures == 0
 
     def records(self) -> list[Record]:
         """The records of this run in the folder, oldest first."""
         return [r for r in read_records(self.folder) if r.run == self.run and r.stage == self.stage]
 
-    def _present(self, name: str, step: int) -> dict[str, File]:
-        """The files of a whole checkpoint of this run with that name and step, or none."""
-        for record in self.records():
-            if (record.name, record.step) == (name, step) and record.problem(self.folder) is None:
-                return record.files
-        return {}
+    def would_be_kept(self, metrics: dict[str, float]) -> bool:
+        """Whether a checkpoint with these metrics would be among the best."""
+        self.settle()
+        records = [r for r in self.records() if r.has(self.folder, 'weights')]
+        candidate = Record(self.run, self.stage, '', -1, 0, metrics, '', {}, {})
+        best = best_records([*records, candidate], self.policy.monitor, self.policy.mode, self.policy.best)
+        return candidate in best
 
-    def _write_all(self, name: str, content: Content) -> dict[str, File]:
-        # The state first: a weight file without a record but beside a state is a half-written checkpoint of ours,
-        # and may be written again; one without either is somebody's.
-        files = {'state': self._write(f'{name}.state.pth', content.state)}
-        if content.ema is not None:
-            files['ema'] = self._write(f'{name}.ema.pth', content.ema)
-        files['weights'] = self._write(f'{name}.pth', content.weights)
-        return files
+    def _record(self, name: str) -> Record | None:
+        """This run's record of that name."""
+        try:
+            record = Record.read(self.folder / f'{name}.json')
+        except CheckpointError:
+            return None
+        return record if (record.run, record.stage, record.name) == (self.run, self.stage, name) else None
 
-    def _write(self, name: str, content: Any) -> File:
-        return File(name, *self.disk.write(self.folder / name, lambda file: torch.save(content, file)))
+    def _present(self, names: Iterable[str], step: int) -> Record | None:
+        """A whole checkpoint of this run after that step."""
+        for name in [*names, *(path.stem for path in self.folder.glob(f'epoch-*-iter-{step}.json'))]:
+            record = self._record(name)
+            if record is not None and record.step == step and record.problem(self.folder) is None:
+                return record
+        return None
 
-    def _failed(self, name: str, content: Content, error: OSError) -> None:
+    def _temporary(self, name: str) -> Path:
+        return self.folder / f'.{name}.{self.run}.tmp'
+
+    def _write(self, name: str, content: Content) -> None:
+        parts = content.parts()
+        free, needed = self.disk.free(self.folder), tensor_bytes(parts) + OVERHEAD_BYTES
+        if free < needed:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        written = []
+        try:
+            for kind, part in parts.items():
+                path = self._temporary(file_name(name, kind))
+                write_new(self.disk, path, lambda file, part=part: torch.save(part, file))  # type: ignore[misc]
+                written.append(path)
+        except BaseException:
+            for path in written:
+                unlink_quietly(path)
+            raise
+
+    def _commit(
+        self, names: dict[str, str], point: Point, kinds: Sequence[str], source: Record | None, size: int
+    ) -> None:
+        """Makes a written checkpoint one that counts, under all of its names."""
+        name = next(iter(names))
+        moved: dict[str, File] = {}
+        try:
+            if source is None:
+                self._move_into_place(name, kinds, moved)
+                source_name, files = name, moved
+            else:
+                source_name, files = source.name, source.files
+                names = {source.name: source.reason, **names}
+                point = replace(point, metrics=point.metrics or source.metrics)
+            for name, reason in names.items():
+                own = files if name == source_name else self._link(name, files)
+                record = Record(
+                    self.run, self.stage, name, point.step, point.epoch, point.metrics, reason, self.identity, own,
+                    self.options,
+                )  # fmt: skip
+                self._commit_record(record)
+                log.info('saved %s', self.folder / f'{name}.pth')
+        except OSError as error:
+            self._undo(next(iter(names)), kinds, moved)
+            self._failed(name, size, error)
+            return
+        self.failures = 0
+        try:
+            self._tidy(record)
+        except (OSError, CheckpointError) as error:
+            log.warning('%s: could not tidy up: %s', self.folder, error)
+
+    def _move_into_place(self, name: str, kinds: Sequence[str], moved: dict[str, File]) -> None:
+        """Brings the temporary files to the disk, reads them back, and gives them their names."""
+        files = {}
+        for kind in kinds:
+            sync(self.disk, self._temporary(file_name(name, kind)))
+        for kind in kinds:
+            files[kind] = File(file_name(name, kind), *read_back(self.disk, self._temporary(file_name(name, kind))))
+        self._clear_way(name)
+        for kind, file in files.items():
+            self.disk.replace(self._temporary(file.name), self.folder / file.name)
+            moved[kind] = file
+            if kind == 'state':
+                # So that no power cut leaves the weights without what marks them as half-written.
+                self.disk.fsync_folder(self.folder)
+        self.disk.fsync_folder(self.folder)
+
+    def _undo(self, name: str, kinds: Sequence[str], moved: dict[str, File]) -> None:
+        """Gives back the space of a save that failed, unless it got as far as its record."""
+        for kind in kinds:
+            unlink_quietly(self._temporary(file_name(name, kind)))
+        if self._record(name) is None:
+            for file in moved.values():
+                unlink_quietly(self.folder / file.name)
+
+    def _link(self, name: str, files: dict[str, File]) -> dict[str, File]:
+        """Gives a checkpoint's files a second name, or copies them where the file system has no hard links."""
+        present = self._record(name)
+        if present is not None and present.problem(self.folder) is None:
+            return present.files
+        self._clear_way(name)
+        named = {}
+        for kind, file in files.items():
+            named[kind] = File(file_name(name, kind), file.size, file.sha256)
+            link_file(
+                self.disk, self.folder / file.name, self.folder / named[kind].name, self._temporary(named[kind].name)
+            )
+        self.disk.fsync_folder(self.folder)
+        return named
+
+    def _commit_record(self, record: Record) -> None:
+        path = self.folder / f'{record.name}.json'
+        text = record.to_bytes()
+        write_through(self.disk, path, lambda file: file.write(text), self._temporary(path.name))
+
+    def _clear_way(self, name: str) -> None:
+        """Sets aside what has a checkpoint's name and is not of this run's records: nothing is written over."""
+        if self._record(name) is not None:
+            return
+        paths = [self.folder / file_name(name, kind) for kind in ('state', 'ema', 'weights')]
+        for path in [*paths, self.folder / f'{name}.json']:
+            if path.exists():
+                links.set_aside(self.disk, path)
+
+    def _failed(self, name: str, content: Content | int, error: OSError) -> None:
         self.failures += 1
-        needed = sum(_bytes(part) for part in (content.weights, content.state, content.ema))
-        free = shutil.disk_usage(self.folder).free if self.folder.is_dir() else 0
+        needed = content if isinstance(content, int) else tensor_bytes(content.parts())
+        free = 0
+        with contextlib.suppress(OSError):
+            free = self.disk.free(self.folder)
         log.error(
             'could not save %s: %s; about %.0f MB are needed, %.0f MB are free; older checkpoints are untouched, '
-            'training goes on', self.folder / name, error, needed / 1e6, free / 1e6,
+            'training goes on', self.folder / name, error, (needed + OVERHEAD_BYTES) / 1e6, free / 1e6,
         )  # fmt: skip
 
     def _tidy(self, newest: Record) -> None:
-        """Refreshes the links for people, and removes this run's training states but the newest ones."""
+        """Refreshes the links for people, and removes what the policy does not keep; `newest` was read back."""
         records = self.records()
-        self.disk.link(self.folder / newest.files['weights'].name, self.folder / 'last.pth')
-        best = best_record(records, self.monitor, self.mode)
-        if best is not None and best.name == newest.name:
-            kind = 'ema' if '_ema_' in self.monitor else 'weights'
-            self.disk.link(self.folder / best.files[kind].name, self.folder / 'best.pth')
-        # An interval's and an epoch's checkpoint can be of the same step; what counts is how far one can go back.
-        with_state = [r for r in records if (self.folder / r.files['state'].name).is_file()]
-        kept = sorted({r.step for r in with_state})[-KEEP_STATES:]
-        old = [r.files['state'].name for r in with_state if r.step not in kept]
-        if old and newest.problem(self.folder) is None:
-            for name in old:
-                self.disk.unlink(self.folder / name)
-
-
-def read_records(folder: Path) -> list[Record]:
-    """All records in a folder, by step and then by time of writing; files that are none are left out."""
-    records = []
-    for path in folder.glob('*.json'):
-        with contextlib.suppress(CheckpointError):
-            records.append(Record.read(path))
-    return sorted(records, key=lambda r: (r.step, r.written, r.name))
-
-
-def broken_records(folder: Path) -> list[Path]:
-    """Files that are named as records and cannot be read as such."""
-    broken = []
-    for path in sorted(folder.glob('epoch-*.json')):
-        try:
-            Record.read(path)
-        except CheckpointError:
-            broken.append(path)
-    return broken
-
-
-def best_record(records: Iterable[Record], monitor: str, mode: str) -> Record | None:
-    """The record of the best metric: strict improvement only, so ties keep the earlier; NaN and inf never win."""
-    best, best_value = None, math.inf
-    for record in records:
-        value = record.metrics.get(monitor, math.nan) * (1 if mode == 'min' else -1)
-        if math.isfinite(value) and value < best_value:
-            best, best_value = record, value
-    return best
-
-
-def read_content(folder: Path, record: Record) -> Content:
-    """Reads a checkpoint that verified, without running code from it."""
-
-    def load(kind: str) -> Any:
-        return torch.load(folder / record.files[kind].name, map_location='cpu', weights_only=True)
-
-    return Content(load('weights'), load('state'), load('ema') if 'ema' in record.files else None)
-
-
-def _bytes(content: Any) -> int:
-    if isinstance(content, torch.Tensor):
-        return content.numel() * content.element_size()
-    if isinstance(content, dict):
-        return sum(map(_bytes, content.values()))
-    return 0
+        links.refresh(self.disk, self.folder, records, newest, self.policy)
+        remove(self.disk, self.folder, superfluous(records, self.policy, self.folder))

@@ -6,6 +6,7 @@ import argparse
 import itertools
 import logging
 import math
+import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass
@@ -15,11 +16,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 
-from .checkpoint import FAILURES_IN_A_ROW, CheckpointError, Checkpoints, Content
+from .checkpoint import FAILURES_IN_A_ROW, Checkpoints, Point
+from .content import Content
 from .devices import Forward, Ranks, in_precision
 from .logs import Logger
 from .meters import BadSteps, Meter, StepResult
-from .signals import listening, signal_name
+from .options import template_problem
+from .record import CheckpointError
+from .signals import StopRequest, listening, requeue, signal_name
 from .state import TrainingState, is_dynamic
 from .validation import Score, validate
 
@@ -77,9 +81,9 @@ def fit(run: Run) -> int:
     look_interval = 1 if run.ranks.device.type == 'cpu' else LOOK_INTERVAL
     batches, meter, bad_steps = iter(run.batches), Meter(), BadSteps(run.state)
     run.state.module.train()
-    if run.owed:
-        _finish_step(run, progress.step - 1)
     with listening() as signal:
+        if run.owed and not _finish_step(run, progress.step - 1, signal):
+            return _stop(run, progress.step - 1, signal.number)
         while progress.step < run.end:
             step = progress.step
             result = _train_step(run, batches, meter)
@@ -90,7 +94,7 @@ def fit(run: Run) -> int:
             draw_now = progress.step % options.log_train_images_interval == 0
             if not (progress.step % look_interval == 0 or log_now or draw_now or any(due(run, progress.step))):
                 continue
-            stop, *counts = run.ranks.agree(signal.number, *bad_steps.counts())
+            stop, late, *counts = run.ranks.agree(signal.number, _late(run), *bad_steps.counts())
             bad_steps.look(counts, result.names)
             if log_now:
                 meter.report(run.logger, run.state, result)
@@ -98,8 +102,9 @@ def fit(run: Run) -> int:
                 run.logger.pictures(step, _in_evaluation(run, run.pictures, result.batch))
             if stop:
                 return _stop(run, step, int(stop))
-            if any(due(run, progress.step)):
-                _finish_step(run, step)
+            if late or any(due(run, progress.step)):
+                if not _finish_step(run, step, signal, bool(late)):
+                    return _stop(run, step, signal.number)
                 meter.restart()
     return 0
 
@@ -114,7 +119,9 @@ class Due(NamedTuple):
 
 def due(run: Run, done: int) -> Due:
     """Intervals count steps over the whole run; an epoch's and the run's end are validated and saved too."""
-    epoch, end = done % run.steps_per_epoch == 0, done == run.end
+    epochs, rest = divmod(done, run.steps_per_epoch)
+    end = done == run.end
+    epoch = rest == 0 and (epochs % run.options.checkpoint_epoch_interval == 0 or end)
     return Due(
         validation=done % run.options.log_valid_interval == 0 or epoch or end,
         checkpoint=done % run.options.checkpoint_interval == 0 or (end and not epoch),
@@ -126,14 +133,17 @@ def rehearse(run: Run) -> None:
     """Validates two batches, so that mistakes show in seconds and not at the first validation.
 
     Raises:
-        ValueError: --monitor names no metric.
+        ValueError: --monitor or --checkpoint-best-name names no metric.
     """
-    names = validate(run.state.module, itertools.islice(run.valid_batches, 2), run.score, run.ranks, run.dtype)
+    names = validate(run.state.module, itertools.islice(run.valid_batches, 2), run.score, run.ranks, run.dtype) or {}
     known = [f'valid_{name}' for name in names]
     if run.state.ema is not None:
         known += [f'valid_ema_{name}' for name in names]
     if run.options.monitor not in known:
         raise ValueError(f'--monitor {run.options.monitor}: not one of {", ".join(known)}')
+    template = run.options.checkpoint_best_name
+    if template is not None and (problem := template_problem(template, known)):
+        raise ValueError(f'--checkpoint-best-name {template}: {problem}')
 
 
 def _train_step(run: Run, batches: Iterator[Any], meter: Meter) -> StepResult:
@@ -190,36 +200,51 @@ def _dropout_seed(seed: int, step: int, part: int) -> int:
     return (seed * 0x9E3779B97F4A7C15 + step * 0xC2B2AE3D27D4EB4F + part * 0x165667B19E3779F9) % 2**63
 
 
-def _finish_step(run: Run, step: int) -> None:
-    """Validates and saves what is due after a step."""
+def _late(run: Run) -> bool:
+    """Whether the last checkpoint is older than --checkpoint-minutes."""
+    minutes = run.options.checkpoint_minutes
+    return minutes is not None and time.monotonic() - run.checkpoints.saved_at >= 60 * minutes
+
+
+def _finish_step(run: Run, step: int, signal: StopRequest, late: bool = False) -> bool:
+    """Validates and saves what is due after a step; False if a signal cut that off."""
     now, epoch, last = due(run, step + 1), step // run.steps_per_epoch, step + 1 == run.end
-    metrics = _validate(run, step) if now.validation else {}
-    saved = True
-    if now.checkpoint:
-        saved = _save(run, f'epoch-{epoch}-iter-{step}', step, metrics, 'end' if last else 'interval')
+    metrics = _validate(run, step, signal) if now.validation else {}
+    if metrics is None:
+        return False
+    names = {}
+    if now.checkpoint or late:
+        names[f'epoch-{epoch}-iter-{step}'] = 'end' if last else 'interval' if now.checkpoint else 'minutes'
     if now.epoch:
-        saved = _save(run, f'epoch-{epoch}', step, metrics, 'epoch')
-    if last and not saved:
+        names[f'epoch-{epoch}'] = 'epoch'
+    if not names and _is_best(run, metrics):
+        names[f'epoch-{epoch}-iter-{step}'] = 'best'
+    if names and not _save(run, names, step, metrics, wait=last) and last:
         raise CheckpointError('the last checkpoint of the run could not be saved')
+    return True
 
 
 def _stop(run: Run, step: int, number: int) -> int:
     """Saves after a signal, without the validation that may be due: the resumed run makes up for it."""
-    name = signal_name(number)
-    saved = _save(run, f'epoch-{step // run.steps_per_epoch}-iter-{step}', step, {}, name)
-    log.info('stopped by %s after step %d; %s', name, step, CUT if saved else 'NOT saved')
+    reason = signal_name(number)
+    saved = _save(run, {f'epoch-{step // run.steps_per_epoch}-iter-{step}': reason}, step, {}, wait=True)
+    log.info('stopped by %s after step %d; %s', reason, step, CUT if saved else 'NOT saved')
+    if saved and run.options.requeue and reason == 'SIGUSR1' and run.ranks.first:
+        requeue()
     return 128 + number
 
 
-def _validate(run: Run, step: int) -> dict[str, float]:
-    """Scores the weights, and their average if there is one."""
+def _validate(run: Run, step: int, signal: StopRequest) -> dict[str, float] | None:
+    """Scores the weights, and their average if there is one; None if a signal cut that off."""
     run.ranks.share_buffers(run.state.module)
     metrics = {}
     modules = {'valid_': run.state.module}
     if run.state.ema is not None:
         modules['valid_ema_'] = run.state.ema.module
     for prefix, module in modules.items():
-        scores = validate(module, run.valid_batches, run.score, run.ranks, run.dtype)
+        scores = validate(module, run.valid_batches, run.score, run.ranks, run.dtype, signal.__bool__)
+        if scores is None:
+            return None
         metrics.update({prefix + name: score for name, score in scores.items()})
     run.logger.scalars(step, metrics)
     epoch = step // run.steps_per_epoch
@@ -227,11 +252,19 @@ def _validate(run: Run, step: int) -> dict[str, float]:
     return metrics
 
 
-def _save(run: Run, name: str, step: int, metrics: dict[str, float], reason: str) -> bool:
-    """Saves on the first rank and tells the others how it went."""
+def _is_best(run: Run, metrics: dict[str, float]) -> bool:
+    """Whether a validation without a checkpoint was one of the best, so that it deserves one."""
+    best = bool(metrics) and run.ranks.first and run.checkpoints.would_be_kept(metrics)
+    return bool(run.ranks.agree(best)[0])
+
+
+def _save(run: Run, names: dict[str, str], step: int, metrics: dict[str, float], wait: bool) -> bool:
+    """Saves on the first rank and tells the others how it went: with this one if it is waited for, or with the last."""
     if run.ranks.first:
         content = Content(run.state.weights(), run.state.state_dict(), run.state.ema_weights())
-        run.checkpoints.save(name, step, step // run.steps_per_epoch, content, metrics, reason)
+        run.checkpoints.save(names, Point(step, step // run.steps_per_epoch, metrics), content)
+        if wait:
+            run.checkpoints.settle()
     failures = run.ranks.agree(run.checkpoints.failures)[0]
     if failures >= FAILURES_IN_A_ROW:
         raise CheckpointError(f'{failures:.0f} checkpoints in a row could not be saved to {run.checkpoints.folder}')

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import argparse
+import os
+import string
+from collections.abc import Collection
 from pathlib import Path
 
 BACKBONES = ('resnet101', 'resnet50', 'mobilenetv2')
@@ -50,6 +53,9 @@ def add_arguments(
     add('--model-last-checkpoint', metavar='FILE|auto',
         help='a checkpoint of this run continues it exactly; any other weight file starts a new run from its weights; '
         '"auto" continues from the newest whole checkpoint, or starts if there is none')  # fmt: skip
+    add('--model-start-weights', type=Path, metavar='FILE',
+        help='weights that "auto" begins with where there is nothing to continue, such as a base checkpoint for the '
+        'refine stage')  # fmt: skip
 
     add = parser.add_argument_group('length and intervals').add_argument
     add('--epoch-start', type=int, default=None, metavar='N',
@@ -59,10 +65,29 @@ def add_arguments(
     add('--log-train-loss-interval', type=int, default=10, metavar='STEPS', help='between logged losses')
     add('--log-train-images-interval', type=int, default=images_interval, metavar='STEPS', help='between pictures')
     add('--log-valid-interval', type=int, default=valid_interval, metavar='STEPS', help='between validations')
-    add('--checkpoint-interval', type=int, default=valid_interval, metavar='STEPS', help='between checkpoints')
-    add('--monitor', default='valid_loss', metavar='METRIC', help='validation metric that decides best.pth')
-    add('--monitor-mode', choices=('min', 'max'), default='min', help='whether lower or higher is better')
     add('--valid-samples', type=int, default=50, metavar='N', help='validation samples, the same every time')
+
+    add = parser.add_argument_group('checkpoints').add_argument
+    add('--checkpoint-interval', type=int, default=valid_interval, metavar='STEPS', help='between checkpoints')
+    add('--checkpoint-epoch-interval', type=int, default=1, metavar='EPOCHS',
+        help='between epochs that are validated and saved; the last epoch always is')  # fmt: skip
+    add('--checkpoint-minutes', type=float, metavar='MIN',
+        help='save as well when the last checkpoint is so many minutes old')  # fmt: skip
+    add('--monitor', default='valid_loss', metavar='METRIC', help='validation metric that decides which is best')
+    add('--monitor-mode', choices=('min', 'max'), default='min', help='whether lower or higher is better')
+    add('--checkpoint-best', type=int, default=1, metavar='K', help='keep the K best, whatever else is removed')
+    add('--checkpoint-best-name', metavar='TEMPLATE',
+        help='name links to the K best after their figures, such as "best-{epoch:02d}-{valid_loss:.4f}"; '
+        'also {step} and {name}; best.pth is there anyway')  # fmt: skip
+    add('--checkpoint-keep', type=int, metavar='N',
+        help='keep the weights of the newest N steps and remove older ones of this run; all if left out')  # fmt: skip
+    add('--checkpoint-keep-every', type=int, metavar='STEPS', help='keep one checkpoint in so many steps for good')
+    add('--checkpoint-keep-states', type=int, default=2, metavar='N',
+        help='keep the training state of the newest N steps, at least 2: a run can go on from these')  # fmt: skip
+    add('--checkpoint-dir', type=Path, default=Path('checkpoint'), metavar='DIR', help='parent of the run folder')
+    add('--requeue', action='store_true',
+        help='in a SLURM job: after SIGUSR1 (sbatch --signal=USR1@300) save and put the job back in the queue'
+    )  # fmt: skip
 
     add = parser.add_argument_group('optimization').add_argument
     add('--learning-rate-scale', type=float, default=1.0, metavar='X', help='multiplies all learning rates')
@@ -80,7 +105,6 @@ def add_arguments(
         help='of the networks; auto: bfloat16 where that is fast, else float16 on a GPU, float32 on a CPU')  # fmt: skip
     add('--compile', action=argparse.BooleanOptionalAction, default=False,
         help='compile the network: minutes at the start, faster steps')  # fmt: skip
-    add('--checkpoint-dir', type=Path, default=Path('checkpoint'), metavar='DIR', help='parent of the run folder')
     add('--log-dir', type=Path, default=Path('log'), metavar='DIR', help='parent of the TensorBoard folder')
 
 
@@ -90,7 +114,8 @@ def problems(args: argparse.Namespace) -> list[str]:
         'batch_size': 2, 'num_workers': 0, 'seed': 0, 'train_resolution': 64, 'synthetic_size': 2, 'epoch_end': 1,
         'log_train_loss_interval': 1, 'log_train_images_interval': 1, 'log_valid_interval': 1,
         'checkpoint_interval': 1, 'valid_samples': 1, 'warmup_steps': 0, 'accumulate': 1, 'max_steps': 1,
-        'epoch_start': 0,
+        'epoch_start': 0, 'checkpoint_epoch_interval': 1, 'checkpoint_best': 1, 'checkpoint_keep': 1,
+        'checkpoint_keep_every': 1, 'checkpoint_keep_states': 2,
     }  # fmt: skip
     found = [
         f'{_flag(name)} {value}: must be at least {low}'
@@ -111,12 +136,47 @@ def problems(args: argparse.Namespace) -> list[str]:
         found.append(f'--model-name {args.model_name!r}: must be the name of a folder, without separators')
     if args.device == 'cpu' and args.precision == 'float16':
         found.append('--precision float16: needs a GPU; use bfloat16 or float32 with --device cpu')
-    last = args.model_last_checkpoint
-    if last not in (None, 'auto') and not Path(last).is_file():
-        found.append(f'--model-last-checkpoint {last}: no such file')
+    found += _checkpoint_problems(args)
     if args.dataset_name != 'synthetic' and not args.data_config.is_file():
         found.append(f'--data-config {args.data_config}: no such file; it names the folders of {args.dataset_name!r}')
     return found
+
+
+def _checkpoint_problems(args: argparse.Namespace) -> list[str]:
+    found = []
+    last, start = args.model_last_checkpoint, args.model_start_weights
+    if last not in (None, 'auto') and not Path(last).is_file():
+        found.append(f'--model-last-checkpoint {last}: no such file')
+    if start is not None and last != 'auto':
+        found.append(f'--model-start-weights {start}: only with --model-last-checkpoint auto; without it, give the '
+                     'file as --model-last-checkpoint')  # fmt: skip
+    elif start is not None and not start.is_file():
+        found.append(f'--model-start-weights {start}: no such file')
+    if args.checkpoint_minutes is not None and not args.checkpoint_minutes > 0:
+        found.append(f'--checkpoint-minutes {args.checkpoint_minutes}: must be above 0')
+    if args.checkpoint_best_name is not None and (problem := template_problem(args.checkpoint_best_name)):
+        found.append(f'--checkpoint-best-name {args.checkpoint_best_name}: {problem}')
+    if args.requeue and 'SLURM_JOB_ID' not in os.environ:
+        found.append('--requeue: this is not a SLURM job (SLURM_JOB_ID is not set); leave the flag out')
+    if args.requeue and last != 'auto':
+        found.append('--requeue: needs --model-last-checkpoint auto, or the job would begin anew')
+    return found
+
+
+def template_problem(template: str, metrics: Collection[str] = ()) -> str | None:
+    """What is wrong with a --checkpoint-best-name, or None; names of metrics are looked at only if they are given."""
+    try:
+        fields = [name for _, name, _, _ in string.Formatter().parse(template) if name is not None]
+    except ValueError as error:
+        return str(error)
+    if not fields or '' in fields:
+        return 'needs a field by name, such as {epoch:02d} or {step}, or all would have one name'
+    known = {'epoch', 'step', 'name', *metrics}
+    if metrics and (unknown := [f for f in fields if f not in known]):
+        return f'{{{unknown[0]}}} is not one of {", ".join(sorted(known))}'
+    if '/' in template or '\\' in template or template.startswith(('.', 'epoch-')):
+        return 'must be the name of a file that does not begin with "epoch-" or a dot, without separators'
+    return None
 
 
 def refuse(found: list[str]) -> None:

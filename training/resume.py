@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from .checkpoint import CheckpointError, Content, Record, broken_records, read_content, read_records
+from .content import Content, read_content
+from .record import CheckpointError, Record, broken_records, read_records
 
 log = logging.getLogger(__name__)
 
@@ -30,7 +31,7 @@ class Resume:
     weights: Path | None = None
 
 
-def decide(given: str | None, folder: Path, stage: str, identity: dict[str, Any]) -> Resume:
+def decide(given: str | None, folder: Path, stage: str, identity: dict[str, Any], start: Path | None = None) -> Resume:
     """Decides how a run in `folder` begins.
 
     Args:
@@ -38,6 +39,7 @@ def decide(given: str | None, folder: Path, stage: str, identity: dict[str, Any]
         folder: checkpoint/<model_name>.
         stage: 'base' or 'refine'.
         identity: of the run that is about to begin.
+        start: weights of a run that begins under 'auto'.
 
     Raises:
         CheckpointError: a checkpoint of this run that is damaged, has no training state, is older than the newest,
@@ -50,7 +52,7 @@ def decide(given: str | None, folder: Path, stage: str, identity: dict[str, Any]
     if given == 'auto':
         record = _newest_whole(folder, records)
         if record is None:
-            return Resume(_new_id())
+            return Resume(_new_id(), weights=start)
     else:
         path = Path(given)
         if not path.is_file():

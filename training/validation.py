@@ -15,8 +15,13 @@ Score = Callable[[Forward, Any], dict[str, torch.Tensor]]
 
 @torch.no_grad()
 def validate(
-    module: nn.Module, batches: Iterable[Any], score: Score, ranks: Ranks, dtype: torch.dtype
-) -> dict[str, float]:
+    module: nn.Module,
+    batches: Iterable[Any],
+    score: Score,
+    ranks: Ranks,
+    dtype: torch.dtype,
+    stop: Callable[[], bool] = lambda: False,
+) -> dict[str, float] | None:
     """Scores a module in evaluation mode and puts it back into the mode it was in.
 
     Args:
@@ -25,9 +30,10 @@ def validate(
         score: takes the network as a function and a batch on the device; returns means over the batch.
         ranks: over which the mean is taken.
         dtype: precision of the network.
+        stop: asked before each batch. Several ranks finish what they began, since each would hear of it elsewhere.
 
     Returns:
-        The mean of each score over the samples of all ranks.
+        The mean of each score over the samples of all ranks, or None if it was stopped.
     """
     training = module.training
     module.eval()
@@ -36,6 +42,9 @@ def validate(
     sums: torch.Tensor | None = None
     count = 0
     for batch in batches:
+        if ranks.world == 1 and stop():
+            module.train(training)
+            return None
         scores = score(model, batch.to(ranks.device))
         names = sorted(scores)
         values = torch.stack([scores[name] for name in names]).cpu().double() * len(batch)

@@ -1,0 +1,116 @@
+"""Names for people: last.pth, best.pth, and the best by a template. Nothing of the toolkit reads them back."""
+
+from __future__ import annotations
+
+import errno
+import logging
+import shutil
+from collections.abc import Collection, Sequence
+from pathlib import Path
+
+from .disk import Disk, digest, unlink_quietly, write_through
+from .record import CheckpointError, Record, best_records
+from .retention import Policy
+
+log = logging.getLogger(__name__)
+
+
+def refresh(disk: Disk, folder: Path, records: Sequence[Record], newest: Record, policy: Policy) -> None:
+    """Points the links of a run at what they are named after.
+
+    Args:
+        disk: the file operations.
+        folder: of the run.
+        records: of the run, oldest first.
+        newest: the checkpoint just written.
+        policy: says what is best, and how the best are named.
+    """
+    best = best_records((r for r in records if r.has(folder, 'weights')), policy.monitor, policy.mode, policy.best)
+    wanted = {'last.pth': newest.files['weights'].name}
+    if best:
+        wanted['best.pth'] = best_file(best[0], policy.monitor)
+    if policy.best_name is not None:
+        for record in best:
+            name = best_link(record, policy.best_name)
+            if name in wanted:
+                name = f'{name.removesuffix(".pth")}-{record.step}.pth'
+            wanted[name] = best_file(record, policy.monitor)
+        _drop_former(disk, folder, [r for r in records if r not in best], policy, wanted)
+    for name, file in wanted.items():
+        path = folder / name
+        if path.exists():
+            if path.samefile(folder / file):
+                continue
+            if not _is_of(path, folder, records):
+                set_aside(disk, path)
+        link_file(disk, folder / file, path, folder / f'.{name}.{newest.run}.tmp')
+
+
+def _drop_former(disk: Disk, folder: Path, records: Sequence[Record], policy: Policy, wanted: Collection[str]) -> None:
+    """Takes the names of the best from those that no longer are."""
+    assert policy.best_name is not None
+    for record in records:
+        if policy.monitor not in record.metrics:
+            continue
+        name = best_link(record, policy.best_name)
+        for path in (folder / name, folder / f'{name.removesuffix(".pth")}-{record.step}.pth'):
+            if path.name not in wanted and path.is_file() and _is_of(path, folder, [record]):
+                disk.unlink(path)
+
+
+def best_file(record: Record, monitor: str) -> str:
+    """The file that a monitored metric is about: the averaged weights for a metric of theirs."""
+    kind = 'ema' if '_ema_' in monitor and 'ema' in record.files else 'weights'
+    return record.files[kind].name
+
+
+def best_link(record: Record, template: str) -> str:
+    """The name of the link to one of the best.
+
+    Raises:
+        CheckpointError: the template names something that the record does not have.
+    """
+    try:
+        return template.format(epoch=record.epoch, step=record.step, name=record.name, **record.metrics) + '.pth'
+    except (KeyError, ValueError, IndexError, AttributeError, TypeError) as error:
+        raise CheckpointError(f'--checkpoint-best-name {template}: {error} with {record.name}') from None
+
+
+def link_file(disk: Disk, source: Path, target: Path, temporary: Path) -> None:
+    """Gives a file another name, over what has that name; a copy where the file system has no hard links.
+
+    Raises:
+        OSError: the disk's own error; what was under the name is untouched.
+    """
+    unlink_quietly(temporary)
+    try:
+        disk.link(source, temporary)
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EIO):
+            raise
+        with source.open('rb') as file:
+            write_through(disk, target, lambda copy: shutil.copyfileobj(file, copy, 1 << 20), temporary)
+        return
+    try:
+        disk.replace(temporary, target)
+    except OSError:
+        unlink_quietly(temporary)
+        raise
+
+
+def set_aside(disk: Disk, path: Path) -> None:
+    """Renames a file that is in the way and is somebody's."""
+    number = 0
+    while (aside := path.with_name(f'{path.name}.aside{number or ""}')).exists():
+        number += 1
+    disk.replace(path, aside)
+    log.warning('%s is not of this run; it is now %s', path, aside.name)
+
+
+def _is_of(path: Path, folder: Path, records: Sequence[Record]) -> bool:
+    """Whether a link, or a copy, was made of one of the records' files."""
+    files = [file for record in records for kind, file in record.files.items() if kind != 'state']
+    if any((folder / f.name).is_file() and path.samefile(folder / f.name) for f in files):
+        return True
+    same_size = [f for f in files if f.size == path.stat().st_size]
+    return bool(same_size) and digest(path) in {f.sha256 for f in same_size}
