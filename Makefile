@@ -24,6 +24,7 @@ check: .venv/installed-dev
 bench: .venv/installed
 	$(BIN)/python benchmarks/training_step.py
 	$(BIN)/python benchmarks/checkpoint_save.py
+	$(BIN)/python benchmarks/resume.py
 
 .venv/installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv

@@ -119,6 +119,8 @@ def train(args: argparse.Namespace, make_stage: Callable[[argparse.Namespace], S
                 run.checkpoints.open()
     except (ValueError, OSError) as error:
         return _refuse(error, 2)
+    except KeyboardInterrupt:
+        return 130
     if run is None:
         return 0
     try:

@@ -249,6 +249,15 @@ def test_a_path_of_this_run_goes_on_and_any_other_gives_weights(tmp_path):
         decide('nowhere.pth', run, 'base', IDENTITY)
 
 
+def test_the_link_to_the_newest_goes_on_with_it(tmp_path):
+    made = checkpoints(tmp_path)
+    save(made, 3, {'valid_loss': 1})
+    save(made, 9, {'valid_loss': 2})
+    assert decide(str(tmp_path / 'last.pth'), tmp_path, 'base', IDENTITY).record.step == 9
+    with pytest.raises(CheckpointError, match='got further'):
+        decide(str(tmp_path / 'best.pth'), tmp_path, 'base', IDENTITY)
+
+
 def test_the_same_checkpoint_again_renews_its_record_only(tmp_path):
     made = checkpoints(tmp_path)
     save(made, 3)

@@ -102,8 +102,11 @@ class Record:
                 return f'{file.name} is missing'
             if path.stat().st_size != file.size:
                 return f'{file.name} has {path.stat().st_size} bytes instead of {file.size}'
-            if digest(path) != file.sha256:
-                return f'{file.name} does not have the sha256 of its record'
+            try:
+                if digest(path) != file.sha256:
+                    return f'{file.name} does not have the sha256 of its record'
+            except OSError as error:
+                return f'{file.name} cannot be read ({error.strerror})'
         return None
 
     def has(self, folder: Path, kind: str) -> bool:

@@ -79,10 +79,12 @@ def _new_id() -> str:
 
 
 def _record_of(path: Path, folder: Path, records: list[Record]) -> Record | None:
-    """The record of a weight file, if it lies in the run's own folder and one was written for it."""
+    """The record of a weight file of the run's own folder, or of a link to one, such as last.pth."""
     if path.resolve().parent != folder.resolve():
         return None
-    return next((r for r in records if path.name == r.files['weights'].name), None)
+    of_name = [r for r in records if path.name == r.files['weights'].name]
+    linked = [r for r in records if r.has(folder, 'weights') and path.samefile(folder / r.files['weights'].name)]
+    return next(iter([*of_name, *reversed(linked)]), None)
 
 
 def _newest_whole(folder: Path, records: list[Record]) -> Record | None:
