@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+import checkpoint_console
 import inference_images
 import train_base
 import train_refine
@@ -38,7 +39,8 @@ def test_imports_run_downward_only(package):
 def commands():
     text = (ROOT / 'README.md').read_text() + ''.join(p.read_text() for p in (ROOT / 'docs').glob('*.md'))
     text = text.replace('\\\n', ' ')
-    return re.findall(r'^ *python ((?:train_base|train_refine|inference_images)\.py .*)$', text, re.MULTILINE)
+    scripts = 'train_base|train_refine|inference_images|checkpoints'
+    return re.findall(rf'^ *python ((?:{scripts})\.py [^#\n]*)', text, re.MULTILINE)
 
 
 def test_readme_has_commands():
@@ -60,6 +62,9 @@ def test_the_documents_commands_parse(line, in_tmp):
             path = Path(words[words.index(flag) + 1])
             if not path.exists():
                 path.mkdir(parents=True)
+    if script == 'checkpoints.py':
+        checkpoint_console.parse(None, words)
+        return
     module = {'train_base.py': train_base, 'train_refine.py': train_refine, 'inference_images.py': inference_images}
     module[script].parse(words)
 

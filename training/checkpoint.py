@@ -284,4 +284,7 @@ class Checkpoints:
         """Refreshes the links for people, and removes what the policy does not keep; `newest` was read back."""
         records = self.records()
         links.refresh(self.disk, self.folder, records, newest, self.policy)
-        remove(self.disk, self.folder, superfluous(records, self.policy, self.folder))
+        paths = superfluous(records, self.policy, self.folder)
+        remove(self.disk, self.folder, paths)
+        if gone := [path.stem for path in paths if path.suffix == '.json']:
+            log.info('removed %s, as --checkpoint-keep says', ', '.join(gone))

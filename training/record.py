@@ -77,6 +77,8 @@ class Record:
             del content['sha256']
             content['files'] = {kind: File(**entry) for kind, entry in content['files'].items()}
             record = Record(**content)
+            if any(Path(name).name != name for name in [record.name, *(f.name for f in record.files.values())]):
+                raise CheckpointError(f'{path}: a record that names files outside of its folder')
         except CheckpointError:
             raise
         except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:

@@ -1,0 +1,295 @@
+"""Look after checkpoints: what there is, whether it is whole, what may go, and what can be made of it.
+
+of every run in checkpoint/: what is kept and why, and whether every byte is as it was written:
+  python checkpoints.py list
+  python checkpoints.py verify
+what a file holds, and how two of them differ:
+  python checkpoints.py show checkpoint/base/best.pth
+  python checkpoints.py diff checkpoint/base/epoch-0.pth checkpoint/base/epoch-1.pth
+the mean of the best three, scored against each of them:
+  python checkpoints.py average --best 3 --run checkpoint/base -o average.pth --dataset-name my-data
+make room, and keep one checkpoint whatever happens:
+  python checkpoints.py prune checkpoint/base --keep 2 --best 3 --dry-run
+  python checkpoints.py pin checkpoint/base/epoch-3.pth
+another kind of file, half the size:
+  python checkpoints.py convert checkpoint/refine/best.pth -o refine.safetensors --precision float16
+
+Exit code 0: done; 1: something is damaged (verify) or differs (diff); 2: a mistake or a
+refusal, with what to do about it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import scoring
+from checkpoint_console import (
+    difference_table,
+    folder_table,
+    megabytes,
+    parse,
+    policy_words,
+    print_json,
+    print_pairs,
+    progress,
+    say,
+    table,
+)
+
+if TYPE_CHECKING:
+    from training.inventory import Run
+    from training.verification import Verdict
+
+
+def list_all(args: argparse.Namespace) -> int:
+    """Prints a table of each run, and what else lies in its folder."""
+    from training.inventory import inventory, run_folders
+    from weight_files import verifier
+
+    parents = args.paths or [args.checkpoint_dir]
+    folders = [folder for parent in parents for folder in run_folders(parent)]
+    check = None if args.fast else verifier().check
+    found = [inventory(folder, check) for folder in progress(folders, ' folders')]
+    if args.json:
+        print_json(found)
+        return 0
+    for folder in found:
+        print(folder_table(folder))
+    if not found:
+        print(f'no checkpoints in {", ".join(map(str, parents))}')
+    return 0
+
+
+def show(args: argparse.Namespace) -> int:
+    """Prints what a file is, what it holds, and its record or provenance."""
+    from model.comparison import flatten, summarize
+    from model.weights import describe, read_weights
+    from training.record import read_records
+    from training.verification import owner, read_provenance
+    from weight_files import read_training_state, verifier
+
+    verdict = verifier().check(args.file)
+    path = args.file.resolve()
+    print(f'{args.file}: {megabytes(path.stat().st_size)}; {_words(verdict)}')
+    record, kind = owner(path, read_records(path.parent)) or (None, '')
+    if kind == 'state' or path.name.endswith('.state.pth'):
+        content = read_training_state(path)
+        tensors = flatten(content)
+        print(f'training state of format {content.pop("format", None)}')
+        moments = content.pop('optimizer', None) or {}
+        words = sorted({name.rpartition('/')[2] for name in flatten(moments)})
+        print(f'  optimizer: {", ".join(words)} of {len(moments)} parameters')
+        print_pairs('rest', content)
+    else:
+        weights = read_weights(path)
+        tensors = weights.state_dict
+        print(f'{weights.kind}: {describe(tensors)}')
+    about = summarize(tensors)
+    dtypes = ', '.join(f'{count} {dtype}' for dtype, count in about.dtypes.items())
+    print(f'{about.tensors} tensors ({dtypes}): {about.parameters:,} values, {about.statistics:,} BatchNorm statistics')
+    for name, count in about.non_finite.items():
+        print(f'NOT FINITE: {count} values of {name}')
+    if record is not None:
+        print(f'{kind} of {record.name}: {record.stage} run {record.run}, step {record.step}, epoch {record.epoch}')
+        print(f'written {record.written}; reason: {record.reason}')
+        print_pairs('metrics', record.metrics)
+        print_pairs('options', {name: value for name, value in record.options.items() if value is not None})
+    if (provenance := read_provenance(path)) is not None:
+        print_pairs('provenance', provenance)
+    return 0
+
+
+def verify(args: argparse.Namespace) -> int:
+    """Prints a line for each file; 1 if any is damaged."""
+    from training.inventory import targets
+    from weight_files import verifier
+
+    verifying = verifier()
+    paths = list(dict.fromkeys(file for path in args.paths or [args.checkpoint_dir] for file in targets(path)))
+    for path in paths:
+        if not path.exists():
+            verifying.check(path)
+    damaged = 0
+    for path in progress(paths):
+        verdict = verifying.check(path)
+        damaged += verdict.damaged
+        say(f'{path}: {_words(verdict)}')
+    print(f'{len(paths)} files, {damaged} damaged')
+    return 1 if damaged else 0
+
+
+def _words(verdict: Verdict) -> str:
+    return f'DAMAGED: {verdict.text}' if verdict.damaged else verdict.text
+
+
+def diff(args: argparse.Namespace) -> int:
+    """Prints the tensors that differ; 1 if any does."""
+    from dataclasses import asdict
+
+    from model.comparison import compare
+    from model.weights import read_weights
+
+    result = compare(read_weights(args.first).state_dict, read_weights(args.second).state_dict)
+    if args.json:
+        print_json({'equal': result.equal, **asdict(result)})
+        return 0 if result.equal else 1
+    print(difference_table(result, args.first, args.second, args.top))
+    return 0 if result.equal else 1
+
+
+def average(args: argparse.Namespace) -> int:
+    """Writes the mean of several weight files; with a data set, says whether it is better than they are."""
+    import torch
+
+    import weight_files as files
+    from model.averaging import average as mean
+    from model.weights import read_weights
+
+    verifying = files.verifier()
+    run = None if args.files else files.the_run(args.run, args.checkpoint_dir)
+    monitor = args.monitor or (run.policy().monitor if run else 'valid_loss')
+    members = files.members(files.chosen(args, run, monitor), verifying)
+    paths = {str(member.path): member.path for member in members}
+    files.check_output(args.output, args.overwrite, list(paths.values()), provenance=True)
+    state = mean((files.read_whole(path, verifying).state_dict for path in progress(list(paths.values()))), list(paths))
+    how = f'mean of {len(paths)} in float64, dtypes and counters of the last'
+    print(f'{how}: {", ".join(paths)}')
+    scores: dict[str, dict[str, float]] = {}
+    if args.dataset_name is not None:
+        options = members[-1].record.options if members[-1].record else {}
+        read = {name: lambda path=path: read_weights(path).state_dict for name, path in paths.items()}
+        state, scores, words = scoring.judge(args, state, read, options, files.bare_metric(monitor))
+        rows = [(name, *(f'{value:.6g}' for value in values.values())) for name, values in scores.items()]
+        print('\n'.join([table([('weights', *next(iter(scores.values()))), *rows]), *words]))
+    made_of = {
+        'how': how,
+        'batch_norm': scoring.batch_norm(args),
+        'members': [member.origin() for member in members],
+        'scores': scores,
+        'torch': torch.__version__,
+    }
+    files.write_weights(args.output, state, made_of)
+    print(f'wrote {args.output} ({made_of["batch_norm"]})')
+    return 0
+
+
+def prune(args: argparse.Namespace) -> int:
+    """Removes what the policy of each run does not keep, unless its newest checkpoint is damaged."""
+    from training.inventory import others, runs
+    from training.lock import FolderLock
+    from weight_files import the_folder
+
+    folder = the_folder(args.folder, args.checkpoint_dir)
+    lock = FolderLock(folder, patience=0)
+    if not args.dry_run:
+        lock.take()
+    try:
+        refused = [problem for run in runs(folder) if (problem := _prune_run(run, args))]
+    finally:
+        lock.release()
+    for other in others(folder, read=False):
+        print(f'left alone: {other.path.name}, {megabytes(other.size)}: {other.what}')
+    if refused:
+        raise ValueError('\n  '.join(refused))
+    return 0
+
+
+def _prune_run(run: Run, args: argparse.Namespace) -> str | None:
+    """Prunes one run; returns why it did not."""
+    from training.disk import Disk
+    from training.inventory import freed
+    from training.retention import remove, superfluous
+
+    policy = run.policy(
+        keep=args.keep, best=args.best, every=args.every, states=args.keep_states, monitor=args.monitor,
+        mode=args.monitor_mode,
+    )  # fmt: skip
+    known = {name for record in run.records for name in record.metrics}
+    if args.monitor is not None and args.monitor not in known:
+        return f'{run}: --monitor {args.monitor}: not one of {", ".join(sorted(known)) or "none"}; nothing is removed'
+    newest = run.records[-1]
+    if problem := newest.problem(run.folder):
+        return f'{run}: its newest checkpoint is damaged ({problem}); nothing of this run is removed'
+    paths = superfluous(run.records, policy, run.folder)
+    print(f'{run}: {policy_words(policy)}')
+    for path in paths:
+        print(f'  {"would remove" if args.dry_run else "removes"} {path.name}, {megabytes(path.stat().st_size)}')
+    total = freed(paths)
+    if not args.dry_run:
+        remove(Disk(), run.folder, paths)
+    hint = '' if paths else '; --keep N, --best K and --keep-states N say what to keep'
+    print(f'  {len(paths)} files, {megabytes(total)}{hint}')
+    return None
+
+
+def pin(args: argparse.Namespace) -> int:
+    """Pins checkpoints, or takes their pins away."""
+    from weight_files import checkpoint_of
+
+    pins = {}
+    for path in args.files:
+        folder, name = checkpoint_of(path)
+        pins[name] = folder / f'{name}.pin'
+    for name, path in pins.items():
+        there = path.exists()
+        if args.remove:
+            path.unlink(missing_ok=True)
+            print(f'{name} is no longer pinned' if there else f'{name} was not pinned')
+        else:
+            path.touch()
+            print(f'{name} {"was pinned already" if there else "is pinned"}')
+    return 0
+
+
+def convert(args: argparse.Namespace) -> int:
+    """Writes weights as another kind of file or in another precision."""
+    import torch
+
+    import weight_files as files
+    from model.convert import convert_state
+    from model.weights import describe
+
+    weights = files.read_whole(args.file, files.verifier())
+    files.check_output(args.output, args.overwrite, [args.file])
+    try:
+        done = convert_state(weights.state_dict, getattr(torch, args.precision) if args.precision else None)
+    except ValueError as error:
+        raise ValueError(f'--precision {args.precision}: {error}; nothing was written') from None
+    files.write_weights(args.output, done.state)
+    print(f'{args.file}: {weights.kind}, {describe(weights.state_dict)}')
+    cast = f', {done.cast} cast to {args.precision}' if args.precision else ''
+    print(f'wrote {args.output}: {len(done.state)} tensors{cast}; read back and compared')
+    if done.vanished:
+        print(f'too small for {args.precision}, now 0: {sum(done.vanished.values())} values, in {len(done.vanished)} '
+              f'tensors such as {next(iter(done.vanished))}')  # fmt: skip
+    return 0
+
+
+COMMANDS = {
+    'list': list_all, 'show': show, 'verify': verify, 'diff': diff, 'average': average, 'prune': prune, 'pin': pin,
+    'convert': convert,
+}  # fmt: skip
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs the script; returns its exit code."""
+    try:
+        args = parse(__doc__, argv)
+        return COMMANDS[args.command](args)
+    except (ValueError, OSError) as error:
+        print(f'error: {error}', file=sys.stderr)
+        return 2
+    except RuntimeError as error:
+        if 'out of memory' not in str(error).lower():
+            raise
+        print(f'error: too little memory; lower --batch-size or --train-resolution ({error})', file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        return 130
+
+
+if __name__ == '__main__':
+    sys.exit(main())
