@@ -46,8 +46,8 @@ class FolderLock:
                 owner = file.read().strip() or 'unknown'
                 file.close()
                 raise CheckpointError(
-                    f'{self.path.parent}: another training ({owner}) is writing to this folder. Wait for its end; a new '
-                    'training can take another --model-name'
+                    f'{self.path.parent}: another training ({owner}) is writing to this folder. Wait for its end; '
+                    'a new training can take another --model-name'
                 )
             if not waited and self.patience:
                 log.info('%s is in use by another process; waiting up to %.0f s', self.path.parent, self.patience)
