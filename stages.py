@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import logging
+import multiprocessing
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -28,7 +29,7 @@ from training.checkpoint import Checkpoints
 from training.devices import Ranks
 from training.lock import FolderLock
 from training.logs import Logger, set_up_logging
-from training.loop import Run, fit, rehearse
+from training.loop import Run, fit, owes, rehearse
 from training.record import CheckpointError
 from training.resume import Resume, decide, refuse_overwriting
 from training.retention import Policy
@@ -113,24 +114,29 @@ def train(args: argparse.Namespace, make_stage: Callable[[argparse.Namespace], S
         return devices.launch(command, count)
     try:
         run = _prepare(args, make_stage)
-        if run is not None:
+        done = run.state.progress.step >= run.end and not owes(run)
+        if done:
+            steps = run.state.progress.step
+            log.info('nothing to do: %d steps are done; raise --epoch-end or --max-steps to go on', steps)
+        else:
             rehearse(run)
-            if run.ranks.first:
-                run.checkpoints.open()
+        if run.ranks.first and (run.resumed is not None or not done):
+            run.checkpoints.open()
     except (ValueError, OSError) as error:
         return _refuse(error, 2)
     except KeyboardInterrupt:
         return 130
-    if run is None:
-        return 0
     try:
-        return fit(run)
+        return 0 if done else fit(run)
     except (CheckpointError, ImageError, FloatingPointError) as error:
         return _refuse(error, 1)
     finally:
         run.checkpoints.close()
         run.logger.close()
         devices.leave_ranks()
+        # They are deaf to the signal by which the interpreter would end them.
+        for worker in multiprocessing.active_children():
+            worker.kill()
 
 
 def _refuse(error: Exception, code: int) -> int:
@@ -138,7 +144,7 @@ def _refuse(error: Exception, code: int) -> int:
     return code
 
 
-def _prepare(args: argparse.Namespace, make_stage: Callable[[argparse.Namespace], Stage]) -> Run | None:
+def _prepare(args: argparse.Namespace, make_stage: Callable[[argparse.Namespace], Stage]) -> Run:
     ranks = devices.join_ranks(args.device)
     set_up_logging(ranks.first)
     dtype = devices.choose_precision(args.precision, ranks.device)
@@ -177,14 +183,6 @@ def _prepare(args: argparse.Namespace, make_stage: Callable[[argparse.Namespace]
     )  # fmt: skip
     if ranks.agree(state.progress.step, -state.progress.step) != [state.progress.step, -state.progress.step]:
         raise ValueError('--checkpoint-dir: the ranks see different checkpoints; all machines must share that folder')
-    # A signal's checkpoint is saved without the validation that was due after its step.
-    record = resume.record
-    owed = record is not None and record.reason.startswith('SIG') and not record.metrics
-    if state.progress.step >= end and not owed:
-        log.info('nothing to do: %d steps are done; raise --epoch-end or --max-steps to go on', state.progress.step)
-        devices.leave_ranks()
-        return None
-
     workers = -(-min(args.num_workers, default_workers()) // ranks.world)
     pin = ranks.device.type == 'cuda'
     sampler = StepSampler(plan, state.progress.step, end, args.accumulate, ranks.rank, ranks.world)
@@ -210,7 +208,7 @@ def _prepare(args: argparse.Namespace, make_stage: Callable[[argparse.Namespace]
             folder, stage.name, resume.run, identity, Policy.from_options(vars(args)), _plain(args), lock
         ),
         logger=Logger(args.log_dir / args.model_name, state.progress.step, end, ranks.first),
-        owed=owed,
+        resumed=resume.record,
     )
 
 

@@ -97,6 +97,9 @@ class Checkpoints:
             self.lock.take()
         for path in self.folder.glob(f'.*.{self.run}.tmp'):
             unlink_quietly(path)
+        if records := self.records():
+            # What a kill has kept the last save from doing.
+            self._tidy(records[-1])
 
     def close(self) -> None:
         """Waits for the save under way, and lets others into the folder."""
@@ -122,19 +125,18 @@ class Checkpoints:
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
             source = self._present(names, point.step)
-            if source is None:
-                self._write(first, content)
+            written = self._write(first, content) if source is None else {}
         except OSError as error:
             self._failed(first, content, error)
             return
-        kinds = tuple(content.parts())
-        self._committing = self._thread.submit(self._commit, names, point, kinds, source, tensor_bytes(content.parts()))
+        size = tensor_bytes(content.parts())
+        self._committing = self._thread.submit(self._commit, names, point, written, source, size)
 
     def settle(self) -> bool:
         """Waits for the save under way, if any, and returns whether the last one is safe on the disk."""
         if self._committing is not None:
-            self._committing.result()
-            self._committing = None
+            committing, self._committing = self._committing, None
+            committing.result()
         return self.failures == 0
 
     def records(self) -> list[Record]:
@@ -149,7 +151,7 @@ class Checkpoints:
         best = best_records([*records, candidate], self.policy.monitor, self.policy.mode, self.policy.best)
         return candidate in best
 
-    def _record(self, name: str) -> Record | None:
+    def record(self, name: str) -> Record | None:
         """This run's record of that name."""
         try:
             record = Record.read(self.folder / f'{name}.json')
@@ -160,7 +162,7 @@ class Checkpoints:
     def _present(self, names: Iterable[str], step: int) -> Record | None:
         """A whole checkpoint of this run after that step."""
         for name in [*names, *(path.stem for path in self.folder.glob(f'epoch-*-iter-{step}.json'))]:
-            record = self._record(name)
+            record = self.record(name)
             if record is not None and record.step == step and record.problem(self.folder) is None:
                 return record
         return None
@@ -168,90 +170,90 @@ class Checkpoints:
     def _temporary(self, name: str) -> Path:
         return self.folder / f'.{name}.{self.run}.tmp'
 
-    def _write(self, name: str, content: Content) -> None:
+    def _write(self, name: str, content: Content) -> dict[str, int]:
+        """Writes the temporary files; returns the CRC-32 of each kind."""
         parts = content.parts()
         free, needed = self.disk.free(self.folder), tensor_bytes(parts) + OVERHEAD_BYTES
         if free < needed:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-        written = []
+        written: dict[str, int] = {}
         try:
             for kind, part in parts.items():
                 path = self._temporary(file_name(name, kind))
-                write_new(self.disk, path, lambda file, part=part: torch.save(part, file))  # type: ignore[misc]
-                written.append(path)
+                written[kind] = write_new(self.disk, path, lambda file, part=part: torch.save(part, file))  # type: ignore[misc]
         except BaseException:
-            for path in written:
-                unlink_quietly(path)
+            for kind in written:
+                unlink_quietly(self._temporary(file_name(name, kind)))
             raise
+        return written
 
     def _commit(
-        self, names: dict[str, str], point: Point, kinds: Sequence[str], source: Record | None, size: int
+        self, names: dict[str, str], point: Point, written: dict[str, int], source: Record | None, size: int
     ) -> None:
         """Makes a written checkpoint one that counts, under all of its names."""
-        name = next(iter(names))
-        moved: dict[str, File] = {}
+        name = first = next(iter(names))
+        placed: list[Path] = []
         try:
             if source is None:
-                self._move_into_place(name, kinds, moved)
-                source_name, files = name, moved
+                files = self._move_into_place(first, written, placed)
             else:
-                source_name, files = source.name, source.files
+                first, files = source.name, source.files
                 names = {source.name: source.reason, **names}
                 point = replace(point, metrics=point.metrics or source.metrics)
             for name, reason in names.items():
-                own = files if name == source_name else self._link(name, files)
+                own = files if name == first else self._link(name, files, placed)
                 record = Record(
                     self.run, self.stage, name, point.step, point.epoch, point.metrics, reason, self.identity, own,
                     self.options,
                 )  # fmt: skip
                 self._commit_record(record)
+                placed.clear()
                 log.info('saved %s', self.folder / f'{name}.pth')
         except OSError as error:
-            self._undo(next(iter(names)), kinds, moved)
+            self._undo(name, written, placed)
             self._failed(name, size, error)
             return
         self.failures = 0
-        try:
-            self._tidy(record)
-        except (OSError, CheckpointError) as error:
-            log.warning('%s: could not tidy up: %s', self.folder, error)
+        self._tidy(record)
 
-    def _move_into_place(self, name: str, kinds: Sequence[str], moved: dict[str, File]) -> None:
+    def _move_into_place(self, name: str, written: dict[str, int], placed: list[Path]) -> dict[str, File]:
         """Brings the temporary files to the disk, reads them back, and gives them their names."""
         files = {}
-        for kind in kinds:
+        for kind in written:
             sync(self.disk, self._temporary(file_name(name, kind)))
-        for kind in kinds:
-            files[kind] = File(file_name(name, kind), *read_back(self.disk, self._temporary(file_name(name, kind))))
+        for kind, crc in written.items():
+            path = self._temporary(file_name(name, kind))
+            files[kind] = File(file_name(name, kind), *read_back(self.disk, path, crc))
         self._clear_way(name)
         for kind, file in files.items():
             self.disk.replace(self._temporary(file.name), self.folder / file.name)
-            moved[kind] = file
+            placed.append(self.folder / file.name)
             if kind == 'state':
                 # So that no power cut leaves the weights without what marks them as half-written.
                 self.disk.fsync_folder(self.folder)
         self.disk.fsync_folder(self.folder)
+        return files
 
-    def _undo(self, name: str, kinds: Sequence[str], moved: dict[str, File]) -> None:
+    def _undo(self, name: str, written: Iterable[str], placed: Sequence[Path]) -> None:
         """Gives back the space of a save that failed, unless it got as far as its record."""
-        for kind in kinds:
+        for kind in written:
             unlink_quietly(self._temporary(file_name(name, kind)))
-        if self._record(name) is None:
-            for file in moved.values():
-                unlink_quietly(self.folder / file.name)
+        if self.record(name) is None:
+            for path in reversed(placed):
+                unlink_quietly(path)
 
-    def _link(self, name: str, files: dict[str, File]) -> dict[str, File]:
+    def _link(self, name: str, files: dict[str, File], placed: list[Path]) -> dict[str, File]:
         """Gives a checkpoint's files a second name, or copies them where the file system has no hard links."""
-        present = self._record(name)
+        present = self.record(name)
         if present is not None and present.problem(self.folder) is None:
             return present.files
         self._clear_way(name)
         named = {}
         for kind, file in files.items():
             named[kind] = File(file_name(name, kind), file.size, file.sha256)
-            link_file(
-                self.disk, self.folder / file.name, self.folder / named[kind].name, self._temporary(named[kind].name)
-            )
+            path = self.folder / named[kind].name
+            link_file(self.disk, self.folder / file.name, path, self._temporary(path.name))
+            placed.append(path)
         self.disk.fsync_folder(self.folder)
         return named
 
@@ -262,12 +264,13 @@ class Checkpoints:
 
     def _clear_way(self, name: str) -> None:
         """Sets aside what has a checkpoint's name and is not of this run's records: nothing is written over."""
-        if self._record(name) is not None:
+        if self.record(name) is not None:
             return
-        paths = [self.folder / file_name(name, kind) for kind in ('state', 'ema', 'weights')]
-        for path in [*paths, self.folder / f'{name}.json']:
-            if path.exists():
-                links.set_aside(self.disk, path)
+        # The state last: until then it marks what is half-written.
+        for file in (file_name(name, 'weights'), file_name(name, 'ema'), f'{name}.json', file_name(name, 'state')):
+            if os.path.lexists(self.folder / file):
+                links.set_aside(self.disk, self.folder / file)
+                self.disk.fsync_folder(self.folder)
 
     def _failed(self, name: str, content: Content | int, error: OSError) -> None:
         self.failures += 1
@@ -283,8 +286,12 @@ class Checkpoints:
     def _tidy(self, newest: Record) -> None:
         """Refreshes the links for people, and removes what the policy does not keep; `newest` was read back."""
         records = self.records()
-        links.refresh(self.disk, self.folder, records, newest, self.policy)
-        paths = superfluous(records, self.policy, self.folder)
-        remove(self.disk, self.folder, paths)
+        try:
+            links.refresh(self.disk, self.folder, records, newest, self.policy)
+            paths = superfluous(records, self.policy, self.folder)
+            remove(self.disk, self.folder, paths)
+        except (OSError, CheckpointError) as error:
+            log.warning('%s: could not tidy up: %s', self.folder, error)
+            return
         if gone := [path.stem for path in paths if path.suffix == '.json']:
             log.info('removed %s, as --checkpoint-keep says', ', '.join(gone))

@@ -191,7 +191,10 @@ def join_ranks(device: str) -> Ranks:
         torch.cuda.set_device(chosen)
     # NCCL is missing on Windows, where gloo carries the gradients of GPUs too, slower.
     backend = 'nccl' if chosen.type == 'cuda' and dist.is_nccl_available() else 'gloo'
-    dist.init_process_group(backend)
+    # After a restart torchrun's store still has the addresses of the processes that died: each start has its own part.
+    store, rank, size = next(dist.rendezvous('env://'))
+    attempt = os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')
+    dist.init_process_group(backend, store=dist.PrefixStore(f'start {attempt}', store), rank=rank, world_size=size)
     return Ranks(chosen, dist.get_rank(), world)
 
 

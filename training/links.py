@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import logging
+import os
 import shutil
 from collections.abc import Collection, Sequence
 from pathlib import Path
@@ -38,8 +39,8 @@ def refresh(disk: Disk, folder: Path, records: Sequence[Record], newest: Record,
         _drop_former(disk, folder, [r for r in records if r not in best], policy, wanted)
     for name, file in wanted.items():
         path = folder / name
-        if path.exists():
-            if path.samefile(folder / file):
+        if os.path.lexists(path):
+            if path.exists() and path.samefile(folder / file):
                 continue
             if not _is_of(path, folder, records):
                 set_aside(disk, path)
@@ -71,9 +72,12 @@ def best_link(record: Record, template: str) -> str:
         CheckpointError: the template names something that the record does not have.
     """
     try:
-        return template.format(epoch=record.epoch, step=record.step, name=record.name, **record.metrics) + '.pth'
+        name = template.format(epoch=record.epoch, step=record.step, name=record.name, **record.metrics)
     except (KeyError, ValueError, IndexError, AttributeError, TypeError) as error:
         raise CheckpointError(f'--checkpoint-best-name {template}: {error} with {record.name}') from None
+    if name.startswith('epoch-'):
+        raise CheckpointError(f'--checkpoint-best-name {template}: {name} is the name of a checkpoint')
+    return f'{name}.pth'
 
 
 def link_file(disk: Disk, source: Path, target: Path, temporary: Path) -> None:
@@ -93,15 +97,15 @@ def link_file(disk: Disk, source: Path, target: Path, temporary: Path) -> None:
         return
     try:
         disk.replace(temporary, target)
-    except OSError:
+    finally:
+        # Renaming over another name of the same file does nothing.
         unlink_quietly(temporary)
-        raise
 
 
 def set_aside(disk: Disk, path: Path) -> None:
     """Renames a file that is in the way and is somebody's."""
     number = 0
-    while (aside := path.with_name(f'{path.name}.aside{number or ""}')).exists():
+    while os.path.lexists(aside := path.with_name(f'{path.name}.aside{number or ""}')):
         number += 1
     disk.replace(path, aside)
     log.warning('%s is not of this run; it is now %s', path, aside.name)
@@ -109,6 +113,8 @@ def set_aside(disk: Disk, path: Path) -> None:
 
 def _is_of(path: Path, folder: Path, records: Sequence[Record]) -> bool:
     """Whether a link, or a copy, was made of one of the records' files."""
+    if not path.exists():
+        return False
     files = [file for record in records for kind, file in record.files.items() if kind != 'state']
     if any((folder / f.name).is_file() and path.samefile(folder / f.name) for f in files):
         return True

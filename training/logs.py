@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import sys
 from collections.abc import Mapping
+from functools import cached_property
 from pathlib import Path
 
 from torch import Tensor
@@ -40,10 +41,21 @@ class Logger:
     """
 
     def __init__(self, folder: Path, start: int, end: int, first: bool = True):
-        self.writer = SummaryWriter(str(folder), purge_step=start) if first else None
+        self.folder, self.first = folder, first
         self.terminal = first and sys.stderr.isatty()
         self.bar = tqdm(initial=start, total=end, unit='step', disable=not self.terminal, dynamic_ncols=True)
         self.start, self.end = start, end
+
+    @cached_property
+    def writer(self) -> SummaryWriter | None:
+        """Opened with the first point: a run that has nothing to do leaves no file."""
+        # What a run that was killed has logged beyond its last checkpoint is dropped.
+        return SummaryWriter(str(self.folder), purge_step=self.start) if self.first else None
+
+    def flush(self) -> None:
+        """Hands all points to the operating system."""
+        if self.writer:
+            self.writer.flush()
 
     def scalars(self, step: int, values: Mapping[str, float]) -> None:
         """Adds a point to the curve of each tag."""
@@ -79,5 +91,5 @@ class Logger:
     def close(self) -> None:
         """Finishes the files and the line."""
         self.bar.close()
-        if self.writer:
+        if 'writer' in vars(self) and self.writer:
             self.writer.close()

@@ -5,12 +5,11 @@ from __future__ import annotations
 import argparse
 import itertools
 import logging
-import math
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -22,7 +21,8 @@ from .devices import Forward, Ranks, in_precision
 from .logs import Logger
 from .meters import BadSteps, Meter, StepResult
 from .options import template_problem
-from .record import CheckpointError
+from .record import CheckpointError, Record
+from .schedule import dropout_seed, due, learning_rate_factor, names_due
 from .signals import StopRequest, listening, requeue, signal_name
 from .state import TrainingState, is_dynamic
 from .validation import Score, validate
@@ -49,8 +49,8 @@ class Run:
         pictures: (model, batch) -> named pictures (B, C, H, W).
         options: the command line.
         steps_per_epoch, end: optimizer steps of an epoch, and the step to stop before.
-        owed: whether a signal cut off the validation and the checkpoints that were due after the last step.
         ranks, dtype, checkpoints, logger: where, how exactly, what is kept and what is told.
+        resumed: the checkpoint that the run goes on from, if any.
     """
 
     state: TrainingState
@@ -67,7 +67,7 @@ class Run:
     dtype: torch.dtype
     checkpoints: Checkpoints
     logger: Logger
-    owed: bool = False
+    resumed: Record | None = None
 
 
 def fit(run: Run) -> int:
@@ -82,7 +82,7 @@ def fit(run: Run) -> int:
     batches, meter, bad_steps = iter(run.batches), Meter(), BadSteps(run.state)
     run.state.module.train()
     with listening() as signal:
-        if run.owed and not _finish_step(run, progress.step - 1, signal):
+        if owes(run) and not _make_up(run, signal):
             return _stop(run, progress.step - 1, signal.number)
         while progress.step < run.end:
             step = progress.step
@@ -109,24 +109,18 @@ def fit(run: Run) -> int:
     return 0
 
 
-class Due(NamedTuple):
-    """What is to be done once a number of steps is done."""
+def owes(run: Run) -> bool:
+    """Whether the end of the last run came before all that was due after its last step: a validation or a name."""
+    if run.resumed is None:
+        return False
+    unnamed = not all(map(run.checkpoints.record, names_due(run, run.resumed.step)))
+    return bool(run.ranks.agree(_unvalidated(run) or unnamed)[0])
 
-    validation: bool
-    checkpoint: bool
-    epoch: bool
 
-
-def due(run: Run, done: int) -> Due:
-    """Intervals count steps over the whole run; an epoch's and the run's end are validated and saved too."""
-    epochs, rest = divmod(done, run.steps_per_epoch)
-    end = done == run.end
-    epoch = rest == 0 and (epochs % run.options.checkpoint_epoch_interval == 0 or end)
-    return Due(
-        validation=done % run.options.log_valid_interval == 0 or epoch or end,
-        checkpoint=done % run.options.checkpoint_interval == 0 or (end and not epoch),
-        epoch=epoch,
-    )
+def _unvalidated(run: Run) -> bool:
+    """Whether a signal kept the validation from being made that was due."""
+    assert run.resumed is not None
+    return due(run, run.resumed.step + 1).validation and not run.resumed.metrics
 
 
 def rehearse(run: Run) -> None:
@@ -161,7 +155,7 @@ def _train_step(run: Run, batches: Iterator[Any], meter: Meter) -> StepResult:
         names += batch.names
         batch = batch.to(ranks.device)
         # Dropout is the one draw left to torch's global generator: seeded here, it has no state to save either.
-        torch.manual_seed(_dropout_seed(run.options.seed, step, part * ranks.world + ranks.rank))
+        torch.manual_seed(dropout_seed(run.options.seed, step, part * ranks.world + ranks.rank))
         # Gradients are averaged over ranks once, with the last part; shares make the mean one over samples.
         last = part + 1 == run.options.accumulate
         with nullcontext() if last or ranks.world == 1 else run.net.no_sync():  # type: ignore[operator]
@@ -186,41 +180,43 @@ def _train_step(run: Run, batches: Iterator[Any], meter: Meter) -> StepResult:
     return StepResult(losses, norm, names, batch)
 
 
-def learning_rate_factor(step: int, end: int, schedule: str, warmup: int) -> float:
-    """What learning rates are multiplied by at a step: rises linearly over `warmup` steps, then is 1 or falls to 0."""
-    if step < warmup:
-        return (step + 1) / warmup
-    if schedule == 'constant':
-        return 1.0
-    return 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(1, end - warmup)))
-
-
-def _dropout_seed(seed: int, step: int, part: int) -> int:
-    """A 64-bit seed of its own for every part of every step (odd multipliers, so that no two meet nearby)."""
-    return (seed * 0x9E3779B97F4A7C15 + step * 0xC2B2AE3D27D4EB4F + part * 0x165667B19E3779F9) % 2**63
-
-
 def _late(run: Run) -> bool:
     """Whether the last checkpoint is older than --checkpoint-minutes."""
     minutes = run.options.checkpoint_minutes
-    return minutes is not None and time.monotonic() - run.checkpoints.saved_at >= 60 * minutes
+    return run.ranks.first and minutes is not None and time.monotonic() - run.checkpoints.saved_at >= 60 * minutes
 
 
 def _finish_step(run: Run, step: int, signal: StopRequest, late: bool = False) -> bool:
     """Validates and saves what is due after a step; False if a signal cut that off."""
-    now, epoch, last = due(run, step + 1), step // run.steps_per_epoch, step + 1 == run.end
-    metrics = _validate(run, step, signal) if now.validation else {}
+    last = step + 1 == run.end
+    metrics = _validate(run, step, signal) if due(run, step + 1).validation else {}
     if metrics is None:
         return False
-    names = {}
-    if now.checkpoint or late:
-        names[f'epoch-{epoch}-iter-{step}'] = 'end' if last else 'interval' if now.checkpoint else 'minutes'
-    if now.epoch:
-        names[f'epoch-{epoch}'] = 'epoch'
+    run.logger.scalars(step, metrics)
+    names = names_due(run, step, late)
     if not names and _is_best(run, metrics):
-        names[f'epoch-{epoch}-iter-{step}'] = 'best'
+        names = {f'epoch-{step // run.steps_per_epoch}-iter-{step}': 'best'}
     if names and not _save(run, names, step, metrics, wait=last) and last:
         raise CheckpointError('the last checkpoint of the run could not be saved')
+    return True
+
+
+def _make_up(run: Run, signal: StopRequest) -> bool:
+    """Does what the last run owed; False if a signal cut that off, too."""
+    assert run.resumed is not None
+    step, metrics = run.resumed.step, run.resumed.metrics
+    unvalidated = _unvalidated(run)
+    if unvalidated:
+        validated = _validate(run, step, signal)
+        if validated is None:
+            return False
+        metrics = validated
+    names = names_due(run, step) or {run.resumed.name: run.resumed.reason}
+    if not _save(run, names, step, metrics, wait=True) and step + 1 == run.end:
+        raise CheckpointError('the last checkpoint of the run could not be saved')
+    if unvalidated:
+        # Logged only now: had the run been killed before, it would validate and log once more.
+        run.logger.scalars(step, metrics)
     return True
 
 
@@ -246,7 +242,6 @@ def _validate(run: Run, step: int, signal: StopRequest) -> dict[str, float] | No
         if scores is None:
             return None
         metrics.update({prefix + name: score for name, score in scores.items()})
-    run.logger.scalars(step, metrics)
     epoch = step // run.steps_per_epoch
     log.info('epoch %d, step %d: %s', epoch, step, ', '.join(f'{k} {v:.5f}' for k, v in metrics.items()))
     return metrics
@@ -261,6 +256,8 @@ def _is_best(run: Run, metrics: dict[str, float]) -> bool:
 def _save(run: Run, names: dict[str, str], step: int, metrics: dict[str, float], wait: bool) -> bool:
     """Saves on the first rank and tells the others how it went: with this one if it is waited for, or with the last."""
     if run.ranks.first:
+        # Once a step is saved, what it logged is not logged again.
+        run.logger.flush()
         content = Content(run.state.weights(), run.state.state_dict(), run.state.ema_weights())
         run.checkpoints.save(names, Point(step, step // run.steps_per_epoch, metrics), content)
         if wait:

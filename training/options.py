@@ -174,7 +174,11 @@ def template_problem(template: str, metrics: Collection[str] = ()) -> str | None
     known = {'epoch', 'step', 'name', *metrics}
     if metrics and (unknown := [f for f in fields if f not in known]):
         return f'{{{unknown[0]}}} is not one of {", ".join(sorted(known))}'
-    if '/' in template or '\\' in template or template.startswith(('.', 'epoch-')):
+    try:
+        name = template.format(**{**dict.fromkeys(fields, 0.5), 'epoch': 0, 'step': 0, 'name': 'epoch-0'})
+    except (ValueError, IndexError, AttributeError, TypeError, KeyError) as error:
+        return str(error)
+    if '/' in name or '\\' in name or name.startswith(('.', 'epoch-')):
         return 'must be the name of a file that does not begin with "epoch-" or a dot, without separators'
     return None
 

@@ -125,7 +125,7 @@ def _json(content: dict[str, Any]) -> bytes:
 
 
 def read_records(folder: Path) -> list[Record]:
-    """All records in a folder, by step and then by time of writing; files that are none are left out."""
+    """All records in a folder, by step and then by name; files that are none are left out."""
     records = []
     for path in folder.glob('*.json'):
         with contextlib.suppress(CheckpointError):
@@ -133,7 +133,7 @@ def read_records(folder: Path) -> list[Record]:
             # A record that was copied under another name speaks of other files.
             if record.name == path.stem:
                 records.append(record)
-    return sorted(records, key=lambda r: (r.step, r.written, r.name))
+    return sorted(records, key=lambda r: (r.step, r.name))
 
 
 def broken_records(folder: Path) -> list[Path]:

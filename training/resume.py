@@ -52,7 +52,7 @@ def decide(given: str | None, folder: Path, stage: str, identity: dict[str, Any]
     if given == 'auto':
         record = _newest_whole(folder, records)
         if record is None:
-            return Resume(_new_id(), weights=start)
+            return Resume(_unborn_id(folder) or _new_id(), weights=start)
     else:
         path = Path(given)
         if not path.is_file():
@@ -76,6 +76,12 @@ def decide(given: str | None, folder: Path, stage: str, identity: dict[str, Any]
 
 def _new_id() -> str:
     return uuid.uuid4().hex[:12]
+
+
+def _unborn_id(folder: Path) -> str | None:
+    """The id of a run that was killed while it wrote its first checkpoint, so that what it left is known as its own."""
+    ids = (re.fullmatch(r'\.epoch-.*\.([0-9a-f]{12})\.tmp', path.name) for path in sorted(folder.glob('.epoch-*.tmp')))
+    return next((found[1] for found in ids if found), None)
 
 
 def _record_of(path: Path, folder: Path, records: list[Record]) -> Record | None:
