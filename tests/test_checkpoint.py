@@ -3,10 +3,10 @@
 import errno
 import json
 import math
-import os
 
 import pytest
 import torch
+from faults import FailingDisk
 
 from training.checkpoint import Checkpoints, Point
 from training.content import Content, read_content
@@ -15,28 +15,7 @@ from training.record import CheckpointError, Record, best_records, read_records
 from training.resume import decide, refuse_overwriting
 from training.retention import Policy
 
-OPERATIONS = [name for name in vars(Disk) if not name.startswith('_')]
 IDENTITY = {'backbone': 'mobilenetv2', 'samples of a step': 8}
-
-
-class FailingDisk(Disk):
-    """Raises an error at the n-th file operation, once or from then on."""
-
-    def __init__(self, at, code=errno.ENOSPC, persistent=False):
-        self.at, self.code, self.persistent, self.count = at, code, persistent, 0
-
-    def __getattribute__(self, name):
-        value = super().__getattribute__(name)
-        if name not in OPERATIONS:
-            return value
-
-        def operation(*arguments):
-            self.count += 1
-            if self.count == self.at or (self.persistent and self.count > self.at):
-                raise OSError(self.code, os.strerror(self.code))
-            return value(*arguments)
-
-        return operation
 
 
 def content(step):
@@ -127,34 +106,6 @@ def test_best(tmp_path, mode, metrics, best):
         assert not (tmp_path / 'best.pth').exists()
     else:
         assert torch.load(tmp_path / 'best.pth')['w'][0] == best
-
-
-def operations_of_a_save(folder):
-    disk = FailingDisk(at=-1)
-    made = checkpoints(folder, disk)
-    for step in range(3):
-        save(made, step)
-    before = disk.count
-    save(made, 3)
-    return before, disk.count
-
-
-@pytest.mark.parametrize('code', [errno.ENOSPC, errno.EIO])
-@pytest.mark.parametrize('persistent', [False, True])
-def test_a_failing_disk_leaves_older_checkpoints_whole(tmp_path, code, persistent):
-    before, after = operations_of_a_save(tmp_path / 'count')
-    assert after - before >= 13
-    for at in range(before + 1, after + 1):
-        folder = tmp_path / str(at)
-        made = checkpoints(folder, FailingDisk(at, code, persistent))
-        assert all(save(made, step) for step in range(3))
-        saved = save(made, 3)
-        good = [r for r in read_records(folder) if r.problem(folder) is None]
-        # Where only the last wait for the disk failed, the checkpoint is whole although nobody may count on it.
-        assert good[-1].step in ((3,) if saved else (2, 3))
-        assert [r.step for r in read_records(folder)][:3] == [0, 1, 2]
-        assert not [name for name in names(folder) if name.endswith('.tmp')]
-        assert decide('auto', folder, 'base', IDENTITY).record == good[-1]
 
 
 def test_a_failed_save_is_counted_and_says_what_is_needed(tmp_path, caplog):

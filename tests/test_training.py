@@ -1,8 +1,6 @@
 """The real scripts on small drawn data: train, stop, go on, refine, and every refusal."""
 
-import json
 import os
-import signal
 import subprocess
 import sys
 import time
@@ -12,51 +10,12 @@ import cv2
 import numpy as np
 import pytest
 import torch
+from runs import ROOT, assert_same, curve, flags, load, names
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 import train_base
 import train_refine
 from training.loop import learning_rate_factor
-
-ROOT = Path(__file__).parents[1]
-SMALL = {
-    '--dataset-name': 'synthetic', '--model-backbone': 'mobilenetv2', '--synthetic-size': 12, '--batch-size': 4,
-    '--train-resolution': 64, '--num-workers': 0, '--valid-samples': 2, '--epoch-end': 2, '--device': 'cpu',
-    '--log-train-loss-interval': 1, '--checkpoint-interval': 2,
-}  # fmt: skip
-
-
-def flags(name, **changed):
-    """The command line of a small run; None leaves a flag out, True gives it without a value."""
-    chosen = {**SMALL, '--model-name': name}
-    chosen.update({'--' + key.replace('_', '-'): value for key, value in changed.items()})
-    line = [[key] if value is True else [key, str(value)] for key, value in chosen.items() if value is not None]
-    return [word for words in line for word in words]
-
-
-def names(folder):
-    return sorted(path.name for path in Path(folder).iterdir())
-
-
-def load(path):
-    return torch.load(path, weights_only=True)
-
-
-def assert_same(a, b, where=''):
-    assert type(a) is type(b), where
-    if isinstance(a, torch.Tensor):
-        assert torch.equal(a, b), where
-    elif isinstance(a, dict):
-        assert a.keys() == b.keys(), where
-        for key in a:
-            assert_same(a[key], b[key], f'{where}/{key}')
-    else:
-        assert a == b, where
-
-
-def curve(name, tag):
-    events = EventAccumulator(f'log/{name}').Reload()
-    return [(point.step, point.value) for point in events.Scalars(tag)]
 
 
 @pytest.fixture(scope='module')
@@ -104,21 +63,6 @@ def test_tensorboard_has_what_is_promised(in_trained):
     assert rates[0] == pytest.approx(5e-4 / 2)
     assert rates[1] == pytest.approx(5e-4)
     assert rates[3] < rates[2]
-
-
-def test_interrupted_equals_uninterrupted(in_tmp):
-    options = {'ema_decay': 0.9, 'epoch_end': 3, 'batch_size': 5, 'synthetic_size': 13, 'checkpoint_interval': 100}
-    assert train_base.main(flags('whole', num_workers=1, **options)) == 0
-    for max_steps in (2, 4, 7):
-        cut = flags('cut', max_steps=max_steps, model_last_checkpoint='auto', **options)
-        assert train_base.main(cut) == 0
-    assert train_base.main(flags('cut', model_last_checkpoint='auto', **options)) == 0
-    for file in ('epoch-2.pth', 'epoch-2.ema.pth', 'epoch-2.state.pth'):
-        assert_same(load(f'checkpoint/whole/{file}'), load(f'checkpoint/cut/{file}'), file)
-    assert curve('whole', 'loss') == curve('cut', 'loss')
-    assert [step for step, _ in curve('cut', 'loss')] == list(range(9))
-    records = [json.loads(Path(f'checkpoint/{name}/epoch-2.json').read_text()) for name in ('whole', 'cut')]
-    assert records[0]['metrics'] == records[1]['metrics']
 
 
 def test_max_steps_ends_with_a_checkpoint_at_that_step(in_tmp, capsys):
@@ -237,52 +181,6 @@ def test_learning_rate_schedules():
     assert cosine[50] == pytest.approx(0.5)
     assert cosine == sorted(cosine, reverse=True)
     assert 0 < cosine[-1] < 1e-3
-
-
-@pytest.mark.parametrize(('name', 'code'), [('SIGTERM', 143), ('SIGINT', 130), ('SIGUSR1', 138)])
-def test_a_signal_saves_at_the_next_step(in_tmp, name, code):
-    command = [sys.executable, ROOT / 'train_base.py', *flags('run', epoch_end=500, checkpoint_interval=10**6)]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
-        for line in process.stdout:
-            if line.startswith('step 2 of'):
-                process.send_signal(getattr(signal, name))
-                break
-        rest = process.stdout.read()
-        assert process.wait(60) == code
-    assert 'go on with --model-last-checkpoint auto' in rest
-    saved = [n for n in names('checkpoint/run') if 'iter' in n and n.endswith('.state.pth')]
-    step = load(f'checkpoint/run/{saved[-1]}')['progress']['step']
-    assert 2 <= step < 30
-    assert train_base.main(flags('run', epoch_end=500, max_steps=step + 1, model_last_checkpoint='auto')) == 0
-
-
-@pytest.mark.parametrize('last', [3, 6], ids=['end of an epoch', 'end of the run'])
-def test_what_a_signal_cut_off_is_made_up_for(in_tmp, monkeypatch, last):
-    import training.loop
-
-    options = {'epoch_end': 2, 'checkpoint_interval': 3}
-    assert train_base.main(flags('whole', **options)) == 0
-    real = training.loop._train_step
-
-    def interrupted(run, batches, meter):
-        result = real(run, batches, meter)
-        if run.state.progress.step + 1 == last:
-            os.kill(os.getpid(), signal.SIGTERM)
-        return result
-
-    monkeypatch.setattr(training.loop, '_train_step', interrupted)
-    assert train_base.main(flags('cut', **options)) == 143
-    assert (
-        json.loads(Path(f'checkpoint/cut/epoch-{last // 3 - 1}-iter-{last - 1}.json').read_text())['reason']
-        == 'SIGTERM'
-    )
-    monkeypatch.setattr(training.loop, '_train_step', real)
-    assert train_base.main(flags('cut', model_last_checkpoint='auto', **options)) == 0
-    assert names('checkpoint/cut') == names('checkpoint/whole')
-    for name in ('epoch-0', 'epoch-0-iter-2', 'epoch-1', 'epoch-1-iter-5'):
-        records = [json.loads(Path(f'checkpoint/{run}/{name}.json').read_text()) for run in ('whole', 'cut')]
-        assert records[0]['metrics'] == records[1]['metrics']
-        assert records[0]['files']['weights'] == records[1]['files']['weights']
 
 
 def test_three_saves_that_fail_stop_the_run(in_tmp, capsys, monkeypatch):
