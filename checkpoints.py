@@ -201,6 +201,7 @@ def _prune_run(run: Run, args: argparse.Namespace) -> str | None:
     """Prunes one run; returns why it did not."""
     from training.disk import Disk
     from training.inventory import freed
+    from training.links import refresh
     from training.retention import remove, superfluous
 
     policy = run.policy(
@@ -219,6 +220,7 @@ def _prune_run(run: Run, args: argparse.Namespace) -> str | None:
         print(f'  {"would remove" if args.dry_run else "removes"} {path.name}, {megabytes(path.stat().st_size)}')
     total = freed(paths)
     if not args.dry_run:
+        refresh(Disk(), run.folder, run.records, newest, policy)
         remove(Disk(), run.folder, paths)
     hint = '' if paths else '; --keep N, --best K and --keep-states N say what to keep'
     print(f'  {len(paths)} files, {megabytes(total)}{hint}')

@@ -34,6 +34,7 @@ from training.record import CheckpointError
 from training.resume import Resume, decide, refuse_overwriting
 from training.retention import Policy
 from training.state import Average, Progress, TrainingState, make_scaler
+from weight_files import read_whole, verifier
 
 log = logging.getLogger(__name__)
 
@@ -165,6 +166,7 @@ def _prepare(args: argparse.Namespace, make_stage: Callable[[argparse.Namespace]
         'samples of a step': plan.batch_size,
         'resolution': args.train_resolution,
         'seed': args.seed,
+        'validation': [args.valid_samples, *map(len, valid_sources)],
         **stage.identity,
     }
     lock = FolderLock(folder)
@@ -280,16 +282,15 @@ def _begin(
     if resume.record is not None and resume.content is not None:
         state.load_state_dict(resume.content.state, resume.content.weights, resume.content.ema)
         position = state.progress.step // plan.steps_per_epoch
-        if args.epoch_start not in (None, position):
-            raise ValueError(
-                f'--epoch-start {args.epoch_start}: {resume.record.name}.pth goes on in epoch {position}; leave the '
-                'flag out'
-            )
+        # Under auto the same line serves the first start and every restart.
+        if args.epoch_start not in (None, position) and args.model_last_checkpoint != 'auto':
+            raise ValueError(f'--epoch-start {args.epoch_start}: {resume.record.name}.pth goes on in epoch {position}')
         log.info('continuing this run from %s.pth: step %d, epoch %d, 100.0 %% of the parameters',
                  resume.record.name, state.progress.step, position)  # fmt: skip
         return
     if resume.weights is not None:
-        log.info('new run with weights from %s', load_weights(state.module, resume.weights, stage.allow_missing))
+        weights = read_whole(resume.weights, verifier())
+        log.info('new run with weights from %s', load_weights(state.module, weights, stage.allow_missing))
     else:
         log.info('new run with new weights')
     first_epoch = args.epoch_start or 0

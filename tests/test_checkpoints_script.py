@@ -629,6 +629,15 @@ def test_prune_by_an_unknown_metric_would_remove_the_best_and_is_refused(run, ca
     assert '--monitor valid_sda: not one of valid_loss' in err
 
 
+def test_prune_takes_the_links_from_what_it_removes(run, capsys):
+    (run / 'best.pth').unlink()
+    (run / 'best.pth').hardlink_to(run / 'epoch-0-iter-1.pth')
+    assert call(capsys, 'prune', run, '--keep', 1)[0] == 0
+    linked = {path.name for path in run.glob('epoch-*.pth') if path.samefile(run / 'best.pth')}
+    assert linked
+    assert not list(run.glob('*.aside'))
+
+
 def test_prune_stays_in_its_folder(run, capsys):
     mine = foreign('mine.pth')
     record = Record.read(run / 'epoch-0-iter-1.json')

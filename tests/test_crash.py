@@ -55,9 +55,10 @@ def cut_often(folder, targets, g, cut, *sabotage):
     Returns:
         The phases it was cut in.
     """
-    cuts = []
+    cuts, number = [], 0
     while True:
-        marks = folder / f'marks-{len(cuts)}'
+        number += 1
+        marks = folder / f'marks-{number}'
         words = flags('cut', **FULL, **AUTO)
         attempt = server().start(folder, words, ['mark_phases', str(marks)], *sabotage)
         if not targets or not reach(attempt, marks, targets[-1], g):

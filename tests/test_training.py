@@ -98,9 +98,10 @@ def test_epoch_start_for_weights_from_elsewhere(in_trained, capsys):
 
 def test_epoch_start_that_contradicts_is_refused_with_both_numbers(in_tmp, capsys):
     assert train_base.main(flags('run', max_steps=4)) == 0
-    assert train_base.main(flags('run', model_last_checkpoint='auto', epoch_start=0)) == 2
+    last = 'checkpoint/run/epoch-1-iter-3.pth'
+    assert train_base.main(flags('run', model_last_checkpoint=last, epoch_start=0)) == 2
     assert '--epoch-start 0: epoch-1-iter-3.pth goes on in epoch 1' in capsys.readouterr().err
-    assert train_base.main(flags('run', model_last_checkpoint='auto', epoch_start=1, max_steps=5)) == 0
+    assert train_base.main(flags('run', model_last_checkpoint='auto', epoch_start=0, max_steps=5)) == 0
 
 
 @pytest.mark.parametrize(
@@ -109,6 +110,7 @@ def test_epoch_start_that_contradicts_is_refused_with_both_numbers(in_tmp, capsy
         ({'batch_size': 6}, 'samples of a step: 4 in the checkpoint, 6 now'),
         ({'synthetic_size': 20}, 'pictures: [12, 12] in the checkpoint, [20, 20] now'),
         ({'model_backbone': 'resnet50'}, "backbone: 'mobilenetv2' in the checkpoint, 'resnet50' now"),
+        ({'valid_samples': 3}, 'validation: [2, 2, 2] in the checkpoint, [3, 3, 3] now'),
         ({'seed': 1}, 'seed: 0 in the checkpoint, 1 now'),
     ],
 )
@@ -172,6 +174,32 @@ def test_ten_steps_without_a_finite_loss_stop_the_run_and_change_nothing(in_tmp,
     assert_same(before, after)
     progress = load('checkpoint/run/epoch-2.state.pth')['progress']
     assert (progress['skipped'], progress['skipped_in_a_row']) == (7, 7)
+
+
+def test_a_step_without_a_finite_loss_leaves_no_trace_in_the_averages_statistics():
+    from training.meters import BadSteps
+    from training.state import Average, TrainingState, make_scaler
+
+    module = torch.nn.Sequential(torch.nn.Conv2d(3, 4, 1), torch.nn.BatchNorm2d(4))
+    state = TrainingState(
+        module, torch.optim.Adam(module.parameters()), make_scaler(torch.device('cpu'), torch.float32),
+        Average(module, 0.9),
+    )  # fmt: skip
+    bad_steps = BadSteps(state)
+    module[1].running_mean.fill_(float('nan'))
+    state.ema.update(module)
+    bad_steps.look([1, 1, 1], ['a sample'])
+    for part in (module, state.ema.module):
+        assert all(tensor.isfinite().all() for tensor in part.state_dict().values())
+
+
+def test_damaged_weights_start_no_run(in_trained, capsys):
+    damaged = bytearray(Path('checkpoint/whole/epoch-0.pth').read_bytes())
+    damaged[len(damaged) // 2] ^= 1
+    Path('damaged.pth').write_bytes(damaged)
+    assert train_base.main(flags('from_damaged', model_last_checkpoint='damaged.pth')) == 2
+    assert 'damaged.pth: damaged: ' in capsys.readouterr().err
+    assert not Path('checkpoint/from_damaged').exists()
 
 
 def test_learning_rate_schedules():

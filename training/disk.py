@@ -81,7 +81,7 @@ def write_new(disk: Disk, path: Path, save: Callable[[BinaryIO], Any]) -> int:
                 save(cast(BinaryIO, noting))
             except RuntimeError as error:
                 # torch.save turns a full disk into "unexpected pos" of its archive writer.
-                raise noting.error or OSError(str(error)) from None
+                raise noting.error or error from None
         return noting.crc
     except BaseException:
         unlink_quietly(path)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import itertools
 import logging
 import os
 import shutil
@@ -104,11 +105,15 @@ def link_file(disk: Disk, source: Path, target: Path, temporary: Path) -> None:
 
 def set_aside(disk: Disk, path: Path) -> None:
     """Renames a file that is in the way and is somebody's."""
-    number = 0
-    while os.path.lexists(aside := path.with_name(f'{path.name}.aside{number or ""}')):
-        number += 1
+    aside = free_name(path.with_name(f'{path.name}.aside'))
     disk.replace(path, aside)
     log.warning('%s is not of this run; it is now %s', path, aside.name)
+
+
+def free_name(path: Path) -> Path:
+    """The path, with the first number appended that makes it new, if it is taken."""
+    numbered = (path.with_name(f'{path.name}{number or ""}') for number in itertools.count())
+    return next(candidate for candidate in numbered if not os.path.lexists(candidate))
 
 
 def _is_of(path: Path, folder: Path, records: Sequence[Record]) -> bool:

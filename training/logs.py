@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import sys
-from collections.abc import Mapping
-from functools import cached_property
+import time
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from torch import Tensor
@@ -15,13 +16,17 @@ from tqdm import tqdm
 
 log = logging.getLogger(__name__)
 
+RETRY_SECONDS = 60
+
 
 class _TqdmHandler(logging.Handler):
     """Writes log lines above a progress bar instead of through it."""
 
     def emit(self, record: logging.LogRecord) -> None:
-        tqdm.write(self.format(record), file=sys.stdout)
-        sys.stdout.flush()
+        # A closed pipe, or an output file on a full disk, is no reason to end a training.
+        with contextlib.suppress(OSError):
+            tqdm.write(self.format(record), file=sys.stdout)
+            sys.stdout.flush()
 
 
 def set_up_logging(first: bool = True) -> None:
@@ -45,29 +50,39 @@ class Logger:
         self.terminal = first and sys.stderr.isatty()
         self.bar = tqdm(initial=start, total=end, unit='step', disable=not self.terminal, dynamic_ncols=True)
         self.start, self.end = start, end
+        self.writer: SummaryWriter | None = None
+        self.purge_step: int | None = start
+        self.broken_until = 0.0
 
-    @cached_property
-    def writer(self) -> SummaryWriter | None:
-        """Opened with the first point: a run that has nothing to do leaves no file."""
-        # What a run that was killed has logged beyond its last checkpoint is dropped.
-        return SummaryWriter(str(self.folder), purge_step=self.start) if self.first else None
+    def _write(self, write: Callable[[SummaryWriter], object]) -> None:
+        """Writes to TensorBoard's file, made with the first point; a full disk costs points and not the training."""
+        if not self.first or time.monotonic() < self.broken_until:
+            return
+        try:
+            if self.writer is None:
+                # What a run that was killed has logged beyond its last checkpoint is dropped, once.
+                self.writer = SummaryWriter(str(self.folder), purge_step=self.purge_step)
+                self.purge_step = None
+            write(self.writer)
+        except OSError as error:
+            # A writer that has failed fails for ever.
+            self.writer, self.broken_until = None, time.monotonic() + RETRY_SECONDS
+            log.warning('%s: %s; the curves miss points until there is space again', self.folder, error)
 
     def flush(self) -> None:
         """Hands all points to the operating system."""
-        if self.writer:
-            self.writer.flush()
+        self._write(lambda writer: writer.flush())
 
     def scalars(self, step: int, values: Mapping[str, float]) -> None:
         """Adds a point to the curve of each tag."""
-        if self.writer:
-            for tag, value in values.items():
-                self.writer.add_scalar(tag, value, step)
+        for tag, value in values.items():
+            self._write(lambda writer, tag=tag, value=value: writer.add_scalar(tag, value, step))  # type: ignore[misc]
 
     def pictures(self, step: int, pictures: Mapping[str, Tensor]) -> None:
         """Adds batches of pictures (B, 1 or 3, H, W), 0..1, as grids."""
-        if self.writer:
-            for tag, batch in pictures.items():
-                self.writer.add_image(tag, make_grid(batch.detach().float().cpu().clamp(0, 1), nrow=5), step)
+        for tag, batch in pictures.items():
+            grid = make_grid(batch.detach().float().cpu().clamp(0, 1), nrow=5)
+            self._write(lambda writer, tag=tag, grid=grid: writer.add_image(tag, grid, step))  # type: ignore[misc]
 
     def progress(self, done: int, loss: float, rate: float, waiting: float) -> None:
         """Moves the progress line; in a log file, prints one.
@@ -91,5 +106,5 @@ class Logger:
     def close(self) -> None:
         """Finishes the files and the line."""
         self.bar.close()
-        if 'writer' in vars(self) and self.writer:
-            self.writer.close()
+        if self.writer is not None:
+            self._write(lambda writer: writer.close())

@@ -217,6 +217,7 @@ def _make_up(run: Run, signal: StopRequest) -> bool:
     if unvalidated:
         # Logged only now: had the run been killed before, it would validate and log once more.
         run.logger.scalars(step, metrics)
+        run.logger.flush()
     return True
 
 

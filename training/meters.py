@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -114,7 +115,8 @@ class BadSteps:
         if not total:
             self.good = self._buffers()
         else:
-            for buffer, value in zip(self.state.module.buffers(), self.good):
+            averaged = [] if self.state.ema is None else [zip(self.state.ema.module.buffers(), self.good)]
+            for buffer, value in itertools.chain(zip(self.state.module.buffers(), self.good), *averaged):
                 buffer.copy_(value)
         if worst >= BAD_STEPS_IN_A_ROW or hopeless:
             raise FloatingPointError(

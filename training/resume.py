@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from .content import Content, read_content
+from .links import free_name
 from .record import CheckpointError, Record, broken_records, read_records
 
 log = logging.getLogger(__name__)
@@ -101,7 +102,7 @@ def _newest_whole(folder: Path, records: list[Record]) -> Record | None:
         problem = record.problem(folder)
         if problem is None:
             for path, why in damaged:
-                path.rename(path.with_suffix('.json.damaged'))
+                path.rename(free_name(path.with_suffix('.json.damaged')))
                 log.warning('%s cannot be resumed from: %s; its record is set aside', path.with_suffix(''), why)
             return record
         damaged.append((folder / f'{record.name}.json', problem))

@@ -12,6 +12,7 @@ from typing import Any
 
 from .disk import bad_entry, digest
 from .record import CheckpointError, File, Record, read_records
+from .retention import LEAST_STATES
 
 NO_WEIGHTS = ('.json', '.pin', '.damaged', '.tmp')
 
@@ -65,12 +66,21 @@ class Verifier:
 
     def _own(self, path: Path, file: File) -> Verdict:
         if not path.is_file():
-            return Verdict(True, 'missing')
+            return self._missing(path)
         if (size := path.stat().st_size) != file.size:
             return Verdict(True, f'{size} bytes instead of {file.size}')
         if self.digest(path) != file.sha256:
             return Verdict(True, 'does not have the sha256 of its record')
         return Verdict(False, 'whole, by the sha256 of its record')
+
+    def _missing(self, path: Path) -> Verdict:
+        """A training may have removed what was there a moment ago."""
+        records = read_records(path.parent)
+        owned = owner(path, records, read=False)
+        newest = sorted({record.step for record in records})[-LEAST_STATES:]
+        if owned is None or (owned[1] == 'state' and owned[0].step not in newest):
+            return Verdict(False, 'removed meanwhile')
+        return Verdict(True, 'missing')
 
     def _foreign(self, path: Path) -> Verdict:
         if path.match('epoch-*.json'):
