@@ -288,11 +288,13 @@ def _begin(
         log.info('continuing this run from %s.pth: step %d, epoch %d, 100.0 %% of the parameters',
                  resume.record.name, state.progress.step, position)  # fmt: skip
         return
+    first_epoch = args.epoch_start or 0
+    refuse_overwriting(folder, resume.run, first_epoch)
     if resume.weights is not None:
         weights = read_whole(resume.weights, verifier())
         log.info('new run with weights from %s', load_weights(state.module, weights, stage.allow_missing))
     else:
         log.info('new run with new weights')
-    first_epoch = args.epoch_start or 0
-    refuse_overwriting(folder, resume.run, first_epoch)
+        if stage.allow_missing:
+            log.warning('the %s stage learns far worse without a base checkpoint: --model-start-weights', stage.name)
     state.progress = Progress(step=first_epoch * plan.steps_per_epoch)

@@ -13,7 +13,7 @@ from training.content import Content, read_content
 from training.disk import Disk, write_new
 from training.record import CheckpointError, Record, best_records, read_records
 from training.resume import decide, refuse_overwriting
-from training.retention import Policy
+from training.retention import Policy, decide_kept
 
 IDENTITY = {'backbone': 'mobilenetv2', 'samples of a step': 8}
 
@@ -206,6 +206,27 @@ def test_the_link_to_the_newest_goes_on_with_it(tmp_path):
     save(made, 9, {'valid_loss': 2})
     assert decide(str(tmp_path / 'last.pth'), tmp_path, 'base', IDENTITY).record.step == 9
     with pytest.raises(CheckpointError, match='got further'):
+        decide(str(tmp_path / 'best.pth'), tmp_path, 'base', IDENTITY)
+
+
+def test_a_best_that_somebody_removed_is_told_and_its_last_copy_is_not_written_over(tmp_path):
+    made = checkpoints(tmp_path, keep=1, best=1)
+    for step, metric in enumerate((3, 1, 2, 4, 5)):
+        save(made, step, {'valid_loss': metric})
+    (tmp_path / 'epoch-0-iter-1.pth').unlink()
+    save(made, 5, {'valid_loss': 6})
+    assert torch.load(tmp_path / 'best.pth.aside')['w'][0] == 1
+    assert (tmp_path / 'epoch-0-iter-1.json').exists()
+    kept = decide_kept(read_records(tmp_path), made.policy, tmp_path)
+    assert kept['epoch-0-iter-1'].reasons == ('its weights are damaged or gone',)
+
+
+def test_an_average_is_no_point_to_go_on_from(tmp_path):
+    made = checkpoints(tmp_path, monitor='valid_ema_loss')
+    averaged = Content({'w': torch.zeros(3)}, {}, {'w': torch.ones(3)})
+    made.save({'epoch-0': 'epoch'}, Point(0, 0, {'valid_ema_loss': 1.0}), averaged)
+    made.settle()
+    with pytest.raises(CheckpointError, match='holds averaged weights of this run'):
         decide(str(tmp_path / 'best.pth'), tmp_path, 'base', IDENTITY)
 
 

@@ -146,7 +146,7 @@ def test_what_a_cut_deletion_has_left_is_no_damage(in_tmp, capsys):
     assert call(capsys, 'verify')[0] == 0
     (line,) = [line for line in call(capsys, 'list')[1].splitlines() if 'iter-1 ' in line]
     assert 'goes when pruned' in line
-    assert call(capsys, 'prune', '--best', 4)[0] == 0
+    assert call(capsys, 'prune', '--keep', 9)[0] == 0
     assert 'epoch-0-iter-1.json' not in names(run)
     (run / 'epoch-0-iter-7.pth').unlink()
     code, out, _ = call(capsys, 'verify')

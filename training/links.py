@@ -107,7 +107,7 @@ def set_aside(disk: Disk, path: Path) -> None:
     """Renames a file that is in the way and is somebody's."""
     aside = free_name(path.with_name(f'{path.name}.aside'))
     disk.replace(path, aside)
-    log.warning('%s is not of this run; it is now %s', path, aside.name)
+    log.warning('%s is in the way and nothing in the records holds the same; it is now %s', path, aside.name)
 
 
 def free_name(path: Path) -> Path:
@@ -117,11 +117,11 @@ def free_name(path: Path) -> Path:
 
 
 def _is_of(path: Path, folder: Path, records: Sequence[Record]) -> bool:
-    """Whether a link, or a copy, was made of one of the records' files."""
+    """Whether a link, or a copy, was made of one of the records' files that is still there."""
     if not path.exists():
         return False
-    files = [file for record in records for kind, file in record.files.items() if kind != 'state']
-    if any((folder / f.name).is_file() and path.samefile(folder / f.name) for f in files):
+    files = [f for r in records for kind, f in r.files.items() if kind != 'state' and (folder / f.name).is_file()]
+    if any(path.samefile(folder / f.name) for f in files):
         return True
     same_size = [f for f in files if f.size == path.stat().st_size]
     return bool(same_size) and digest(path) in {f.sha256 for f in same_size}

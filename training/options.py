@@ -80,7 +80,8 @@ def add_arguments(
         help='name links to the K best after their figures, such as "best-{epoch:02d}-{valid_loss:.4f}"; '
         'also {step} and {name}; best.pth is there anyway')  # fmt: skip
     add('--checkpoint-keep', type=int, metavar='N',
-        help='keep the weights of the newest N steps and remove older ones of this run; all if left out')  # fmt: skip
+        help='keep the weights of the newest N steps and remove older ones of this run, but for those that can be '
+        'resumed from, the best and the pinned; all if left out')  # fmt: skip
     add('--checkpoint-keep-every', type=int, metavar='STEPS', help='keep one checkpoint in so many steps for good')
     add('--checkpoint-keep-states', type=int, default=2, metavar='N',
         help='keep the training state of the newest N steps, at least 2: a run can go on from these')  # fmt: skip
@@ -146,7 +147,8 @@ def _checkpoint_problems(args: argparse.Namespace) -> list[str]:
     found = []
     last, start = args.model_last_checkpoint, args.model_start_weights
     if last not in (None, 'auto') and not Path(last).is_file():
-        found.append(f'--model-last-checkpoint {last}: no such file')
+        what = 'a folder; give a .pth file in it, or "auto"' if Path(last).is_dir() else 'no such file'
+        found.append(f'--model-last-checkpoint {last}: {what}')
     if start is not None and last != 'auto':
         found.append(f'--model-start-weights {start}: only with --model-last-checkpoint auto; without it, give the '
                      'file as --model-last-checkpoint')  # fmt: skip

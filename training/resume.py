@@ -59,6 +59,11 @@ def decide(given: str | None, folder: Path, stage: str, identity: dict[str, Any]
         if not path.is_file():
             raise FileNotFoundError(f'--model-last-checkpoint {given}: no such file')
         record = _record_of(path, folder, records)
+        if record is None and _is_average_of(path, folder, records):
+            raise CheckpointError(
+                f'--model-last-checkpoint {given}: holds averaged weights of this run. Go on with "auto", or start a '
+                'new run from them with another --model-name'
+            )
         if record is None:
             return Resume(_new_id(), weights=path)
         later = [r.name for r in records if r.run == record.run and r.step > record.step]
@@ -94,6 +99,11 @@ def _record_of(path: Path, folder: Path, records: list[Record]) -> Record | None
     return next(iter([*of_name, *reversed(linked)]), None)
 
 
+def _is_average_of(path: Path, folder: Path, records: list[Record]) -> bool:
+    averages = (folder / r.files['ema'].name for r in records if 'ema' in r.files)
+    return any(average.is_file() and path.samefile(average) for average in averages)
+
+
 def _newest_whole(folder: Path, records: list[Record]) -> Record | None:
     """The newest record that verifies; damaged newer ones are set aside, which leaves every other file where it is."""
     broken = broken_records(folder)
@@ -107,9 +117,10 @@ def _newest_whole(folder: Path, records: list[Record]) -> Record | None:
             return record
         damaged.append((folder / f'{record.name}.json', problem))
     if damaged:
+        newest, problem = damaged[len(broken) if records else 0]
         raise CheckpointError(
             f'--model-last-checkpoint auto: none of the {len(damaged)} checkpoints in {folder} can be resumed from '
-            f'({damaged[-1][0].stem}: {damaged[-1][1]}). Give one of its .pth files as weights to a new run with '
+            f'(the newest, {newest.stem}: {problem}). Give one of its .pth files as weights to a new run with '
             'another --model-name'
         )
     return None
@@ -117,16 +128,18 @@ def _newest_whole(folder: Path, records: list[Record]) -> Record | None:
 
 def refuse_overwriting(folder: Path, run: str, first_epoch: int) -> None:
     """Raises CheckpointError if a run that begins at an epoch would write over weights that are not its own."""
-    runs = {record.files['weights'].name: record.run for record in read_records(folder)}
+    owners = {record.files['weights'].name: record for record in read_records(folder)}
     for path in sorted(folder.glob('epoch-*.pth')):
         match = re.fullmatch(r'epoch-(\d+)(-iter-\d+)?\.pth', path.name)
-        if match is None or int(match[1]) < first_epoch or runs.get(path.name) == run:
+        owner = owners.get(path.name)
+        if match is None or int(match[1]) < first_epoch or (owner is not None and owner.run == run):
             continue
         half_written = path.with_suffix('.state.pth').exists() and not path.with_suffix('.json').exists()
         if not half_written:
+            stage = f' of the {owner.stage} stage' if owner else ''
             raise CheckpointError(
-                f'{folder} already holds {path.name} of another run, which this one would write over. Go on with that '
-                'run (--model-last-checkpoint auto), or choose another --model-name'
+                f'{folder} already holds {path.name} of another run{stage}, which this one would write over. Choose '
+                'another --model-name, or go on with that run by its own script and --model-last-checkpoint auto'
             )
 
 

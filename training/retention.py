@@ -71,6 +71,10 @@ def decide_kept(records: Sequence[Record], policy: Policy, folder: Path) -> dict
     newest = steps[-policy.keep :] if policy.keep is not None else steps
     with_state = sorted({r.step for r in whole if r.has(folder, 'state')})[-max(policy.states, LEAST_STATES) :]
     best = [r.name for r in best_records(whole, policy.monitor, policy.mode, policy.best)]
+    # A deletion that was cut leaves none of these without weights: somebody else did.
+    never_deleted = {r.name for r in best_records(records, policy.monitor, policy.mode, policy.best)} | {
+        records[-1].name
+    }
     every: dict[int, int] = {}
     if policy.every:
         for step in steps:
@@ -80,7 +84,9 @@ def decide_kept(records: Sequence[Record], policy: Policy, folder: Path) -> dict
     kept = {}
     for r in records:
         reasons = []
-        if r not in whole and ((folder / r.files['weights'].name).is_file() or policy.keep is None):
+        if r not in whole and (
+            (folder / r.files['weights'].name).is_file() or policy.keep is None or r.name in never_deleted
+        ):
             reasons.append('its weights are damaged or gone')
         if r.name in pins:
             reasons.append('pinned')
