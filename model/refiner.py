@@ -6,9 +6,22 @@ In sampling mode every shape is fixed by the input's: top-k gives exactly k cell
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
+from typing import NamedTuple
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+
+class Cells(NamedTuple):
+    """4x4 cells of a batch of pictures: picture, row and column in the grid of cells, each (n,)."""
+
+    image: Tensor
+    row: Tensor
+    column: Tensor
+
 
 REFINE_MODES = ('full', 'sampling', 'thresholding')
 
@@ -66,45 +79,50 @@ class Refiner(nn.Module):
             pha (B, 1, H, W), residual fgr (B, 3, H, W), not clamped, and ref (B, 1, H / 4, W / 4), 1 = refined.
         """
         height, width = src.shape[2:]
-        src_bgr = torch.cat([src, bgr], 1)
         coarse = torch.cat([hid, pha, fgr], 1)
-        half = torch.cat([_resize(coarse, height // 2, width // 2), _resize(src_bgr, height // 2, width // 2)], 1)
+        # Bilinear at exactly 1/2 is the mean of 2x2 pixels.
+        half = torch.cat([F.avg_pool2d(src, 2), F.avg_pool2d(bgr, 2)], 1)
         if self.mode == 'full':
-            out = self._refine_all(half, src_bgr)
+            half = torch.cat([_resize(coarse, height // 2, width // 2), half], 1)
+            out = self._refine_all(half, torch.cat([src, bgr], 1))
             ref = torch.ones_like(out[:, :1, ::4, ::4])
         else:
             cells, keep, ref = self._select(_resize(err, height // 4, width // 4))
-            refined = self._refine_cells(half, src_bgr, cells)
+            refined = self._refine_cells(coarse, half, src, bgr, cells)
             out = _put_cells(_resize(torch.cat([pha, fgr], 1), height, width), refined, cells, keep)
         return out[:, :1], out[:, 1:], ref
 
-    def _select(self, err: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Picks the cells of err (B, 1, h, w): flat indices (n,) into B * h * w, keep (n,) bool, ref (B, 1, h, w)."""
+    def _select(self, err: Tensor) -> tuple[Cells, Tensor, Tensor]:
+        """Picks the cells of err (B, 1, h, w), which of them are kept (n,) bool, and ref (B, 1, h, w)."""
+        batch, _, height, width = err.shape
         flat = err.flatten(1)
         if self.mode == 'sampling':
             k = min(self.sample_pixels // 16, flat.shape[1])
             top, index = flat.topk(k, dim=1, sorted=False)
-            first = torch.arange(len(flat), device=err.device)[:, None] * flat.shape[1]
-            cells = (index + first).flatten()
-            keep = (top > 0).flatten() if self.prevent_oversampling else torch.ones_like(cells, dtype=torch.bool)
+            image = torch.arange(batch, device=err.device)[:, None].expand_as(index).flatten()
+            index = index.flatten()
+            keep = (top > 0).flatten() if self.prevent_oversampling else torch.ones_like(index, dtype=torch.bool)
         else:
-            cells = (flat > self.threshold).flatten().nonzero().squeeze(1)
-            keep = torch.ones_like(cells, dtype=torch.bool)
-            if len(cells) == 0:
+            image, index = (flat > self.threshold).nonzero().unbind(1)
+            keep = torch.ones_like(index, dtype=torch.bool)
+            if len(index) == 0:
                 # One masked cell instead of none: every parameter takes part in every step, which
                 # gradient averaging over GPUs relies on, and BatchNorm never sees an empty batch.
-                cells, keep = cells.new_zeros(1), keep.new_zeros(1)
-        ref = torch.zeros_like(flat).flatten().index_put((cells,), keep.to(flat.dtype))
-        return cells, keep, ref.view_as(err)
+                image, index, keep = image.new_zeros(1), index.new_zeros(1), keep.new_zeros(1)
+        ref = torch.zeros_like(flat).index_put((image, index), keep.to(flat.dtype))
+        # Tables instead of dividing the cell's number by the grid's width.
+        rows = torch.arange(height, device=err.device)[:, None].expand(height, width).flatten()
+        columns = torch.arange(width, device=err.device).expand(height, width).flatten()
+        return Cells(image, rows[index], columns[index]), keep, ref.view_as(err)
 
-    def _refine_cells(self, half: Tensor, full: Tensor, cells: Tensor) -> Tensor:
+    def _refine_cells(self, coarse: Tensor, half: Tensor, src: Tensor, bgr: Tensor, cells: Cells) -> Tensor:
         """Returns (n, 4, 4, 4): alpha and residual of the 4x4 pixels of each cell."""
         margin1, margin2 = (3, 2) if self.kernel_size == 3 else (0, 0)
-        x = _crop_cells(half, cells, 2, margin1)
+        x = torch.cat([_enlarge_cells(coarse, cells, half.shape[2:], margin1), _crop_cells(half, cells, 2, margin1)], 1)
         x = F.relu(self.bn1(self.conv1(x)))
         x = F.relu(self.bn2(self.conv2(x)))
         x = F.interpolate(x, scale_factor=2.0, mode='nearest')
-        x = torch.cat([x, _crop_cells(full, cells, 4, margin2)], 1)
+        x = torch.cat([x, _crop_cells(src, cells, 4, margin2), _crop_cells(bgr, cells, 4, margin2)], 1)
         x = F.relu(self.bn3(self.conv3(x)))
         return self.conv4(x)
 
@@ -124,40 +142,62 @@ def _resize(x: Tensor, height: int, width: int) -> Tensor:
     return F.interpolate(x, (height, width), mode='bilinear', align_corners=False)
 
 
-def _pixel_rows(x: Tensor, cells: Tensor, size: int, window: int) -> Tensor:
-    """Row numbers (n, window * window) of the pixels in each cell's window, in the (B * H * W, C) view of x.
-
-    Cell (i, j) of an image starts at pixel (i * size, j * size); x may be larger than the grid by the window's margin.
-    A table of first pixels replaces dividing the cell's number by the grid's width.
-    """
-    batch, _, height, width = x.shape
-    rows = torch.arange(height, device=x.device)[: height - window + 1 : size] * width
-    columns = torch.arange(width, device=x.device)[: width - window + 1 : size]
-    images = torch.arange(batch, device=x.device) * (height * width)
-    first = (images[:, None, None] + rows[:, None] + columns).flatten()
-    offsets = (torch.arange(window, device=x.device)[:, None] * width + torch.arange(window, device=x.device)).flatten()
-    return first[cells][:, None] + offsets
-
-
-def _crop_cells(x: Tensor, cells: Tensor, size: int, margin: int) -> Tensor:
+def _crop_cells(x: Tensor, cells: Cells, size: int, margin: int) -> Tensor:
     """Cuts (n, C, size + 2 margin, size + 2 margin) around the cells out of x (B, C, H, W); outside reads 0.
 
-    Whole pixels are gathered from the channels-last view: its backward pass is one scatter into a picture-sized
-    buffer, where that of a strided window view is 16 times as large.
+    Where gradients pass through x this is the wrong way: the backward pass would fill every window of the picture.
     """
     window = size + 2 * margin
-    x = F.pad(x, [margin] * 4)
-    pixels = x.permute(0, 2, 3, 1).reshape(-1, x.shape[1])
-    crops = pixels.index_select(0, _pixel_rows(x, cells, size, window).flatten())
-    return crops.view(-1, window, window, x.shape[1]).permute(0, 3, 1, 2)
+    windows = F.pad(x, [margin] * 4).unfold(2, window, size).unfold(3, window, size)
+    return windows[cells.image, :, cells.row, cells.column]
 
 
-def _put_cells(out: Tensor, refined: Tensor, cells: Tensor, keep: Tensor) -> Tensor:
+def _enlarge_cells(x: Tensor, cells: Cells, size: Sequence[int], margin: int) -> Tensor:
+    """What enlarging x (B, C, h, w) to size (H, W) and cropping around cells of 2x2 pixels would give.
+
+    Enlarges only the few pixels that each crop needs: x is read at 1/16 of the size that it would have.
+
+    Returns:
+        (n, C, 2 + 2 margin, 2 + 2 margin) in channels-last layout; outside of the picture 0.
+    """
+    channels, height, width = x.shape[1:]
+    y, weights_y = _bilinear(cells.row * 2 - margin, height, size[0], 2 + 2 * margin)
+    x_, weights_x = _bilinear(cells.column * 2 - margin, width, size[1], 2 + 2 * margin)
+    pixels = x.permute(0, 2, 3, 1).reshape(-1, channels)
+    numbers = ((cells.image * height)[:, None] + y)[:, :, None] * width + x_[:, None, :]
+    # Whole pixels are gathered: the backward pass is one scatter into a buffer of the size of x.
+    patches = pixels.index_select(0, numbers.flatten()).view(len(y), y.shape[1], -1)
+    rows = torch.bmm(weights_y.to(x.dtype), patches).view(len(y), -1, x_.shape[1], channels)
+    return torch.matmul(weights_x.to(x.dtype)[:, None], rows).permute(0, 3, 1, 2)
+
+
+def _bilinear(first: Tensor, size_in: int, size_out: int, count: int) -> tuple[Tensor, Tensor]:
+    """One axis of a bilinear enlargement, as weighted sums of neighbours, for windows of `count` pixels.
+
+    Args:
+        first: the windows' first pixels (n,) on the enlarged axis, which may lie outside.
+        size_in, size_out: lengths of the axis before and after.
+
+    Returns:
+        The pixels that each window needs (n, p), and what each adds to each pixel of the window (n, count, p).
+    """
+    scale = size_in / size_out
+    pixel = first[:, None] + torch.arange(count, device=first.device)
+    position = ((pixel + 0.5) * scale - 0.5).clamp(0, size_in - 1)
+    needed = math.ceil((count - 1) * scale) + 2
+    lowest = position[:, :1].floor()
+    neighbours = lowest + torch.arange(needed, device=first.device)
+    # A tent around each position: 1 where a neighbour lies at it, 0 from the next one on.
+    weights = (1 - (position[:, :, None] - neighbours[:, None, :]).abs()).clamp(min=0)
+    inside = (pixel >= 0) & (pixel < size_out)
+    return neighbours.long().clamp(max=size_in - 1), weights * inside[:, :, None]
+
+
+def _put_cells(out: Tensor, refined: Tensor, cells: Cells, keep: Tensor) -> Tensor:
     """Replaces the kept cells of out (B, 4, H, W) by refined (n, 4, 4, 4)."""
     batch, channels, height, width = out.shape
-    rows = _pixel_rows(out, cells, 4, 4).flatten()
-    pixels = out.permute(0, 2, 3, 1).reshape(-1, channels)
-    refined = refined.permute(0, 2, 3, 1).reshape(-1, channels).to(out.dtype)
-    refined = torch.where(keep.repeat_interleave(16)[:, None], refined, pixels.index_select(0, rows))
-    pixels = pixels.index_copy(0, rows, refined)
-    return pixels.view(batch, height, width, channels).permute(0, 3, 1, 2)
+    index = cells.image, cells.row, cells.column
+    grid = out.view(batch, channels, height // 4, 4, width // 4, 4).permute(0, 2, 4, 1, 3, 5)
+    refined = torch.where(keep[:, None, None, None], refined.to(out.dtype), grid[index])
+    grid = grid.index_put(index, refined)
+    return grid.permute(0, 3, 1, 4, 2, 5).reshape(batch, channels, height, width)
