@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,15 +11,16 @@ from typing import Any
 import cv2
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dataset.images import read_rgb
 from model import MattingBase, MattingRefine
+from model.folding import fold_batch_norm
 from model.weights import LoadReport, describe, load_weights, read_weights
 
 from .devices import choose_device, choose_precision
 from .pipeline import Recent
+from .pixels import enlarged, to_bytes, to_float
 
 Picture = np.ndarray | str | Path
 PLATES_KEPT = 4
@@ -69,8 +71,7 @@ class Matting:
     and kept on the device for the pictures that follow.
 
     Args:
-        model: a `MattingBase` or `MattingRefine`, or a module with the same arguments and results. It is moved to
-            the device and put in evaluation mode.
+        model: a `MattingBase` or `MattingRefine`, or a module with the same arguments and results. It is copied.
         device: 'auto' (cuda, else mps, else cpu), or what `torch.device` takes.
         precision: of the convolutions: 'float32', 'bfloat16', 'float16', or 'auto': float16 on cuda, float32 elsewhere.
 
@@ -81,7 +82,7 @@ class Matting:
     def __init__(self, model: nn.Module, device: str | torch.device = 'auto', precision: str = 'auto'):
         self.device = choose_device(device) if isinstance(device, str) else device
         self.dtype = choose_precision(precision, self.device)
-        self.model = model.to(self.device).eval()
+        self.model = _prepared(model, self.device)
         self.loaded: LoadReport | None = None
         self._plates = Recent(PLATES_KEPT, self._read_plate)
 
@@ -203,13 +204,13 @@ class Matting:
         if len(sizes) > 1:
             listed = ', '.join(sorted(f'{width}x{height}' for height, width, _ in sizes))
             raise ValueError(f'pictures and plates of one batch must be of one size, not {listed}')
-        src = _to_float([x.to(self.device, non_blocking=True) for x in srcs])
+        src = to_float([x.to(self.device, non_blocking=True) for x in srcs])
         same_plate = all(plate is plates[0] for plate in plates)
-        bgr = _to_float([plate.tensor for plate in (plates[:1] if same_plate else plates)])
+        bgr = to_float([plate.tensor for plate in (plates[:1] if same_plate else plates)])
         results = self.predict(src, bgr.expand_as(src), err, ref)
         # Results in 0..1 cannot overflow a sum, and it makes no copies of their size.
         sums = torch.stack([x.sum((1, 2, 3), dtype=torch.float32) for x in results.values()])
-        return Pending({name: _to_bytes(x) for name, x in results.items()}, sums.isfinite().all(0), self.dtype)
+        return Pending({name: to_bytes(x) for name, x in results.items()}, sums.isfinite().all(0), self.dtype)
 
     @torch.inference_mode()
     def predict(self, src: Tensor, bgr: Tensor, err: bool = False, ref: bool = False) -> dict[str, Tensor]:
@@ -232,11 +233,11 @@ class Matting:
         results = {'pha': pha, 'fgr': fgr}
         refined = len(rest) == 4  # pha_sm, fgr_sm, err_sm, ref_sm; MattingBase gives err, hid
         if err:
-            results['err'] = _enlarged(rest[2], src, 'bilinear') if refined else rest[0]
+            results['err'] = enlarged(rest[2], src, 'bilinear') if refined else rest[0]
         if ref:
             if not refined:
                 raise ValueError('MattingBase refines nothing: there is no ref')
-            results['ref'] = _enlarged(rest[3], src, 'nearest')
+            results['ref'] = enlarged(rest[3], src, 'nearest')
         return results
 
 
@@ -275,26 +276,18 @@ class Pending:
         return [self.matte(i) for i in range(len(self._finite))]
 
 
+def _prepared(model: nn.Module, device: torch.device) -> nn.Module:
+    """A copy for evaluation on a device: BatchNorm folded into convolutions, in the layout that they are fastest in."""
+    if isinstance(model, torch.jit.ScriptModule):
+        return model.to(device).eval()
+    model = copy.deepcopy(model).eval().to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    example = torch.zeros(1, 3, 64, 64, device=device)
+    fold_batch_norm(model, example, example)
+    return model
+
+
 def _check_pixels(pixels: np.ndarray) -> None:
     if pixels.dtype != np.uint8 or pixels.ndim != 3 or pixels.shape[2] != 3:
         raise ValueError(
             f'pictures must be uint8 RGB (H, W, 3), not {pixels.dtype} {pixels.shape}; `predict` takes float tensors'
         )
-
-
-def _to_float(pictures: list[Tensor]) -> Tensor:
-    """Pictures uint8 (H, W, 3) on the device to one batch float (B, 3, H, W) in 0..1."""
-    batch = torch.stack(pictures) if len(pictures) > 1 else pictures[0][None]
-    return batch.permute(0, 3, 1, 2).to(torch.float32, memory_format=torch.contiguous_format).div_(255)
-
-
-def _to_bytes(x: Tensor) -> Tensor:
-    """Results (B, C, H, W) in 0..1 to uint8 (B, H, W, 3), or (B, H, W) for one channel, rounded."""
-    levels = x.float().mul(255).add_(0.5).to(torch.uint8)
-    return levels[:, 0] if x.shape[1] == 1 else levels.permute(0, 2, 3, 1).contiguous()
-
-
-def _enlarged(x: Tensor, like: Tensor, mode: str) -> Tensor:
-    """To the size of `like`, by way of the padded size that the refine network computed `x` at."""
-    height, width = like.shape[2:]
-    return F.interpolate(x.float(), (height + -height % 4, width + -width % 4), mode=mode)[..., :height, :width]

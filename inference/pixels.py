@@ -1,0 +1,25 @@
+"""Between pictures, uint8 and channels last, and what a network reads and gives."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+
+def to_float(pictures: list[Tensor]) -> Tensor:
+    """Pictures uint8 (H, W, 3) on the device to one batch float (B, 3, H, W) in 0..1."""
+    batch = torch.stack(pictures) if len(pictures) > 1 else pictures[0][None]
+    return batch.permute(0, 3, 1, 2).to(torch.float32, memory_format=torch.contiguous_format).div_(255)
+
+
+def to_bytes(x: Tensor) -> Tensor:
+    """Results (B, C, H, W) in 0..1 to uint8 (B, H, W, 3), or (B, H, W) for one channel, rounded."""
+    levels = x.float().mul(255).add_(0.5).to(torch.uint8)
+    return levels[:, 0] if x.shape[1] == 1 else levels.permute(0, 2, 3, 1).contiguous()
+
+
+def enlarged(x: Tensor, like: Tensor, mode: str) -> Tensor:
+    """To the size of `like`, by way of the padded size that the refine network computed `x` at."""
+    height, width = like.shape[2:]
+    return F.interpolate(x.float(), (height + -height % 4, width + -width % 4), mode=mode)[..., :height, :width]

@@ -1,0 +1,55 @@
+"""BatchNorm folded into the convolutions before it: the same numbers with a third fewer passes over memory."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils.fusion import fuse_conv_bn_weights
+
+
+@torch.no_grad()
+def fold_batch_norm(model: nn.Module, *example: Tensor) -> int:
+    """Folds every BatchNorm that follows a convolution directly into it, in place; for evaluation only.
+
+    Which follows which is seen in one forward pass, so that no architecture needs to be known. It takes for granted
+    that nothing else reads such a convolution's output, which holds for the networks here.
+
+    Args:
+        model: in evaluation mode; its state_dict has other names and values afterwards.
+        example: inputs for the pass, as small as they may be.
+
+    Returns:
+        How many were folded.
+
+    Raises:
+        ValueError: the model is in training mode, where statistics are those of the batch.
+    """
+    if model.training:
+        raise ValueError('BatchNorm can be folded in evaluation mode only')
+    convolutions: dict[int, tuple[nn.Conv2d, Tensor]] = {}
+    pairs: dict[nn.BatchNorm2d, nn.Conv2d] = {}
+
+    def note(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+        if isinstance(module, nn.Conv2d):
+            # The output is kept alive, so that no later tensor gets its identity.
+            convolutions[id(output)] = module, output
+        elif isinstance(module, nn.BatchNorm2d) and id(inputs[0]) in convolutions:
+            pairs[module] = convolutions.pop(id(inputs[0]))[0]
+
+    hooks = [m.register_forward_hook(note) for m in model.modules() if isinstance(m, (nn.Conv2d, nn.BatchNorm2d))]
+    try:
+        model(*example)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    for norm, conv in pairs.items():
+        assert norm.running_mean is not None
+        assert norm.running_var is not None
+        conv.weight, conv.bias = fuse_conv_bn_weights(
+            conv.weight, conv.bias, norm.running_mean, norm.running_var, norm.eps, norm.weight, norm.bias
+        )
+    for parent in model.modules():
+        for name, child in parent.named_children():
+            if child in pairs:
+                setattr(parent, name, nn.Identity())
+    return len(pairs)
