@@ -71,7 +71,8 @@ class Matting:
     and kept on the device for the pictures that follow.
 
     Args:
-        model: a `MattingBase` or `MattingRefine`, or a module with the same arguments and results. It is copied.
+        model: a `MattingBase` or `MattingRefine`, which is copied, or another module with the same arguments and
+            results, which is moved to the device and put in evaluation mode.
         device: 'auto' (cuda, else mps, else cpu), or what `torch.device` takes.
         precision: of the convolutions: 'float32', 'bfloat16', 'float16', or 'auto': float16 on cuda, float32 elsewhere.
 
@@ -277,8 +278,8 @@ class Pending:
 
 
 def _prepared(model: nn.Module, device: torch.device) -> nn.Module:
-    """A copy for evaluation on a device: BatchNorm folded into convolutions, in the layout that they are fastest in."""
-    if isinstance(model, torch.jit.ScriptModule):
+    """The network for evaluation on a device; ours with BatchNorm folded, in the layout that is fastest, as a copy."""
+    if not isinstance(model, MattingBase):
         return model.to(device).eval()
     model = copy.deepcopy(model).eval().to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     example = torch.zeros(1, 3, 64, 64, device=device)
