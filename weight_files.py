@@ -6,12 +6,12 @@ import argparse
 import json
 import os
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from training.disk import Disk, digest, sync, unlink_quietly, write_new, write_through
+from training.disk import Disk, read_back, sync, unlink_quietly, write_new, write_through
 from training.inventory import Run, run_folders, runs
 from training.record import Record, read_records
 from training.verification import Verifier, owner, provenance_path, read_provenance
@@ -234,18 +234,15 @@ def write_weights(
     Raises:
         OSError: the disk's own error; what was under the name is untouched.
     """
-    from model.comparison import compare
-    from model.convert import read_state, write_state
+    from model.convert import write_state
 
     disk = disk or Disk()
     temporary = out.with_name(f'.{out.name}.{os.getpid()}.tmp')
     about = provenance_path(out)
     try:
-        write_new(disk, temporary, lambda file: write_state(file, state, out.suffix))
+        crc = write_new(disk, temporary, lambda file: write_state(file, state, out.suffix))
         sync(disk, temporary)
-        if not compare(state, _read_again(read_state, temporary, out.suffix)).equal:
-            raise OSError(f'{out}: the disk gives back something else than was written; nothing is changed')
-        size, sha256 = temporary.stat().st_size, digest(temporary)
+        size, sha256 = read_back(disk, temporary, crc)
         # Of the file before: it would call the new one damaged.
         if read_provenance(out) is not None:
             disk.unlink(about)
@@ -271,10 +268,3 @@ def _read_plainly(path: Path) -> str:
             raise
         return f'not read: {str(error).removeprefix(f"{path}: ")}'
     return 'readable'
-
-
-def _read_again(read: Callable[[Path, str], dict[str, Tensor]], path: Path, suffix: str) -> dict[str, Tensor]:
-    try:
-        return read(path, suffix)
-    except Exception as error:  # torch and safetensors raise a dozen types on damaged files
-        raise OSError(f'{path}: the disk gives back something else than was written ({error})') from None

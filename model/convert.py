@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import BinaryIO
 
 import torch
@@ -69,15 +68,6 @@ def write_state(file: BinaryIO, state: Mapping[str, Tensor], suffix: str) -> Non
     from safetensors.torch import save
 
     file.write(save(dict(state), metadata={'format': 'pt'}))
-
-
-def read_state(path: Path, suffix: str) -> dict[str, Tensor]:
-    """Reads back what `write_state` wrote, whatever the file is called."""
-    if suffix == '.pth':
-        return torch.load(path, map_location='cpu', weights_only=True)
-    from safetensors.torch import load_file
-
-    return load_file(path)
 
 
 def check_suffix(suffix: str) -> None:

@@ -121,15 +121,14 @@ class Checkpoints:
         """
         self.settle()
         self.saved_at = time.monotonic()
-        first = next(iter(names))
+        first, size = next(iter(names)), tensor_bytes(content.parts())
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
             source = self._present(names, point.step)
-            written = self._write(first, content) if source is None else {}
+            written = self._write(first, content, size) if source is None else {}
         except OSError as error:
-            self._failed(first, content, error)
+            self._failed(first, size, error)
             return
-        size = tensor_bytes(content.parts())
         self._committing = self._thread.submit(self._commit, names, point, written, source, size)
 
     def settle(self) -> bool:
@@ -170,15 +169,13 @@ class Checkpoints:
     def _temporary(self, name: str) -> Path:
         return self.folder / f'.{name}.{self.run}.tmp'
 
-    def _write(self, name: str, content: Content) -> dict[str, int]:
+    def _write(self, name: str, content: Content, size: int) -> dict[str, int]:
         """Writes the temporary files; returns the CRC-32 of each kind."""
-        parts = content.parts()
-        free, needed = self.disk.free(self.folder), tensor_bytes(parts) + OVERHEAD_BYTES
-        if free < needed:
+        if self.disk.free(self.folder) < size + OVERHEAD_BYTES:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         written: dict[str, int] = {}
         try:
-            for kind, part in parts.items():
+            for kind, part in content.parts().items():
                 path = self._temporary(file_name(name, kind))
                 written[kind] = write_new(self.disk, path, lambda file, part=part: torch.save(part, file))  # type: ignore[misc]
         except BaseException:
@@ -272,15 +269,14 @@ class Checkpoints:
                 links.set_aside(self.disk, self.folder / file)
                 self.disk.fsync_folder(self.folder)
 
-    def _failed(self, name: str, content: Content | int, error: OSError) -> None:
+    def _failed(self, name: str, size: int, error: OSError) -> None:
         self.failures += 1
-        needed = content if isinstance(content, int) else tensor_bytes(content.parts())
         free = 0
         with contextlib.suppress(OSError):
             free = self.disk.free(self.folder)
         log.error(
             'could not save %s: %s; about %.0f MB are needed, %.0f MB are free; older checkpoints are untouched, '
-            'training goes on', self.folder / name, error, (needed + OVERHEAD_BYTES) / 1e6, free / 1e6,
+            'training goes on', self.folder / name, error, (size + OVERHEAD_BYTES) / 1e6, free / 1e6,
         )  # fmt: skip
 
     def _tidy(self, newest: Record) -> None:

@@ -6,7 +6,6 @@ import contextlib
 import hashlib
 import os
 import shutil
-import zipfile
 import zlib
 from collections.abc import Callable
 from pathlib import Path
@@ -133,16 +132,6 @@ def read_back(disk: Disk, path: Path, crc: int) -> tuple[int, str]:
     if found != crc:
         raise OSError(f'{path}: the disk gives back something else than was written')
     return size, sha256.hexdigest()
-
-
-def bad_entry(path: Path) -> str | None:
-    """The first entry of a zip archive, such as a .pth file, whose content does not have its checksum, or None.
-
-    Raises:
-        zipfile.BadZipFile: it is no zip archive, or a damaged one.
-    """
-    with zipfile.ZipFile(path) as archive:
-        return archive.testzip()
 
 
 def digest(path: Path) -> str:

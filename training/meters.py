@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import itertools
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -115,9 +114,9 @@ class BadSteps:
         if not total:
             self.good = self._buffers()
         else:
-            averaged = [] if self.state.ema is None else [zip(self.state.ema.module.buffers(), self.good)]
-            for buffer, value in itertools.chain(zip(self.state.module.buffers(), self.good), *averaged):
-                buffer.copy_(value)
+            for module in (self.state.module, *([] if self.state.ema is None else [self.state.ema.module])):
+                for buffer, value in zip(module.buffers(), self.good):
+                    buffer.copy_(value)
         if worst >= BAD_STEPS_IN_A_ROW or hopeless:
             raise FloatingPointError(
                 f'{int(worst) or "too many"} steps in a row without a finite loss or gradient, the last on '

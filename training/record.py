@@ -7,7 +7,7 @@ import hashlib
 import json
 import math
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -94,12 +94,10 @@ class Record:
         content['sha256'] = hashlib.sha256(_json(content)).hexdigest()
         return _json(content)
 
-    def problem(self, folder: Path, kinds: Sequence[str] | None = None) -> str | None:
-        """Why the checkpoint is not whole, or None. Reads every byte of its files, or of those of some kinds."""
-        for kind, file in self.files.items():
+    def problem(self, folder: Path) -> str | None:
+        """Why the checkpoint is not whole, or None. Reads every byte of its files."""
+        for file in self.files.values():
             path = folder / file.name
-            if kinds is not None and kind not in kinds:
-                continue
             if not path.is_file():
                 return f'{file.name} is missing'
             if path.stat().st_size != file.size:

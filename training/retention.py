@@ -67,38 +67,38 @@ def decide_kept(records: Sequence[Record], policy: Policy, folder: Path) -> dict
         For each record's name why it is kept.
     """
     whole = [r for r in records if r.has(folder, 'weights')]
+    names = {r.name for r in whole}
     steps = sorted({r.step for r in whole})
-    newest = steps[-policy.keep :] if policy.keep is not None else steps
-    with_state = sorted({r.step for r in whole if r.has(folder, 'state')})[-max(policy.states, LEAST_STATES) :]
+    newest = set(steps[-policy.keep :] if policy.keep is not None else steps)
+    with_state = set(sorted({r.step for r in whole if r.has(folder, 'state')})[-max(policy.states, LEAST_STATES) :])
     best = [r.name for r in best_records(whole, policy.monitor, policy.mode, policy.best)]
     # A deletion that was cut leaves none of these without weights: somebody else did.
-    never_deleted = {r.name for r in best_records(records, policy.monitor, policy.mode, policy.best)} | {
-        records[-1].name
-    }
-    every: dict[int, int] = {}
+    never_deleted = {r.name for r in best_records(records, policy.monitor, policy.mode, policy.best)}
+    never_deleted |= {r.name for r in records[-1:]}
+    first_of: dict[int, int] = {}
     if policy.every:
         for step in steps:
-            if (step + 1) // policy.every:
-                every.setdefault((step + 1) // policy.every, step)
+            first_of.setdefault((step + 1) // policy.every, step)
+        first_of.pop(0, None)
+    every = set(first_of.values())
     pins = pinned(folder)
     kept = {}
     for r in records:
         reasons = []
-        if r not in whole and (
-            (folder / r.files['weights'].name).is_file() or policy.keep is None or r.name in never_deleted
-        ):
+        cut_deletion = not (folder / r.files['weights'].name).is_file() and policy.keep is not None
+        if r.name not in names and (not cut_deletion or r.name in never_deleted):
             reasons.append('its weights are damaged or gone')
         if r.name in pins:
             reasons.append('pinned')
         if r.name in best:
             reasons.append(f'best {best.index(r.name) + 1} of {policy.best}' if policy.best > 1 else 'best')
-        if r.step in every.values():
+        if r.step in every:
             reasons.append(f'every {policy.every} steps')
         if r.step in with_state:
             reasons.append('to resume from')
         if r.step in newest:
             reasons.append('all are kept' if policy.keep is None else f'newest {policy.keep}')
-        kept[r.name] = Kept(tuple(reasons), r.step in with_state or r.name in pins or r not in whole)
+        kept[r.name] = Kept(tuple(reasons), r.step in with_state or r.name in pins or r.name not in names)
     return kept
 
 
@@ -108,14 +108,15 @@ def superfluous(records: Sequence[Record], policy: Policy, folder: Path) -> list
     A record without weights is what a deletion that was cut has left, and goes too.
     """
     paths: list[Path] = []
-    for name, kept in decide_kept(records, policy, folder).items():
-        record = next(r for r in records if r.name == name)
+    all_kept = decide_kept(records, policy, folder)
+    for record in records:
+        kept = all_kept[record.name]
         kinds = [] if kept.state else ['state']
         if not kept.reasons:
             kinds += ['ema', 'weights']
         paths += [folder / record.files[k].name for k in kinds if k in record.files]
         if not kept.reasons:
-            paths.append(folder / f'{name}.json')
+            paths.append(folder / f'{record.name}.json')
     return [path for path in paths if path.is_file()]
 
 

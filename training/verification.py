@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from .disk import bad_entry, digest
+from .disk import digest
 from .record import CheckpointError, File, Record, read_records
 from .retention import LEAST_STATES
 
@@ -112,7 +112,7 @@ def _by_checksums(path: Path) -> Verdict | None:
             # torch.serialization.set_crc32_options(False) leaves zeros in their place.
             if not any(entry.CRC for entry in archive.infolist()):
                 return None
-        damaged = bad_entry(path)
+            damaged = archive.testzip()
     except Exception as error:  # zipfile raises a dozen types on damaged files
         return Verdict(True, f'a damaged archive ({error or type(error).__name__})')
     if damaged:
