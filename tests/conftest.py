@@ -4,7 +4,14 @@ import os
 
 os.environ.setdefault('OMP_NUM_THREADS', '1')
 
+from pathlib import Path
+
+import checkpoint_folders
 import pytest
+import torch
+from inference_case import Case, photo, room, save, spread_out
+
+from model import MattingBase, MattingRefine
 
 
 @pytest.fixture
@@ -12,3 +19,48 @@ def in_tmp(tmp_path, monkeypatch):
     """The current folder is an empty one, as a user's would be."""
     monkeypatch.chdir(tmp_path)
     return tmp_path
+
+
+@pytest.fixture
+def run(in_tmp):
+    """checkpoint/run with weights of steps 1, 3, 5, 7 and the states of 5 and 7; the best is 3."""
+    return checkpoint_folders.make(Path('checkpoint/run'))
+
+
+@pytest.fixture
+def one_thread():
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture(scope='session')
+def checkpoints(tmp_path_factory):
+    """Weights of both networks; alpha, error and the refined cells vary over each picture."""
+    folder = tmp_path_factory.mktemp('weights')
+    torch.manual_seed(3)
+    paths = {}
+    for name, model in (
+        ('mattingbase', MattingBase('mobilenetv2')),
+        ('mattingrefine', MattingRefine('mobilenetv2', refine_sample_pixels=800)),
+    ):
+        spread_out(model.eval())
+        paths[name] = folder / f'{name}.pth'
+        torch.save(model.state_dict(), paths[name])
+    return paths
+
+
+@pytest.fixture
+def case(tmp_path, checkpoints):
+    return Case(tmp_path, checkpoints)
+
+
+@pytest.fixture
+def pair(case):
+    """One plate for two pictures, one of them in a sub-folder."""
+    bgr = room(0)
+    case.bgr = save(case.bgr / 'plate.png', bgr)
+    save(case.src / 'a.png', photo(bgr, 1))
+    save(case.src / 'shots/b.0001.png', photo(bgr, 2))
+    return case

@@ -15,6 +15,8 @@ from pathlib import Path
 import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+import train_base
+
 HERE = Path(__file__).parent
 ROOT = HERE.parent
 SMALL = {
@@ -38,6 +40,17 @@ def flags(name, **changed):
     chosen.update({'--' + key.replace('_', '-'): value for key, value in changed.items()})
     line = [[key] if value is True else [key, str(value)] for key, value in chosen.items() if value is not None]
     return [word for words in line for word in words]
+
+
+def train_in(folder, words):
+    """Runs train_base.py in a folder."""
+    before = Path.cwd()
+    os.chdir(folder)
+    try:
+        assert train_base.main(words) == 0
+    finally:
+        os.chdir(before)
+    return folder
 
 
 def names(folder):

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from test_training import ROOT, flags, load, names
+from runs import ROOT, flags, load, names
 
 import train_base
 import train_refine

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import ranks
 import torch
-from test_training import ROOT, flags, load, names
+from runs import ROOT, flags, load, names
 
 from training.devices import launch
 

@@ -1,16 +1,13 @@
 """The real scripts on small drawn data: train, stop, go on, refine, and every refusal."""
 
-import os
 import subprocess
 import sys
 import time
 from pathlib import Path
 
-import cv2
-import numpy as np
 import pytest
 import torch
-from runs import ROOT, assert_same, curve, flags, load, names
+from runs import ROOT, assert_same, curve, flags, load, names, train_in
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 import train_base
@@ -21,15 +18,9 @@ from training.loop import learning_rate_factor
 @pytest.fixture(scope='module')
 def trained(tmp_path_factory):
     """A folder with a whole base run of 6 steps, all features on, in checkpoint/whole."""
-    folder = tmp_path_factory.mktemp('trained')
-    before = Path.cwd()
-    os.chdir(folder)
-    try:
-        everything = {'ema_decay': 0.9, 'clip_grad': 1, 'warmup_steps': 2, 'lr_schedule': 'cosine', 'accumulate': 2}
-        assert train_base.main(flags('whole', log_train_images_interval=2, **everything)) == 0
-    finally:
-        os.chdir(before)
-    return folder
+    everything = {'ema_decay': 0.9, 'clip_grad': 1, 'warmup_steps': 2, 'lr_schedule': 'cosine', 'accumulate': 2}
+    words = flags('whole', log_train_images_interval=2, **everything)
+    return train_in(tmp_path_factory.mktemp('trained'), words)
 
 
 @pytest.fixture
@@ -258,53 +249,6 @@ def test_batches_that_batchnorm_can_learn_from(batch, count, device, world, fits
     else:
         with pytest.raises(ValueError, match='at least'):
             stages.make_plan(args, 1, (range(count), range(count)), ranks)
-
-
-def write_pictures(folder, count=6, side=80):
-    g = np.random.default_rng(0)
-    for split, kinds in {'train': ('fgr', 'pha', 'bgr'), 'valid': ('fgr', 'pha', 'bgr')}.items():
-        for kind in kinds:
-            (folder / split / kind).mkdir(parents=True)
-            for i in range(count):
-                picture = cv2.GaussianBlur(g.integers(0, 256, (side, side, 3), np.uint8), (0, 0), 4)
-                if kind == 'pha':
-                    picture = cv2.circle(np.zeros((side, side), np.uint8), (40, 40), 20 + i, 255, -1, cv2.LINE_AA)
-                assert cv2.imwrite(str(folder / split / kind / f'{i}.png'), picture)
-    Path('data_path.toml').write_text(
-        '[mine.train]\nfgr = "train/fgr"\npha = "train/pha"\n[mine.valid]\nfgr = "valid/fgr"\npha = "valid/pha"\n'
-        '[backgrounds]\ntrain = "train/bgr"\nvalid = "valid/bgr"\n'
-    )
-
-
-def test_files_train_too_and_findings_stop_before(in_tmp, capsys):
-    write_pictures(in_tmp)
-    assert train_base.main(flags('run', dataset_name='mine', max_steps=2)) == 0
-    assert 'epoch-0-iter-1.pth' in names('checkpoint/run')
-    Path('train/pha/3.png').unlink()
-    Path('valid/fgr/0.png').write_bytes(b'broken')
-    assert train_base.main(flags('other', dataset_name='mine', max_steps=2)) == 2
-    err = capsys.readouterr().err
-    assert '3.png' in err
-    assert '0.png' in err
-    assert not Path('checkpoint/other').exists()
-
-
-def test_a_picture_that_breaks_during_training_is_named(in_tmp, capsys, monkeypatch):
-    import dataset.images
-
-    write_pictures(in_tmp)
-    real = dataset.images.MatteFiles.read
-
-    def read(self, index, min_size=None):
-        if index == 2:
-            raise dataset.images.ImageError(f'{self.name(index)}: broke just now')
-        return real(self, index, min_size)
-
-    monkeypatch.setattr(dataset.images.MatteFiles, 'read', read)
-    assert train_base.main(flags('run', dataset_name='mine', epoch_end=1)) == 1
-    captured = capsys.readouterr()
-    assert 'broke just now' in captured.out
-    assert 'more than 1 % of its 6 samples' in captured.err
 
 
 @pytest.mark.parametrize('script', ['train_base', 'train_refine', 'inference_images'])
