@@ -178,7 +178,7 @@ def average(args: argparse.Namespace) -> int:
 
 def prune(args: argparse.Namespace) -> int:
     """Removes what the policy of each run does not keep, unless its newest checkpoint is damaged."""
-    from training.inventory import others, runs
+    from training.inventory import links, others, runs
     from training.lock import FolderLock
     from weight_files import the_folder
 
@@ -190,7 +190,7 @@ def prune(args: argparse.Namespace) -> int:
         refused = [problem for run in runs(folder) if (problem := _prune_run(run, args))]
     finally:
         lock.release()
-    for other in others(folder, read=False):
+    for other in others(folder, links(folder, read=False), read=False):
         print(f'left alone: {other.path.name}, {megabytes(other.size)}: {other.what}')
     if refused:
         raise ValueError('\n  '.join(refused))

@@ -141,7 +141,7 @@ def inventory(folder: Path, check: Callable[[Path], Verdict] | None = None) -> d
         'links': linked,
         'others': [
             {'name': other.path.name, 'size': other.size, 'what': other.what}
-            for other in others(folder, check is not None)
+            for other in others(folder, linked, check is not None)
         ],
     }
 
@@ -185,15 +185,16 @@ def links(folder: Path, read: bool = True) -> dict[str, str]:
     return found
 
 
-def others(folder: Path, read: bool = True) -> list[Other]:
+def others(folder: Path, linked: Iterable[str], read: bool = True) -> list[Other]:
     """The files of a folder that belong to no checkpoint, and records that cannot be read.
 
     Args:
         folder: of a run.
+        linked: the names that `links` found in it.
         read: whether weights without a record are read, to tell them from copies of checkpoints.
     """
     records = read_records(folder)
-    known = {file.name for record in records for file in record.files.values()} | set(links(folder, read))
+    known = {file.name for record in records for file in record.files.values()} | set(linked)
     broken = broken_records(folder)
     found = []
     for path in sorted(path for path in folder.iterdir() if path.is_file()):
@@ -229,7 +230,7 @@ def targets(path: Path) -> list[Path]:
     found = []
     for folder in run_folders(path):
         due = (file for run in runs(folder) for files in run.due_files().values() for file in files)
-        stray = (other.path for other in others(folder) if other.path.suffix in WEIGHTS)
+        stray = (other.path for other in others(folder, links(folder)) if other.path.suffix in WEIGHTS)
         found += [*dict.fromkeys(due), *stray, *broken_records(folder)]
     return found
 
