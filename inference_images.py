@@ -27,6 +27,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from inference import options
+from memory import keep_memory
 
 if TYPE_CHECKING:
     from inference.inputs import Job
@@ -114,7 +115,11 @@ def start(argv: Sequence[str] | None, share: options.Share) -> int:
         from inference.predictor import Matting, choose_device
 
         device = choose_device(args.device, share.local_rank)
-        matting = Matting.from_checkpoint(**options.model_arguments(args), device=device, precision=args.precision)
+        if device.type == 'cpu':
+            keep_memory()
+        matting = Matting.from_checkpoint(
+            **options.model_arguments(args), device=device, precision=args.precision, compiled=args.compile
+        )
     except (ValueError, OSError) as error:
         print(f'error: {error}', file=sys.stderr)
         return 2

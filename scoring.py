@@ -138,12 +138,13 @@ def prepare(given: argparse.Namespace, state: State, options: Mapping[str, Any])
 
     import stages
     from dataset.loaders import Compositions, ValidationBatches
+    from memory import keep_memory
     from training import devices
 
     script, args = _command_line(given, state, options)
     ranks = devices.Ranks(devices.choose_device(args.device))
     if ranks.device.type == 'cpu':
-        devices.keep_memory()
+        keep_memory()
     dtype = devices.choose_precision(args.precision, ranks.device)
     train_sources, valid_sources = stages.sources(args)
     stage = script.make_stage(args)

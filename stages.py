@@ -23,6 +23,7 @@ from dataset.loaders import Compositions, Source, TrainingBatches, ValidationBat
 from dataset.paths import read_data_config
 from dataset.synthetic import SyntheticBackgrounds, SyntheticMattes
 from evaluation.metrics import mse, sad
+from memory import keep_memory
 from model.weights import load_weights
 from training import devices
 from training.checkpoint import Checkpoints
@@ -147,6 +148,8 @@ def _refuse(error: Exception, code: int) -> int:
 
 def _prepare(args: argparse.Namespace, make_stage: Callable[[argparse.Namespace], Stage]) -> Run:
     ranks = devices.join_ranks(args.device)
+    if ranks.device.type == 'cpu':
+        keep_memory()
     set_up_logging(ranks.first)
     dtype = devices.choose_precision(args.precision, ranks.device)
     train_sources, valid_sources = sources(args)

@@ -79,11 +79,14 @@ def time_step(args: argparse.Namespace) -> None:
     from dataset.keys import Plan
     from dataset.loaders import Compositions, collate
     from dataset.synthetic import SyntheticBackgrounds, SyntheticMattes
+    from memory import keep_memory
     from model import MattingBase, MattingRefine
     from training import devices
     from training.losses import base_loss, refine_loss
 
     device = devices.join_ranks(args.device).device
+    if device.type == 'cpu':
+        keep_memory()
     torch.manual_seed(0)
     module = (MattingBase if args.stage == 'base' else MattingRefine)(args.model_backbone)
     module = module.train().to(device, memory_format=torch.channels_last)

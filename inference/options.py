@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -91,6 +92,8 @@ def add_device_arguments(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument_group('machine').add_argument
     add('--device', choices=DEVICES, default='auto', help='auto: cuda, else mps, else cpu')
     add('--precision', choices=PRECISIONS, default='auto', help='auto: float16 on cuda, float32 elsewhere')
+    add('--compile', action=argparse.BooleanOptionalAction, default=False,
+        help='compile the network: the first picture of a size takes half a minute or more, others less')  # fmt: skip
     add('--num-workers', type=int, default=0, metavar='N',
         help='threads that read pictures, and as many that write; 0: one per core, at most 16')  # fmt: skip
 
@@ -100,6 +103,8 @@ def device_problems(args: argparse.Namespace) -> list[str]:
     found = []
     if args.num_workers < 0:
         found.append(f'--num-workers {args.num_workers}: must be at least 0')
+    if args.compile and args.device != 'cuda' and not any(map(shutil.which, ('c++', 'g++', 'clang++', 'cl'))):
+        found.append('--compile: needs a C++ compiler for the CPU, such as g++; install one or leave the flag out')
     if args.device == 'cpu' and args.precision == 'float16':
         found.append('--precision float16: needs a GPU; use bfloat16 or float32 with --device cpu')
     if args.device in ('cuda', 'mps'):

@@ -16,8 +16,9 @@ from dataset.images import ImageError, read_rgb
 from .alignment import align_plate, plate_fit
 from .devices import out_of_memory
 from .inputs import Job
+from .matte import NotFiniteError, Pending
 from .pipeline import batches
-from .predictor import Matting, NotFiniteError, Pending
+from .predictor import Matting
 from .report import Item
 from .writers import PictureWriter
 

@@ -7,15 +7,18 @@ import torch.nn.functional as F
 from torch import Tensor
 
 
-def to_float(pictures: list[Tensor]) -> Tensor:
-    """Pictures uint8 (H, W, 3) on the device to one batch float (B, 3, H, W) in 0..1."""
+def to_float(pictures: list[Tensor], dtype: torch.dtype) -> Tensor:
+    """Pictures uint8 (H, W, 3) on the device to one batch (B, 3, H, W) in 0..1, in channels-last layout."""
     batch = torch.stack(pictures) if len(pictures) > 1 else pictures[0][None]
-    return batch.permute(0, 3, 1, 2).to(torch.float32, memory_format=torch.contiguous_format).div_(255)
+    return batch.permute(0, 3, 1, 2).to(dtype).div_(255)
 
 
 def to_bytes(x: Tensor) -> Tensor:
-    """Results (B, C, H, W) in 0..1 to uint8 (B, H, W, 3), or (B, H, W) for one channel, rounded."""
-    levels = x.float().mul(255).add_(0.5).to(torch.uint8)
+    """Results (B, C, H, W) in 0..1 to uint8 (B, H, W, 3), or (B, H, W) for one channel, rounded. Works in `x` itself.
+
+    In float32, or a 16-bit type would round twice.
+    """
+    levels = x.float().mul_(255).add_(0.5).to(torch.uint8)
     return levels[:, 0] if x.shape[1] == 1 else levels.permute(0, 2, 3, 1).contiguous()
 
 

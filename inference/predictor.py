@@ -19,38 +19,12 @@ from model.folding import fold_batch_norm
 from model.weights import LoadReport, describe, load_weights, read_weights
 
 from .devices import choose_device, choose_precision
+from .matte import Matte, Pending
 from .pipeline import Recent
 from .pixels import enlarged, to_bytes, to_float
 
 Picture = np.ndarray | str | Path
 PLATES_KEPT = 4
-
-
-class NotFiniteError(ValueError):
-    """The network's results for a picture hold NaN."""
-
-
-@dataclass(frozen=True)
-class Matte:
-    """The result for one picture, uint8.
-
-    Attributes:
-        pha: alpha (H, W), 255 = subject.
-        fgr: the subject's colour, RGB (H, W, 3); any where alpha is 0.
-        err: predicted error of the coarse alpha (H, W), if asked for.
-        ref: regions that were refined, 255, or not, 0 (H, W), if asked for.
-    """
-
-    pha: np.ndarray
-    fgr: np.ndarray
-    err: np.ndarray | None = None
-    ref: np.ndarray | None = None
-
-    @property
-    def com(self) -> np.ndarray:
-        """The cut-out, RGBA (H, W, 4), not multiplied by alpha; 0 where alpha is 0."""
-        rgba = cv2.insertChannel(self.pha, cv2.cvtColor(self.fgr, cv2.COLOR_RGB2RGBA), 3)
-        return cv2.bitwise_and(rgba, rgba, mask=self.pha)
 
 
 @dataclass(frozen=True)
@@ -75,15 +49,28 @@ class Matting:
             results, which is moved to the device and put in evaluation mode.
         device: 'auto' (cuda, else mps, else cpu), or what `torch.device` takes.
         precision: of the convolutions: 'float32', 'bfloat16', 'float16', or 'auto': float16 on cuda, float32 elsewhere.
+        compiled: compile the network for the sizes that come (torch.compile): the first picture of a size takes half a
+            minute or more, the others less than without. Replays CUDA graphs on a GPU.
 
     Raises:
         ValueError: the device is not there, or cannot compute in that precision.
     """
 
-    def __init__(self, model: nn.Module, device: str | torch.device = 'auto', precision: str = 'auto'):
+    def __init__(
+        self,
+        model: nn.Module,
+        device: str | torch.device = 'auto',
+        precision: str = 'auto',
+        compiled: bool = False,
+    ):
         self.device = choose_device(device) if isinstance(device, str) else device
         self.dtype = choose_precision(precision, self.device)
-        self.model = _prepared(model, self.device)
+        # The weights of the networks here are converted once; what is unknown gets autocast.
+        self._autocast = self.dtype != torch.float32 and not isinstance(model, MattingBase)
+        self.model = _prepared(model, self.device, self.dtype)
+        if compiled:
+            mode = 'reduce-overhead' if self.device.type == 'cuda' else None
+            self.model = torch.compile(self.model, mode=mode)  # type: ignore[assignment]
         self.loaded: LoadReport | None = None
         self._plates = Recent(PLATES_KEPT, self._read_plate)
 
@@ -95,6 +82,7 @@ class Matting:
         backbone: str | None = None,
         device: str | torch.device = 'auto',
         precision: str = 'auto',
+        compiled: bool = False,
         **refine: Any,
     ) -> Matting:
         """Builds the predictor from a weight file.
@@ -105,6 +93,7 @@ class Matting:
             backbone: 'resnet101', 'resnet50' or 'mobilenetv2'; what the file holds if left out, as is the kernel size.
             device: as for `Matting`.
             precision: as for `Matting`.
+            compiled: as for `Matting`.
             refine: arguments of `MattingRefine`, such as backbone_scale=0.125, refine_sample_pixels=320_000 for 4K.
 
         Raises:
@@ -131,7 +120,7 @@ class Matting:
                 )
         model = MattingRefine(backbone, **refine) if model_type == 'mattingrefine' else MattingBase(backbone)
         report = load_weights(model, weights)
-        matting = cls(model, device, precision)
+        matting = cls(model, device, precision, compiled)
         matting.loaded = report
         return matting
 
@@ -189,6 +178,7 @@ class Matting:
         tensor = torch.from_numpy(np.require(pixels, requirements=['C', 'W']))  # Pillow's arrays are read-only
         return tensor.pin_memory() if self.device.type == 'cuda' else tensor
 
+    @torch.inference_mode()
     def submit(self, srcs: Sequence[Tensor], plates: Sequence[Plate], err: bool = False, ref: bool = False) -> Pending:
         """Starts a batch and returns without waiting for the device.
 
@@ -205,9 +195,11 @@ class Matting:
         if len(sizes) > 1:
             listed = ', '.join(sorted(f'{width}x{height}' for height, width, _ in sizes))
             raise ValueError(f'pictures and plates of one batch must be of one size, not {listed}')
-        src = to_float([x.to(self.device, non_blocking=True) for x in srcs])
+        # bfloat16 has too few digits for pictures.
+        dtype = torch.float16 if self.dtype == torch.float16 and not self._autocast else torch.float32
+        src = to_float([x.to(self.device, non_blocking=True) for x in srcs], dtype)
         same_plate = all(plate is plates[0] for plate in plates)
-        bgr = to_float([plate.tensor for plate in (plates[:1] if same_plate else plates)])
+        bgr = to_float([plate.tensor for plate in (plates[:1] if same_plate else plates)], dtype)
         results = self.predict(src, bgr.expand_as(src), err, ref)
         # Results in 0..1 cannot overflow a sum, and it makes no copies of their size.
         sums = torch.stack([x.sum((1, 2, 3), dtype=torch.float32) for x in results.values()])
@@ -229,7 +221,7 @@ class Matting:
         Raises:
             ValueError: shapes that differ or are too small, or `ref` of a MattingBase.
         """
-        with torch.autocast(self.device.type, dtype=self.dtype, enabled=self.dtype != torch.float32):
+        with torch.autocast(self.device.type, dtype=self.dtype, enabled=self._autocast):
             pha, fgr, *rest = self.model(src, bgr)
         results = {'pha': pha, 'fgr': fgr}
         refined = len(rest) == 4  # pha_sm, fgr_sm, err_sm, ref_sm; MattingBase gives err, hid
@@ -242,49 +234,14 @@ class Matting:
         return results
 
 
-class Pending:
-    """A batch that the device may still be working on."""
-
-    def __init__(self, results: dict[str, Tensor], finite: Tensor, dtype: torch.dtype):
-        self._dtype = str(dtype).removeprefix('torch.')
-        self._done = torch.cuda.Event() if finite.is_cuda else None
-        self._results = {name: self._downloaded(x) for name, x in results.items()}
-        self._finite = self._downloaded(finite)
-        if self._done:
-            self._done.record()
-
-    def _downloaded(self, x: Tensor) -> Tensor:
-        if self._done is None:
-            return x.cpu()
-        return torch.empty(x.shape, dtype=x.dtype, pin_memory=True).copy_(x, non_blocking=True)
-
-    def matte(self, index: int) -> Matte:
-        """Waits for the device; one picture's result. Any thread may call it, also more than once.
-
-        Raises:
-            NotFiniteError: it holds NaN.
-        """
-        if self._done:
-            self._done.synchronize()
-        if not self._finite[index]:
-            advice = 'the weights are damaged' if self._dtype == 'float32' else 'use --precision float32'
-            advice += ' or bfloat16' if self._dtype == 'float16' else ''
-            raise NotFiniteError(f'not finite in {self._dtype}; {advice}')
-        return Matte(**{name: x[index].numpy() for name, x in self._results.items()})
-
-    def result(self) -> list[Matte]:
-        """All pictures' results; see `matte`."""
-        return [self.matte(i) for i in range(len(self._finite))]
-
-
-def _prepared(model: nn.Module, device: torch.device) -> nn.Module:
-    """The network for evaluation on a device; ours with BatchNorm folded, in the layout that is fastest, as a copy."""
+def _prepared(model: nn.Module, device: torch.device, dtype: torch.dtype) -> nn.Module:
+    """The network for evaluation; ours as a copy: BatchNorm folded, in the fastest layout, weights in `dtype`."""
     if not isinstance(model, MattingBase):
         return model.to(device).eval()
-    model = copy.deepcopy(model).eval().to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    model = copy.deepcopy(model).eval().float().to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     example = torch.zeros(1, 3, 64, 64, device=device)
     fold_batch_norm(model, example, example)
-    return model
+    return model.to(dtype)
 
 
 def _check_pixels(pixels: np.ndarray) -> None:

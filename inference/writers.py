@@ -14,7 +14,7 @@ import numpy as np
 
 if TYPE_CHECKING:
     from .inputs import Job
-    from .predictor import Matte
+    from .matte import Matte
 
 
 class PictureWriter:

@@ -29,7 +29,7 @@ class MattingBase(nn.Module):
         self.decoder = Decoder([256, *reversed(channels[:-1])])
 
     def coarse(self, src: Tensor, bgr: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Runs the network; the foreground is still the residual to be added to `src`.
+        """Runs the network, in its weights' precision; the foreground is still the residual to be added to `src`.
 
         Args:
             src: (B, 3, H, W), RGB, 0..1.
@@ -38,7 +38,8 @@ class MattingBase(nn.Module):
         Returns:
             pha (B, 1, H, W) in 0..1, residual fgr (B, 3, H, W), err (B, 1, H, W) in 0..1, hid (B, 32, H, W) >= 0.
         """
-        *taps, x = self.backbone(torch.cat([src, bgr], 1))
+        dtype = self.decoder.conv4.weight.dtype
+        *taps, x = self.backbone(torch.cat([src, bgr], 1).to(dtype))
         x = self.decoder(self.aspp(x), taps[::-1])
         pha, fgr, err, hid = x.split([1, 3, 1, 32], 1)
         return self.clamp(pha), fgr, self.clamp(err), hid.relu()

@@ -82,7 +82,7 @@ class MattingRefine(MattingBase):
         pha_sm, fgr_sm, err_sm, hid = self.coarse(src_sm, bgr_sm)
         pha, fgr, ref_sm = self.refiner(src, bgr, pha_sm, fgr_sm, err_sm, hid)
 
-        pha, fgr = self.clamp(pha), self.clamp(fgr + src)
+        pha, fgr = self.clamp(pha), self.clamp(fgr.add_(src))
         if any(pad):
             pha, fgr = pha[..., :height, :width], fgr[..., :height, :width]
         return pha, fgr, pha_sm, self.clamp(fgr_sm + src_sm), err_sm, ref_sm

@@ -79,18 +79,16 @@ class Refiner(nn.Module):
             pha (B, 1, H, W), residual fgr (B, 3, H, W), not clamped, and ref (B, 1, H / 4, W / 4), 1 = refined.
         """
         height, width = src.shape[2:]
+        half = _resize(src, height // 2, width // 2), _resize(bgr, height // 2, width // 2)
         coarse = torch.cat([hid, pha, fgr], 1)
-        # Bilinear at exactly 1/2 is the mean of 2x2 pixels.
-        half = torch.cat([F.avg_pool2d(src, 2), F.avg_pool2d(bgr, 2)], 1)
         if self.mode == 'full':
-            half = torch.cat([_resize(coarse, height // 2, width // 2), half], 1)
-            out = self._refine_all(half, torch.cat([src, bgr], 1))
-            ref = torch.ones_like(out[:, :1, ::4, ::4])
-        else:
-            cells, keep, ref = self._select(_resize(err, height // 4, width // 4))
-            refined = self._refine_cells(coarse, half, src, bgr, cells)
-            out = _put_cells(_resize(torch.cat([pha, fgr], 1), height, width), refined, cells, keep)
-        return out[:, :1], out[:, 1:], ref
+            x = torch.cat([_resize(coarse, height // 2, width // 2), *(x.to(coarse.dtype) for x in half)], 1)
+            out = self._refine_all(x, torch.cat([src, bgr], 1).to(x.dtype)).to(src.dtype)
+            return out[:, :1], out[:, 1:], torch.ones_like(out[:, :1, ::4, ::4])
+        cells, keep, ref = self._select(_resize(err, height // 4, width // 4))
+        refined = self._refine_cells(coarse, half, (src, bgr), cells)
+        pha, fgr = (_resize(x.to(src.dtype), height, width) for x in (pha, fgr))
+        return _put_cells(pha, refined[:, :1], cells, keep), _put_cells(fgr, refined[:, 1:], cells, keep), ref
 
     def _select(self, err: Tensor) -> tuple[Cells, Tensor, Tensor]:
         """Picks the cells of err (B, 1, h, w), which of them are kept (n,) bool, and ref (B, 1, h, w)."""
@@ -115,14 +113,15 @@ class Refiner(nn.Module):
         columns = torch.arange(width, device=err.device).expand(height, width).flatten()
         return Cells(image, rows[index], columns[index]), keep, ref.view_as(err)
 
-    def _refine_cells(self, coarse: Tensor, half: Tensor, src: Tensor, bgr: Tensor, cells: Cells) -> Tensor:
+    def _refine_cells(self, coarse: Tensor, half: Sequence[Tensor], full: Sequence[Tensor], cells: Cells) -> Tensor:
         """Returns (n, 4, 4, 4): alpha and residual of the 4x4 pixels of each cell."""
         margin1, margin2 = (3, 2) if self.kernel_size == 3 else (0, 0)
-        x = torch.cat([_enlarge_cells(coarse, cells, half.shape[2:], margin1), _crop_cells(half, cells, 2, margin1)], 1)
+        crops = _crop_cells(half, cells, 2, margin1)
+        x = torch.cat([_enlarge_cells(coarse, cells, half[0].shape[2:], margin1), crops.to(coarse.dtype)], 1)
         x = F.relu(self.bn1(self.conv1(x)))
         x = F.relu(self.bn2(self.conv2(x)))
         x = F.interpolate(x, scale_factor=2.0, mode='nearest')
-        x = torch.cat([x, _crop_cells(src, cells, 4, margin2), _crop_cells(bgr, cells, 4, margin2)], 1)
+        x = torch.cat([x, _crop_cells(full, cells, 4, margin2).to(x.dtype)], 1)
         x = F.relu(self.bn3(self.conv3(x)))
         return self.conv4(x)
 
@@ -142,14 +141,29 @@ def _resize(x: Tensor, height: int, width: int) -> Tensor:
     return F.interpolate(x, (height, width), mode='bilinear', align_corners=False)
 
 
-def _crop_cells(x: Tensor, cells: Cells, size: int, margin: int) -> Tensor:
-    """Cuts (n, C, size + 2 margin, size + 2 margin) around the cells out of x (B, C, H, W); outside reads 0.
+def _crop_cells(pictures: Sequence[Tensor], cells: Cells, size: int, margin: int) -> Tensor:
+    """Cuts (n, sum of C, size + 2 margin, size + 2 margin) around the cells out of each x (B, C, H, W).
 
-    Where gradients pass through x this is the wrong way: the backward pass would fill every window of the picture.
+    In channels-last layout, as are the pictures at best, from which it gathers whole pixels; outside reads 0.
     """
-    window = size + 2 * margin
-    windows = F.pad(x, [margin] * 4).unfold(2, window, size).unfold(3, window, size)
-    return windows[cells.image, :, cells.row, cells.column]
+    height, width = pictures[0].shape[2:]
+    window = torch.arange(size + 2 * margin, device=cells.row.device) - margin
+    y, x = cells.row[:, None] * size + window, cells.column[:, None] * size + window
+    inside = ((y >= 0) & (y < height))[:, :, None] & ((x >= 0) & (x < width))[:, None, :]
+    y, x = y.clamp(0, height - 1), x.clamp(0, width - 1)
+    crops = torch.cat([_gather(picture, cells.image, y, x) for picture in pictures], -1)
+    return (crops * inside[..., None].to(crops.dtype)).permute(0, 3, 1, 2)
+
+
+def _gather(x: Tensor, image: Tensor, row: Tensor, column: Tensor) -> Tensor:
+    """The pixels (n, p, q, C) of x (B, C, H, W) in rows (n, p) and columns (n, q) of n pictures (n,).
+
+    Whole pixels: the backward pass is one scatter into a buffer of the size of x.
+    """
+    channels, height, width = x.shape[1:]
+    pixels = x.permute(0, 2, 3, 1).reshape(-1, channels)
+    numbers = ((image * height)[:, None] + row)[:, :, None] * width + column[:, None, :]
+    return pixels.index_select(0, numbers.flatten()).view(*numbers.shape, channels)
 
 
 def _enlarge_cells(x: Tensor, cells: Cells, size: Sequence[int], margin: int) -> Tensor:
@@ -161,14 +175,11 @@ def _enlarge_cells(x: Tensor, cells: Cells, size: Sequence[int], margin: int) ->
         (n, C, 2 + 2 margin, 2 + 2 margin) in channels-last layout; outside of the picture 0.
     """
     channels, height, width = x.shape[1:]
-    y, weights_y = _bilinear(cells.row * 2 - margin, height, size[0], 2 + 2 * margin)
-    x_, weights_x = _bilinear(cells.column * 2 - margin, width, size[1], 2 + 2 * margin)
-    pixels = x.permute(0, 2, 3, 1).reshape(-1, channels)
-    numbers = ((cells.image * height)[:, None] + y)[:, :, None] * width + x_[:, None, :]
-    # Whole pixels are gathered: the backward pass is one scatter into a buffer of the size of x.
-    patches = pixels.index_select(0, numbers.flatten()).view(len(y), y.shape[1], -1)
-    rows = torch.bmm(weights_y.to(x.dtype), patches).view(len(y), -1, x_.shape[1], channels)
-    return torch.matmul(weights_x.to(x.dtype)[:, None], rows).permute(0, 3, 1, 2)
+    row, weights_row = _bilinear(cells.row * 2 - margin, height, size[0], 2 + 2 * margin)
+    column, weights_column = _bilinear(cells.column * 2 - margin, width, size[1], 2 + 2 * margin)
+    patches = _gather(x, cells.image, row, column)
+    rows = torch.bmm(weights_row.to(x.dtype), patches.flatten(2)).view(len(row), -1, column.shape[1], channels)
+    return torch.matmul(weights_column.to(x.dtype)[:, None], rows).permute(0, 3, 1, 2)
 
 
 def _bilinear(first: Tensor, size_in: int, size_out: int, count: int) -> tuple[Tensor, Tensor]:
@@ -193,11 +204,11 @@ def _bilinear(first: Tensor, size_in: int, size_out: int, count: int) -> tuple[T
     return neighbours.long().clamp(max=size_in - 1), weights * inside[:, :, None]
 
 
-def _put_cells(out: Tensor, refined: Tensor, cells: Cells, keep: Tensor) -> Tensor:
-    """Replaces the kept cells of out (B, 4, H, W) by refined (n, 4, 4, 4)."""
-    batch, channels, height, width = out.shape
+def _put_cells(x: Tensor, refined: Tensor, cells: Cells, keep: Tensor) -> Tensor:
+    """Replaces the kept cells of x (B, C, H, W) by refined (n, C, 4, 4), in place."""
+    batch, channels, height, width = x.shape
+    grid = x.view(batch, channels, height // 4, 4, width // 4, 4).permute(0, 2, 4, 3, 5, 1)
     index = cells.image, cells.row, cells.column
-    grid = out.view(batch, channels, height // 4, 4, width // 4, 4).permute(0, 2, 4, 1, 3, 5)
-    refined = torch.where(keep[:, None, None, None], refined.to(out.dtype), grid[index])
-    grid = grid.index_put(index, refined)
-    return grid.permute(0, 3, 1, 4, 2, 5).reshape(batch, channels, height, width)
+    refined = refined.permute(0, 2, 3, 1).to(x.dtype)
+    grid.index_put_(index, torch.where(keep[:, None, None, None], refined, grid[index]))
+    return x

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 import inference.predictor
 from inference import Matting
-from inference.predictor import NotFiniteError, Pending
+from inference.matte import NotFiniteError, Pending
 from model import MattingRefine
 
 

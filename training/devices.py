@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-import ctypes
 import os
 import signal
 import socket
@@ -108,20 +106,6 @@ def choose_precision(name: str, device: torch.device) -> torch.dtype:
     return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float16
 
 
-def keep_memory() -> None:
-    """Lets glibc keep freed memory instead of handing it back: training on a CPU takes half the time.
-
-    Each step frees and takes the same few gigabytes; by default they go back to the system in between, which clears
-    them page by page. Does nothing where the C library is another one.
-    """
-    mmap_max, trim_threshold, top_pad = -4, -1, -2
-    with contextlib.suppress(OSError, AttributeError):
-        libc = ctypes.CDLL('libc.so.6')
-        libc.mallopt(mmap_max, 0)
-        libc.mallopt(trim_threshold, 2**31 - 1)
-        libc.mallopt(top_pad, 2**28)
-
-
 def gpus_to_use(device: str) -> int:
     """Processes that a plain `python train_*.py` starts: one for each visible GPU; 1 inside torchrun."""
     if 'RANK' in os.environ or device not in ('auto', 'cuda'):
@@ -181,8 +165,6 @@ def join_ranks(device: str) -> Ranks:
         ValueError: the device asked for is not there.
     """
     chosen = choose_device(device)
-    if chosen.type == 'cpu':
-        keep_memory()
     world = int(os.environ.get('WORLD_SIZE', '1'))
     if world == 1:
         return Ranks(chosen)
@@ -223,6 +205,8 @@ def in_precision(net: nn.Module, device: torch.device, dtype: torch.dtype) -> Fo
     """The network as a function that computes in `dtype` and returns float32, so that losses are exact."""
 
     def forward(src: Tensor, bgr: Tensor) -> tuple[Tensor, ...]:
+        # In the layout of the weights: the networks never mix two.
+        src, bgr = (x.contiguous(memory_format=torch.channels_last) for x in (src, bgr))
         with torch.autocast(device.type, dtype, enabled=dtype is not torch.float32):
             outputs = net(src, bgr)
         return tuple(output.float() for output in outputs)

@@ -1,0 +1,21 @@
+"""Memory that the process keeps: for scripts that compute on a CPU, before they begin."""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+
+
+def keep_memory() -> None:
+    """Lets glibc keep freed memory instead of handing it back, for the whole process.
+
+    Networks free and take the same few gigabytes for every step or picture; by default they go back to the system in
+    between, which clears them page by page: up to half of the time on a CPU. Does nothing where the C library is
+    another one.
+    """
+    mmap_max, trim_threshold, top_pad = -4, -1, -2
+    with contextlib.suppress(OSError, AttributeError):
+        libc = ctypes.CDLL('libc.so.6')
+        libc.mallopt(mmap_max, 0)
+        libc.mallopt(trim_threshold, 2**31 - 1)
+        libc.mallopt(top_pad, 2**28)
