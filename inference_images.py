@@ -115,8 +115,7 @@ def start(argv: Sequence[str] | None, share: options.Share) -> int:
         from inference.predictor import Matting, choose_device
 
         device = choose_device(args.device, share.local_rank)
-        if device.type == 'cpu':
-            keep_memory()
+        keep_memory(device.type)
         matting = Matting.from_checkpoint(
             **options.model_arguments(args), device=device, precision=args.precision, compiled=args.compile
         )

@@ -6,13 +6,15 @@ import contextlib
 import ctypes
 
 
-def keep_memory() -> None:
-    """Lets glibc keep freed memory instead of handing it back, for the whole process.
+def keep_memory(device: str) -> None:
+    """On 'cpu', lets glibc keep freed memory instead of handing it back, for the whole process.
 
     Networks free and take the same few gigabytes for every step or picture; by default they go back to the system in
     between, which clears them page by page: up to half of the time on a CPU. Does nothing where the C library is
     another one.
     """
+    if device != 'cpu':
+        return
     mmap_max, trim_threshold, top_pad = -4, -1, -2
     with contextlib.suppress(OSError, AttributeError):
         libc = ctypes.CDLL('libc.so.6')

@@ -143,8 +143,7 @@ def prepare(given: argparse.Namespace, state: State, options: Mapping[str, Any])
 
     script, args = _command_line(given, state, options)
     ranks = devices.Ranks(devices.choose_device(args.device))
-    if ranks.device.type == 'cpu':
-        keep_memory()
+    keep_memory(ranks.device.type)
     dtype = devices.choose_precision(args.precision, ranks.device)
     train_sources, valid_sources = stages.sources(args)
     stage = script.make_stage(args)

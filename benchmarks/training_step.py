@@ -85,8 +85,7 @@ def time_step(args: argparse.Namespace) -> None:
     from training.losses import base_loss, refine_loss
 
     device = devices.join_ranks(args.device).device
-    if device.type == 'cpu':
-        keep_memory()
+    keep_memory(device.type)
     torch.manual_seed(0)
     module = (MattingBase if args.stage == 'base' else MattingRefine)(args.model_backbone)
     module = module.train().to(device, memory_format=torch.channels_last)
