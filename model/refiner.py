@@ -1,7 +1,8 @@
 """The refiner: recomputes the 4x4-pixel cells of the full image whose predicted error is largest (paper, section 4.2).
 
 In sampling mode every shape is fixed by the input's: top-k gives exactly k cells an image, and cells that
-`prevent_oversampling` leaves out are computed and then masked. So the graph has no branch on data.
+`prevent_oversampling` leaves out are computed and then masked. So the graph has no branch on data. Only in evaluation
+on a CPU, outside of any tracing, are they left out, where that costs nothing.
 """
 
 from __future__ import annotations
@@ -100,13 +101,16 @@ class Refiner(nn.Module):
             image = torch.arange(batch, device=err.device)[:, None].expand_as(index).flatten()
             index = index.flatten()
             keep = (top > 0).flatten() if self.prevent_oversampling else torch.ones_like(index, dtype=torch.bool)
+            if not self.training and _waits_for_nothing(err):
+                # Many pictures have fewer cells of any error: leaving them out, not masking them, saves their time.
+                image, index, keep = image[keep], index[keep], keep[keep]
         else:
             image, index = (flat > self.threshold).nonzero().unbind(1)
             keep = torch.ones_like(index, dtype=torch.bool)
-            if len(index) == 0:
-                # One masked cell instead of none: every parameter takes part in every step, which
-                # gradient averaging over GPUs relies on, and BatchNorm never sees an empty batch.
-                image, index, keep = image.new_zeros(1), index.new_zeros(1), keep.new_zeros(1)
+        if len(index) == 0:
+            # One masked cell instead of none: every parameter takes part in every step, which
+            # gradient averaging over GPUs relies on, and BatchNorm never sees an empty batch.
+            image, index, keep = image.new_zeros(1), index.new_zeros(1), keep.new_zeros(1)
         ref = torch.zeros_like(flat).index_put((image, index), keep.to(flat.dtype))
         # Tables instead of dividing the cell's number by the grid's width.
         rows = torch.arange(height, device=err.device)[:, None].expand(height, width).flatten()
@@ -135,6 +139,11 @@ class Refiner(nn.Module):
         x = torch.cat([x, F.pad(full, [margin2] * 4)], 1)
         x = F.relu(self.bn3(self.conv3(x)))
         return self.conv4(x)
+
+
+def _waits_for_nothing(x: Tensor) -> bool:
+    """Whether shapes may depend on data for free: on a CPU, where nothing is recorded for other data."""
+    return x.device.type == 'cpu' and not torch.compiler.is_compiling() and not torch.jit.is_tracing()
 
 
 def _resize(x: Tensor, height: int, width: int) -> Tensor:

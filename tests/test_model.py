@@ -140,6 +140,27 @@ def test_refiner_follows_its_definition(mode, extra, kernel_size):
     assert (expected[2].sum() > 0) == (extra.get('threshold') != 2.0)
 
 
+@pytest.mark.filterwarnings('ignore::torch.jit.TracerWarning', 'ignore::DeprecationWarning')
+@torch.no_grad()
+def test_cells_without_error_are_left_out_where_shapes_may_vary_and_masked_elsewhere():
+    refiner = golden.fill(MattingRefine('mobilenetv2', refine_sample_pixels=640)).refiner
+    g = torch.Generator().manual_seed(4)
+    err = torch.zeros(1, 1, 16, 20)
+    err[..., 3:5, 7:10] = torch.rand(2, 3, generator=g) + 0.1
+    pictures = [torch.rand(1, 3, 64, 80, generator=g) for _ in range(2)]
+    pha, fgr, hid = (torch.rand(1, channels, 16, 20, generator=g) for channels in (1, 3, 32))
+    inputs = (*pictures, pha, fgr, err, hid)
+    computed = []
+    handle = refiner.conv1.register_forward_pre_hook(lambda _, x: computed.append(int(x[0].shape[0])))
+    eager = refiner(*inputs)
+    traced = torch.jit.trace(refiner, inputs, check_trace=False)
+    assert computed[0] == 6
+    assert set(computed[1:]) == {640 // 16}
+    handle.remove()
+    for got, want in zip(traced(*inputs), eager):
+        torch.testing.assert_close(got, want, atol=1e-6, rtol=0)
+
+
 @pytest.mark.parametrize('kernel_size', [1, 3])
 @torch.inference_mode()
 def test_refining_every_cell_equals_full(kernel_size):

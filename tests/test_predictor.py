@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import cv2
+import golden
 import numpy as np
 import pytest
 import torch
@@ -160,6 +161,17 @@ def test_a_picture_that_is_not_finite_fails_alone(matting: Matting) -> None:
     half = Pending({'pha': torch.zeros(1, 2, 2)}, torch.tensor([False]), torch.float16)
     with pytest.raises(NotFiniteError, match='not finite in float16; use --precision float32 or bfloat16'):
         half.result()
+
+
+def test_half_precision_is_of_the_weights_and_close() -> None:
+    model = golden.fill(MattingRefine('mobilenetv2', refine_sample_pixels=160))
+    src, bgr = pictures(2, 64, 48)
+    exact, half = (Matting(model, 'cpu', precision)(src, bgr, err=True) for precision in ('float32', 'bfloat16'))
+    assert {p.dtype for p in Matting(model, 'cpu', 'bfloat16').model.parameters()} == {torch.bfloat16}
+    assert {p.dtype for p in model.parameters()} == {torch.float32}
+    for got, want in ((half.pha, exact.pha), (half.fgr, exact.fgr), (half.err, exact.err)):
+        difference = np.abs(got.astype(int) - want)
+        assert 0 < difference.mean() < 4
 
 
 def test_a_precision_or_device_that_does_not_exist_is_named() -> None:
