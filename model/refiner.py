@@ -87,7 +87,10 @@ class Refiner(nn.Module):
             out = self._refine_all(x, torch.cat([src, bgr], 1).to(x.dtype)).to(src.dtype)
             return out[:, :1], out[:, 1:], torch.ones_like(out[:, :1, ::4, ::4])
         cells, keep, ref = self._select(_resize(err, height // 4, width // 4))
-        refined = self._refine_cells(coarse, half, (src, bgr), cells)
+        # In parts, where nothing depends on all cells at once: a third of the memory at 4K, and no slower.
+        at_once = 4096 if not self.training and _waits_for_nothing(src) else len(cells.row)
+        parts = (Cells(*part) for part in zip(*(x.split(at_once) for x in cells)))
+        refined = torch.cat([self._refine_cells(coarse, half, (src, bgr), part) for part in parts])
         pha, fgr = (_resize(x.to(src.dtype), height, width) for x in (pha, fgr))
         return _put_cells(pha, refined[:, :1], cells, keep), _put_cells(fgr, refined[:, 1:], cells, keep), ref
 
