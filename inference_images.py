@@ -85,7 +85,7 @@ def run(
 
     # Pictures of one plate follow each other, so that few plates are held; and of one size, so that batches fill.
     jobs = sorted(jobs, key=lambda job: (job.bgr, job.size or (0, 0)))
-    threads = options.thread_count(args.num_workers, share.local_world)
+    threads = options.thread_count(args.num_workers, share.local_world, matting.device.type == 'cpu')
     stage_load = partial(load, matting=matting, resize=args.resize_bgr, align=args.preprocess_alignment)
     stage_write = partial(write, writer=writer)
     report, start = Report(), time.monotonic()

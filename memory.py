@@ -10,14 +10,15 @@ def keep_memory(device: str) -> None:
     """On 'cpu', lets glibc keep freed memory instead of handing it back, for the whole process.
 
     Networks free and take the same few gigabytes for every step or picture; by default they go back to the system in
-    between, which clears them page by page: up to half of the time on a CPU. Does nothing where the C library is
-    another one.
+    between, which clears them page by page: up to half of the time on a CPU. All threads take from one pool, or each
+    would keep its own. Does nothing where the C library is another one.
     """
     if device != 'cpu':
         return
-    mmap_max, trim_threshold, top_pad = -4, -1, -2
+    mmap_max, trim_threshold, top_pad, arena_max = -4, -1, -2, -8
     with contextlib.suppress(OSError, AttributeError):
         libc = ctypes.CDLL('libc.so.6')
         libc.mallopt(mmap_max, 0)
         libc.mallopt(trim_threshold, 2**31 - 1)
-        libc.mallopt(top_pad, 2**28)
+        libc.mallopt(top_pad, 2**26)
+        libc.mallopt(arena_max, 1)

@@ -33,8 +33,10 @@ class Matte:
     @property
     def com(self) -> np.ndarray:
         """The cut-out, RGBA (H, W, 4), not multiplied by alpha; 0 where alpha is 0."""
-        rgba = cv2.insertChannel(self.pha, cv2.cvtColor(self.fgr, cv2.COLOR_RGB2RGBA), 3)
-        return cv2.bitwise_and(rgba, rgba, mask=self.pha)
+        rgba = np.empty((*self.pha.shape, 4), np.uint8)
+        cv2.mixChannels([self.fgr, self.pha], [rgba], [0, 0, 1, 1, 2, 2, 3, 3])
+        np.copyto(rgba.view(np.uint32)[..., 0], 0, where=self.pha == 0)
+        return rgba
 
 
 class Pending:

@@ -19,6 +19,7 @@ MODEL_TYPES = ('mattingbase', 'mattingrefine')
 BACKBONES = ('resnet101', 'resnet50', 'mobilenetv2')
 DEVICES = ('auto', 'cuda', 'mps', 'cpu')
 PRECISIONS = ('auto', 'float32', 'bfloat16', 'float16')
+BACKENDS = ('pytorch', 'torchscript')
 OUTPUT_TYPES = ('com', 'pha', 'fgr', 'err', 'ref')
 PICTURE_FORMATS = ('png', 'jpg', 'webp')
 DEFAULT_FORMATS = {'com': 'png', 'pha': 'jpg', 'fgr': 'jpg', 'err': 'jpg', 'ref': 'jpg'}
@@ -38,18 +39,28 @@ class _Help(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionHelpF
         return super()._get_help_string(action)
 
 
-def add_model_arguments(parser: argparse.ArgumentParser) -> None:
-    """Adds the flags that name a network and its weights."""
+def add_model_arguments(parser: argparse.ArgumentParser, sweep: bool = False) -> None:
+    """Adds the flags that name a network and its weights.
+
+    Args:
+        parser: gets them.
+        sweep: for a speed test: several backbones, random weights without a checkpoint, and None for the settings
+            that follow the size of the pictures.
+    """
     add = parser.add_argument_group('model').add_argument
     add('--model-type', required=True, choices=MODEL_TYPES,
         help='mattingrefine: full resolution; mattingbase: the coarse network alone, on the whole picture')  # fmt: skip
-    add('--model-backbone', required=True, choices=BACKBONES, help='encoder that the weights were trained with')
-    add('--model-backbone-scale', type=float, default=0.25, metavar='X',
+    if sweep:
+        add('--model-backbone', required=True, nargs='+', choices=(*BACKBONES, 'all'), help='one encoder or several')
+    else:
+        add('--model-backbone', required=True, choices=BACKBONES, help='encoder that the weights were trained with')
+    add('--model-backbone-scale', type=float, default=None if sweep else 0.25, metavar='X',
         help='sides of what the coarse network sees, of the picture\'s; 0.25 for HD, 0.125 for 4K')  # fmt: skip
-    add('--model-checkpoint', type=Path, required=True, metavar='FILE', help='weights')
+    add('--model-checkpoint', type=Path, required=not sweep, metavar='FILE',
+        help='weights; random ones if left out' if sweep else 'weights')  # fmt: skip
     add('--model-refine-mode', choices=('full', 'sampling', 'thresholding'), default='sampling',
         help='refine all cells of 4x4 pixels, a fixed number, or those of large error')  # fmt: skip
-    add('--model-refine-sample-pixels', type=int, default=80_000, metavar='N',
+    add('--model-refine-sample-pixels', type=int, default=None if sweep else 80_000, metavar='N',
         help='pixels refined per picture, for sampling; 80000 for HD, 320000 for 4K')  # fmt: skip
     add('--model-refine-threshold', type=float, default=0.7, metavar='X',
         help='error above which a cell is refined, 0..1, for thresholding')  # fmt: skip
@@ -59,7 +70,7 @@ def add_model_arguments(parser: argparse.ArgumentParser) -> None:
 def model_problems(args: argparse.Namespace) -> list[str]:
     """What is wrong with the model's flags, each as the flag, its value and what is allowed."""
     found = []
-    if not args.model_checkpoint.is_file():
+    if args.model_checkpoint is not None and not args.model_checkpoint.is_file():
         found.append(f'--model-checkpoint {args.model_checkpoint}: no such file')
     if not 0 < args.model_backbone_scale <= 0.5:
         found.append(f'--model-backbone-scale {args.model_backbone_scale}: must be above 0 and at most 0.5')
@@ -87,21 +98,23 @@ def model_arguments(args: argparse.Namespace) -> dict[str, Any]:
     }
 
 
-def add_device_arguments(parser: argparse.ArgumentParser) -> None:
-    """Adds the flags that say where and how precisely to compute."""
+def add_device_arguments(parser: argparse.ArgumentParser, sweep: bool = False) -> None:
+    """Adds the flags that say where and how precisely to compute; for a `sweep`, several precisions and no threads."""
     add = parser.add_argument_group('machine').add_argument
     add('--device', choices=DEVICES, default='auto', help='auto: cuda, else mps, else cpu')
-    add('--precision', choices=PRECISIONS, default='auto', help='auto: float16 on cuda, float32 elsewhere')
+    add('--precision', choices=PRECISIONS, nargs='+' if sweep else None, default=['float32'] if sweep else 'auto',
+        help='auto: float16 on cuda, float32 elsewhere')  # fmt: skip
     add('--compile', action=argparse.BooleanOptionalAction, default=False,
         help='compile the network: the first picture of a size takes half a minute or more, others less')  # fmt: skip
-    add('--num-workers', type=int, default=0, metavar='N',
-        help='threads that read pictures, and as many that write; 0: one per core, at most 16')  # fmt: skip
+    if not sweep:
+        add('--num-workers', type=int, default=0, metavar='N',
+            help='threads that read pictures, and as many that write; 0: one per core (CPU: per 4)')  # fmt: skip
 
 
 def device_problems(args: argparse.Namespace) -> list[str]:
     """What is wrong with the machine's flags. Imports torch to ask for a GPU if one is named."""
     found = []
-    if args.num_workers < 0:
+    if getattr(args, 'num_workers', 0) < 0:
         found.append(f'--num-workers {args.num_workers}: must be at least 0')
     if args.compile and args.device != 'cuda' and not any(map(shutil.which, ('c++', 'g++', 'clang++', 'cl'))):
         found.append('--compile: needs a C++ compiler for the CPU, such as g++; install one or leave the flag out')
@@ -205,7 +218,11 @@ def process_share(environ: Mapping[str, str] = os.environ) -> Share:
     return Share(rank, world, local_rank, local_world)
 
 
-def thread_count(requested: int, processes: int = 1) -> int:
-    """Threads for `--num-workers`: as asked, or one per core of this process's share of the machine, at most 16."""
+def thread_count(requested: int, processes: int = 1, shared: bool = False) -> int:
+    """Threads for `--num-workers`: as asked, or one per core of this process's share of the machine, at most 16.
+
+    Where the network computes on the same cores (`shared`), a quarter of that: it takes most of the time, and every
+    picture in flight takes memory.
+    """
     cores = len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count() or 1
-    return requested or max(1, min(16, cores // processes))
+    return requested or max(1, min(16, cores // processes) // (4 if shared else 1))

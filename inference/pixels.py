@@ -7,10 +7,15 @@ import torch.nn.functional as F
 from torch import Tensor
 
 
-def to_float(pictures: list[Tensor], dtype: torch.dtype) -> Tensor:
-    """Pictures uint8 (H, W, 3) on the device to one batch (B, 3, H, W) in 0..1, in channels-last layout."""
+def as_batch(pictures: list[Tensor]) -> Tensor:
+    """Pictures uint8 (H, W, 3) to one batch uint8 (B, 3, H, W), in channels-last layout."""
     batch = torch.stack(pictures) if len(pictures) > 1 else pictures[0][None]
-    return batch.permute(0, 3, 1, 2).to(dtype).div_(255)
+    return batch.permute(0, 3, 1, 2)
+
+
+def to_float(batch: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
+    """Pictures uint8 0..255 to floats 0..1, in the same layout."""
+    return batch.to(dtype).div_(255)
 
 
 def to_bytes(x: Tensor) -> Tensor:

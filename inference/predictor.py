@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,13 +16,15 @@ from torch import Tensor, nn
 
 from dataset.images import read_rgb
 from model import MattingBase, MattingRefine
+from model.base import check_pair
 from model.folding import fold_batch_norm
+from model.refiner import Pyramid
 from model.weights import LoadReport, describe, load_weights, read_weights
 
 from .devices import choose_device, choose_precision
 from .matte import Matte, Pending
 from .pipeline import Recent
-from .pixels import enlarged, to_bytes, to_float
+from .pixels import as_batch, enlarged, to_bytes, to_float
 
 Picture = np.ndarray | str | Path
 PLATES_KEPT = 4
@@ -69,10 +72,10 @@ class Matting:
         self._autocast = self.dtype != torch.float32 and not isinstance(model, MattingBase)
         self.model = _prepared(model, self.device, self.dtype)
         if compiled:
-            mode = 'reduce-overhead' if self.device.type == 'cuda' else None
-            self.model = torch.compile(self.model, mode=mode)  # type: ignore[assignment]
+            _compile(self.model, 'reduce-overhead' if self.device.type == 'cuda' else None)
         self.loaded: LoadReport | None = None
         self._plates = Recent(PLATES_KEPT, self._read_plate)
+        self._reduced: tuple[Plate, Pyramid] | None = None
 
     @classmethod
     def from_checkpoint(
@@ -195,12 +198,20 @@ class Matting:
         if len(sizes) > 1:
             listed = ', '.join(sorted(f'{width}x{height}' for height, width, _ in sizes))
             raise ValueError(f'pictures and plates of one batch must be of one size, not {listed}')
-        # bfloat16 has too few digits for pictures.
-        dtype = torch.float16 if self.dtype == torch.float16 and not self._autocast else torch.float32
-        src = to_float([x.to(self.device, non_blocking=True) for x in srcs], dtype)
         same_plate = all(plate is plates[0] for plate in plates)
-        bgr = to_float([plate.tensor for plate in (plates[:1] if same_plate else plates)], dtype)
-        results = self.predict(src, bgr.expand_as(src), err, ref)
+        src = as_batch([x.to(self.device, non_blocking=True) for x in srcs])
+        bgr = as_batch([plate.tensor for plate in (plates[:1] if same_plate else plates)])
+        if isinstance(self.model, MattingRefine):
+            check_pair(src, bgr.expand_as(src))
+            pyramid = self._reduced_plate(plates[0]) if same_plate else self.model.pyramid(bgr, self._pictures)
+            plate = Pyramid(*(x.expand(len(src), -1, -1, -1) for x in pyramid))
+            outputs: tuple[Tensor, ...] = self.model.matte(
+                self.model.pyramid(src, self._pictures), plate, src.shape[2:]
+            )
+        else:
+            src = to_float(src)
+            outputs = self._run(src, to_float(bgr).expand_as(src))
+        results = _chosen(outputs, err, ref)
         # Results in 0..1 cannot overflow a sum, and it makes no copies of their size.
         sums = torch.stack([x.sum((1, 2, 3), dtype=torch.float32) for x in results.values()])
         return Pending({name: to_bytes(x) for name, x in results.items()}, sums.isfinite().all(0), self.dtype)
@@ -221,17 +232,45 @@ class Matting:
         Raises:
             ValueError: shapes that differ or are too small, or `ref` of a MattingBase.
         """
+        return _chosen(self._run(src, bgr), err, ref)
+
+    def _run(self, src: Tensor, bgr: Tensor) -> tuple[Tensor, ...]:
         with torch.autocast(self.device.type, dtype=self.dtype, enabled=self._autocast):
-            pha, fgr, *rest = self.model(src, bgr)
-        results = {'pha': pha, 'fgr': fgr}
-        refined = len(rest) == 4  # pha_sm, fgr_sm, err_sm, ref_sm; MattingBase gives err, hid
-        if err:
-            results['err'] = enlarged(rest[2], src, 'bilinear') if refined else rest[0]
-        if ref:
-            if not refined:
-                raise ValueError('MattingBase refines nothing: there is no ref')
-            results['ref'] = enlarged(rest[3], src, 'nearest')
-        return results
+            return self.model(src, bgr)
+
+    def _reduced_plate(self, plate: Plate) -> Pyramid:
+        """The pyramid of a plate; that of the last one is kept."""
+        assert isinstance(self.model, MattingRefine)
+        if self._reduced is None or self._reduced[0] is not plate:
+            self._reduced = plate, self.model.pyramid(as_batch([plate.tensor]), self._pictures)
+        return self._reduced[1]
+
+    @property
+    def _pictures(self) -> torch.dtype:
+        """What pictures are computed in: bfloat16 has too few digits."""
+        return torch.float16 if self.dtype == torch.float16 else torch.float32
+
+
+def _chosen(outputs: tuple[Tensor, ...], err: bool, ref: bool) -> dict[str, Tensor]:
+    """The results by name, at the picture's size."""
+    pha, fgr, *rest = outputs
+    results = {'pha': pha, 'fgr': fgr}
+    refined = len(rest) == 4  # pha_sm, fgr_sm, err_sm, ref_sm; MattingBase gives err, hid
+    if err:
+        results['err'] = enlarged(rest[2], pha, 'bilinear') if refined else rest[0]
+    if ref:
+        if not refined:
+            raise ValueError('MattingBase refines nothing: there is no ref')
+        results['ref'] = enlarged(rest[3], pha, 'nearest')
+    return results
+
+
+def _compile(model: nn.Module, mode: str | None) -> None:
+    """Compiles a network in place, but for the sizes of pictures, which are kept across calls for plates."""
+    if isinstance(model, MattingRefine):
+        model.matte = torch.compile(model.matte, mode=mode)  # type: ignore[method-assign]
+    else:
+        model.compile(mode=mode)
 
 
 def _prepared(model: nn.Module, device: torch.device, dtype: torch.dtype) -> nn.Module:
@@ -239,7 +278,8 @@ def _prepared(model: nn.Module, device: torch.device, dtype: torch.dtype) -> nn.
     if not isinstance(model, MattingBase):
         return model.to(device).eval()
     model = copy.deepcopy(model).eval().float().to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-    example = torch.zeros(1, 3, 64, 64, device=device)
+    side = math.ceil(64 / getattr(model, 'backbone_scale', 1))
+    example = torch.zeros(1, 3, side, side, device=device)
     fold_batch_norm(model, example, example)
     return model.to(dtype)
 

@@ -24,6 +24,26 @@ class Cells(NamedTuple):
     column: Tensor
 
 
+class Pyramid(NamedTuple):
+    """A batch of pictures as the networks read them: RGB at three sizes.
+
+    Attributes:
+        full: (B, 3, H, W), sides multiples of 4; float 0..1, or uint8 0..255.
+        half: (B, 3, H / 2, W / 2), float 0..1.
+        small: at the coarse network's size, float 0..1.
+    """
+
+    full: Tensor
+    half: Tensor
+    small: Tensor
+
+
+def make_pyramid(full: Tensor, size_sm: Sequence[int], dtype: torch.dtype = torch.float32) -> Pyramid:
+    """Resizes pictures (B, 3, H, W), float 0..1 or uint8, to the other sizes, which for uint8 are of `dtype`."""
+    x = _unit(full, dtype)
+    return Pyramid(full, _resize(x, full.shape[2] // 2, full.shape[3] // 2), _resize(x, *size_sm))
+
+
 REFINE_MODES = ('full', 'sampling', 'thresholding')
 
 
@@ -68,30 +88,32 @@ class Refiner(nn.Module):
         self.conv4 = nn.Conv2d(12, 4, kernel_size)
 
     def forward(
-        self, src: Tensor, bgr: Tensor, pha: Tensor, fgr: Tensor, err: Tensor, hid: Tensor
+        self, src: Pyramid, bgr: Pyramid, pha: Tensor, fgr: Tensor, err: Tensor, hid: Tensor
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Refines the coarse result.
 
         Args:
-            src, bgr: (B, 3, H, W), 0..1, H and W multiples of 4.
+            src, bgr: the pictures.
             pha: coarse alpha (B, 1, h, w). fgr: coarse residual (B, 3, h, w). err: (B, 1, h, w). hid: (B, 32, h, w).
 
         Returns:
             pha (B, 1, H, W), residual fgr (B, 3, H, W), not clamped, and ref (B, 1, H / 4, W / 4), 1 = refined.
         """
-        height, width = src.shape[2:]
-        half = _resize(src, height // 2, width // 2), _resize(bgr, height // 2, width // 2)
+        height, width = src.full.shape[2:]
+        dtype = src.half.dtype
         coarse = torch.cat([hid, pha, fgr], 1)
         if self.mode == 'full':
-            x = torch.cat([_resize(coarse, height // 2, width // 2), *(x.to(coarse.dtype) for x in half)], 1)
-            out = self._refine_all(x, torch.cat([src, bgr], 1).to(x.dtype)).to(src.dtype)
+            half = (x.half.to(coarse.dtype) for x in (src, bgr))
+            full = (_unit(x.full, dtype).to(coarse.dtype) for x in (src, bgr))
+            x = torch.cat([_resize(coarse, height // 2, width // 2), *half], 1)
+            out = self._refine_all(x, torch.cat([*full], 1)).to(dtype)
             return out[:, :1], out[:, 1:], torch.ones_like(out[:, :1, ::4, ::4])
         cells, keep, ref = self._select(_resize(err, height // 4, width // 4))
         # In parts, where nothing depends on all cells at once: a third of the memory at 4K, and no slower.
-        at_once = 4096 if not self.training and _waits_for_nothing(src) else len(cells.row)
+        at_once = 2048 if not self.training and _waits_for_nothing(err) else len(cells.row)
         parts = (Cells(*part) for part in zip(*(x.split(at_once) for x in cells)))
-        refined = torch.cat([self._refine_cells(coarse, half, (src, bgr), part) for part in parts])
-        pha, fgr = (_resize(x.to(src.dtype), height, width) for x in (pha, fgr))
+        refined = torch.cat([self._refine_cells(coarse, (src, bgr), part) for part in parts])
+        pha, fgr = (_resize(x.to(dtype), height, width) for x in (pha, fgr))
         return _put_cells(pha, refined[:, :1], cells, keep), _put_cells(fgr, refined[:, 1:], cells, keep), ref
 
     def _select(self, err: Tensor) -> tuple[Cells, Tensor, Tensor]:
@@ -120,15 +142,16 @@ class Refiner(nn.Module):
         columns = torch.arange(width, device=err.device).expand(height, width).flatten()
         return Cells(image, rows[index], columns[index]), keep, ref.view_as(err)
 
-    def _refine_cells(self, coarse: Tensor, half: Sequence[Tensor], full: Sequence[Tensor], cells: Cells) -> Tensor:
+    def _refine_cells(self, coarse: Tensor, pictures: Sequence[Pyramid], cells: Cells) -> Tensor:
         """Returns (n, 4, 4, 4): alpha and residual of the 4x4 pixels of each cell."""
         margin1, margin2 = (3, 2) if self.kernel_size == 3 else (0, 0)
-        crops = _crop_cells(half, cells, 2, margin1)
-        x = torch.cat([_enlarge_cells(coarse, cells, half[0].shape[2:], margin1), crops.to(coarse.dtype)], 1)
+        half, full = [x.half for x in pictures], [x.full for x in pictures]
+        x = _enlarge_cells(coarse, cells, half[0].shape[2:], margin1)
+        x = torch.cat([x, _crop_cells(half, cells, 2, margin1, x.dtype)], 1)
         x = F.relu(self.bn1(self.conv1(x)))
         x = F.relu(self.bn2(self.conv2(x)))
         x = F.interpolate(x, scale_factor=2.0, mode='nearest')
-        x = torch.cat([x, _crop_cells(full, cells, 4, margin2).to(x.dtype)], 1)
+        x = torch.cat([x, _crop_cells(full, cells, 4, margin2, x.dtype)], 1)
         x = F.relu(self.bn3(self.conv3(x)))
         return self.conv4(x)
 
@@ -149,12 +172,17 @@ def _waits_for_nothing(x: Tensor) -> bool:
     return x.device.type == 'cpu' and not torch.compiler.is_compiling() and not torch.jit.is_tracing()
 
 
+def _unit(x: Tensor, dtype: torch.dtype) -> Tensor:
+    """Pictures as floats, 0..1; those of `dtype` that were uint8."""
+    return x if x.is_floating_point() else x.to(dtype).div_(255)
+
+
 def _resize(x: Tensor, height: int, width: int) -> Tensor:
     return F.interpolate(x, (height, width), mode='bilinear', align_corners=False)
 
 
-def _crop_cells(pictures: Sequence[Tensor], cells: Cells, size: int, margin: int) -> Tensor:
-    """Cuts (n, sum of C, size + 2 margin, size + 2 margin) around the cells out of each x (B, C, H, W).
+def _crop_cells(pictures: Sequence[Tensor], cells: Cells, size: int, margin: int, dtype: torch.dtype) -> Tensor:
+    """Cuts (n, sum of C, size + 2 margin, size + 2 margin) around the cells out of each x (B, C, H, W), 0..1.
 
     In channels-last layout, as are the pictures at best, from which it gathers whole pixels; outside reads 0.
     """
@@ -164,7 +192,8 @@ def _crop_cells(pictures: Sequence[Tensor], cells: Cells, size: int, margin: int
     inside = ((y >= 0) & (y < height))[:, :, None] & ((x >= 0) & (x < width))[:, None, :]
     y, x = y.clamp(0, height - 1), x.clamp(0, width - 1)
     crops = torch.cat([_gather(picture, cells.image, y, x) for picture in pictures], -1)
-    return (crops * inside[..., None].to(crops.dtype)).permute(0, 3, 1, 2)
+    crops = _unit(crops, torch.float32)
+    return (crops * inside[..., None].to(crops.dtype)).to(dtype).permute(0, 3, 1, 2)
 
 
 def _gather(x: Tensor, image: Tensor, row: Tensor, column: Tensor) -> Tensor:

@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 
 from model import MattingBase, MattingRefine
+from model.refiner import make_pyramid
 
 DATA = Path(__file__).parent / 'data'
 BACKBONES = ('resnet101', 'resnet50', 'mobilenetv2')
@@ -71,6 +72,10 @@ def test_golden_refine(case):
     for name, values in expected.items():
         stride = 8 if name in ('pha', 'fgr') else 4
         np.testing.assert_allclose(outputs[name][..., ::stride, ::stride], values, atol=1e-4, rtol=0, err_msg=name)
+
+
+def refine(refiner, src, bgr, *coarse):
+    return refiner(*(make_pyramid(x, coarse[0].shape[2:]) for x in (src, bgr)), *coarse)
 
 
 def refine_one_cell_at_a_time(refiner, src, bgr, pha, fgr, err, hid):
@@ -135,7 +140,7 @@ def test_refiner_follows_its_definition(mode, extra, kernel_size):
     err[0, :, :8] = 0
     inputs = (draw(3, height, width), draw(3, height, width), draw(1), draw(3) - 0.5, err, draw(32))
     expected = refine_one_cell_at_a_time(refiner, *inputs)
-    for got, want in zip(refiner(*inputs), expected):
+    for got, want in zip(refine(refiner, *inputs), expected):
         torch.testing.assert_close(got, want, atol=1e-5, rtol=0)
     assert (expected[2].sum() > 0) == (extra.get('threshold') != 2.0)
 
@@ -143,7 +148,7 @@ def test_refiner_follows_its_definition(mode, extra, kernel_size):
 @pytest.mark.filterwarnings('ignore::torch.jit.TracerWarning', 'ignore::DeprecationWarning')
 @torch.no_grad()
 def test_cells_without_error_are_left_out_where_shapes_may_vary_and_masked_elsewhere():
-    refiner = golden.fill(MattingRefine('mobilenetv2', refine_sample_pixels=640)).refiner
+    refiner = golden.fill(MattingRefine('mobilenetv2', refine_sample_pixels=640)).refiner.requires_grad_(False)
     g = torch.Generator().manual_seed(4)
     err = torch.zeros(1, 1, 16, 20)
     err[..., 3:5, 7:10] = torch.rand(2, 3, generator=g) + 0.1
@@ -152,8 +157,8 @@ def test_cells_without_error_are_left_out_where_shapes_may_vary_and_masked_elsew
     inputs = (*pictures, pha, fgr, err, hid)
     computed = []
     handle = refiner.conv1.register_forward_pre_hook(lambda _, x: computed.append(int(x[0].shape[0])))
-    eager = refiner(*inputs)
-    traced = torch.jit.trace(refiner, inputs, check_trace=False)
+    eager = refine(refiner, *inputs)
+    traced = torch.jit.trace(lambda *x: refine(refiner, *x), inputs, check_trace=False)
     assert computed[0] == 6
     assert set(computed[1:]) == {640 // 16}
     handle.remove()
@@ -183,6 +188,16 @@ def test_any_size(mode, height, width, scale):
     assert ref.shape == (2, 1, -(-height // 4), -(-width // 4))
     assert ((pha >= 0) & (pha <= 1)).all()
     assert ((fgr >= 0) & (fgr <= 1)).all()
+
+
+@pytest.mark.parametrize('mode', ['sampling', 'full'])
+@torch.inference_mode()
+def test_pictures_may_be_bytes(mode):
+    model = golden.fill(MattingRefine('mobilenetv2', refine_mode=mode, refine_sample_pixels=640))
+    pictures = [golden.image(name, 2, 3, 50, 66).mul(255).round() for name in ('src', 'bgr')]
+    floats = model(*(x / 255 for x in pictures))
+    for got, want in zip(model(*(x.to(torch.uint8) for x in pictures)), floats):
+        torch.testing.assert_close(got, want, atol=1e-6, rtol=0)
 
 
 @torch.inference_mode()
