@@ -10,6 +10,7 @@ import pytest
 
 import checkpoint_console
 import inference_images
+import inference_speed_test
 import train_base
 import train_refine
 
@@ -39,7 +40,7 @@ def test_imports_run_downward_only(package):
 def commands():
     text = (ROOT / 'README.md').read_text() + ''.join(p.read_text() for p in (ROOT / 'docs').glob('*.md'))
     text = text.replace('\\\n', ' ')
-    scripts = 'train_base|train_refine|inference_images|checkpoints'
+    scripts = 'train_base|train_refine|inference_images|inference_speed_test|checkpoints'
     return re.findall(rf'^ *python ((?:{scripts})\.py [^#\n]*)', text, re.MULTILINE)
 
 
@@ -64,6 +65,9 @@ def test_the_documents_commands_parse(line, in_tmp):
                 path.mkdir(parents=True)
     if script == 'checkpoints.py':
         checkpoint_console.parse(None, words)
+        return
+    if script == 'inference_speed_test.py':
+        inference_speed_test.prepare(inference_speed_test.parse(words))
         return
     module = {'train_base.py': train_base, 'train_refine.py': train_refine, 'inference_images.py': inference_images}
     module[script].parse(words)
