@@ -1,4 +1,4 @@
-"""Seconds of a training step by part, and what reading a sample costs against bare decoding.
+"""Milliseconds of a training step by part; what reading its samples costs, sample_rate.py tells.
 
 python benchmarks/training_step.py [--stage refine --train-resolution 512 --precision bfloat16]
 """
@@ -6,9 +6,7 @@ python benchmarks/training_step.py [--stage refine --train-resolution 512 --prec
 from __future__ import annotations
 
 import argparse
-import tempfile
 import time
-from pathlib import Path
 
 import machine
 
@@ -25,50 +23,7 @@ def main() -> None:
     args = parser.parse_args()
 
     print(machine.describe())
-    time_reading(args)
     time_step(args)
-
-
-def time_reading(args: argparse.Namespace) -> None:
-    """One core: a 1080p JPEG pair and a 2400 x 1600 background, warped to the crop, against decoding at full size."""
-    import cv2
-    import numpy as np
-    from PIL import Image
-
-    from dataset.geometry import AffineRange
-    from dataset.images import BackgroundFiles, MatteFiles
-    from dataset.keys import Plan
-    from dataset.loaders import Compositions
-    from dataset.synthetic import SyntheticBackgrounds, SyntheticMattes
-
-    cv2.setNumThreads(0)
-    with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
-        matte = cv2.resize(SyntheticMattes(9).read(3), (1920, 1080), interpolation=cv2.INTER_CUBIC)
-        back = cv2.resize(SyntheticBackgrounds(9).read(3), (2400, 1600), interpolation=cv2.INTER_CUBIC)
-        for file, picture in (('fgr', matte[..., 2::-1]), ('pha', matte[..., 3]), ('bgr', back[..., ::-1])):
-            cv2.imwrite(str(folder / f'{file}.jpg'), picture)
-        files = [folder / f'{file}.jpg' for file in ('fgr', 'pha', 'bgr')]
-        data = Compositions(
-            MatteFiles([(files[0], files[1])]), BackgroundFiles([files[2]]), AffineRange((0.4, 1)), AffineRange((1, 2))
-        )
-        plan = Plan(1000, 1000, 1, args.train_resolution)
-        keys = iter([s for i in range(1000) for s in plan.step(i)])
-
-        def read() -> object:
-            key = next(keys)
-            return data[type(key)(**{**vars(key), 'matte': 0, 'background': 0})]
-
-        seconds = machine.interleaved(
-            {
-                'decode at full size': lambda: [np.asarray(Image.open(file)) for file in files],
-                'read and warp a sample': read,
-            },
-            15,
-        )
-    for part, value in seconds.items():
-        print(f'{part:24} {1000 * value:7.1f} ms')
-    print(f'ratio to bare decoding {seconds["read and warp a sample"] / seconds["decode at full size"]:.2f}')
 
 
 def time_step(args: argparse.Namespace) -> None:

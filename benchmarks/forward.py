@@ -1,0 +1,144 @@
+"""Seconds of a forward pass beside the published data flow, each in a process of its own, in turn.
+
+python benchmarks/forward.py [--model-backbone mobilenetv2 resnet50 --resolution hd 4k --threads 1 2 --compile]
+
+Every cell counts: new weights would predict no error nearly everywhere, and cells of no error are left out.
+A process of ours keeps freed memory, as `inference_images.py` does; the published one is left as Python starts it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import resource
+import statistics
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import machine
+from measured import PEAK_UNIT
+
+# Sides, backbone scale and refined pixels.
+RESOLUTIONS = {'hd': (1080, 1920, 1 / 4, 80_000), '4k': (2160, 3840, 1 / 8, 320_000), 'tiny': (96, 128, 1 / 4, 1_600)}
+
+
+def main(argv: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument('--model-backbone', nargs='+', default=['mobilenetv2'])
+    parser.add_argument('--resolution', nargs='+', choices=RESOLUTIONS, default=['hd'])
+    parser.add_argument('--threads', nargs='+', type=int, default=sorted({1, machine.cores()}))
+    parser.add_argument('--device', default='auto')
+    parser.add_argument('--compile', action='store_true', help='rows of the compiled network as well')
+    parser.add_argument('--repeats', type=int, default=9)
+    parser.add_argument('--json', type=Path, metavar='FILE', help='write the numbers there')
+    parser.add_argument('--worker', help=argparse.SUPPRESS)
+    args = parser.parse_args(argv)
+    if args.worker:
+        work(args)
+        return
+    print(machine.describe())
+    rows = []
+    for backbone, resolution, threads in itertools.product(args.model_backbone, args.resolution, args.threads):
+        rows += compare(args, backbone, resolution, threads)
+    machine.write_json(args.json, {'rows': rows})
+
+
+def compare(args: argparse.Namespace, backbone: str, resolution: str, threads: int) -> list[dict[str, object]]:
+    """Times all variants in turn, so that a busy moment hits all of them, and prints their rows."""
+    half = 'float16' if args.device == 'cuda' else 'bfloat16'
+    variants = ['published', 'float32', half, *(['float32 compiled', f'{half} compiled'] if args.compile else [])]
+    shared = [sys.executable, __file__, '--model-backbone', backbone, '--resolution', resolution]
+    shared += ['--threads', str(threads), '--device', args.device]
+    workers = {
+        variant: subprocess.Popen(
+            [*shared, '--worker', variant], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, bufsize=1
+        )
+        for variant in variants
+    }
+    seconds: dict[str, list[float]] = {variant: [] for variant in variants}
+    peaks = {}
+    try:
+        for variant in variants:
+            ask(workers[variant], 'warm')
+        for _ in range(args.repeats):
+            for variant, worker in workers.items():
+                seconds[variant].append(ask(worker, 'run'))
+        for variant, worker in workers.items():
+            peaks[variant] = ask(worker, 'peak')
+    finally:
+        for worker in workers.values():
+            worker.kill()
+    published = statistics.median(seconds['published'])
+    rows = []
+    for variant in variants:
+        median = statistics.median(seconds[variant])
+        row = {
+            'backbone': backbone, 'resolution': resolution, 'threads': threads, 'variant': variant, 'seconds': median,
+            'least': min(seconds[variant]), 'ratio': published / median, 'peak_mib': peaks[variant],
+        }  # fmt: skip
+        rows.append(row)
+        print(
+            f'{backbone:12} {resolution:3} {threads} threads  {variant:18} {median:7.3f} s, least {row["least"]:7.3f}, '
+            f'{row["ratio"]:5.2f} x published, peak {peaks[variant]:5.0f} MiB',
+            flush=True,
+        )
+    return rows
+
+
+def ask(worker: subprocess.Popen[str], what: str) -> float:
+    """One number from a worker."""
+    assert worker.stdin is not None
+    assert worker.stdout is not None
+    print(what, file=worker.stdin)
+    return float(worker.stdout.readline())
+
+
+def work(args: argparse.Namespace) -> None:
+    """A worker: runs a pass for each line of its input and prints the seconds it took."""
+    import drawings
+    import torch
+
+    from benchmarks.published.network import Published
+    from inference import Matting
+    from inference.devices import choose_device
+    from memory import keep_memory
+    from model import MattingRefine
+
+    torch.set_num_threads(args.threads[0])
+    device = choose_device(args.device)
+    height, width, scale, pixels = RESOLUTIONS[args.resolution[0]]
+    generator = torch.Generator().manual_seed(0)
+    network = Published if args.worker == 'published' else MattingRefine
+    model = network(args.model_backbone[0], scale, refine_sample_pixels=pixels).eval()
+    model.load_state_dict(drawings.random_weights(args.model_backbone[0]))
+    src, bgr = (torch.rand(1, 3, height, width, generator=generator).to(device) for _ in range(2))
+    if args.worker == 'published':
+        run = model.to(device)
+    else:
+        keep_memory(device.type)
+        precision, _, compiled = args.worker.partition(' ')
+        run = Matting(model, device, precision, bool(compiled)).predict
+        src, bgr = (x.to(memory_format=torch.channels_last) for x in (src, bgr))
+    for line in sys.stdin:
+        began = time.perf_counter()
+        if line.strip() == 'peak':
+            used = torch.cuda.max_memory_allocated() if device.type == 'cuda' else peak_bytes()
+            print(used / 2**20, flush=True)
+            continue
+        with torch.inference_mode():
+            for _ in range(3 if line.strip() == 'warm' else 1):
+                run(src, bgr)
+            if device.type == 'cuda':
+                torch.cuda.synchronize()
+        print(time.perf_counter() - began, flush=True)
+
+
+def peak_bytes() -> int:
+    """The most memory that this process has had, as of now."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * PEAK_UNIT
+
+
+if __name__ == '__main__':
+    main()

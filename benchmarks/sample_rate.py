@@ -1,0 +1,199 @@
+"""What a training sample costs on one core, the published way and here, and how the rate grows with loader processes.
+
+python benchmarks/sample_rate.py [--workers 1 2 4 8 16 --plot rate.png] [--json rate.json]
+
+A sample is a 1080p JPEG pair and a 2400x1600 background. The published loader makes float32 pictures of 512 x 512
+(base) or 2048 x 2048 (refine) and augments them in the worker. Here the worker warps to the crop of the sample's step,
+whose sides are half to all of that, and the augmentation is the device's work: training_step.py times it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import itertools
+import statistics
+import tempfile
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+import machine
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from dataset.keys import Plan
+    from dataset.loaders import Compositions, Source
+
+Files = tuple[Path, Path, Path]
+
+
+class Stage(NamedTuple):
+    """The published resolution, lowest scale of a matte, multiple of crops and batch size; the ratio aimed at."""
+
+    side: int
+    matte_scale: float
+    multiple: int
+    batch_size: int
+    target: float
+
+
+STAGES = {'base': Stage(512, 0.4, 1, 8, 4), 'refine': Stage(2048, 0.3, 4, 4, 8)}
+DECODE_TARGET = 2.5
+SAMPLES = 1000
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument('--stages', nargs='+', choices=tuple(STAGES), default=list(STAGES))
+    parser.add_argument('--train-resolution', type=int, metavar='N', help="instead of each stage's own")
+    parser.add_argument('--repeats', type=int, default=30, metavar='N', help='draws that the medians are of')
+    parser.add_argument('--workers', type=int, nargs='+', default=[], metavar='N', help='processes of the loader')
+    parser.add_argument('--seconds', type=float, default=10, help='measured for each number of workers')
+    parser.add_argument('--plot', type=Path, metavar='FILE.png', help='the rate against --workers')
+    parser.add_argument('--json', type=Path, metavar='FILE')
+    args = parser.parse_args(argv)
+    if args.plot and not args.workers:
+        parser.error('--plot: needs --workers, such as --workers 1 2 4')
+
+    import cv2
+    import drawings
+    import torch
+
+    # As in a worker of the loader.
+    cv2.setNumThreads(0)
+    torch.set_num_threads(1)
+    print(machine.describe())
+    print(f'JPEG pair of 1920x1080, background of 2400x1600; milliseconds on one core, medians of {args.repeats} draws')
+    numbers: dict[str, dict[str, object]] = {}
+    curves: dict[str, list[tuple[float, float]]] = {}
+    with tempfile.TemporaryDirectory() as folder:
+        files = drawings.training_files(Path(folder))
+        for name in args.stages:
+            stage = STAGES[name]
+            stage = stage._replace(side=args.train_resolution or stage.side)
+            numbers[name] = one_core(name, stage, files, args.repeats)
+            rates = {workers: rate(stage, files, workers, args.seconds) for workers in with_a_core(args.workers)}
+            numbers[name]['samples_per_second'] = rates
+            curves[f'{name}, {stage.side} pixels'] = list(rates.items())
+    machine.write_json(args.json, numbers)
+    if args.plot:
+        import plot
+
+        plot.log_plot(args.plot, 'samples/s, decoded and warped', 'loader processes', curves)
+
+
+def one_core(name: str, stage: Stage, files: Files, repeats: int) -> dict[str, object]:
+    """Prints and returns the milliseconds of bare decoding, of the published sample and of ours, measured in turn."""
+    import numpy as np
+
+    from benchmarks.published.reading import published_sample
+
+    (data, plan), generator = training(stage, files), np.random.default_rng(0)
+    mattes, backgrounds = Timed(data.mattes), Timed(data.backgrounds)
+    data = dataclasses.replace(data, mattes=mattes, backgrounds=backgrounds)
+    # The samples of a step share their crop, so that each draw is of another step.
+    keys = (plan.step(step)[0] for step in itertools.count())
+    reading = []
+
+    def ours() -> None:
+        data[next(keys)]
+        reading.append(mattes.seconds + backgrounds.seconds)
+
+    seconds = machine.interleaved(
+        {
+            'decode': lambda: decode(files),
+            'published': lambda: published_sample(*files, stage.side, name, generator),
+            'ours': ours,
+        },
+        repeats,
+    )
+    decoding, published, own = seconds.values()
+    share = statistics.median(reading[1:]) / own  # the first was the warm-up
+    print(f'{name}, {stage.side} pixels')
+    print(f'  decode at full size {1000 * decoding:8.1f}')
+    print(f'  published           {1000 * published:8.1f}   {published / decoding:6.2f} x decode')
+    print(f'  ours                {1000 * own:8.1f}   {own / decoding:6.2f} x decode, target {DECODE_TARGET} at most')
+    print(f'    reading {share:.0%}, warping {1 - share:.0%}')
+    print(f'  published / ours    {published / own:8.2f}   target {stage.target}')
+    return {
+        **{f'{way}_ms': 1000 * value for way, value in seconds.items()},
+        'published_over_ours': published / own,
+        'ours_over_decode': own / decoding,
+        'reading_share': share,
+    }
+
+
+def rate(stage: Stage, files: Files, workers: int, seconds: float) -> float:
+    """Prints and returns the samples a second of the training loader with so many processes."""
+    import torch
+
+    from dataset.keys import StepSampler
+    from dataset.loaders import TrainingBatches
+
+    data, plan = training(stage, files)
+    batches = iter(TrainingBatches(data, StepSampler(plan, 0, 10**6), workers, torch.cuda.is_available()))
+    # What the workers hold ready is taken first, so that what is counted was made meanwhile.
+    for _ in range(2 * workers + 1):
+        next(batches)
+    samples, start, elapsed = 0, time.perf_counter(), 0.0
+    while elapsed < seconds:
+        samples += len(next(batches))
+        elapsed = time.perf_counter() - start
+    print(f'  {workers:2} workers {samples / elapsed:17.1f} samples/s, {samples / elapsed / workers:.1f} a worker')
+    return samples / elapsed
+
+
+def with_a_core(workers: Sequence[int]) -> list[int]:
+    """The numbers of workers that leave each a core; says so of the others."""
+    cores = machine.cores()
+    for number in workers:
+        if number > cores:
+            print(f'  {number:2} workers: skipped, there are {cores} cores')
+    return [number for number in workers if number <= cores]
+
+
+def decode(files: Files) -> None:
+    from PIL import Image
+
+    for file in files:
+        with Image.open(file) as image:
+            image.load()
+
+
+def training(stage: Stage, files: Files) -> tuple[Compositions, Plan]:
+    """A stage's data set, of one picture of each kind many times over, and its steps."""
+    from dataset.geometry import AffineRange
+    from dataset.images import BackgroundFiles, MatteFiles
+    from dataset.keys import Plan
+    from dataset.loaders import Compositions
+
+    fgr, pha, bgr = files
+    mattes, backgrounds = MatteFiles([(fgr, pha)] * SAMPLES), BackgroundFiles([bgr] * SAMPLES)
+    data = Compositions(mattes, backgrounds, AffineRange((stage.matte_scale, 1)), AffineRange((1, 2)))
+    return data, Plan(SAMPLES, SAMPLES, stage.batch_size, stage.side, stage.multiple)
+
+
+class Timed:
+    """A source of pictures that keeps the seconds of its last read."""
+
+    def __init__(self, source: Source):
+        self.source, self.seconds = source, 0.0
+
+    def __len__(self) -> int:
+        return len(self.source)
+
+    def name(self, index: int) -> str:
+        return self.source.name(index)
+
+    def read(self, index: int, min_size: tuple[int, int] | None = None) -> np.ndarray:
+        start = time.perf_counter()
+        picture = self.source.read(index, min_size)
+        self.seconds = time.perf_counter() - start
+        return picture
+
+
+if __name__ == '__main__':
+    main()
