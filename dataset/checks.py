@@ -8,7 +8,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypeVar
 
-from .images import ImageError, alpha_source, image_size, read_alpha, read_rgb
+from .decoding import ImageError
+from .images import alpha_source, image_size, read_alpha, read_rgb
 from .paths import IMAGE_SUFFIXES, DataPaths, find_images, match_listed
 from .published import SampleDataset
 

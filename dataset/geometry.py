@@ -69,6 +69,20 @@ def draw_affine(generator: np.random.Generator, ranges: AffineRange) -> Affine:
     return Affine(angle, shift_x, shift_y, scale, shear, bool(generator.random() < ranges.flip))
 
 
+def average(pixels: np.ndarray, factor: int) -> np.ndarray:
+    """Shrinks uint8 (H, W[, C]) by a whole factor.
+
+    Squares that reach over the edge are filled up, as JPEG decoders do.
+    """
+    if factor == 1:
+        return pixels
+    bottom, right = -pixels.shape[0] % factor, -pixels.shape[1] % factor
+    if bottom or right:
+        pixels = cv2.copyMakeBorder(pixels, 0, bottom, 0, right, cv2.BORDER_REPLICATE)
+    target = (pixels.shape[1] // factor, pixels.shape[0] // factor)
+    return cv2.resize(pixels, target, interpolation=cv2.INTER_AREA)
+
+
 def warp(picture: np.ndarray, affine: Affine, out_width: int, out_height: int, border: int) -> np.ndarray:
     """Resamples a picture bilinearly.
 
@@ -89,4 +103,29 @@ def warp(picture: np.ndarray, affine: Affine, out_width: int, out_height: int, b
         height, width = height // reduction, width // reduction
         picture = cv2.resize(picture, (width, height), interpolation=cv2.INTER_AREA)
     matrix = affine.matrix(width, height, out_width, out_height)
+    left, top, right, bottom = _seen_part(cv2.invertAffineTransform(matrix), out_width, out_height, width, height)
+    picture = picture[top:bottom, left:right]
+    matrix[:, 2] += matrix[:, :2] @ [left, top]
+    if picture.shape[2:] != (3,):
+        return _resample(picture, matrix, out_width, out_height, border)
+    # OpenCV resamples four channels in a third of the time that it needs for three.
+    rgba = _resample(cv2.cvtColor(picture, cv2.COLOR_RGB2RGBA), matrix, out_width, out_height, border)
+    return cv2.cvtColor(rgba, cv2.COLOR_RGBA2RGB)
+
+
+def _resample(picture: np.ndarray, matrix: np.ndarray, out_width: int, out_height: int, border: int) -> np.ndarray:
     return cv2.warpAffine(picture, matrix, (out_width, out_height), flags=cv2.INTER_LINEAR, borderMode=border)
+
+
+def _seen_part(
+    inverse: np.ndarray, out_width: int, out_height: int, width: int, height: int
+) -> tuple[int, int, int, int]:
+    """Left, top, right and bottom of the part of a picture that an output can show, reflected borders included."""
+    corners = np.array([(x, y, 1) for x in (0, out_width - 1) for y in (0, out_height - 1)]) @ inverse.T
+    last = np.array([width - 1, height - 1])
+    # One pixel more than the corners say, for the rounding.
+    low, high = np.floor(corners.min(0)) - 1, np.ceil(corners.max(0)) + 1
+    low, high = np.minimum(low, 2 * last - high), np.maximum(high, -low)
+    left, top = np.clip(low, 0, last).astype(int).tolist()
+    right, bottom = np.clip(high, 0, last).astype(int).tolist()
+    return left, top, right + 1, bottom + 1

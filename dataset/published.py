@@ -8,7 +8,8 @@ from typing import Any
 
 from PIL import Image
 
-from .images import open_picture, read_alpha, read_rgb, upright
+from .decoding import open_picture, upright
+from .images import read_alpha, read_rgb
 from .paths import find_images
 
 

@@ -12,7 +12,7 @@ import cv2
 import numpy as np
 
 from .drawing import Canvas, any_colour, blob, colour_map, limb, noise, strands, texture, tiles, tube
-from .images import spread_colour
+from .fringes import cut_out
 
 _DEFAULT_SIZE, _LEAST_SIZE = 512, 64
 _MATTES, _BACKGROUNDS = 1, 2  # keeps the draws of the two apart
@@ -51,9 +51,7 @@ class SyntheticMattes:
         alpha_8bit = np.round(alpha * 255).astype(np.uint8)
         known = cv2.threshold(alpha_8bit, 0, 255, cv2.THRESH_BINARY)[1]
         straight = cv2.divide(colour, cv2.cvtColor(alpha, cv2.COLOR_GRAY2RGB), dtype=cv2.CV_8U)
-        rgba = cv2.cvtColor(spread_colour(straight, known), cv2.COLOR_RGB2RGBA)
-        rgba[..., 3] = alpha_8bit
-        return rgba
+        return cut_out(straight, alpha_8bit, known)
 
 
 class SyntheticBackgrounds:

@@ -17,6 +17,7 @@ import train_refine
 ROOT = Path(__file__).parents[1]
 PACKAGES = {'model', 'dataset', 'training', 'inference', 'evaluation'}
 MAY_IMPORT = {'inference': {'model', 'dataset'}}
+LEAVES = {'memory'}  # imports nothing of ours, so all may import it
 
 
 def imports(path):
@@ -29,7 +30,7 @@ def imports(path):
 
 @pytest.mark.parametrize('package', sorted(PACKAGES))
 def test_imports_run_downward_only(package):
-    scripts = {path.stem for path in ROOT.glob('*.py')}
+    scripts = {path.stem for path in ROOT.glob('*.py')} - LEAVES
     modules = list((ROOT / package).rglob('*.py'))
     assert modules
     for module in modules:

@@ -7,12 +7,12 @@ import numpy as np
 import pytest
 from pictures import noise, save, smooth
 
-from dataset import ImagesDataset, SampleDataset, ZipDataset
+from dataset import ImagesDataset, SampleDataset, ZipDataset, fringes
+from dataset.fringes import cut_out
 from dataset.images import (
     BackgroundFiles,
     ImageError,
     MatteFiles,
-    spread_colour,
 )
 from dataset.paths import find_images, match_pairs
 
@@ -81,16 +81,33 @@ def test_one_rgba_file_serves_as_both(tmp_path):
     np.testing.assert_array_equal(MatteFiles([(path, path)]).read(0), np.dstack([colour, alpha]))
 
 
-def test_spread_colour_takes_the_near_side(tmp_path):
+def test_the_colour_around_a_subject_is_that_of_the_near_side():
     rgb = np.zeros((40, 40, 3), np.uint8)
     known = np.zeros((40, 40), np.uint8)
     rgb[:, :15], known[:, :15] = (200, 0, 0), 255
     rgb[:, 25:], known[:, 25:] = (0, 0, 200), 255
-    before = rgb.copy()
-    spread = spread_colour(rgb, known)
+    alpha, before = noise(40, 40), rgb.copy()
+    cut = cut_out(rgb, alpha, known)
     np.testing.assert_array_equal(rgb, before)
-    assert np.abs(spread[20, 16].astype(int) - (200, 0, 0)).max() <= 2
-    assert np.abs(spread[20, 23].astype(int) - (0, 0, 200)).max() <= 2
+    np.testing.assert_array_equal(cut[..., 3], alpha)
+    np.testing.assert_array_equal(cut[known == 255][:, :3], rgb[known == 255])
+    assert np.abs(cut[20, 16, :3].astype(int) - (200, 0, 0)).max() <= 2
+    assert np.abs(cut[20, 23, :3].astype(int) - (0, 0, 200)).max() <= 2
+
+
+@pytest.mark.parametrize('tile', [4, 16, 64])
+@pytest.mark.parametrize('size', [(96, 160), (97, 158), (61, 67)])
+def test_cutting_out_by_tiles_leaves_no_seams(monkeypatch, size, tile):
+    rgb, alpha = noise(*size, 3), noise(*size, seed=1)
+    blotches = cv2.GaussianBlur(noise(*size, seed=2), (0, 0), 6)
+    known = np.where(blotches > np.median(blotches), np.uint8(255), np.uint8(0))
+    monkeypatch.setattr(fringes, '_TILE', 1024)
+    whole = cut_out(rgb, alpha, known)
+    changed = (whole[..., :3] != rgb).any(-1)
+    assert changed.sum() > 0.1 * changed.size
+    assert not changed[known == 255].any()
+    monkeypatch.setattr(fringes, '_TILE', tile)
+    np.testing.assert_array_equal(cut_out(rgb, alpha, known), whole)
 
 
 def test_background_files(tmp_path):

@@ -13,7 +13,7 @@ import pytest
 from pictures import noise, save, smooth
 from PIL import Image
 
-from dataset import ImagesDataset
+from dataset import ImagesDataset, decoding
 from dataset.images import (
     ImageError,
     alpha_source,
@@ -204,6 +204,44 @@ def test_what_is_no_picture_is_an_error_that_names_it(tmp_path):
         read_rgb(tmp_path / 'deep.tif')
     with pytest.raises(FileNotFoundError, match=r'missing\.png'):
         read_rgb(tmp_path / 'missing.png')
+
+
+BASELINE = [{}, {'subsampling': 0}, {'restart_marker_blocks': 3}, {'optimize': True}, {'keep_rgb': True}]
+
+
+@pytest.mark.parametrize('options', [*BASELINE, {'progressive': True}], ids=str)
+@pytest.mark.parametrize('mode', ['RGB', 'L'])
+@pytest.mark.parametrize('min_size', [None, (60, 60), (16, 16)])
+def test_a_jpeg_decodes_as_pillow_decodes_it(tmp_path, monkeypatch, options, mode, min_size):
+    path = tmp_path / 'a.jpg'
+    grain = (smooth(131, 150) // 2 + noise(131, 150, 3) // 8).astype(np.uint8)
+    Image.fromarray(grain).convert(mode).save(path, quality=80, **(options if mode == 'RGB' else {}))
+    path.write_bytes(path.read_bytes() + b'what a camera appends')
+    fast = read_rgb(path, min_size), read_alpha(path, min_size)
+    progressive = mode == 'RGB' and 'progressive' in options
+    assert decoding._one_whole_scan(path.read_bytes()) is not progressive
+    monkeypatch.setattr(decoding, '_whole_jpeg', lambda *_: None)
+    np.testing.assert_array_equal(fast[0], read_rgb(path, min_size))
+    np.testing.assert_array_equal(fast[1], read_alpha(path, min_size))
+
+
+def test_only_pixels_of_a_whole_jpeg_come_from_opencv(tmp_path, monkeypatch):
+    given = []
+    decode = cv2.imdecode
+    monkeypatch.setattr(cv2, 'imdecode', lambda *args: given.append(args) or decode(*args))
+    path = save(tmp_path / 'a.jpg', noise(128, 128, 3))
+    read_rgb(path)
+    assert len(given) == 1
+    read_rgb(save(tmp_path / 'turned.jpg', noise(128, 128, 3), exif=exif(6)))
+    data = path.read_bytes()
+    # A marker that means nothing here: OpenCV would give the upper half of the picture and say nothing.
+    (tmp_path / 'b.jpg').write_bytes(data[: len(data) // 2] + b'\xff\xc8' + data[len(data) // 2 :])
+    assert decode(np.fromfile(tmp_path / 'b.jpg', np.uint8), cv2.IMREAD_COLOR) is not None
+    for damaged in (data[: len(data) // 2], data[:-2], (tmp_path / 'b.jpg').read_bytes()):
+        path.write_bytes(damaged)
+        with pytest.raises(ImageError, match=r'a\.jpg'):
+            read_rgb(path)
+    assert len(given) == 1
 
 
 def test_a_damaged_byte_in_a_png_is_an_error(tmp_path):

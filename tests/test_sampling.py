@@ -1,15 +1,17 @@
 """Which samples a step sees, and that every draw follows from its key."""
 
 import cv2
+import kornia
 import numpy as np
 import pytest
 import torch
+from torch.utils.data import DataLoader
 
-from dataset.compositing import _move, compose_training
+from dataset.compositing import _move, _turn_hue, compose_training
 from dataset.geometry import Affine, AffineRange, draw_affine, warp
 from dataset.images import ImageError
 from dataset.keys import VALIDATION, Plan, Sample, StepSampler, rng, split, validation_samples
-from dataset.loaders import Compositions, TrainingBatches, ValidationBatches
+from dataset.loaders import Compositions, TrainingBatches, ValidationBatches, collate
 from dataset.synthetic import SyntheticBackgrounds, SyntheticMattes
 
 PLAN = Plan(mattes=23, backgrounds=7, batch_size=6, resolution=64, multiple=4, seed=5)
@@ -110,6 +112,23 @@ def test_large_reductions_average():
     assert 126 <= small.min() <= small.max() <= 129
 
 
+@pytest.mark.parametrize('channels', [3, 4])
+@pytest.mark.parametrize('border', [cv2.BORDER_CONSTANT, cv2.BORDER_REFLECT_101, cv2.BORDER_REPLICATE])
+def test_a_warp_misses_nothing_by_leaving_out_what_is_not_seen(channels, border):
+    g = np.random.default_rng(0)
+    for turn in (5, 180):
+        for shift in (0.1, 1.5):
+            for _ in range(25):
+                height, width, out_height, out_width = g.integers(2, 120, 4).tolist()
+                picture = g.integers(0, 256, (height, width, channels), np.uint8)
+                affine = draw_affine(g, AffineRange((0.6, 3), degrees=turn, translate=shift))
+                matrix = affine.matrix(width, height, out_width, out_height)
+                whole = cv2.warpAffine(picture, matrix, (out_width, out_height), borderMode=border)
+                if min(height, width) // max(1, affine.needed_side(out_width, out_height)) < 2:
+                    got = warp(picture, affine, out_width, out_height, border)
+                    assert np.abs(got.astype(int) - whole).max() <= 1
+
+
 def test_affine_draws_fill_their_ranges():
     ranges = AffineRange((0.3, 1), degrees=5, translate=0.1, shear=5)
     draws = [draw_affine(rng(0, i), ranges) for i in range(1000)]
@@ -139,6 +158,17 @@ def test_a_sample_looks_the_same_in_any_batch_rank_or_worker(compositions):
             for name in ('src', 'bgr', 'fgr', 'pha'):
                 together = getattr(whole[step], name)[3 * rank : 3 * rank + 3]
                 torch.testing.assert_close(getattr(part, name), together, atol=1e-6, rtol=0)
+
+
+def is_shared(items):
+    batch = collate(items)
+    return batch.mattes.is_shared() and batch.backgrounds.is_shared()
+
+
+def test_a_worker_collates_into_shared_memory(compositions):
+    keys = [PLAN.step(0)[:2]]
+    assert list(DataLoader(compositions, batch_sampler=keys, num_workers=1, collate_fn=is_shared)) == [True]
+    assert list(DataLoader(compositions, batch_sampler=keys, num_workers=0, collate_fn=is_shared)) == [False]
 
 
 def test_batches_from_the_middle_are_the_same(compositions):
@@ -177,6 +207,17 @@ def test_moving_on_the_device_equals_the_warp_on_the_cpu(draw):
     affine = Affine(angle, shift_x / 60, shift_y / 60, scale, shear, False)
     expected = warp(picture, affine, 60, 60, cv2.BORDER_CONSTANT)
     assert np.abs(moved.numpy() - expected)[2:-2, 2:-2].max() < 4
+
+
+def test_turning_the_hue_equals_kornias():
+    x = torch.randint(0, 256, (3, 3, 80, 80), generator=torch.Generator().manual_seed(0)) / 255
+    x[0] = x[0].round()  # black, white, primaries
+    x[1, :, :40] = x[1, :1, :40]  # greys
+    angle = torch.tensor([-0.6, 0.3, 0.6])
+    turned = _turn_hue(x, angle)
+    torch.testing.assert_close(turned, kornia.enhance.adjust_hue(x, angle), atol=2e-6, rtol=0)
+    assert torch.equal(turned[1, :, :40], x[1, :, :40])
+    assert (turned - x).abs().mean() > 0.05
 
 
 def test_augmentation_never_touches_the_truth_it_composes_with(compositions):

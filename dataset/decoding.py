@@ -1,0 +1,186 @@
+"""From a picture's file to upright pixels of 8 bits, reduced where the codec can.
+
+Pillow decodes, because it raises on a truncated file where OpenCV returns half a picture. Only the pixels of a JPEG
+that is seen to be whole come from OpenCV: both call the same library and give the same pixels, but Pillow copies them
+three times on their way into an array, which takes as long as decoding them.
+
+Pillow's limit against decompression bombs is switched off for the whole process: rigs and scanners take pictures
+above it, and training data is not hostile input. Do not point these readers at files that strangers upload.
+"""
+
+from __future__ import annotations
+
+import re
+import struct
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Literal
+
+import cv2
+import numpy as np
+from PIL import ExifTags, Image
+
+Image.MAX_IMAGE_PIXELS = None
+
+_UPRIGHT = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+
+_REDUCED = {
+    1: cv2.IMREAD_GRAYSCALE,
+    2: cv2.IMREAD_REDUCED_GRAYSCALE_2,
+    4: cv2.IMREAD_REDUCED_GRAYSCALE_4,
+    8: cv2.IMREAD_REDUCED_GRAYSCALE_8,
+}
+_START_OF_SCAN, _END_OF_IMAGE = 0xDA, 0xD9
+# What ends a scan: any marker but a stuffed byte, a fill byte and the eight that let a decoder restart.
+_END_OF_SCAN = re.compile(rb'\xff[^\x00\xff\xd0-\xd7]')
+
+
+class ImageError(ValueError):
+    """A file that cannot be read as a picture. The message names the file and the cause."""
+
+
+def decode(
+    path: Path, kind: Literal['colour', 'matte'], min_size: tuple[int, int] | None
+) -> tuple[np.ndarray, tuple[int, int]]:
+    """Decode an upright picture.
+
+    Args:
+        path: a picture.
+        kind: 'colour' is RGB, an alpha channel is dropped; 'matte' is the alpha channel or, without one, brightness.
+        min_size: (width, height) that is enough, None for all there is.
+
+    Returns:
+        uint8 (H, W, 3) or (H, W), reduced by `reduction` if the codec can, else whole; and the (width, height) of the
+        whole picture.
+
+    Raises:
+        ImageError: the file is no picture, or a damaged one.
+        FileNotFoundError: there is no such file.
+    """
+    with open_picture(path) as image:
+        full, mode = upright_size(image), 'RGB' if kind == 'colour' else 'L'
+        simple = image.format == 'JPEG' and image.mode in ('RGB', 'L') and _orientation(image) == 1
+        image.draft(mode, min_size and _swapped(min_size, image))
+        pixels = _whole_jpeg(path, mode, reduction(full, min_size)) if simple else None
+        if pixels is None or pixels.shape[:2] != image.size[::-1]:
+            pixels = _rgb_pixels(upright(image)) if kind == 'colour' else _matte_pixels(upright(image))
+        return pixels, full
+
+
+def reduction(size: tuple[int, int], min_size: tuple[int, int] | None) -> int:
+    """How much a picture may shrink: the powers of 2 that JPEG decoders offer, so that all files agree."""
+    if min_size is None:
+        return 1
+    room = min(size[0] // min_size[0], size[1] // min_size[1])
+    return max(factor for factor in (1, 2, 4, 8) if factor <= max(room, 1))
+
+
+@contextmanager
+def open_picture(path: Path) -> Iterator[Image.Image]:
+    """Open a picture with Pillow. Whatever goes wrong with it inside the block becomes an `ImageError`."""
+    try:
+        with Image.open(path) as image:
+            yield image
+    except FileNotFoundError:
+        raise FileNotFoundError(f'{path}: no such file') from None
+    except MemoryError:
+        raise
+    except Exception as error:  # Pillow's decoders raise a dozen types on damaged files
+        cause = 'not a picture' if isinstance(error, Image.UnidentifiedImageError) else error
+        raise ImageError(f'{path}: cannot be read: {cause}') from error
+
+
+def upright(image: Image.Image) -> Image.Image:
+    """Turn an opened picture as its EXIF orientation says."""
+    method = _UPRIGHT.get(_orientation(image))
+    return image if method is None else image.transpose(method)
+
+
+def upright_size(image: Image.Image) -> tuple[int, int]:
+    """(width, height) of an opened picture once it is upright."""
+    return _swapped(image.size, image)
+
+
+def alpha_channel(image: Image.Image) -> np.ndarray | None:
+    """The alpha channel (H, W) of an opened picture, None if there is none or if it is 255 everywhere."""
+    if image.mode == 'P' and 'transparency' in image.info:
+        image = image.convert('RGBA')
+    if image.mode not in ('RGBA', 'LA', 'PA'):
+        return None
+    alpha = np.array(image.getchannel('A'))
+    return None if alpha.min() == 255 else alpha
+
+
+def _orientation(image: Image.Image) -> int:
+    try:
+        # The base class's method: PNG's own decodes the whole picture in case EXIF follows it, which is rare enough
+        # to be ignored. Pillow keeps the answer, so it is the same before and after decoding.
+        return Image.Image.getexif(image).get(ExifTags.Base.Orientation, 1)
+    except Exception:  # EXIF that cannot be parsed is no reason to lose the picture
+        return 1
+
+
+def _swapped(size: tuple[int, int], image: Image.Image) -> tuple[int, int]:
+    """Turn a (width, height) between the file's orientation and the upright one."""
+    return size[::-1] if _orientation(image) in (5, 6, 7, 8) else size
+
+
+def _whole_jpeg(path: Path, mode: str, factor: int) -> np.ndarray | None:
+    """A JPEG's pixels from OpenCV, None where that would be less strict than Pillow, or fails."""
+    data = path.read_bytes()
+    if not _one_whole_scan(data):
+        return None
+    flags = _REDUCED[factor] | cv2.IMREAD_IGNORE_ORIENTATION | (cv2.IMREAD_COLOR_RGB if mode == 'RGB' else 0)
+    try:
+        return cv2.imdecode(np.frombuffer(data, np.uint8), flags)
+    except cv2.error:
+        return None
+
+
+def _one_whole_scan(data: bytes) -> bool:
+    """Whether all of a JPEG lies in one scan that goes on to the end mark. Progressive files have several scans."""
+    position, marker = 2, None
+    while marker != _START_OF_SCAN:
+        try:
+            prefix, marker, length = struct.unpack_from('>BBH', data, position)
+        except struct.error:
+            return False
+        if prefix != 0xFF:
+            return False
+        position += 2 + length
+    end = _END_OF_SCAN.search(data, position)
+    return end is not None and data[end.end() - 1] == _END_OF_IMAGE
+
+
+def _rgb_pixels(image: Image.Image) -> np.ndarray:
+    if image.mode.startswith(('I', 'F')):
+        return cv2.cvtColor(_deep_grey(image), cv2.COLOR_GRAY2RGB)
+    if image.mode in ('P', 'PA'):
+        image = image.convert('RGBA')  # straight to RGB, Pillow warns about palettes with transparency
+    return np.array(image if image.mode == 'RGB' else image.convert('RGB'))
+
+
+def _matte_pixels(image: Image.Image) -> np.ndarray:
+    alpha = alpha_channel(image)
+    if alpha is not None:
+        return alpha
+    if image.mode.startswith(('I', 'F')):
+        return _deep_grey(image)
+    return np.array(image if image.mode == 'L' else Image.fromarray(_rgb_pixels(image)).convert('L'))
+
+
+def _deep_grey(image: Image.Image) -> np.ndarray:
+    """Grey of 16 bits, in whichever of Pillow's modes for it, as uint8."""
+    if image.mode == 'F':
+        raise ImageError('floating point pictures have no defined white: save it with 8 or 16 bits')
+    values = np.array(image).astype(np.uint32).clip(0, 65535)
+    return ((values + 128) // 257).astype(np.uint8)
