@@ -79,20 +79,23 @@ def run(
     jobs: list[Job], matting: Matting, writer: PictureWriter, args: argparse.Namespace, share: options.Share
 ) -> int:
     """Mattes all pictures; returns the exit code. A picture that fails is reported and passed over."""
+    from inference.devices import torch_threads
     from inference.pictures import compute, load, write
     from inference.pipeline import Pipeline, progress, say
     from inference.report import Report
 
     # Pictures of one plate follow each other, so that few plates are held; and of one size, so that batches fill.
     jobs = sorted(jobs, key=lambda job: (job.bgr, job.size or (0, 0)))
-    threads = options.thread_count(args.num_workers, share.local_world, matting.device.type == 'cpu')
+    largest = max((width * height for width, height in (job.size or (1, 1) for job in jobs)), default=1)
+    threads = options.share_cores(args.num_workers, share.local_world, matting.device.type, largest * args.batch_size)
     stage_load = partial(load, matting=matting, resize=args.resize_bgr, align=args.preprocess_alignment)
     stage_write = partial(write, writer=writer)
     report, start = Report(), time.monotonic()
-    with Pipeline() as pipeline:
-        loaded = pipeline.ahead(stage_load, jobs, threads)
-        computed = compute(loaded, matting, args.batch_size, set(writer.formats))
-        written = pipeline.ahead(stage_write, computed, threads)
+    with Pipeline() as pipeline, torch_threads(threads.each):
+        loaded = pipeline.ahead(stage_load, jobs, threads.files)
+        spread = partial(pipeline.ahead, threads=threads.pictures) if threads.pictures > 1 else map
+        computed = compute(loaded, matting, args.batch_size, set(writer.formats), spread)
+        written = pipeline.ahead(stage_write, computed, threads.files)
         for item in progress(written, len(jobs), ' pictures', show=share.rank == 0):
             for line in report.add(item):
                 say(line)
@@ -108,8 +111,8 @@ def run(
 def start(argv: Sequence[str] | None, share: options.Share) -> int:
     """Reads the flags, prepares everything and runs; returns the exit code."""
     args = parse(argv)
-    # Waiting threads must sleep: beside decoders and encoders, spinning ones slow the network down fivefold on a CPU.
-    os.environ.setdefault('OMP_WAIT_POLICY', 'PASSIVE')
+    # Threads of one layer wait awake for each other, but not for long: decoders and encoders need the cores, too.
+    os.environ.setdefault('GOMP_SPINCOUNT', '100000')
     try:
         jobs, writer = prepare(args, share)
         from inference.predictor import Matting, choose_device

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import torch
 
 PRECISIONS = {'float32': torch.float32, 'bfloat16': torch.bfloat16, 'float16': torch.float16}
@@ -39,6 +42,17 @@ def choose_precision(name: str, device: torch.device) -> torch.dtype:
     if name == 'float16' and device.type == 'cpu':
         raise ValueError('--precision float16: needs a GPU; use bfloat16 or float32 on a CPU')
     return PRECISIONS[name]
+
+
+@contextmanager
+def torch_threads(count: int) -> Iterator[None]:
+    """Inside, every thread's share of torch's work is done by `count` threads; by as many as outside if 0."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(count or before)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def out_of_memory(error: BaseException) -> bool:

@@ -8,6 +8,7 @@ them in one message.
 from __future__ import annotations
 
 import argparse
+import math
 import os
 import shutil
 from collections.abc import Mapping
@@ -218,11 +219,42 @@ def process_share(environ: Mapping[str, str] = os.environ) -> Share:
     return Share(rank, world, local_rank, local_world)
 
 
-def thread_count(requested: int, processes: int = 1, shared: bool = False) -> int:
-    """Threads for `--num-workers`: as asked, or one per core of this process's share of the machine, at most 16.
+# What one thread computes in about 0.4 s, and holds in less than 200 MB.
+PIXELS_OF_A_THREAD = 2_500_000
 
-    Where the network computes on the same cores (`shared`), a quarter of that: it takes most of the time, and every
-    picture in flight takes memory.
+
+@dataclass(frozen=True)
+class Threads:
+    """How many threads do what.
+
+    Attributes:
+        files: that read pictures, and as many that write.
+        pictures: that compute a batch each at the same time.
+        each: of the network for each of these; 0 leaves it to torch.
+    """
+
+    files: int
+    pictures: int
+    each: int
+
+
+def share_cores(requested: int, processes: int, device: str, pixels: int) -> Threads:
+    """Shares this process's part of the machine's cores among the stages.
+
+    A GPU takes one batch after the other, and all cores read and write. On a CPU the network takes most of the time.
+    Pictures there are computed at the same time rather than by several threads together, which would wait for each
+    other at every layer: half as fast again for HD on two cores. Large pictures get several threads, or memory would
+    not suffice.
+
+    Args:
+        requested: `--num-workers`.
+        processes: on this machine, this one included.
+        device: 'cpu', or any other.
+        pixels: of the largest batch.
     """
     cores = len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count() or 1
-    return requested or max(1, min(16, cores // processes) // (4 if shared else 1))
+    cores = max(1, cores // processes)
+    if device != 'cpu':
+        return Threads(requested or min(16, cores), 1, 0)
+    each = min(cores, math.ceil(pixels / PIXELS_OF_A_THREAD))
+    return Threads(requested or min(16, max(1, cores // 4)), cores // each, each)

@@ -6,8 +6,9 @@ that cannot be written ends the run.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
+from functools import partial
 
 import cv2
 
@@ -21,6 +22,8 @@ from .pipeline import batches
 from .predictor import Matting
 from .report import Item
 from .writers import PictureWriter
+
+Started = tuple[list[Item], Pending | None]
 
 LEAST_SIDE = 16  # of a picture, which the encoders divide by 16
 SPARE_MEMORY = 'lower --batch-size, --model-backbone-scale or --model-refine-sample-pixels, or --precision float16'
@@ -51,19 +54,37 @@ def load(job: Job, matting: Matting, resize: bool, align: bool) -> Item:
 
 
 def compute(
-    items: Iterable[Item], matting: Matting, size: int, kinds: set[str]
+    items: Iterable[Item],
+    matting: Matting,
+    size: int,
+    kinds: set[str],
+    spread: Callable[..., Iterator[Started]] = map,
 ) -> Iterator[tuple[Item, Pending | None, int]]:
-    """Second stage, in the main thread: start each batch on the device; yields (item, its batch's result, index)."""
-    for batch in batches(items, size, key=lambda item: item.inputs and item.inputs[0].shape):
-        inputs = [item.inputs for item in batch if item.inputs]
-        pending: Pending | None = None
-        try:
-            if inputs:
-                srcs, plates = [src for src, _ in inputs], [plate for _, plate in inputs]
-                pending = matting.submit(srcs, plates, 'err' in kinds, 'ref' in kinds)
-        except (ValueError, MemoryError, RuntimeError) as error:
-            batch = [replace(item, error=_reason(item.job, error)) for item in batch]
-        yield from ((replace(item, inputs=None), pending, i) for i, item in enumerate(batch))
+    """Second stage: start each batch on the device; yields (item, its batch's result, index).
+
+    Args:
+        items: loaded pictures.
+        matting: the network.
+        size: of a batch at most.
+        kinds: of outputs.
+        spread: `map`, which starts them one after the other in this thread, or a function of the same arguments that
+            works on several at once.
+    """
+    grouped = batches(items, size, key=lambda item: item.inputs and item.inputs[0].shape)
+    for batch, pending in spread(partial(_start, matting=matting, kinds=kinds), grouped):
+        yield from ((item, pending, i) for i, item in enumerate(batch))
+
+
+def _start(batch: list[Item], matting: Matting, kinds: set[str]) -> Started:
+    inputs = [item.inputs for item in batch if item.inputs]
+    done = [replace(item, inputs=None) for item in batch]
+    if not inputs:
+        return done, None
+    try:
+        srcs, plates = [src for src, _ in inputs], [plate for _, plate in inputs]
+        return done, matting.submit(srcs, plates, 'err' in kinds, 'ref' in kinds)
+    except (ValueError, MemoryError, RuntimeError) as error:
+        return [replace(item, error=_reason(item.job, error)) for item in done], None
 
 
 def write(computed: tuple[Item, Pending | None, int], writer: PictureWriter) -> Item:

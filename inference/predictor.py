@@ -30,7 +30,7 @@ Picture = np.ndarray | str | Path
 PLATES_KEPT = 4
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Plate:
     """A background plate, uint8 RGB (H, W, 3), in the computer's memory and in the device's."""
 
@@ -75,7 +75,7 @@ class Matting:
             _compile(self.model, 'reduce-overhead' if self.device.type == 'cuda' else None)
         self.loaded: LoadReport | None = None
         self._plates = Recent(PLATES_KEPT, self._read_plate)
-        self._reduced: tuple[Plate, Pyramid] | None = None
+        self._reduced = Recent(1, self._reduced_plate)
 
     @classmethod
     def from_checkpoint(
@@ -203,7 +203,7 @@ class Matting:
         bgr = as_batch([plate.tensor for plate in (plates[:1] if same_plate else plates)])
         if isinstance(self.model, MattingRefine):
             check_pair(src, bgr.expand_as(src))
-            pyramid = self._reduced_plate(plates[0]) if same_plate else self.model.pyramid(bgr, self._pictures)
+            pyramid = self._reduced.get(plates[0]) if same_plate else self.model.pyramid(bgr, self._pictures)
             plate = Pyramid(*(x.expand(len(src), -1, -1, -1) for x in pyramid))
             outputs: tuple[Tensor, ...] = self.model.matte(
                 self.model.pyramid(src, self._pictures), plate, src.shape[2:]
@@ -239,11 +239,8 @@ class Matting:
             return self.model(src, bgr)
 
     def _reduced_plate(self, plate: Plate) -> Pyramid:
-        """The pyramid of a plate; that of the last one is kept."""
         assert isinstance(self.model, MattingRefine)
-        if self._reduced is None or self._reduced[0] is not plate:
-            self._reduced = plate, self.model.pyramid(as_batch([plate.tensor]), self._pictures)
-        return self._reduced[1]
+        return self.model.pyramid(as_batch([plate.tensor]), self._pictures)
 
     @property
     def _pictures(self) -> torch.dtype:

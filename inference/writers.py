@@ -55,7 +55,9 @@ class PictureWriter:
         """
         for kind, picture_format in self.formats.items():
             path = self.path(kind, name)
-            _write_whole(path, _encoded(path, getattr(matte, kind), self._parameters[picture_format]))
+            # The cut-out is made for this one use, so its channels may be swapped where they are.
+            picture = _bgr(getattr(matte, kind), in_place=kind == 'com')
+            _write_whole(path, _encoded(path, picture, self._parameters[picture_format]))
 
 
 def output_folder_problems(
@@ -99,9 +101,14 @@ def _files(folder: Path) -> Iterator[Path]:
         yield from (Path(parent) / name for name in names if not name.startswith('.'))
 
 
+def _bgr(picture: np.ndarray, in_place: bool) -> np.ndarray:
+    if picture.ndim == 2:
+        return picture
+    order = cv2.COLOR_RGB2BGR if picture.shape[2] == 3 else cv2.COLOR_RGBA2BGRA
+    return cv2.cvtColor(picture, order, picture if in_place else None)
+
+
 def _encoded(path: Path, picture: np.ndarray, parameters: list[int]) -> np.ndarray:
-    if picture.ndim == 3:
-        picture = cv2.cvtColor(picture, cv2.COLOR_RGB2BGR if picture.shape[2] == 3 else cv2.COLOR_RGBA2BGRA)
     try:
         fine, data = cv2.imencode(path.suffix, picture, parameters)
     except cv2.error as error:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import cv2
@@ -9,7 +10,7 @@ import numpy as np
 import pytest
 
 from inference.inputs import Job, find_jobs
-from inference.options import Share, process_share, thread_count
+from inference.options import Share, Threads, process_share, share_cores
 
 
 def make(folder: Path, *names: str, size: tuple[int, int] = (8, 6)) -> Path:
@@ -194,7 +195,13 @@ def test_the_share_of_a_process_comes_from_torchrun() -> None:
     assert process_share(told) == Share(5, 8, 1, 4)
 
 
-def test_threads_are_shared_by_the_processes_of_a_machine() -> None:
-    assert thread_count(3, 8) == 3
-    assert thread_count(0, 10_000) == 1
-    assert 1 <= thread_count(0, shared=True) <= thread_count(0) <= 16
+def test_cores_are_shared_by_the_processes_of_a_machine_and_by_the_stages(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, 'sched_getaffinity', lambda _: range(16), raising=False)
+    hd, large = 1920 * 1080, 3840 * 2160
+    assert share_cores(0, 1, 'cuda', large) == Threads(16, 1, 0)
+    assert share_cores(3, 4, 'cuda', large) == Threads(3, 1, 0)
+    assert share_cores(0, 1, 'cpu', hd) == Threads(4, 16, 1)
+    assert share_cores(0, 8, 'cpu', hd) == Threads(1, 2, 1)
+    assert share_cores(0, 1, 'cpu', large) == Threads(4, 4, 4)
+    assert share_cores(0, 8, 'cpu', large) == Threads(1, 1, 2)
+    assert share_cores(0, 10_000, 'cpu', large) == Threads(1, 1, 1)
