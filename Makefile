@@ -22,7 +22,12 @@ check: .venv/installed-dev
 	$(BIN)/python -m pytest -n auto --maxprocesses 4
 
 bench: .venv/installed
-	$(BIN)/python benchmarks/training_step.py
+	$(BIN)/python benchmarks/sample_rate.py
+	$(BIN)/python benchmarks/training_step.py --stage base --train-resolution 512
+	$(BIN)/python benchmarks/training_step.py --stage refine --train-resolution 512
+	$(BIN)/python benchmarks/forward.py --resolution hd 4k
+	$(BIN)/python benchmarks/pipeline.py --precision float32 bfloat16
+	$(BIN)/python benchmarks/resolution_curve.py
 	$(BIN)/python benchmarks/checkpoint_save.py
 	$(BIN)/python benchmarks/resume.py
 

@@ -25,6 +25,7 @@ def main() -> None:
     parser.add_argument('--base', type=Path, help='a checkpoint of train_base.py')
     parser.add_argument('--refine', type=Path, help='a checkpoint of train_refine.py')
     parser.add_argument('--train-resolution', type=int, default=512)
+    parser.add_argument('--precision', nargs='+', default=['float32'], help='of the networks')
     parser.add_argument('--valid-samples', type=int, default=50)
     parser.add_argument('--synthetic-size', type=int, default=1000)
     args = parser.parse_args()
@@ -33,6 +34,7 @@ def main() -> None:
 
     from dataset.loaders import Compositions, ValidationBatches
     from evaluation.metrics import mse, sad
+    from inference import Matting
     from model import MattingBase, MattingRefine
     from model.weights import load_weights
     from stages import VALID_BACKGROUND_RANGE, VALID_MATTE_RANGE, sources
@@ -48,8 +50,11 @@ def main() -> None:
             args.model_backbone, args.model_backbone_scale, refine_sample_pixels=args.model_refine_sample_pixels
         )
         load_weights(models['MattingRefine'], args.refine)
-    for model in models.values():
-        model.eval()
+    networks = {
+        f'{name} in {precision}': Matting(model, 'cpu', precision)
+        for name, model in models.items()
+        for precision in args.precision
+    }
 
     thresholds = [t / 255 for t in (2, 4, 6, 8, 12, 16, 24, 32, 48, 64, 96)]
     errors: dict[str, list[tuple[float, float]]] = {}
@@ -61,15 +66,15 @@ def main() -> None:
             for threshold in thresholds:
                 for name, value in (('mean', difference.mean(1, True)), ('largest', difference.amax(1, True))):
                     predictions[f'{name} difference > {threshold * 255:.0f} / 255'] = (value > threshold).float()
-            for name, model in models.items():
-                predictions[name] = model(true.src, true.bgr)[0]
+            for name, network in networks.items():
+                predictions[name] = network.predict(true.src, true.bgr)['pha'].float()
             for name, pha in predictions.items():
                 errors.setdefault(name, []).append((sad(pha, true.pha).item(), mse(pha, true.pha).item()))
 
     means = {name: torch.tensor(values).mean(0).tolist() for name, values in errors.items()}
     trivial = [name for name in means if 'difference' in name]
     shown = ['alpha = 0', *(min((n for n in trivial if n.startswith(k)), key=lambda n: means[n][0]) for k in
-                            ('mean', 'largest')), *models]  # fmt: skip
+                            ('mean', 'largest')), *networks]  # fmt: skip
     print(f'{len(errors["alpha = 0"])} composites of {args.train_resolution} x {args.train_resolution}')
     print(f'{"predictor":32} {"SAD":>8} {"MSE x1e3":>9}')
     for name in shown:

@@ -3,7 +3,6 @@
 import importlib
 import json
 import shutil
-import sys
 from pathlib import Path
 
 import cv2
@@ -211,13 +210,36 @@ def test_peak_is_the_commands_own(script, tmp_path):
     assert 0 < measured.startup <= measured.whole
 
 
-def test_training_step(script, capsys, monkeypatch):
-    arguments = ['--train-resolution', '64', '--batch-size', '2', '--steps', '1', '--device', 'cpu']
-    monkeypatch.setattr(sys, 'argv', ['training_step.py', *arguments])
-    script('training_step').main()
-    told = capsys.readouterr().out
-    assert told.startswith(script('machine').describe())
-    assert 'samples/s without reading' in told
+@pytest.mark.parametrize('stage', ['base', 'refine'])
+def test_training_step(script, tmp_path, capsys, stage):
+    file = tmp_path / 'numbers.json'
+    arguments = ['--stage', stage, '--train-resolution', '64', '--batch-size', '2', '--steps', '1', '--device', 'cpu']
+    script('training_step').main([*arguments, '--json', str(file)])
+    assert capsys.readouterr().out.startswith(script('machine').describe())
+    numbers = json.loads(file.read_text())
+    whole = {name: sum(parts.values()) for name, parts in numbers['seconds_of_a_step'].items()}
+    assert numbers['published_over_ours'] == pytest.approx(whole['published'] / whole['ours'])
+    for parts in numbers['seconds_of_a_step'].values():
+        assert set(parts) == {'composite', 'forward', 'loss', 'backward', 'optimizer'}
+
+
+@pytest.mark.slow
+def test_forward_in_processes(script, tmp_path, capsys):
+    file = tmp_path / 'numbers.json'
+    script('forward').main(['--resolution', 'tiny', '--threads', '1', '--repeats', '2', '--json', str(file)])
+    rows = {row['variant']: row for row in json.loads(file.read_text())['rows']}
+    assert set(rows) == {'published', 'float32', 'bfloat16'}
+    for row in rows.values():
+        assert row['ratio'] == pytest.approx(rows['published']['seconds'] / row['seconds'])
+        assert row['peak_mib'] > 100
+
+
+@pytest.mark.slow
+def test_resolution_curve_in_processes(script, tmp_path):
+    arguments = ['--resolution', '64', '48', '128', '96', '--precision', 'float32', '--repeats', '2', '--device', 'cpu']
+    script('resolution_curve').main([*arguments, '--plot', str(tmp_path / 'curve')])
+    for what in ('time', 'memory'):
+        assert cv2.imread(str(tmp_path / f'curve-{what}.png')).std() > 5
 
 
 @pytest.mark.parametrize(

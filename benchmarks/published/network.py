@@ -33,7 +33,7 @@ class Published(MattingRefine):
         pha, fgr, ref_sm = self._refined(src, bgr, pha_sm, fgr_sm, err_sm, hid)
         pha = pha.clamp_(0, 1)
         fgr = fgr.add_(src).clamp_(0, 1)
-        return pha, fgr, pha_sm, fgr_sm.add_(src_sm).clamp_(0, 1), err_sm, ref_sm
+        return pha, fgr, pha_sm, (fgr_sm + src_sm).clamp_(0, 1), err_sm, ref_sm
 
     def _refined(
         self, src: Tensor, bgr: Tensor, pha: Tensor, fgr: Tensor, err: Tensor, hid: Tensor
