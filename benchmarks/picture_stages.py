@@ -6,6 +6,7 @@ import io
 import statistics
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
@@ -15,10 +16,14 @@ import drawings
 import machine
 from PIL import Image
 
+from dataset.images import image_size
+from inference.devices import torch_threads
 from inference.inputs import Job
-from inference.options import DEFAULT_FORMATS
+from inference.matte import Matte
+from inference.options import DEFAULT_FORMATS, share_cores
 from inference.pictures import compute, load
 from inference.predictor import Matting
+from inference.report import Item
 from inference.writers import PictureWriter
 
 KINDS = ('com', 'pha', 'fgr')
@@ -35,22 +40,30 @@ class Cost(NamedTuple):
 def stage_costs(matting: Matting, src: Path, bgr: Path, folder: Path, repeats: int) -> dict[str, Cost]:
     """Medians of one picture in the stages 'decode', 'compute', 'encode com', 'encode pha' and 'encode fgr'.
 
-    Files are written to the folder. The plate is read once, as in a run.
+    Files are written to the folder. The plate is read once, as in a run. As many pictures are computed side by side as
+    in a run, and each costs its part of the time.
     """
     job = Job('picture', src, bgr)
     writers = {f'encode {kind}': PictureWriter(folder, {kind: DEFAULT_FORMATS[kind]}) for kind in KINDS}
     spent: dict[str, list[Cost]] = {name: [] for name in ('decode', 'compute', *writers)}
-    for _ in range(WARM_UP + repeats):
-        with _clock(spent['decode']):
-            item = load(job, matting, resize=False, align=False)
-        with _clock(spent['compute']):
-            item, pending, index = next(compute([item], matting, 1, set(KINDS)))
-            if pending is None:
-                raise RuntimeError(item.error)
-            matte = pending.matte(index)
-        for name, writer in writers.items():
-            with _clock(spent[name]):
-                writer.write('picture', matte)
+    width, height = image_size(src)
+    threads = share_cores(0, 1, matting.device.type, width * height)
+
+    def matte_of(item: Item) -> Matte:
+        item, pending, index = next(compute([item], matting, 1, set(KINDS)))
+        if pending is None:
+            raise RuntimeError(item.error)
+        return pending.matte(index)
+
+    with torch_threads(threads.each), ThreadPoolExecutor(threads.pictures) as pool:
+        for _ in range(WARM_UP + repeats):
+            with _clock(spent['decode']):
+                item = load(job, matting, resize=False, align=False)
+            with _clock(spent['compute'], threads.pictures):
+                matte, *_ = pool.map(matte_of, [item] * threads.pictures)
+            for name, writer in writers.items():
+                with _clock(spent[name]):
+                    writer.write('picture', matte)
     return {
         name: Cost(*(statistics.median(values) for values in zip(*costs[WARM_UP:]))) for name, costs in spent.items()
     }
@@ -70,7 +83,8 @@ def png_seconds(repeats: int) -> dict[str, float]:
 
 
 @contextmanager
-def _clock(costs: list[Cost]) -> Iterator[None]:
+def _clock(costs: list[Cost], pictures: int = 1) -> Iterator[None]:
     start = Cost(time.perf_counter(), time.process_time())
     yield
-    costs.append(Cost(time.perf_counter() - start.clock, time.process_time() - start.cores))
+    clock, cores = time.perf_counter() - start.clock, time.process_time() - start.cores
+    costs.append(Cost(clock / pictures, cores / pictures))

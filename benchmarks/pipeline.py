@@ -56,7 +56,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
 def main(argv: Sequence[str] | None = None) -> None:
     args = parse(argv)
     environment = dict(os.environ)
-    os.environ.setdefault('OMP_WAIT_POLICY', 'PASSIVE')  # as inference_images.py does, for its stages alone
+    os.environ.setdefault('GOMP_SPINCOUNT', '100000')  # as inference_images.py does, for its stages alone
 
     from picture_stages import png_seconds
 

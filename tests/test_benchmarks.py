@@ -134,7 +134,7 @@ def test_sample_rate(script, tmp_path, capsys):
 
 
 def run_pipeline(script, tmp_path, capsys, monkeypatch):
-    monkeypatch.setenv('OMP_WAIT_POLICY', 'PASSIVE')
+    monkeypatch.setenv('GOMP_SPINCOUNT', '100000')
     plate = save(tmp_path / 'plate.jpg', room(0))
     save(tmp_path / 'src/a.jpg', photo(room(0), 1))
     arguments = {'images-src': tmp_path / 'src', 'images-bgr': plate, 'pictures': 3, 'few': 1, 'repeats': 1,
