@@ -17,6 +17,7 @@ torchrun's processes wait for each other and all leave with the largest code.
 from __future__ import annotations
 
 import argparse
+import math
 import os
 import signal
 import sys
@@ -87,13 +88,15 @@ def run(
     # Pictures of one plate follow each other, so that few plates are held; and of one size, so that batches fill.
     jobs = sorted(jobs, key=lambda job: (job.bgr, job.size or (0, 0)))
     largest = max((width * height for width, height in (job.size or (1, 1) for job in jobs)), default=1)
-    threads = options.share_cores(args.num_workers, share.local_world, matting.device.type, largest * args.batch_size)
+    batches = math.ceil(len(jobs) / args.batch_size)
+    pixels = largest * args.batch_size
+    threads = options.share_cores(args, matting.device.type, batches, pixels, share.local_world)
     stage_load = partial(load, matting=matting, resize=args.resize_bgr, align=args.preprocess_alignment)
     stage_write = partial(write, writer=writer)
     report, start = Report(), time.monotonic()
     with Pipeline() as pipeline, torch_threads(threads.each):
         loaded = pipeline.ahead(stage_load, jobs, threads.files)
-        spread = partial(pipeline.ahead, threads=threads.pictures) if threads.pictures > 1 else map
+        spread = partial(pipeline.ahead, threads=threads.batches) if threads.batches > 1 else map
         computed = compute(loaded, matting, args.batch_size, set(writer.formats), spread)
         written = pipeline.ahead(stage_write, computed, threads.files)
         for item in progress(written, len(jobs), ' pictures', show=share.rank == 0):
@@ -111,6 +114,8 @@ def run(
 def start(argv: Sequence[str] | None, share: options.Share) -> int:
     """Reads the flags, prepares everything and runs; returns the exit code."""
     args = parse(argv)
+    if args.device in ('auto', 'cpu'):
+        keep_memory('cpu')  # before there are threads
     # Threads of one layer wait awake for each other, but not for long: decoders and encoders need the cores, too.
     os.environ.setdefault('GOMP_SPINCOUNT', '100000')
     try:
@@ -118,7 +123,6 @@ def start(argv: Sequence[str] | None, share: options.Share) -> int:
         from inference.predictor import Matting, choose_device
 
         device = choose_device(args.device, share.local_rank)
-        keep_memory(device.type)
         matting = Matting.from_checkpoint(
             **options.model_arguments(args), device=device, precision=args.precision, compiled=args.compile
         )

@@ -10,8 +10,9 @@ def keep_memory(device: str) -> None:
     """On 'cpu', lets glibc keep freed memory instead of handing it back, for the whole process.
 
     Networks free and take the same few gigabytes for every step or picture; by default they go back to the system in
-    between, which clears them page by page: up to half of the time on a CPU. All threads take from one pool, or each
-    would keep its own. Does nothing where the C library is another one.
+    between, which clears them page by page: up to half of the time on a CPU. All threads that start afterwards take
+    from one pool, or each would keep its own: call it before there are any. Does nothing where the C library is
+    another one.
     """
     if device != 'cpu':
         return

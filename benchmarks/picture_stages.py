@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import io
 import statistics
 import time
@@ -28,6 +29,7 @@ from inference.writers import PictureWriter
 
 KINDS = ('com', 'pha', 'fgr')
 WARM_UP = 2
+MANY = 1000  # pictures of a run that the stages are those of
 
 
 class Cost(NamedTuple):
@@ -47,7 +49,10 @@ def stage_costs(matting: Matting, src: Path, bgr: Path, folder: Path, repeats: i
     writers = {f'encode {kind}': PictureWriter(folder, {kind: DEFAULT_FORMATS[kind]}) for kind in KINDS}
     spent: dict[str, list[Cost]] = {name: [] for name in ('decode', 'compute', *writers)}
     width, height = image_size(src)
-    threads = share_cores(0, 1, matting.device.type, width * height)
+    settings = argparse.Namespace(
+        num_workers=0, model_type='mattingrefine', model_refine_mode='sampling', compile=False
+    )
+    threads = share_cores(settings, matting.device.type, MANY, width * height)
 
     def matte_of(item: Item) -> Matte:
         item, pending, index = next(compute([item], matting, 1, set(KINDS)))
@@ -55,12 +60,12 @@ def stage_costs(matting: Matting, src: Path, bgr: Path, folder: Path, repeats: i
             raise RuntimeError(item.error)
         return pending.matte(index)
 
-    with torch_threads(threads.each), ThreadPoolExecutor(threads.pictures) as pool:
+    with torch_threads(threads.each), ThreadPoolExecutor(threads.batches) as pool:
         for _ in range(WARM_UP + repeats):
             with _clock(spent['decode']):
                 item = load(job, matting, resize=False, align=False)
-            with _clock(spent['compute'], threads.pictures):
-                matte, *_ = pool.map(matte_of, [item] * threads.pictures)
+            with _clock(spent['compute'], threads.batches):
+                matte, *_ = pool.map(matte_of, [item] * threads.batches)
             for name, writer in writers.items():
                 with _clock(spent[name]):
                     writer.write('picture', matte)

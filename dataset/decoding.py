@@ -2,7 +2,8 @@
 
 Pillow decodes, because it raises on a truncated file where OpenCV returns half a picture. Only the pixels of a JPEG
 that is seen to be whole come from OpenCV: both call the same library and give the same pixels, but Pillow copies them
-three times on their way into an array, which takes as long as decoding them.
+three times on their way into an array, which takes as long as decoding them. libjpeg then prints a line to stderr for a
+file with a few bytes too many or too few inside, where Pillow is silent.
 
 Pillow's limit against decompression bombs is switched off for the whole process: rigs and scanners take pictures
 above it, and training data is not hostile input. Do not point these readers at files that strangers upload.

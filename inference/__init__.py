@@ -14,9 +14,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from .predictor import Matte, Matting
+    from .matte import Matte, NotFiniteError
+    from .predictor import Matting
 
-__all__ = ['Matte', 'Matting']
+__all__ = ['Matte', 'Matting', 'NotFiniteError']
 
 
 def __getattr__(name: str) -> Any:

@@ -109,7 +109,11 @@ def add_device_arguments(parser: argparse.ArgumentParser, sweep: bool = False) -
         help='compile the network: the first picture of a size takes half a minute or more, others less')  # fmt: skip
     if not sweep:
         add('--num-workers', type=int, default=0, metavar='N',
-            help='threads that read pictures, and as many that write; 0: one per core (CPU: per 4)')  # fmt: skip
+            help='threads that read pictures, and as many that write; 0: one per core (CPU: per 2)')  # fmt: skip
+
+
+def _has_compiler() -> bool:
+    return bool(os.environ.get('CXX')) or any(map(shutil.which, ('c++', 'g++', 'clang++', 'cl')))
 
 
 def device_problems(args: argparse.Namespace) -> list[str]:
@@ -117,7 +121,7 @@ def device_problems(args: argparse.Namespace) -> list[str]:
     found = []
     if getattr(args, 'num_workers', 0) < 0:
         found.append(f'--num-workers {args.num_workers}: must be at least 0')
-    if args.compile and args.device != 'cuda' and not any(map(shutil.which, ('c++', 'g++', 'clang++', 'cl'))):
+    if args.compile and args.device != 'cuda' and not _has_compiler():
         found.append('--compile: needs a C++ compiler for the CPU, such as g++; install one or leave the flag out')
     if args.device == 'cpu' and args.precision == 'float16':
         found.append('--precision float16: needs a GPU; use bfloat16 or float32 with --device cpu')
@@ -219,8 +223,9 @@ def process_share(environ: Mapping[str, str] = os.environ) -> Share:
     return Share(rank, world, local_rank, local_world)
 
 
-# What one thread computes in about 0.4 s, and holds in less than 200 MB.
+# What one thread computes in about 0.4 s with MobileNetV2, and holds in less than 200 MB.
 PIXELS_OF_A_THREAD = 2_500_000
+MOST_THREADS = 16  # that do the same
 
 
 @dataclass(frozen=True)
@@ -229,32 +234,43 @@ class Threads:
 
     Attributes:
         files: that read pictures, and as many that write.
-        pictures: that compute a batch each at the same time.
+        batches: that compute a batch each at the same time.
         each: of the network for each of these; 0 leaves it to torch.
     """
 
     files: int
-    pictures: int
+    batches: int
     each: int
 
 
-def share_cores(requested: int, processes: int, device: str, pixels: int) -> Threads:
-    """Shares this process's part of the machine's cores among the stages.
+def share_cores(args: argparse.Namespace, device: str, batches: int, pixels: int, processes: int = 1) -> Threads:
+    """Shares this process's part of the machine's cores among the stages; OMP_NUM_THREADS limits it.
 
     A GPU takes one batch after the other, and all cores read and write. On a CPU the network takes most of the time.
-    Pictures there are computed at the same time rather than by several threads together, which would wait for each
-    other at every layer: half as fast again for HD on two cores. Large pictures get several threads, or memory would
-    not suffice.
+    Batches there are computed at the same time rather than by several threads together, which would wait for each other
+    at every layer: half as fast again for HD on two cores. Large pictures get several threads, or memory would not
+    suffice; so do few, and a network that is compiled, which torch would do once for each thread.
 
     Args:
-        requested: `--num-workers`.
-        processes: on this machine, this one included.
+        args: the command line.
         device: 'cpu', or any other.
-        pixels: of the largest batch.
+        batches: that there are.
+        pixels: of the largest one.
+        processes: on this machine, this one included.
     """
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count() or 1
-    cores = max(1, cores // processes)
+    cores = max(1, _cores() // processes)
     if device != 'cpu':
-        return Threads(requested or min(16, cores), 1, 0)
-    each = min(cores, math.ceil(pixels / PIXELS_OF_A_THREAD))
-    return Threads(requested or min(16, max(1, cores // 4)), cores // each, each)
+        return Threads(args.num_workers or min(MOST_THREADS, cores), 1, 0)
+    if processes == 1 and os.environ.get('OMP_NUM_THREADS', '').isdigit():  # torchrun sets it by itself
+        cores = max(1, min(cores, int(os.environ['OMP_NUM_THREADS'])))
+    if args.model_type == 'mattingbase':
+        pixels *= 8  # the coarse network sees the whole picture
+    elif args.model_refine_mode == 'full':
+        pixels *= 4
+    together = min(cores // min(cores, math.ceil(pixels / PIXELS_OF_A_THREAD)), batches, MOST_THREADS)
+    together = 1 if args.compile else max(1, together)
+    return Threads(args.num_workers or min(MOST_THREADS, max(1, cores // 2)), together, cores // together)
+
+
+def _cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count() or 1

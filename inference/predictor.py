@@ -22,9 +22,11 @@ from model.refiner import Pyramid
 from model.weights import LoadReport, describe, load_weights, read_weights
 
 from .devices import choose_device, choose_precision
-from .matte import Matte, Pending
+from .matte import Matte, NotFiniteError, Pending
 from .pipeline import Recent
 from .pixels import as_batch, enlarged, to_bytes, to_float
+
+__all__ = ['Matte', 'Matting', 'NotFiniteError', 'Plate']
 
 Picture = np.ndarray | str | Path
 PLATES_KEPT = 4
@@ -51,7 +53,7 @@ class Matting:
         model: a `MattingBase` or `MattingRefine`, which is copied, or another module with the same arguments and
             results, which is moved to the device and put in evaluation mode.
         device: 'auto' (cuda, else mps, else cpu), or what `torch.device` takes.
-        precision: of the convolutions: 'float32', 'bfloat16', 'float16', or 'auto': float16 on cuda, float32 elsewhere.
+        precision: of the weights: 'float32', 'bfloat16', 'float16', or 'auto': float16 on cuda, float32 elsewhere.
         compiled: compile the network for the sizes that come (torch.compile): the first picture of a size takes half a
             minute or more, the others less than without. Replays CUDA graphs on a GPU.
 
@@ -71,8 +73,9 @@ class Matting:
         # The weights of the networks here are converted once; what is unknown gets autocast.
         self._autocast = self.dtype != torch.float32 and not isinstance(model, MattingBase)
         self.model = _prepared(model, self.device, self.dtype)
+        self._graphs = compiled and self.device.type == 'cuda'
         if compiled:
-            _compile(self.model, 'reduce-overhead' if self.device.type == 'cuda' else None)
+            _compile(self.model, 'reduce-overhead' if self._graphs else None)
         self.loaded: LoadReport | None = None
         self._plates = Recent(PLATES_KEPT, self._read_plate)
         self._reduced = Recent(1, self._reduced_plate)
@@ -162,7 +165,7 @@ class Matting:
             size: (width, height) to resize to.
         """
         if isinstance(source, np.ndarray):
-            return self._uploaded(source, size)
+            return self._uploaded(source.copy(), size)  # the caller may go on to change it
         return self._plates.get((Path(source).absolute(), Path(source).stat().st_mtime_ns, size))
 
     def _read_plate(self, key: tuple[Path, int, tuple[int, int] | None]) -> Plate:
@@ -201,12 +204,12 @@ class Matting:
         same_plate = all(plate is plates[0] for plate in plates)
         src = as_batch([x.to(self.device, non_blocking=True) for x in srcs])
         bgr = as_batch([plate.tensor for plate in (plates[:1] if same_plate else plates)])
-        if isinstance(self.model, MattingRefine):
+        if type(self.model) is MattingRefine:
             check_pair(src, bgr.expand_as(src))
-            pyramid = self._reduced.get(plates[0]) if same_plate else self.model.pyramid(bgr, self._pictures)
+            pyramid = self._reduced.get(plates[0]) if same_plate else self.model.pyramid(bgr, self._picture_dtype)
             plate = Pyramid(*(x.expand(len(src), -1, -1, -1) for x in pyramid))
             outputs: tuple[Tensor, ...] = self.model.matte(
-                self.model.pyramid(src, self._pictures), plate, src.shape[2:]
+                self.model.pyramid(src, self._picture_dtype), plate, src.shape[2:]
             )
         else:
             src = to_float(src)
@@ -214,6 +217,9 @@ class Matting:
         results = _chosen(outputs, err, ref)
         # Results in 0..1 cannot overflow a sum, and it makes no copies of their size.
         sums = torch.stack([x.sum((1, 2, 3), dtype=torch.float32) for x in results.values()])
+        if not isinstance(self.model, MattingBase):
+            # Another network may return its input, a view, or what it keeps: `to_bytes` works in place.
+            results = {name: x.clone() for name, x in results.items()}
         return Pending({name: to_bytes(x) for name, x in results.items()}, sums.isfinite().all(0), self.dtype)
 
     @torch.inference_mode()
@@ -232,7 +238,9 @@ class Matting:
         Raises:
             ValueError: shapes that differ or are too small, or `ref` of a MattingBase.
         """
-        return _chosen(self._run(src, bgr), err, ref)
+        results = _chosen(self._run(src, bgr), err, ref)
+        # A CUDA graph writes its next results where these are.
+        return {name: x.float().clone() if self._graphs else x.float() for name, x in results.items()}
 
     def _run(self, src: Tensor, bgr: Tensor) -> tuple[Tensor, ...]:
         with torch.autocast(self.device.type, dtype=self.dtype, enabled=self._autocast):
@@ -240,10 +248,10 @@ class Matting:
 
     def _reduced_plate(self, plate: Plate) -> Pyramid:
         assert isinstance(self.model, MattingRefine)
-        return self.model.pyramid(as_batch([plate.tensor]), self._pictures)
+        return self.model.pyramid(as_batch([plate.tensor]), self._picture_dtype)
 
     @property
-    def _pictures(self) -> torch.dtype:
+    def _picture_dtype(self) -> torch.dtype:
         """What pictures are computed in: bfloat16 has too few digits."""
         return torch.float16 if self.dtype == torch.float16 else torch.float32
 

@@ -76,7 +76,7 @@ class MattingRefine(MattingBase):
         """A picture in all sizes that `matte` reads. That of a plate serves all pictures before it.
 
         Args:
-            picture: (B, 3, H, W), RGB, float 0..1 or uint8 0..255; channels-last is fastest.
+            picture: (B, 3, H, W), RGB, float 0..1 or uint8 0..255; copied if it is not channels-last.
             dtype: to compute the sizes of uint8 pictures in.
 
         Raises:
@@ -90,7 +90,7 @@ class MattingRefine(MattingBase):
         if min(size_sm) < 1:
             least = max(MIN_SIDE, math.ceil(1 / self.backbone_scale))
             raise ValueError(f'at backbone scale {self.backbone_scale} the sides must be at least {least}')
-        return make_pyramid(picture, size_sm, dtype)
+        return make_pyramid(picture.contiguous(memory_format=torch.channels_last), size_sm, dtype)
 
     def matte(
         self, src: Pyramid, bgr: Pyramid, size: Sequence[int]

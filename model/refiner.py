@@ -202,6 +202,8 @@ def _gather(x: Tensor, image: Tensor, row: Tensor, column: Tensor) -> Tensor:
     Whole pixels: the backward pass is one scatter into a buffer of the size of x.
     """
     channels, height, width = x.shape[1:]
+    if x.stride(0) == 0:  # one plate for the whole batch
+        x, image = x[:1], torch.zeros_like(image)
     pixels = x.permute(0, 2, 3, 1).reshape(-1, channels)
     numbers = ((image * height)[:, None] + row)[:, :, None] * width + column[:, None, :]
     return pixels.index_select(0, numbers.flatten()).view(*numbers.shape, channels)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import os
 from pathlib import Path
 
@@ -197,11 +198,27 @@ def test_the_share_of_a_process_comes_from_torchrun() -> None:
 
 def test_cores_are_shared_by_the_processes_of_a_machine_and_by_the_stages(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, 'sched_getaffinity', lambda _: range(16), raising=False)
+    monkeypatch.delenv('OMP_NUM_THREADS', raising=False)
     hd, large = 1920 * 1080, 3840 * 2160
-    assert share_cores(0, 1, 'cuda', large) == Threads(16, 1, 0)
-    assert share_cores(3, 4, 'cuda', large) == Threads(3, 1, 0)
-    assert share_cores(0, 1, 'cpu', hd) == Threads(4, 16, 1)
-    assert share_cores(0, 8, 'cpu', hd) == Threads(1, 2, 1)
-    assert share_cores(0, 1, 'cpu', large) == Threads(4, 4, 4)
-    assert share_cores(0, 8, 'cpu', large) == Threads(1, 1, 2)
-    assert share_cores(0, 10_000, 'cpu', large) == Threads(1, 1, 1)
+
+    def share(device: str, batches: int, pixels: int, processes: int = 1, **flags: object) -> Threads:
+        plain = {'num_workers': 0, 'model_type': 'mattingrefine', 'model_refine_mode': 'sampling', 'compile': False}
+        return share_cores(argparse.Namespace(**{**plain, **flags}), device, batches, pixels, processes)
+
+    assert share('cuda', 1000, large) == Threads(16, 1, 0)
+    assert share('cuda', 1000, large, 4, num_workers=3) == Threads(3, 1, 0)
+    assert share('cpu', 1000, hd) == Threads(8, 16, 1)
+    assert share('cpu', 1000, hd, 8) == Threads(1, 2, 1)
+    assert share('cpu', 1000, large) == Threads(8, 4, 4)
+    assert share('cpu', 1000, large, 10_000) == Threads(1, 1, 1)
+    assert share('cpu', 1, hd) == Threads(8, 1, 16)
+    assert share('cpu', 3, hd) == Threads(8, 3, 5)
+    assert share('cpu', 1000, hd, compile=True) == Threads(8, 1, 16)
+    assert share('cpu', 1000, hd, model_type='mattingbase') == Threads(8, 2, 8)
+    assert share('cpu', 1000, hd, model_refine_mode='full') == Threads(8, 4, 4)
+    monkeypatch.setenv('OMP_NUM_THREADS', '2')
+    assert share('cpu', 1000, hd) == Threads(1, 2, 1)
+    assert share('cpu', 1000, hd, 4) == Threads(2, 4, 1)
+    monkeypatch.setattr(os, 'sched_getaffinity', lambda _: range(128), raising=False)
+    monkeypatch.delenv('OMP_NUM_THREADS')
+    assert share('cpu', 1000, hd) == Threads(16, 16, 8)

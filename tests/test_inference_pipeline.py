@@ -5,11 +5,20 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+from typing import Any
 
 import pytest
+import torch
 
 import inference.predictor
+import inference_images
+from inference.devices import torch_threads
+from inference.inputs import Job
+from inference.pictures import compute
 from inference.pipeline import Pipeline, Recent, batches, progress
+from inference.report import Item
 
 
 def test_results_come_in_order_and_work_overlaps() -> None:
@@ -132,3 +141,50 @@ def test_a_value_that_failed_is_made_again() -> None:
         recent.get(7)
     assert recent.get(7) == recent.get(7) == 1
     assert tries == [7, 7]
+
+
+def test_batches_computed_side_by_side_keep_their_order_and_their_errors() -> None:
+    meeting = threading.Barrier(3, timeout=10)  # three at once, or this breaks
+
+    class Fake:
+        def submit(self, srcs: list[torch.Tensor], plates: list[object], err: bool, ref: bool) -> str:
+            number = int(srcs[0][0, 0])
+            meeting.wait()
+            time.sleep(0.02 * (2 - number % 3))
+            if number == 4:
+                raise ValueError('broken')
+            return f'result {number}'
+
+    fake: Any = Fake()
+    plate: Any = None
+    items = [Item(Job(str(i), Path(f'{i}.jpg'), Path('plate.jpg')), (torch.full((1, 1), i), plate)) for i in range(6)]
+    with Pipeline() as pipeline:
+        done = list(compute(items, fake, 1, {'pha'}, partial(pipeline.ahead, threads=3)))
+    assert [item.job.name for item, _, _ in done] == list('012345')
+    assert [pending for _, pending, _ in done] == [f'result {i}' if i != 4 else None for i in range(6)]
+    assert [item.error for item, _, _ in done] == [None] * 4 + ['4.jpg: broken', None]
+    assert all(item.inputs is None for item, _, _ in done)
+
+
+def test_threads_of_torch_are_set_for_new_threads_and_put_back() -> None:
+    before, seen = torch.get_num_threads(), []
+    with torch_threads(3):
+        thread = threading.Thread(target=lambda: seen.append(torch.get_num_threads()))
+        thread.start()
+        thread.join()
+    assert seen == [3]
+    assert torch.get_num_threads() == before
+
+
+def test_memory_is_kept_before_there_are_threads(monkeypatch: pytest.MonkeyPatch) -> None:
+    calls: list[str] = []
+    monkeypatch.setattr(inference_images, 'keep_memory', calls.append)
+
+    def prepare(*_: object) -> None:
+        calls.append('prepare')
+        raise ValueError('enough')
+
+    monkeypatch.setattr(inference_images, 'prepare', prepare)
+    flags = '--model-type mattingbase --model-backbone resnet50 --model-checkpoint a --images-src a --images-bgr a'
+    inference_images.main([*flags.split(), '--output-dir', 'out', '--output-types', 'pha', '--device', 'cpu'])
+    assert calls == ['cpu', 'prepare']

@@ -163,6 +163,45 @@ def test_a_picture_that_is_not_finite_fails_alone(matting: Matting) -> None:
         half.result()
 
 
+def test_plates_in_turn_and_in_batches_give_what_single_pictures_give() -> None:
+    matting = Matting(golden.fill(MattingRefine('mobilenetv2', refine_sample_pixels=320)), 'cpu')
+    first, second, one, other = pictures(4, 64, 50)
+    expected = {(i, j): matting.predict(*tensors(x, y))['pha'][0, 0] for i, x in enumerate((first, second))
+                for j, y in enumerate((one, other))}  # fmt: skip
+    plates = [matting.plate(one), matting.plate(other)]
+    for i, j in [(0, 0), (0, 1), (1, 1), (1, 0), (0, 0)]:
+        src = matting.staged((first, second)[i])
+        assert_near(matting.submit([src], [plates[j]]).matte(0).pha, expected[i, j])
+    both = [matting.staged(x) for x in (first, second)]
+    for chosen in ([0, 0], [0, 1], [1, 1]):
+        pending = matting.submit(both, [plates[j] for j in chosen])
+        for i, j in enumerate(chosen):
+            assert_near(pending.matte(i).pha, expected[i, j])
+
+
+def test_another_network_may_return_what_it_keeps() -> None:
+    class Keeper(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.register_buffer('kept', torch.full((1, 1, 1, 1), 0.5))
+
+        def forward(self, src: Tensor, bgr: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+            pha = self.kept.expand(1, 1, *src.shape[2:])
+            return pha, src, pha, pha
+
+    matting = Matting(Keeper(), 'cpu')
+    for _ in range(3):
+        assert (matting(*pictures(2)).pha == 128).all()
+
+
+def tensors(*given: np.ndarray) -> list[Tensor]:
+    return [torch.from_numpy(x).permute(2, 0, 1)[None].float() / 255 for x in given]
+
+
+def assert_near(pha: np.ndarray, expected: Tensor) -> None:
+    assert np.abs(pha - 255 * expected.numpy()).max() < 0.51
+
+
 def test_half_precision_is_of_the_weights_and_close() -> None:
     model = golden.fill(MattingRefine('mobilenetv2', refine_sample_pixels=160))
     src, bgr = pictures(2, 64, 48)
