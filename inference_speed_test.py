@@ -24,8 +24,6 @@ from __future__ import annotations
 import argparse
 import json
 import math
-import os
-import secrets
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict, replace
@@ -101,6 +99,7 @@ def run(args: argparse.Namespace, works: list[Work], images: Images, device: tor
 
     from inference import speed
     from inference.devices import out_of_memory
+    from inference.writers import write_whole
 
     where = speed.machine(device)
     report: dict[str, Any] = {'machine': where, 'flags': vars(args), 'rows': []}
@@ -125,7 +124,7 @@ def run(args: argparse.Namespace, works: list[Work], images: Images, device: tor
             with bar.external_write_mode():
                 print(text, flush=True)
             if args.json is not None:  # after each row: an hour's work is not lost to the last one
-                save(args.json, report)
+                write_whole(args.json, (json.dumps(report, indent=2, default=str) + '\n').encode())
     return 0 if len(report['rows']) == len(works) else 1
 
 
@@ -148,16 +147,6 @@ def fields(work: Work) -> dict[str, Any]:
     plain = asdict(work)
     model, (width, height) = plain.pop('model'), plain.pop('size')
     return {'checkpoint': model.pop('path'), **model, 'width': width, 'height': height, **plain}
-
-
-def save(path: Path, report: dict[str, Any]) -> None:
-    """Writes the file, whole or not at all."""
-    unfinished = path.with_name(f'.{secrets.token_hex(8)}.tmp')
-    try:
-        unfinished.write_text(json.dumps(report, indent=2, default=str) + '\n')
-        os.replace(unfinished, path)
-    finally:
-        unfinished.unlink(missing_ok=True)
 
 
 def start(argv: Sequence[str] | None) -> int:

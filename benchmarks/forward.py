@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import argparse
 import itertools
-import resource
 import statistics
 import subprocess
 import sys
@@ -18,7 +17,6 @@ import time
 from pathlib import Path
 
 import machine
-from measured import PEAK_UNIT
 
 # Sides, backbone scale and refined pixels.
 RESOLUTIONS = {'hd': (1080, 1920, 1 / 4, 80_000), '4k': (2160, 3840, 1 / 8, 320_000), 'tiny': (96, 128, 1 / 4, 1_600)}
@@ -103,6 +101,7 @@ def work(args: argparse.Namespace) -> None:
     from benchmarks.published.network import Published
     from inference import Matting
     from inference.devices import choose_device
+    from inference.speed import peak_mib
     from memory import keep_memory
     from model import MattingRefine
 
@@ -124,8 +123,7 @@ def work(args: argparse.Namespace) -> None:
     for line in sys.stdin:
         began = time.perf_counter()
         if line.strip() == 'peak':
-            used = torch.cuda.max_memory_allocated() if device.type == 'cuda' else peak_bytes()
-            print(used / 2**20, flush=True)
+            print(peak_mib(device), flush=True)
             continue
         with torch.inference_mode():
             for _ in range(3 if line.strip() == 'warm' else 1):
@@ -133,11 +131,6 @@ def work(args: argparse.Namespace) -> None:
             if device.type == 'cuda':
                 torch.cuda.synchronize()
         print(time.perf_counter() - began, flush=True)
-
-
-def peak_bytes() -> int:
-    """The most memory that this process has had, as of now."""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * PEAK_UNIT
 
 
 if __name__ == '__main__':

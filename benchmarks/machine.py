@@ -20,21 +20,13 @@ def describe() -> str:
     import torch
     import torchvision
 
+    from inference.speed import processor
+
     device = torch.cuda.get_device_name() if torch.cuda.is_available() else processor()
     return (
         f'{device}, {os.cpu_count()} cores, {torch.get_num_threads()} threads; Python {platform.python_version()}, '
         f'torch {torch.__version__}, torchvision {torchvision.__version__}, kornia {kornia.__version__}'
     )
-
-
-def processor() -> str:
-    """The processor's name."""
-    info = Path('/proc/cpuinfo')
-    if info.exists():
-        for line in info.read_text().splitlines():
-            if line.startswith('model name'):
-                return line.partition(':')[2].strip()
-    return platform.processor() or platform.machine()
 
 
 def cores() -> int:

@@ -17,7 +17,7 @@ from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
 
-import machine
+import machine  # noqa: F401, puts the toolkit on the path
 
 SIZES = ((640, 360), (1280, 720), (1920, 1080), (2560, 1440), (3840, 2160))
 
@@ -43,13 +43,15 @@ def main(argv: Sequence[str] | None = None) -> None:
     if args.plot:
         import plot
 
+        from inference.speed import processor
+
         for what, unit, column in (('time', 'ms', 'median_ms'), ('memory', 'MiB, peak', 'peak_mib')):
             curves: dict[str, list[tuple[float, float]]] = defaultdict(list)
             for row in rows:
                 megapixels = row['width'] * row['height'] / 1e6
                 curves[f'{row["backbone"]} {row["precision"]}'].append((megapixels, row[column]))
             file = args.plot.with_name(f'{args.plot.name}-{what}.png')
-            plot.log_plot(file, f'forward pass, {unit}; {machine.processor()}', 'megapixels', curves)
+            plot.log_plot(file, f'forward pass, {unit}; {processor()}', 'megapixels', curves)
 
 
 if __name__ == '__main__':

@@ -171,11 +171,8 @@ def peak_mib(device: torch.device) -> float | None:
 
 def machine(device: torch.device) -> dict[str, Any]:
     """Where figures come from: processor, cores, device, threads, system and versions."""
-    info = Path('/proc/cpuinfo')
-    lines = info.read_text().splitlines() if info.exists() else []
-    named = [line.partition(':')[2].strip() for line in lines if line.startswith('model name')]
     return {
-        'processor': named[0] if named else platform.processor() or platform.machine(),
+        'processor': processor(),
         'cores': os.cpu_count(),
         'threads': torch.get_num_threads(),
         'device': torch.cuda.get_device_name(device) if device.type == 'cuda' else device.type,
@@ -184,6 +181,14 @@ def machine(device: torch.device) -> dict[str, Any]:
         'torch': torch.__version__,
         'torchvision': torchvision.__version__,
     }
+
+
+def processor() -> str:
+    """The processor's name."""
+    info = Path('/proc/cpuinfo')
+    lines = info.read_text().splitlines() if info.exists() else []
+    named = (line.partition(':')[2].strip() for line in lines if line.startswith('model name'))
+    return next(named, platform.processor() or platform.machine())
 
 
 def _inputs(work: Work, matting: Matting, images: tuple[np.ndarray, np.ndarray] | None) -> tuple[Tensor, Tensor]:

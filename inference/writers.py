@@ -57,7 +57,7 @@ class PictureWriter:
             path = self.path(kind, name)
             # The cut-out is made for this one use, so its channels may be swapped where they are.
             picture = _bgr(getattr(matte, kind), in_place=kind == 'com')
-            _write_whole(path, _encoded(path, picture, self._parameters[picture_format]))
+            write_whole(path, _encoded(path, picture, self._parameters[picture_format]).data)
 
 
 def output_folder_problems(
@@ -119,12 +119,16 @@ def _encoded(path: Path, picture: np.ndarray, parameters: list[int]) -> np.ndarr
     return data
 
 
-def _write_whole(path: Path, data: np.ndarray) -> None:
-    """Write under a hidden name and rename, so that no half picture ever has the final name."""
+def write_whole(path: Path, data: bytes | memoryview) -> None:
+    """Write under a hidden name and rename, so that no half file ever has the final name.
+
+    Raises:
+        OSError: it cannot be written. The message names it.
+    """
     unfinished = path.with_name(f'.{secrets.token_hex(8)}.tmp')  # the name's length plus anything may be too long
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        unfinished.write_bytes(data.data)
+        unfinished.write_bytes(data)
         os.replace(unfinished, path)
     except OSError as error:
         with suppress(OSError):
