@@ -36,7 +36,7 @@ def reach(attempt, marks, target, g):
     if target == 'any':
         return attempt.poll(g.uniform(0, 5)) is None
     if target == 'start-up':
-        return attempt.poll(g.uniform(0, 0.5)) is None
+        return attempt.poll(g.uniform(0, 0.2)) is None
     word, count = ('+saving' if target == 'saving' else target), g.choice((1, 1, 2))
     begun = wait_for(lambda: marks.exists() and marks.read_text().split().count(word) >= count, attempt)
     return begun and attempt.poll(g.uniform(0, 0.3)) is None
@@ -87,7 +87,6 @@ def assert_killed_run_is_whole(folder, kills):
 def test_a_run_killed_in_every_phase_ends_as_the_uninterrupted_one(tmp_path):
     cuts = cut_often(tmp_path, ['saving', 'validation', 'training', 'start-up'], random.Random(35), kill)
     assert len(cuts) == 4
-    assert cuts[0] == 'start-up'
     assert_killed_run_is_whole(tmp_path, len(cuts))
 
 
