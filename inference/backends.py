@@ -12,12 +12,11 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torchvision.models.resnet import Bottleneck
 
-from model import MattingBase, MattingRefine
 from model.weights import describe, read_weights
 
 from .devices import choose_precision, out_of_memory
+from .networks import random_network
 from .pipeline import say
 from .predictor import Matting
 
@@ -46,37 +45,6 @@ def load(
         module = _archive(model).to(device, choose_precision(precision, device))
         return Matting(module, device, 'float32')
     return Matting.from_checkpoint(**model, device=device, precision=precision, compiled=compiled)
-
-
-def make_network(model: Mapping[str, Any]) -> MattingBase:
-    """The network of these arguments, with new weights."""
-    arguments = {name: value for name, value in model.items() if name not in ('path', 'model_type')}
-    return MattingRefine(**arguments) if model['model_type'] == 'mattingrefine' else MattingBase(**arguments)
-
-
-def random_network(model: Mapping[str, Any]) -> MattingBase:
-    """A network with random weights that refines as many cells as a trained one can.
-
-    New weights predict an error of 0 for most of a picture (99 % of it with MobileNetV2). Cells without error are left
-    out by the refiner on a CPU, and everywhere by other implementations, which would make them look faster than they
-    ever are with trained weights. So here the error depends on the pixels alone, and lies between 0 and 1 whatever
-    these are, or above the threshold where there is one: every cell is refined then. And the blocks of a ResNet add
-    little to what they get: new ones let values grow so much, in 33 blocks, that float16 cannot hold them.
-    """
-    with torch.random.fork_rng(devices=[]), torch.no_grad():
-        torch.manual_seed(0)
-        network = make_network(model)
-        for module in network.modules():
-            if isinstance(module, Bottleneck):
-                module.bn3.weight.fill_(0.2)
-        least = model['refine_threshold'] if model.get('refine_mode') == 'thresholding' else 0.0
-        conv, err, pixels = network.decoder.conv4, 4, slice(-6, None)  # its last six inputs are src and bgr
-        weight = conv.weight[err, pixels].clone()
-        conv.weight[err] = 0
-        conv.weight[err, pixels] = weight / weight.abs().sum() * (1 - least) / 2
-        assert conv.bias is not None
-        conv.bias[err] = (1 + least) / 2
-    return network.eval()
 
 
 def trace(matting: Matting, src: Tensor, bgr: Tensor) -> None:

@@ -19,10 +19,11 @@ from model import MattingBase, MattingRefine
 from model.base import check_pair
 from model.folding import fold_batch_norm
 from model.refiner import Pyramid
-from model.weights import LoadReport, describe, load_weights, read_weights
+from model.weights import LoadReport
 
 from .devices import choose_device, choose_precision
 from .matte import Matte, NotFiniteError, Pending
+from .networks import load_network
 from .pipeline import Recent
 from .pixels import as_batch, enlarged, to_bytes, to_float
 
@@ -106,26 +107,7 @@ class Matting:
             FileNotFoundError: no such file.
             ValueError: the file holds no weights, or those of another network or refiner.
         """
-        weights = read_weights(path)
-        held = describe(weights.state_dict).lower().split()
-        held_type, held_backbone = held if len(held) == 2 else (None, None)
-        model_type, backbone = model_type or held_type, backbone or held_backbone
-        if held_type is None or model_type is None or backbone is None:
-            raise ValueError(f'{path}: not the weights of a matting network ({weights.kind})')
-        if (held_type, held_backbone) != (model_type, backbone):
-            raise ValueError(
-                f'{path} holds weights of {held_type} with {held_backbone}, not of {model_type} with {backbone}: '
-                f'use --model-type {held_type} --model-backbone {held_backbone}, or another file'
-            )
-        if model_type == 'mattingrefine':
-            kernel = weights.state_dict['refiner.conv1.weight'].shape[-1]
-            if refine.setdefault('refine_kernel_size', kernel) != kernel:
-                raise ValueError(
-                    f'{path}: its refiner has kernels of size {kernel}, not {refine["refine_kernel_size"]}: '
-                    f'use --model-refine-kernel-size {kernel}'
-                )
-        model = MattingRefine(backbone, **refine) if model_type == 'mattingrefine' else MattingBase(backbone)
-        report = load_weights(model, weights)
+        model, report = load_network(path, model_type, backbone, **refine)
         matting = cls(model, device, precision, compiled)
         matting.loaded = report
         return matting

@@ -26,7 +26,7 @@ import torchvision
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from . import backends
+from . import backends, networks
 from .pixels import as_batch, to_float
 from .predictor import Matting
 
@@ -214,7 +214,7 @@ def _gmac(work: Work, src: Tensor, bgr: Tensor) -> float:
         return count_gmac(eager.model, src[:1].float(), bgr[:1].float())
     with torch.device('meta'):
         picture = torch.empty(1, 3, *reversed(work.size))
-        return count_gmac(backends.make_network(work.model).eval(), picture, picture)
+        return count_gmac(networks.make_network(work.model).eval(), picture, picture)
 
 
 def _seconds(work: Callable[[], object], device: torch.device) -> float:

@@ -26,20 +26,19 @@ class ResNetEncoder(ResNet):
         del self.avgpool, self.fc
         self.conv1 = _widen(self.conv1)  # type: ignore[has-type]
 
-    def forward(self, x: Tensor) -> tuple[Tensor, ...]:
+    def forward(self, x: Tensor) -> list[Tensor]:
         """Takes (B, 6, H, W); returns the five taps, largest first."""
         x1 = self.relu(self.bn1(self.conv1(x)))
         x2 = self.layer1(self.maxpool(x1))
         x3 = self.layer2(x2)
         x4 = self.layer4(self.layer3(x3))
-        return x, x1, x2, x3, x4
+        return [x, x1, x2, x3, x4]
 
 
 class MobileNetV2Encoder(MobileNetV2):
     """MobileNetV2 whose last stage is dilated instead of strided, without its last 1x1 block and classifier."""
 
     CHANNELS = (6, 16, 24, 32, 320)
-    TAPS = (1, 3, 6, 17)
 
     def __init__(self) -> None:
         super().__init__()
@@ -52,14 +51,14 @@ class MobileNetV2Encoder(MobileNetV2):
             depthwise.dilation = depthwise.padding = (2, 2)
         self.features = features
 
-    def forward(self, x: Tensor) -> tuple[Tensor, ...]:
+    def forward(self, x: Tensor) -> list[Tensor]:
         """Takes (B, 6, H, W); returns the five taps, largest first."""
         taps = [x]
         for i, block in enumerate(self.features):
             x = block(x)
-            if i in self.TAPS:
+            if i in (1, 3, 6, 17):
                 taps.append(x)
-        return tuple(taps)
+        return taps
 
 
 def widen_stem(weight: Tensor) -> Tensor:

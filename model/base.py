@@ -39,8 +39,8 @@ class MattingBase(nn.Module):
             pha (B, 1, H, W) in 0..1, residual fgr (B, 3, H, W), err (B, 1, H, W) in 0..1, hid (B, 32, H, W) >= 0.
         """
         dtype = self.decoder.conv4.weight.dtype
-        *taps, x = self.backbone(torch.cat([src, bgr], 1).to(dtype))
-        x = self.decoder(self.aspp(x), taps[::-1])
+        taps = self.backbone(torch.cat([src, bgr], 1).to(dtype))
+        x = self.decoder(self.aspp(taps[4]), taps)
         pha, fgr, err, hid = x.split([1, 3, 1, 32], 1)
         return self.clamp(pha), fgr, self.clamp(err), hid.relu()
 

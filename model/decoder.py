@@ -28,9 +28,9 @@ class Decoder(nn.Module):
         self.bn3 = nn.BatchNorm2d(c[2])
         self.conv4 = nn.Conv2d(c[2] + in_channels[4], c[3], 3, padding=1)
 
-    def forward(self, x: Tensor, taps: Sequence[Tensor]) -> Tensor:
-        """Takes the encoder's end and its taps, smallest first; returns (B, 37, H, W) at the last tap's size."""
-        x8, x4, x2, x1 = taps
+    def forward(self, x: Tensor, taps: list[Tensor]) -> Tensor:
+        """Takes what enters and the encoder's taps, largest first; returns (B, 37, H, W) at the first tap's size."""
+        x1, x2, x4, x8 = taps[0], taps[1], taps[2], taps[3]
         x = F.relu(self.bn1(self.conv1(_join(x, x8))))
         x = F.relu(self.bn2(self.conv2(_join(x, x4))))
         x = F.relu(self.bn3(self.conv3(_join(x, x2))))
@@ -38,5 +38,5 @@ class Decoder(nn.Module):
 
 
 def _join(x: Tensor, tap: Tensor) -> Tensor:
-    x = F.interpolate(x, tap.shape[2:], mode='bilinear', align_corners=False)
+    x = F.interpolate(x, [tap.shape[2], tap.shape[3]], mode='bilinear', align_corners=False)
     return torch.cat([x, tap], 1)

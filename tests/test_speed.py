@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from inference import Matting, backends, speed, sweep
+from inference import Matting, backends, networks, speed, sweep
 from inference.speed import Work
 from memory import keep_memory
 from model import MattingBase, MattingRefine
@@ -90,7 +90,7 @@ def test_gmac_is_what_was_published_less_batch_norm(backbone: str) -> None:
         scale, pixels = sweep.SETTINGS[name]
         model = {**REFINE, 'backbone': backbone, 'backbone_scale': scale, 'refine_sample_pixels': pixels}
         with torch.device('meta'):
-            network = backends.make_network(model).eval()
+            network = networks.make_network(model).eval()
             picture = torch.empty(1, 3, *reversed(sweep.SIZES[name]))
         assert speed.count_gmac(network, picture, picture) == pytest.approx(expected, abs=0.001)
         assert expected + 2 * normalised_values(network, picture) / 1e9 == pytest.approx(published, rel=0.01)
@@ -117,7 +117,7 @@ def test_gmac_of_thresholding_counts_the_cells_that_exceed_it() -> None:
 
 @pytest.mark.parametrize('mode', ['sampling', 'thresholding'])
 def test_random_weights_refine_every_cell_of_any_picture(mode: str) -> None:
-    network = backends.random_network({**REFINE, 'refine_mode': mode, 'refine_sample_pixels': 64 * 48})
+    network = networks.random_network({**REFINE, 'refine_mode': mode, 'refine_sample_pixels': 64 * 48})
     noise = torch.rand(1, 3, 48, 64)
     with torch.inference_mode():
         for src, bgr in ((noise, noise.flip(3)), (noise * 0, noise * 0 + 1), (noise * 0 + 1, noise * 0)):
@@ -131,7 +131,7 @@ def test_random_weights_refine_every_cell_of_any_picture(mode: str) -> None:
 
 def test_random_weights_fit_into_float16() -> None:
     largest: list[float] = []
-    network = backends.random_network({'path': None, 'model_type': 'mattingbase', 'backbone': 'resnet101'})
+    network = networks.random_network({'path': None, 'model_type': 'mattingbase', 'backbone': 'resnet101'})
     for module in network.modules():
         if isinstance(module, nn.Conv2d):
             module.register_forward_hook(lambda _module, _inputs, output: largest.append(output.abs().max().item()))

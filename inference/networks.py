@@ -1,0 +1,81 @@
+"""Networks by their flags: with the weights of a file, new, or with random weights to measure speed by."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torchvision.models.resnet import Bottleneck
+
+from model import MattingBase, MattingRefine
+from model.weights import LoadReport, describe, load_weights, read_weights
+
+
+def load_network(
+    path: str | Path, model_type: str | None = None, backbone: str | None = None, **refine: Any
+) -> tuple[MattingBase, LoadReport]:
+    """The network whose weights a file holds, in training mode, and the report of their loading.
+
+    Args:
+        path: weights.
+        model_type: 'mattingbase' or 'mattingrefine'; what the file holds if left out.
+        backbone: 'resnet101', 'resnet50' or 'mobilenetv2'; what the file holds if left out, as is the kernel size.
+        refine: arguments of `MattingRefine`.
+
+    Raises:
+        FileNotFoundError: no such file.
+        ValueError: the file holds no weights, or those of another network or refiner.
+    """
+    weights = read_weights(path)
+    held = describe(weights.state_dict).lower().split()
+    held_type, held_backbone = held if len(held) == 2 else (None, None)
+    model_type, backbone = model_type or held_type, backbone or held_backbone
+    if held_type is None or model_type is None or backbone is None:
+        raise ValueError(f'{path}: not the weights of a matting network ({weights.kind})')
+    if (held_type, held_backbone) != (model_type, backbone):
+        raise ValueError(
+            f'{path} holds weights of {held_type} with {held_backbone}, not of {model_type} with {backbone}: '
+            f'use --model-type {held_type} --model-backbone {held_backbone}, or another file'
+        )
+    if model_type == 'mattingrefine':
+        kernel = weights.state_dict['refiner.conv1.weight'].shape[-1]
+        if refine.setdefault('refine_kernel_size', kernel) != kernel:
+            raise ValueError(
+                f'{path}: its refiner has kernels of size {kernel}, not {refine["refine_kernel_size"]}: '
+                f'use --model-refine-kernel-size {kernel}'
+            )
+    model = MattingRefine(backbone, **refine) if model_type == 'mattingrefine' else MattingBase(backbone)
+    return model, load_weights(model, weights)
+
+
+def make_network(model: Mapping[str, Any]) -> MattingBase:
+    """The network of these arguments, with new weights."""
+    arguments = {name: value for name, value in model.items() if name not in ('path', 'model_type')}
+    return MattingRefine(**arguments) if model['model_type'] == 'mattingrefine' else MattingBase(**arguments)
+
+
+def random_network(model: Mapping[str, Any]) -> MattingBase:
+    """A network with random weights that refines as many cells as a trained one can.
+
+    New weights predict an error of 0 for most of a picture (99 % of it with MobileNetV2). Cells without error are left
+    out by the refiner on a CPU, and everywhere by other implementations, which would make them look faster than they
+    ever are with trained weights. So here the error depends on the pixels alone, and lies between 0 and 1 whatever
+    these are, or above the threshold where there is one: every cell is refined then. And the blocks of a ResNet add
+    little to what they get: new ones let values grow so much, in 33 blocks, that float16 cannot hold them.
+    """
+    with torch.random.fork_rng(devices=[]), torch.no_grad():
+        torch.manual_seed(0)
+        network = make_network(model)
+        for module in network.modules():
+            if isinstance(module, Bottleneck):
+                module.bn3.weight.fill_(0.2)
+        least = model['refine_threshold'] if model.get('refine_mode') == 'thresholding' else 0.0
+        conv, err, pixels = network.decoder.conv4, 4, slice(-6, None)  # its last six inputs are src and bgr
+        weight = conv.weight[err, pixels].clone()
+        conv.weight[err] = 0
+        conv.weight[err, pixels] = weight / weight.abs().sum() * (1 - least) / 2
+        assert conv.bias is not None
+        conv.bias[err] = (1 + least) / 2
+    return network.eval()
