@@ -15,8 +15,8 @@ import train_base
 import train_refine
 
 ROOT = Path(__file__).parents[1]
-PACKAGES = {'model', 'dataset', 'training', 'inference', 'evaluation'}
-MAY_IMPORT = {'inference': {'model', 'dataset'}}
+PACKAGES = {'model', 'dataset', 'training', 'inference', 'evaluation', 'export'}
+MAY_IMPORT = {'inference': {'model', 'dataset'}, 'export': {'model', 'dataset'}}
 LEAVES = {'memory'}  # imports nothing of ours, so all may import it
 
 

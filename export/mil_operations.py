@@ -1,0 +1,190 @@
+"""What the operations of MIL compute, in torch: from float32, 64-bit integers and truth values to the same.
+
+Arguments have MIL's names (coremltools' reference, converters.mil.mil.ops.defs), so that each operation of a program is
+called with its own; those that the networks here leave at their defaults are not taken.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+
+def conv(
+    x: Tensor,
+    weight: Tensor,
+    strides: Tensor,
+    pad_type: str,
+    pad: Tensor,
+    dilations: Tensor,
+    groups: int,
+    bias: Tensor | None = None,
+) -> Tensor:
+    """Convolution of two dimensions, zero-padded by `pad` (top, bottom, left, right) where it says 'custom'."""
+    if pad_type == 'custom':
+        top, bottom, left, right = pad.tolist()
+        x = F.pad(x, (left, right, top, bottom))
+    elif pad_type != 'valid':
+        raise NotImplementedError(f'MIL conv with pad_type {pad_type}')
+    return F.conv2d(x, weight, bias, strides.tolist(), 0, dilations.tolist(), groups)
+
+
+def pad(x: Tensor, pad: Tensor, mode: str, constant_val: float = 0.0) -> Tensor:
+    """Padding by (before, after) of each of the last dimensions."""
+    amounts = pad.tolist()
+    reverse = [n for i in range(len(amounts) - 2, -1, -2) for n in amounts[i : i + 2]]
+    while len(reverse) > 4 and not any(reverse[-2:]):
+        reverse = reverse[:-2]
+    return F.pad(x, reverse, mode, constant_val) if mode == 'constant' else F.pad(x, reverse, mode)
+
+
+def upsample_bilinear(
+    x: Tensor,
+    scale_factor_height: float,
+    scale_factor_width: float,
+    align_corners: bool,
+    half_pixel_centers: bool = True,
+) -> Tensor:
+    """Resizing, by the factors as they are declared, which are not quite the ratio of the sizes."""
+    if align_corners or not half_pixel_centers:
+        raise NotImplementedError('MIL upsample_bilinear other than with half-pixel centres')
+    factors = (scale_factor_height, scale_factor_width)
+    return F.interpolate(x, scale_factor=factors, mode='bilinear', recompute_scale_factor=False)
+
+
+def upsample_nearest_neighbor(x: Tensor, scale_factor_height: float, scale_factor_width: float) -> Tensor:
+    """Repetition of pixels."""
+    return F.interpolate(x, scale_factor=(scale_factor_height, scale_factor_width), mode='nearest')
+
+
+def concat(values: Sequence[Tensor], axis: int, interleave: bool) -> Tensor:
+    """Joins tensors along an axis."""
+    if interleave:
+        raise NotImplementedError('MIL concat with interleave')
+    return torch.cat(list(values), axis)
+
+
+def split(x: Tensor, axis: int, split_sizes: Tensor) -> tuple[Tensor, ...]:
+    """Cuts a tensor along an axis."""
+    return x.split(split_sizes.tolist(), axis)
+
+
+def topk(x: Tensor, k: int, axis: int, ascending: bool, **_: Any) -> tuple[Tensor, Tensor]:
+    """The k largest values and their places, the largest first whether that is asked for or not."""
+    values, indices = x.topk(k, axis, largest=not ascending, sorted=True)
+    return values, indices
+
+
+def gather(x: Tensor, indices: Tensor, axis: int, batch_dims: int = 0, **_: Any) -> Tensor:
+    """Picks along an axis; negative indices count from the end. Raises IndexError beyond the ends, checked or not."""
+    if batch_dims:
+        raise NotImplementedError('MIL gather with batch_dims')
+    size = x.shape[axis]
+    if not bool(((indices >= -size) & (indices < size)).all()):
+        raise IndexError(f'gather: an index is not in {-size}..{size - 1}')
+    picked = x.index_select(axis, indices.flatten() % size)
+    return picked.reshape(x.shape[:axis] + indices.shape + x.shape[axis + 1 :])
+
+
+def scatter_nd(data: Tensor, indices: Tensor, updates: Tensor, mode: str, **_: Any) -> Tensor:
+    """Replaces the rows of `data` that `indices` (n, 1) name."""
+    if mode != 'update' or indices.shape[-1] != 1:
+        raise NotImplementedError(f'MIL scatter_nd with mode {mode} and indices {tuple(indices.shape)}')
+    return data.index_put((indices[..., 0],), updates)
+
+
+def slice_by_index(
+    x: Tensor,
+    begin: Tensor,
+    end: Tensor,
+    stride: Tensor | None = None,
+    begin_mask: Tensor | None = None,
+    end_mask: Tensor | None = None,
+    squeeze_mask: Tensor | None = None,
+) -> Tensor:
+    """A slice in each dimension; a mask lets it begin or end where the dimension does."""
+    count = len(begin)
+    from_start, to_end, squeezed = (
+        [False] * count if mask is None else mask.tolist() for mask in (begin_mask, end_mask, squeeze_mask)
+    )
+    steps = [1] * count if stride is None else stride.tolist()
+    if any(step < 1 for step in steps):
+        raise NotImplementedError('MIL slice_by_index with a negative stride')
+    slices = [
+        slice(None if from_start[i] else int(begin[i]), None if to_end[i] else int(end[i]), steps[i])
+        for i in range(count)
+    ]
+    x = x[tuple(slices)]
+    return x[tuple(0 if squeeze else slice(None) for squeeze in squeezed)]
+
+
+def expand_dims(x: Tensor, axes: Tensor) -> Tensor:
+    """Adds dimensions of size 1 at places of the result."""
+    for axis in sorted(axis % (x.ndim + len(axes)) for axis in axes.tolist()):
+        x = x.unsqueeze(axis)
+    return x
+
+
+def squeeze(x: Tensor, axes: Tensor | None = None) -> Tensor:
+    """Takes dimensions of size 1 away."""
+    return x.squeeze() if axes is None else x.squeeze(tuple(axes.tolist()))
+
+
+def select(cond: Tensor, a: Tensor, b: Tensor) -> Tensor:
+    """`a` where `cond` holds, else `b`."""
+    return torch.where(_tensor(cond), a, b)
+
+
+def cast(x: Tensor, dtype: str) -> Tensor:
+    """To another type: floats lose their fraction; the result's own type is the caller's business."""
+    if dtype == 'bool':
+        return x != 0
+    return x.to(torch.float32) if dtype.startswith('fp') else x.to(torch.int64)
+
+
+def _tensor(x: Any) -> Tensor:
+    return torch.as_tensor(x)
+
+
+OPERATIONS: dict[str, Callable[..., Any]] = {
+    'add': lambda x, y: _tensor(x) + y,
+    'sub': lambda x, y: _tensor(x) - y,
+    'mul': lambda x, y: _tensor(x) * y,
+    'real_div': lambda x, y: _tensor(x) / y,
+    'greater': lambda x, y: _tensor(x) > y,
+    'greater_equal': lambda x, y: _tensor(x) >= y,
+    'less': lambda x, y: _tensor(x) < y,
+    'less_equal': lambda x, y: _tensor(x) <= y,
+    'clip': lambda x, alpha, beta: x.clamp(alpha, beta),
+    'relu': lambda x: x.relu(),
+    'relu6': lambda x: x.clamp(0, 6),
+    'identity': lambda x: x,
+    'cast': cast,
+    'select': select,
+    'fill_like': lambda ref_tensor, value: torch.full(ref_tensor.shape, value),
+    'conv': conv,
+    'pad': pad,
+    'upsample_bilinear': upsample_bilinear,
+    'upsample_nearest_neighbor': upsample_nearest_neighbor,
+    'pixel_shuffle': lambda x, upscale_factor: F.pixel_shuffle(x, upscale_factor),
+    'pixel_unshuffle': lambda x, downscale_factor: F.pixel_unshuffle(x, int(downscale_factor)),
+    'concat': concat,
+    'split': split,
+    'reshape': lambda x, shape: x.reshape(shape.tolist()),
+    'transpose': lambda x, perm: x.permute(perm.tolist()),
+    'expand_dims': expand_dims,
+    'squeeze': squeeze,
+    'tile': lambda x, reps: x.repeat(reps.tolist()),
+    'slice_by_index': slice_by_index,
+    'reduce_mean': lambda x, axes, keep_dims: x.mean(axes.tolist(), keepdim=keep_dims),
+    'reduce_sum': lambda x, axes, keep_dims: x.sum(axes.tolist(), keepdim=keep_dims),
+    'topk': topk,
+    'gather': gather,
+    'scatter_nd': scatter_nd,
+    'read_state': lambda input: input,
+    'coreml_update_state': lambda value, **_: value,
+}
