@@ -4,9 +4,9 @@ The refiner here has no branch on data, changes nothing in place, never computes
 dividing, and keeps every tensor at rank 5 or less: what one runtime or the other cannot do. It compiles as TorchScript,
 with settings that can be set after loading, and by `torch.export` with fixed or with dynamic sides and batch.
 
-A cell's surroundings are cut out as blocks: a padded picture is a grid of s x s blocks (`pixel_unshuffle`), a crop is
-n x n neighbouring ones, so n * n rows of the matrix of all blocks, put together again by `pixel_shuffle`. The eager
-refiner crops otherwise, which is faster there; a test holds both equal.
+A cell's surroundings are cut out in runs: with channels last, as many neighbouring pixels of a line as a cell is wide
+are a row of a matrix, and a crop is some rows of it. The refined cells go back in runs, too, channel by channel. The
+eager refiner crops otherwise, which is faster there; a test holds both equal.
 """
 
 from __future__ import annotations
@@ -173,12 +173,14 @@ class PortableRefiner(nn.Module):
         x = self.convolve(
             _crop_cells(half, image, index, height, width, 2), _crop_cells(full, image, index, height, width, 4)
         )
-        cell = image * (height * width) + index
-        rows = _blocks(pixels, 4)
-        x = torch.where(keep.unsqueeze(1), x.flatten(1).to(rows.dtype), rows.index_select(0, cell))
-        rows = rows.index_put([cell], x)
-        ref = torch.zeros_like(err.flatten()).index_put([cell], keep.to(err.dtype))
-        return _pictures(rows, batch, height, width, 4), ref.view(batch, 1, height, width)
+        # Rows of four pixels as they lie in memory: no picture is turned around, only the cells' rows are touched.
+        channels, plane = pixels.shape[1], 4 * height * width
+        row = _runs(index, height, width, 4, 4, width).flatten(1) + (image * (channels * plane)).unsqueeze(1)
+        row = row.unsqueeze(1) + (torch.arange(channels, device=err.device) * plane).unsqueeze(1)
+        rows = pixels.reshape(-1, 4)
+        x = torch.where(keep[:, None, None, None], x.to(rows.dtype), rows[row])
+        ref = torch.zeros_like(err.flatten()).index_put([image * (height * width) + index], keep.to(err.dtype))
+        return rows.index_put([row], x).view(pixels.shape), ref.view(batch, 1, height, width)
 
     def convolve(self, half: Tensor, full: Tensor) -> Tensor:
         """The four convolutions on crops or on whole pictures, with their margins."""
@@ -190,32 +192,25 @@ class PortableRefiner(nn.Module):
 
 
 def exceeded_by(x: Tensor, count: int, halvings: int = 24) -> Tensor:
-    """The least threshold (B, 1) in 0..1 that no more than `count` values of x (B, n), 0..1, exceed; by bisection.
+    """A threshold (B, 1) that the `count` largest values of x (B, n), 0..1, exceed, but for zeros; by bisection.
 
-    To 2^-24: float32 tells values near 1 no further apart.
+    So do all that are equal to the least of them, within 2^-24: float32 tells values near 1 no further apart.
     """
     low, high = torch.zeros_like(x[:, :1]), torch.ones_like(x[:, :1])
     for _ in range(halvings):
         middle = (low + high) / 2
-        # Counted in integers: sums of ones end at 2,048 in float16.
-        few = (x > middle).to(torch.int32).sum(1, keepdim=True) <= count
+        few = _count_above(x, middle) <= count
         low, high = torch.where(few, low, middle), torch.where(few, middle, high)
-    return high
+    return torch.where(_count_above(x, high) == count, high, low)
+
+
+def _count_above(x: Tensor, threshold: Tensor) -> Tensor:
+    # In integers: sums of ones end at 2,048 in float16.
+    return (x > threshold).to(torch.int32).sum(1, keepdim=True)
 
 
 def _resize(x: Tensor, height: int, width: int) -> Tensor:
     return F.interpolate(x, [height, width], mode='bilinear', align_corners=False)
-
-
-def _blocks(x: Tensor, size: int) -> Tensor:
-    """Pictures (B, C, H, W) as a matrix (B * H / size * W / size, C * size * size), a block of pixels in a row."""
-    x = F.pixel_unshuffle(x, size)
-    return x.permute(0, 2, 3, 1).reshape(-1, x.shape[1])
-
-
-def _pictures(rows: Tensor, batch: int, height: int, width: int, size: int) -> Tensor:
-    """The inverse of `_blocks`, for pictures of height x width blocks."""
-    return F.pixel_shuffle(rows.view(batch, height, width, rows.shape[1]).permute(0, 3, 1, 2), size)
 
 
 def _crop_cells(x: Tensor, image: Tensor, index: Tensor, height: int, width: int, size: int) -> Tensor:
@@ -231,12 +226,28 @@ def _crop_cells(x: Tensor, image: Tensor, index: Tensor, height: int, width: int
     Returns:
         (n, C, size + 2 * margin, size + 2 * margin).
     """
-    channels, high, wide = x.shape[1], x.shape[2] // size, x.shape[3] // size
-    side = high - height + 1
-    # Tables of first blocks and of steps to the others, instead of dividing a cell's number by the grid's width.
-    row, column = torch.arange(height, device=x.device), torch.arange(width, device=x.device)
-    first = (row.unsqueeze(1) * wide + column).flatten().index_select(0, index) + image * (high * wide)
-    step = (torch.arange(side, device=x.device).unsqueeze(1) * wide + torch.arange(side, device=x.device)).flatten()
-    rows = _blocks(x, size).index_select(0, (first.unsqueeze(1) + step).flatten())
-    x = rows.view(-1, side, side, channels * size * size).permute(0, 3, 1, 2)
-    return F.pixel_shuffle(x, size)
+    count, channels, high, wide = index.shape[0], x.shape[1], x.shape[2], x.shape[3] // size
+    side = high - (height - 1) * size
+    run = _runs(index, height, width, size, side, wide) + (image * (high * wide))[:, None, None]
+    x = x.permute(0, 2, 3, 1).reshape(-1, size * channels).index_select(0, run.flatten())
+    return x.view(count, side * side, channels).transpose(1, 2).reshape(count, channels, side, side)
+
+
+def _runs(index: Tensor, height: int, width: int, size: int, lines: int, wide: int) -> Tensor:
+    """Where cells and their surroundings lie in a picture: runs of `size` pixels, counted from its beginning.
+
+    Args:
+        index: number (n,) of each cell in the picture's grid.
+        height, width: of the grid of cells.
+        size: a cell's side.
+        lines: of a cell and its surroundings.
+        wide: runs in a line of the picture.
+
+    Returns:
+        (n, lines, wide - width + 1).
+    """
+    # Tables of first runs and of steps to the others, instead of dividing a cell's number by the grid's width.
+    row, column = torch.arange(height, device=index.device), torch.arange(width, device=index.device)
+    first = (row.unsqueeze(1) * (size * wide) + column).flatten().index_select(0, index)
+    line, across = torch.arange(lines, device=index.device), torch.arange(wide - width + 1, device=index.device)
+    return first[:, None, None] + (line.unsqueeze(1) * wide + across)
