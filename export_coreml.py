@@ -26,14 +26,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import exporting
+from export.outputs import ALL, OUTPUTS
 from inference import options
 
 if TYPE_CHECKING:
     from export.coreml import Settings
 
 TARGETS = ('iOS15', 'iOS16', 'iOS17', 'iOS18')
-REFINE_OUTPUTS = ('pha', 'fgr', 'com', 'pha_sm', 'fgr_sm', 'err_sm', 'ref_sm')
-BASE_OUTPUTS = ('pha', 'fgr', 'com', 'err', 'hid')
 MODULES = ('coremltools',)
 
 
@@ -53,7 +52,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     add('--array-inputs', dest='image_inputs', action='store_false', help='the same as --no-image-inputs')
     add('--image-outputs', action=argparse.BooleanOptionalAction, default=True,
         help='give pha as a grey image in half precision and fgr as an RGB one, instead of arrays of 0..1')  # fmt: skip
-    add('--outputs', nargs='+', default=['pha', 'fgr'], choices=sorted({*REFINE_OUTPUTS, *BASE_OUTPUTS}),
+    add('--outputs', nargs='+', default=['pha', 'fgr'], choices=('com', *ALL),
         help='com: the subject as RGB multiplied by alpha, and alpha, in an array of four channels')  # fmt: skip
     add('--plate-state', action='store_true',
         help='the plate is a state, written once, instead of an input; needs iOS18')  # fmt: skip
@@ -88,7 +87,7 @@ def prepare(args: argparse.Namespace) -> Settings:
     target = args.minimum_deployment_target or ('iOS18' if needs_18 else 'iOS16')
     if needs_18 and target != 'iOS18':
         problems.append(f'--minimum-deployment-target {target}: must be iOS18 for {" and ".join(needs_18)}')
-    allowed = REFINE_OUTPUTS if refines else BASE_OUTPUTS
+    allowed = ('com', *OUTPUTS[args.model_type])
     foreign = [name for name in args.outputs if name not in allowed]
     if foreign:
         problems.append(f'--outputs {" ".join(foreign)}: {args.model_type} has {", ".join(allowed)}')
@@ -128,14 +127,15 @@ def export(args: argparse.Namespace, settings: Settings) -> None:
 
     Raises:
         ValueError: the checkpoint is not what the flags say.
-        exporting.ParityError: the package gives other results.
+        export.ParityError: the package gives other results.
         OSError: it cannot be written.
     """
     source = exporting.read_source(args)
     print(source.report, flush=True)
     from export import coreml, coreml_package, coreml_parity
+    from model.folding import folded
 
-    network, models = exporting.folded(source.network), []
+    network, models = folded(source.network), []
     with tempfile.TemporaryDirectory(dir=args.output.parent, prefix='.export-') as folder:
         for size in settings.sizes:
             begin = time.monotonic()

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from export import ParityError
 from inference import options
 
 if TYPE_CHECKING:
@@ -21,10 +22,6 @@ if TYPE_CHECKING:
     from model import MattingBase
 
 INSTALL = "pip install -e '.[export]'"
-
-
-class ParityError(Exception):
-    """An exported network that gives other results than the one that it was made from."""
 
 
 @dataclass(frozen=True)
@@ -87,7 +84,6 @@ def read_source(args: argparse.Namespace) -> Source:
     import weight_files
     from inference.networks import load_network
     from training.record import read_records
-    from training.verification import owner
 
     arguments, path = options.model_arguments(args), args.model_checkpoint
     verifier = weight_files.verifier()
@@ -96,36 +92,23 @@ def read_source(args: argparse.Namespace) -> Source:
         raise ValueError(f'{path}: damaged: {verdict.text}')
     network, report = load_network(**arguments)
     about = {key: str(value) for key, value in arguments.items() if key != 'path'}
-    about |= {'checkpoint': path.name, 'checkpoint_sha256': verifier.digest(path)}
-    owned = owner(path.resolve(), read_records(path.resolve().parent))
-    if owned is not None:
-        record = owned[0]
-        about |= {'run': record.run, 'epoch': str(record.epoch), 'step': str(record.step)}
+    sha256 = verifier.digest(path)
+    about |= {'checkpoint': path.name, 'checkpoint_sha256': sha256}
+    # By content: best.pth is another name of a checkpoint's file.
+    for record in read_records(path.resolve().parent):
+        if sha256 in (file.sha256 for file in record.files.values()):
+            about |= {'run': record.run, 'epoch': str(record.epoch), 'step': str(record.step)}
     return Source(network.eval(), about, str(report))
-
-
-def folded(network: MattingBase) -> MattingBase:
-    """A copy for speed, with BatchNorm folded into the convolutions."""
-    import copy
-
-    import torch
-
-    from model.folding import fold_batch_norm
-
-    copied = copy.deepcopy(network)
-    # Of any size that all parts run at: half a picture of 64 pixels is enough for the encoder.
-    example = torch.zeros(1, 3, 512, 512)
-    fold_batch_norm(copied, example, example)
-    return copied
 
 
 def judge(comparisons: Sequence[Comparison], limits: Limits, proof: str) -> None:
     """Prints what was compared, and how.
 
     Raises:
-        ParityError: something differs by more than the limits.
+        export.ParityError: something differs by more than the limits.
     """
     problems = []
+    print('worst difference from the original (mean; mean of refined cells):')
     for comparison in comparisons:
         print(comparison, flush=True)
         problems += [f'{comparison.name}: {problem}' for problem in comparison.problems(limits)]

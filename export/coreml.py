@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from model import MattingBase, MattingRefine
 from model.portable import PortableBase, PortableRefine
 
-from .parity import BASE_OUTPUTS, REFINE_OUTPUTS
+from .outputs import OUTPUTS
 
 # Of images, which Core ML holds as 8 bits a channel or, for alpha, as one half-precision number.
 IMAGES = ('pha', 'fgr')
@@ -64,7 +64,7 @@ class Cutter(nn.Module):
         super().__init__()
         self.network = network
         self.settings = settings
-        self.names = REFINE_OUTPUTS if isinstance(network, PortableRefine) else BASE_OUTPUTS
+        self.names = OUTPUTS['mattingrefine' if isinstance(network, PortableRefine) else 'mattingbase']
         if settings.plate_state:
             self.register_buffer(PLATE, torch.zeros(1, 3, size[1], size[0]))
 

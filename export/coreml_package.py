@@ -8,20 +8,14 @@ from pathlib import Path
 from typing import Any
 
 from .coreml import PLATE, Settings, quiet
+from .outputs import MEANINGS
 
 DESCRIPTIONS = {
+    **MEANINGS,
     'src': 'the picture with the subject, RGB',
     'bgr': 'the same scene without the subject, RGB, from the same camera at the same place and exposure',
     PLATE: 'the same scene without the subject, RGB as planes (1, 3, H, W), 0..255; write it once',
-    'pha': 'alpha, 0..1: how much of each pixel is the subject',
-    'fgr': 'colours of the subject, RGB, to be shown where alpha is above 0',
     'com': 'the subject cut out: RGB multiplied by alpha, then alpha, (1, 4, H, W), 0..1',
-    'pha_sm': 'alpha of the coarse network, 0..1',
-    'fgr_sm': 'colours of the subject from the coarse network, 0..1',
-    'err_sm': 'error that the coarse network expects of its alpha, 0..1',
-    'ref_sm': 'cells of 4 x 4 pixels that were refined, 1 or 0',
-    'err': 'error that the network expects of its alpha, 0..1',
-    'hid': 'features for a refiner',
 }
 
 

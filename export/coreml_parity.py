@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from . import ParityError
 from .coreml import PLATE, Settings, quiet
 from .coreml_package import function_name
 from .mil import Program
@@ -39,6 +40,9 @@ def evaluate(network: nn.Module, package: Path, settings: Settings, files: Seque
         package: the .mlpackage.
         settings: that it was made with.
         files: a photograph and its plate, in place of the sample photographs.
+
+    Raises:
+        ParityError: the program has an operation that is not known here, or an index beyond what it points into.
     """
     found = []
     for size in settings.sizes:
@@ -49,8 +53,11 @@ def evaluate(network: nn.Module, package: Path, settings: Settings, files: Seque
             scale = 255 if settings.image_inputs else 1
             plate = {PLATE: bgr * 255} if settings.plate_state else {}
             inputs = {'src': src * scale} if settings.plate_state else {'src': src * scale, 'bgr': bgr * scale}
-            with torch.no_grad():
-                outputs, seen = program(inputs, plate, seen=('topk', 'select'))
+            try:
+                with torch.no_grad():
+                    outputs, seen = program(inputs, plate, seen=('topk', 'select'))
+            except (IndexError, NotImplementedError) as error:
+                raise ParityError(f'nothing written: {pair.name}: the program cannot be run: {error}') from error
             expected = _expected(network, src, bgr, settings)
             if 'ref_sm' in expected:
                 outputs.setdefault('ref_sm', _refined(seen, expected['ref_sm']))

@@ -33,6 +33,18 @@ def conv(
     return F.conv2d(x, weight, bias, strides.tolist(), 0, dilations.tolist(), groups)
 
 
+def max_pool(
+    x: Tensor, kernel_sizes: Tensor, strides: Tensor, pad_type: str, pad: Tensor, ceil_mode: bool = False
+) -> Tensor:
+    """The largest value in each window; what is padded never is."""
+    top, bottom, left, right = pad.tolist()
+    if pad_type not in ('custom', 'valid') or ceil_mode:
+        raise NotImplementedError(f'MIL max_pool with pad_type {pad_type}, ceil_mode {ceil_mode}')
+    if pad_type == 'custom':
+        x = F.pad(x, (left, right, top, bottom), value=-torch.inf)
+    return F.max_pool2d(x, kernel_sizes.tolist(), strides.tolist())
+
+
 def pad(x: Tensor, pad: Tensor, mode: str, constant_val: float = 0.0) -> Tensor:
     """Padding by (before, after) of each of the last dimensions."""
     amounts = pad.tolist()
@@ -167,6 +179,7 @@ OPERATIONS: dict[str, Callable[..., Any]] = {
     'select': select,
     'fill_like': lambda ref_tensor, value: torch.full(ref_tensor.shape, value),
     'conv': conv,
+    'max_pool': max_pool,
     'pad': pad,
     'upsample_bilinear': upsample_bilinear,
     'upsample_nearest_neighbor': upsample_nearest_neighbor,

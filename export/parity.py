@@ -14,9 +14,8 @@ from torch import Tensor, nn
 from dataset.images import read_rgb
 from dataset.synthetic import SyntheticBackgrounds, SyntheticMattes
 
-# What the networks return, in this order.
-BASE_OUTPUTS = ('pha', 'fgr', 'err', 'hid')
-REFINE_OUTPUTS = ('pha', 'fgr', 'pha_sm', 'fgr_sm', 'err_sm', 'ref_sm')
+from .outputs import OUTPUTS
+
 # Of a refining network.
 FULL_SIZE = ('pha', 'fgr', 'com')
 
@@ -80,14 +79,12 @@ class Comparison:
     differing: int = 0
 
     def __str__(self) -> str:
-        found = '; '.join(
-            f'{name} {x.worst:.1e} ({x.mean:.1e}, of refined cells {x.refined:.1e})'
-            if x.refined
-            else f'{name} {x.worst:.1e} ({x.mean:.1e})'
+        found = ', '.join(
+            f'{name} {x.worst:.1e} ({x.mean:.1e}' + (f'; {x.refined:.1e})' if x.refined else ')')
             for name, x in self.differences.items()
         )
         cells = f'; {self.differing} of {self.refined} cells refined differently' if self.refined else ''
-        return f'{self.name}: worst (mean) difference: {found}{cells}'
+        return f'  {self.name}: {found}{cells}'
 
     def problems(self, limits: Limits) -> list[str]:
         """What is beyond the limits, in words."""
@@ -109,7 +106,8 @@ def outputs_of(network: nn.Module, src: Tensor, bgr: Tensor) -> dict[str, Tensor
     """What a network of ours returns for pictures (B, 3, H, W), float 0..1, by name; without gradients."""
     with torch.no_grad():
         results = network(src, bgr)
-    return dict(zip(BASE_OUTPUTS if len(results) == len(BASE_OUTPUTS) else REFINE_OUTPUTS, results))
+    [names] = [names for names in OUTPUTS.values() if len(names) == len(results)]
+    return dict(zip(names, results))
 
 
 def compare(name: str, expected: Mapping[str, Tensor], found: Mapping[str, Tensor]) -> Comparison:
@@ -135,7 +133,8 @@ def compare(name: str, expected: Mapping[str, Tensor], found: Mapping[str, Tenso
         if cells is not None and key in FULL_SIZE:
             alike, both = (_pixels(x, difference) for x in (cells[0] == cells[1], cells[0] & cells[1]))
             refined = difference[both].mean() if both.any() else torch.zeros(())
-            differences[key] = Difference(float(difference[alike].max()), float(difference.mean()), float(refined))
+            worst = difference[alike].max() if alike.any() else torch.zeros(())
+            differences[key] = Difference(float(worst), float(difference.mean()), float(refined))
         else:
             differences[key] = Difference(float(difference.max()), float(difference.mean()))
     counts = (int(cells[0].sum()), int((cells[0] != cells[1]).sum())) if cells is not None else (0, 0)

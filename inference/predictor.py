@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import copy
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +15,7 @@ from torch import Tensor, nn
 from dataset.images import read_rgb
 from model import MattingBase, MattingRefine
 from model.base import check_pair
-from model.folding import fold_batch_norm
+from model.folding import folded
 from model.refiner import Pyramid
 from model.weights import LoadReport
 
@@ -264,11 +262,7 @@ def _prepared(model: nn.Module, device: torch.device, dtype: torch.dtype) -> nn.
     """The network for evaluation; ours as a copy: BatchNorm folded, in the fastest layout, weights in `dtype`."""
     if not isinstance(model, MattingBase):
         return model.to(device).eval()
-    model = copy.deepcopy(model).eval().float().to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-    side = math.ceil(64 / getattr(model, 'backbone_scale', 1))
-    example = torch.zeros(1, 3, side, side, device=device)
-    fold_batch_norm(model, example, example)
-    return model.to(dtype)
+    return folded(model).to(device, dtype, memory_format=torch.channels_last)  # type: ignore[call-overload]
 
 
 def _check_pixels(pixels: np.ndarray) -> None:

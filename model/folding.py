@@ -2,9 +2,24 @@
 
 from __future__ import annotations
 
+import copy
+import math
+from typing import TypeVar
+
 import torch
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_weights
+
+Network = TypeVar('Network', bound=nn.Module)
+
+
+def folded(network: Network) -> Network:
+    """A copy of one of the matting networks for evaluation: float32, on the CPU, with BatchNorm folded."""
+    copied = copy.deepcopy(network).cpu().float().eval()
+    # Sides that give the coarse network 64 pixels.
+    side = math.ceil(64 / getattr(network, 'backbone_scale', 1))
+    fold_batch_norm(copied, *torch.zeros(2, 1, 3, side, side))
+    return copied
 
 
 @torch.no_grad()

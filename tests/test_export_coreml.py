@@ -13,6 +13,7 @@ import exporting
 from export import coreml, coreml_parity
 from export.coreml_package import function_name
 from export.mil import Program
+from export.mil_operations import OPERATIONS
 from export.parity import Difference, Limits, compare
 from inference.networks import random_network
 from model import MattingBase
@@ -82,7 +83,8 @@ def test_the_step_comes_from_the_record_of_the_checkpoint(tmp_path, checkpoint):
     file = File(copy.name, copy.stat().st_size, sha256)
     record = Record('0123456789ab', 'refine', copy.stem, 29, 3, {}, 'interval', {}, {'weights': file})
     (tmp_path / f'{copy.stem}.json').write_bytes(record.to_bytes())
-    args = export_coreml.parse(flags(copy, tmp_path / 'x.mlpackage', '--resolution', 64, 64))
+    (tmp_path / 'best.pth').hardlink_to(copy)
+    args = export_coreml.parse(flags(tmp_path / 'best.pth', tmp_path / 'x.mlpackage', '--resolution', 64, 64))
     about = exporting.read_source(args).about
     assert (about['step'], about['epoch'], about['run']) == ('29', '3', '0123456789ab')
     assert json.dumps(about)  # plain words
@@ -166,6 +168,13 @@ def test_what_differs_leaves_nothing_and_harms_nothing(tmp_path, checkpoint, cap
     assert [path.name for path in tmp_path.iterdir()] == ['there.mlpackage']
 
 
+def test_what_cannot_be_run_is_not_written(tmp_path, checkpoint, capsys, monkeypatch):
+    monkeypatch.delitem(OPERATIONS, 'topk')
+    assert run(checkpoint, tmp_path / 'x.mlpackage', '--resolution', 64, 48) == 1
+    assert 'the program cannot be run: MIL operation topk' in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_an_existing_package_is_replaced_when_that_is_asked_for(tmp_path, checkpoint, capsys):
     there = tmp_path / 'there.mlpackage'
     there.mkdir()
@@ -183,7 +192,7 @@ def test_an_existing_package_is_replaced_when_that_is_asked_for(tmp_path, checkp
     [
         (('--resolution', 64), '--resolution 64: width and height, in pairs'),
         (('--resolution', 64, 8), '--resolution 64 8: sides must be in 16..16384'),
-        (('--resolution', 64, 64, '--outputs', 'hid'), '--outputs hid: mattingrefine has pha, fgr, com'),
+        (('--resolution', 64, 64, '--outputs', 'hid'), '--outputs hid: mattingrefine has com, pha, fgr'),
         (('--resolution', 64, 64, '--plate-state', '--minimum-deployment-target', 'iOS16'),
          '--minimum-deployment-target iOS16: must be iOS18 for --plate-state'),
         (('--resolution', 64, 64, '--model-refine-mode', 'thresholding', '--refine-form', 'gather'),

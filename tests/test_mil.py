@@ -98,6 +98,13 @@ def test_convolution_pads_top_bottom_left_right():
     assert out.tolist() == [[[[0, 1], [0, 0], [0, 0]]]]
 
 
+def test_pooling_never_takes_what_is_padded():
+    x = -torch.ones(1, 1, 2, 2)
+    two = torch.tensor([2, 2])
+    out = OPERATIONS['max_pool'](x, kernel_sizes=two, strides=two, pad_type='custom', pad=torch.tensor([1, 1, 1, 1]))
+    assert out.tolist() == [[[[-1, -1], [-1, -1]]]]
+
+
 def test_top_k_gives_the_largest_first_with_their_places():
     values, places = OPERATIONS['topk'](torch.tensor([[3.0, 9.0, 5.0]]), k=2, axis=1, ascending=False, sort=True)
     assert values.tolist() == [[9, 5]]

@@ -1,0 +1,87 @@
+"""Export a trained network as TorchScript, for Python and C++, or as a program of torch.export.
+
+TorchScript, whose settings can be set after loading:
+  python export_torchscript.py --model-type mattingrefine --model-backbone resnet50 --model-checkpoint model.pth \\
+      --output model.pt
+a program with fixed settings, for torch.export's compilers and runtimes:
+  python export_torchscript.py ... --model-backbone-scale 0.25 --model-refine-sample-pixels 80000 --output model.pt2
+
+The file is loaded again and compared with the checkpoint's network at three sizes, TorchScript with other settings as
+well, before it gets its name. Exit code 0: written; 1: it gives other results, or the disk failed; 2: nothing was
+started; 130: Ctrl-C. Nothing is written then.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+
+import exporting
+from inference import options
+
+SUFFIXES = ('.pt', '.pth', '.pt2')
+
+
+def parse(argv: Sequence[str] | None) -> argparse.Namespace:
+    """Reads the command line."""
+    parser = options.Parser(__doc__)
+    options.add_model_arguments(parser)
+    exporting.add_output_arguments(parser, '.pt or .pth: TorchScript; .pt2: a program of torch.export')
+    add = parser.add_argument_group('export').add_argument
+    add('--precision', choices=('float32', 'float16'), default='float32',
+        help='of the weights and of the pictures that it takes')  # fmt: skip
+    add('--refine-form', choices=('gather', 'masked'),
+        help='compute the selected cells alone, or every cell and keep the selected ones; '
+        'gather if left out, but masked for .pt2 with --model-refine-mode thresholding')  # fmt: skip
+    return parser.parse_args(argv)
+
+
+def export(args: argparse.Namespace) -> None:
+    """Writes the file that the command line asks for.
+
+    Raises:
+        ValueError, FileNotFoundError: something is wrong with the flags or with the checkpoint.
+        export.ParityError: the file gives other results than the network.
+    """
+    problems = options.model_problems(args) + exporting.output_problems(args, SUFFIXES)
+    if args.output.is_dir():
+        problems.append(f'--output {args.output}: is a folder; choose another name')
+    exporting.refuse(problems)
+    import torch
+
+    from export import torchscript
+    from model.folding import folded
+
+    source = exporting.read_source(args)
+    print(source.report, flush=True)
+    is_program = args.output.suffix == torchscript.PROGRAM
+    form = args.refine_form or ('masked' if is_program and args.model_refine_mode == 'thresholding' else 'gather')
+    about = source.about | {'precision': args.precision, 'torch': torch.__version__}
+    if args.model_type == 'mattingrefine':
+        about['refine_form'] = form
+    network = folded(source.network) if is_program else source.network
+    with tempfile.TemporaryDirectory(prefix=f'.{args.output.name}.', dir=args.output.parent) as folder:
+        path = Path(folder) / args.output.name
+        torchscript.write(path, network, args.precision, form, about)
+        if args.validate:
+            files = args.validate_pair or ()
+            for proof in torchscript.proofs(path, network, source.network, args.precision, files):
+                exporting.judge(*proof)
+        else:
+            print('not compared with the original')
+        os.replace(path, args.output)
+    print(f'{args.output}: {args.output.stat().st_size / 1e6:.1f} MB', flush=True)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs the script; returns its exit code."""
+    args = parse(argv)
+    return exporting.finish(lambda: export(args))
+
+
+if __name__ == '__main__':
+    sys.exit(main())
