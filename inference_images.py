@@ -8,6 +8,8 @@ one plate for a folder of pictures:
       --output-types pha fgr --output-format pha=png --batch-size 2
 a capture rig, photos/cam01/frame_0001.jpg with plates/cam01.png, over all GPUs of a machine:
   torchrun --nproc-per-node gpu inference_images.py ... --images-src photos/ --images-bgr plates/
+an exported file, with the settings that it was exported with:
+  python inference_images.py ... --model-checkpoint model.onnx --backend onnx
 
 Writes <output-dir>/<type>/<name below the source folder>.png or .jpg. Exit code 0: all done; 1: some pictures failed
 and the others are done, or the run had to stop; 2: nothing was started; 130 or 143: stopped by Ctrl-C or SIGTERM.
@@ -27,7 +29,7 @@ from collections.abc import Sequence
 from functools import partial
 from typing import TYPE_CHECKING
 
-from inference import options
+from inference import backend_options, options
 from memory import keep_memory
 
 if TYPE_CHECKING:
@@ -43,7 +45,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     options.add_picture_arguments(parser)
     options.add_output_arguments(parser)
     options.add_device_arguments(parser)
-    return parser.parse_args(argv)
+    return backend_options.parse(parser, argv)
 
 
 def prepare(args: argparse.Namespace, share: options.Share) -> tuple[list[Job], PictureWriter]:
@@ -58,7 +60,10 @@ def prepare(args: argparse.Namespace, share: options.Share) -> tuple[list[Job], 
     from inference.inputs import find_jobs
     from inference.writers import PictureWriter, output_folder_problems
 
-    problems = options.model_problems(args) + options.device_problems(args) + options.output_problems(args)
+    problems = backend_options.backend_problems(args)
+    if not problems:
+        backend_options.follow(args)
+    problems += options.model_problems(args) + options.device_problems(args) + options.output_problems(args)
     unusable = options.picture_problems(args)
     formats = options.output_formats(args)
     writer = PictureWriter(args.output_dir, formats, args.png_compression, args.jpeg_quality)
@@ -120,12 +125,10 @@ def start(argv: Sequence[str] | None, share: options.Share) -> int:
     os.environ.setdefault('GOMP_SPINCOUNT', '100000')
     try:
         jobs, writer = prepare(args, share)
-        from inference.predictor import Matting, choose_device
+        from inference.backends import device_for, load
 
-        device = choose_device(args.device, share.local_rank)
-        matting = Matting.from_checkpoint(
-            **options.model_arguments(args), device=device, precision=args.precision, compiled=args.compile
-        )
+        device = device_for(args.backend, args.device, share.local_rank)
+        matting = load(options.model_arguments(args), args.backend, device, args.precision, args.compile)
     except (ValueError, OSError) as error:
         print(f'error: {error}', file=sys.stderr)
         return 2
@@ -138,7 +141,7 @@ def start(argv: Sequence[str] | None, share: options.Share) -> int:
         return 2
     if share.rank == 0:
         precision = str(matting.dtype).removeprefix('torch.')
-        print(f'{matting.loaded}; on {matting.device} in {precision}', flush=True)
+        print(f'{matting.loaded or args.model_checkpoint}; on {matting.device} in {precision}', flush=True)
     try:
         return run(jobs, matting, writer, args, share)
     except OSError as error:

@@ -8,6 +8,9 @@ all of them at HD and 4K, in two precisions, also as JSON:
 your weights on your picture:
   python inference_speed_test.py --model-type mattingrefine --model-backbone resnet50 --model-checkpoint model.pth \\
       --image-src photo.jpg --image-bgr plate.jpg
+the same network by all backends:
+  python inference_speed_test.py --model-type mattingrefine --model-backbone mobilenetv2 --device cpu \\
+      --backend pytorch torchscript onnx
 
 Times the network alone, from float pictures on the device to alpha and foreground there: no files, no decoding, no
 copies between computer and device. A row is printed as soon as it is measured:
@@ -25,23 +28,23 @@ import argparse
 import json
 import math
 import sys
+import tempfile
 from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from inference import options, sweep
+from inference import backend_options, options, sweep
+from inference.speed_table import COLUMNS, cells, fields, line
 from memory import keep_memory
 
 if TYPE_CHECKING:
     import numpy as np
     import torch
 
-    from inference.speed import Speed, Work
+    from inference.speed import Work
 
 Images = tuple['np.ndarray', 'np.ndarray'] | None
-COLUMNS = {'model': -13, 'backbone': -11, 'resolution': 10, 'precision': -9, 'backend': -11, 'median ms': 10,
-           'p10-p90': 17, 'fps': 8, 'GMac': 7, 'MiB': 7}  # fmt: skip
 
 
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:
@@ -57,13 +60,11 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     add('--image-bgr', type=Path, metavar='FILE', help='its plate')
     options.add_device_arguments(parser, sweep=True)
     add = parser.add_argument_group('measuring').add_argument
-    add('--backend', nargs='+', choices=options.BACKENDS, default=['pytorch'],
-        help='torchscript: traced for the size, or an archive given as --model-checkpoint')  # fmt: skip
     add('--repeats', type=int, default=30, metavar='N', help='runs to time, after three or more to warm up')
     add('--seconds', type=float, metavar='S', help='begin no more runs of a row after so many')
     add('--json', type=Path, metavar='FILE', help='write the rows there, with settings and versions')
     add('-y', dest='overwrite', action='store_true', help='replace the JSON file if there is one')
-    return parser.parse_args(argv)
+    return backend_options.parse(parser, argv)
 
 
 def prepare(args: argparse.Namespace) -> tuple[list[Work], Images]:
@@ -109,11 +110,15 @@ def run(args: argparse.Namespace, works: list[Work], images: Images, device: tor
     print(line(list(COLUMNS)), flush=True)
     if len(works) > 1 and not speed.reset_peak(device):
         print('note: MiB is the highest of the row and those before it; only Linux tells rows apart', file=sys.stderr)
-    with tqdm(works, unit=' rows', leave=False, disable=None, dynamic_ncols=True) as bar:
+    with (
+        tqdm(works, unit=' rows', leave=False, disable=None, dynamic_ncols=True) as bar,
+        tempfile.TemporaryDirectory() as folder,
+    ):
         for work in bar:
             bar.set_description(' '.join(cells(work)))
             try:
-                found = speed.measure(work, device, images, args.repeats, args.seconds or math.inf)
+                ready = exported(work, Path(folder)) if is_to_be_exported(work) else work
+                found = speed.measure(ready, device, images, args.repeats, args.seconds or math.inf)
                 text = line(cells(work, found))
                 report['rows'].append(fields(work) | asdict(found))
             except (ValueError, RuntimeError, MemoryError) as error:
@@ -128,25 +133,24 @@ def run(args: argparse.Namespace, works: list[Work], images: Images, device: tor
     return 0 if len(report['rows']) == len(works) else 1
 
 
-def cells(work: Work, found: Speed | None = None) -> list[str]:
-    """A row of the table, or its beginning."""
-    names = [work.model['model_type'], work.model['backbone'], '{}x{}'.format(*work.size), work.precision, work.backend]
-    if found is None:
-        return names
-    gmac, mib = ('-' if x is None else f'{x:.1f}' for x in (found.gmac, found.peak_mib))
-    return [*names, f'{found.median_ms:.2f}', f'{found.p10_ms:.2f}-{found.p90_ms:.2f}', f'{found.fps:.2f}', gmac, mib]
+def is_to_be_exported(work: Work) -> bool:
+    """Whether it takes an ONNX file that is not there yet."""
+    path = work.model['path']
+    return work.backend == 'onnx' and (path is None or path.suffix != '.onnx')
 
 
-def line(values: Sequence[str]) -> str:
-    """Aligned in the table's columns."""
-    return ' '.join(f'{x:<{-width}}' if width < 0 else f'{x:>{width}}' for x, width in zip(values, COLUMNS.values()))
+def exported(work: Work, folder: Path) -> Work:
+    """The same with an ONNX file, which is made once for all sizes of equal settings."""
+    from export import onnx_file
+    from inference.networks import load_network, random_network
+    from model.folding import folded
 
-
-def fields(work: Work) -> dict[str, Any]:
-    """What a row is about, in plain values: the network and its settings, the pictures, how it is run."""
-    plain = asdict(work)
-    model, (width, height) = plain.pop('model'), plain.pop('size')
-    return {'checkpoint': model.pop('path'), **model, 'width': width, 'height': height, **plain}
+    about = {name: str(value) for name, value in work.model.items() if name != 'path'}
+    path = folder / f'{"-".join([*about.values(), work.precision])}.onnx'
+    if not path.exists():
+        network = random_network(work.model) if work.model['path'] is None else load_network(**work.model)[0]
+        onnx_file.save(onnx_file.convert(folded(network), work.precision, about=about), path)
+    return replace(work, model={**work.model, 'path': path})
 
 
 def start(argv: Sequence[str] | None) -> int:
@@ -156,15 +160,16 @@ def start(argv: Sequence[str] | None) -> int:
         works, images = prepare(args)
         import torch
 
-        from inference.backends import load
-        from inference.devices import choose_device, choose_precision
+        from inference.backends import load, precision_for
+        from inference.devices import choose_device
 
         device = choose_device(args.device)
         keep_memory(device.type)
-        dtypes = [choose_precision(work.precision, device) for work in works]
-        works = [replace(work, precision=str(x).removeprefix('torch.')) for work, x in zip(works, dtypes)]
+        works = [replace(x, precision=precision_for(x.backend, x.precision, device)) for x in works]
         if args.model_checkpoint is not None:
-            print(load(works[0].model, works[0].backend, torch.device('cpu')).loaded or args.model_checkpoint)
+            backend = 'pytorch' if is_to_be_exported(works[0]) else works[0].backend
+            matting = load(works[0].model, backend, torch.device('cpu'), traceable=True)
+            print(matting.loaded or args.model_checkpoint)
     except (ValueError, OSError) as error:
         print(f'error: {error}', file=sys.stderr)
         return 2

@@ -1,4 +1,4 @@
-"""A network ready to be run by a backend, with weights from a file or with random ones: for measuring its speed."""
+"""A network ready to be run by a backend: weights from a file or random ones, a TorchScript archive, an ONNX file."""
 
 from __future__ import annotations
 
@@ -15,36 +15,82 @@ from torch import Tensor, nn
 
 from model.weights import describe, read_weights
 
-from .devices import choose_precision, out_of_memory
+from .devices import choose_device, choose_precision, out_of_memory
 from .networks import random_network
 from .pipeline import say
 from .predictor import Matting
 
 
+class Archive(nn.Module):
+    """A TorchScript archive, converted as a whole, which is how such files are used, and so are its pictures."""
+
+    def __init__(self, archive: nn.Module, dtype: torch.dtype):
+        super().__init__()
+        self.archive, self.dtype = archive.to(dtype), dtype
+
+    def forward(self, src: Tensor, bgr: Tensor) -> tuple[Tensor, ...]:
+        """As the archive's, for pictures of any precision."""
+        return self.archive(src.to(self.dtype), bgr.to(self.dtype))
+
+
 def load(
-    model: Mapping[str, Any], backend: str, device: torch.device, precision: str = 'auto', compiled: bool = False
+    model: Mapping[str, Any],
+    backend: str,
+    device: torch.device,
+    precision: str = 'auto',
+    compiled: bool = False,
+    traceable: bool = False,
 ) -> Matting:
-    """Builds the predictor; for 'torchscript', `trace` is to follow as soon as there are pictures.
+    """Builds the predictor.
 
     Args:
         model: arguments of `Matting.from_checkpoint` that name the network, its settings and its weights; a path of
             None for random weights.
-        backend: 'pytorch' or 'torchscript', which runs a TorchScript archive as it is.
+        backend: 'pytorch'; 'torchscript', which runs a TorchScript archive as it is; 'onnx', which runs an ONNX file.
         device: as for `Matting`.
-        precision: as for `Matting`.
+        precision: as for `Matting`; of an ONNX file 'auto' or its own.
         compiled: as for `Matting`.
+        traceable: for 'torchscript' take weights as well, since `trace` is to follow as soon as there are pictures.
 
     Raises:
         FileNotFoundError: no such file.
-        ValueError: the weights are of another network, or an archive cannot be given its settings.
+        ValueError: the weights are of another network; an archive cannot be given its settings, or an ONNX file has
+            others; the file is not of this backend's kind.
     """
-    if model['path'] is None:
+    path = model['path']
+    if backend == 'onnx':
+        return _onnx(model, device, precision)
+    if path is None:
         return Matting(random_network(model), device, precision, compiled)
-    if backend == 'torchscript' and read_weights(model['path']).kind == 'TorchScript archive':
-        # Converted as a whole, which is how such files are used; the predictor would give it autocast.
-        module = _archive(model).to(device, choose_precision(precision, device))
-        return Matting(module, device, 'float32')
-    return Matting.from_checkpoint(**model, device=device, precision=precision, compiled=compiled)
+    if backend == 'torchscript':
+        if read_weights(path).kind == 'TorchScript archive':
+            dtype = choose_precision(precision, device)
+            return _as_it_is(Archive(_archive(model), dtype), device, dtype)
+        if not traceable:
+            raise ValueError(
+                f'--backend torchscript: needs a TorchScript archive, not {path}; make one of it with '
+                'export_torchscript.py'
+            )
+    matting = Matting.from_checkpoint(**model, device=device, precision=precision, compiled=compiled)
+    if backend == 'pytorch' and matting.loaded and '(TorchScript archive' in matting.loaded.source:
+        _note(f'note: the weights of {path} are used; --backend torchscript runs the archive as it is')
+    return matting
+
+
+def device_for(backend: str, name: str, local_rank: int = 0) -> torch.device:
+    """As `choose_device`; 'auto' means the CPU where ONNX Runtime has nothing else."""
+    if backend == 'onnx' and name == 'auto':
+        from .onnx_network import has_device
+
+        name = 'cuda' if torch.cuda.is_available() and has_device('cuda') else 'cpu'
+    return choose_device(name, local_rank)
+
+
+def precision_for(backend: str, name: str, device: torch.device) -> str:
+    """The precision that `--precision` means; ONNX Runtime has float16 on a CPU, too, and 'auto' is float32 there."""
+    if backend == 'onnx':
+        return 'float32' if name == 'auto' else name
+    return str(choose_precision(name, device)).removeprefix('torch.')
 
 
 def trace(matting: Matting, src: Tensor, bgr: Tensor) -> None:
@@ -53,7 +99,7 @@ def trace(matting: Matting, src: Tensor, bgr: Tensor) -> None:
     Raises:
         ValueError: this torch cannot trace it.
     """
-    if isinstance(matting.model, torch.jit.ScriptModule):
+    if isinstance(matting.model, Archive):
         return
     try:
         with torch.no_grad(), _sifted_warnings():
@@ -63,6 +109,32 @@ def trace(matting: Matting, src: Tensor, bgr: Tensor) -> None:
             raise
         reason = str(error).strip().partition('\n')[0]
         raise ValueError(f'--backend torchscript: torch {torch.__version__} cannot trace it: {reason}') from error
+
+
+def _as_it_is(network: nn.Module, device: torch.device, dtype: torch.dtype) -> Matting:
+    """The predictor of a network that keeps its own precision."""
+    matting = Matting(network, device, 'float32')  # or it would get autocast
+    matting.dtype = dtype
+    return matting
+
+
+def _onnx(model: Mapping[str, Any], device: torch.device, precision: str) -> Matting:
+    """An ONNX file, if it is what is asked for."""
+    from .onnx_network import OnnxNetwork
+
+    network = OnnxNetwork(model['path'], device)
+    asked = {name: value for name, value in model.items() if name != 'path'}
+    if precision != 'auto':
+        asked['precision'] = precision
+    for name, value in asked.items():
+        held = network.about.get(name)
+        if held is None or type(value)(held) != value:
+            flag = '--precision' if name == 'precision' else f'--model-{name.removeprefix("model_").replace("_", "-")}'
+            raise ValueError(
+                f'{flag} {value}: {network.path} was exported with {held}, which cannot be changed; give that, or '
+                'export it anew'
+            )
+    return _as_it_is(network, device, network.dtype)
 
 
 def _archive(model: Mapping[str, Any]) -> nn.Module:

@@ -20,7 +20,7 @@ MODEL_TYPES = ('mattingbase', 'mattingrefine')
 BACKBONES = ('resnet101', 'resnet50', 'mobilenetv2')
 DEVICES = ('auto', 'cuda', 'mps', 'cpu')
 PRECISIONS = ('auto', 'float32', 'bfloat16', 'float16')
-BACKENDS = ('pytorch', 'torchscript')
+BACKENDS = ('pytorch', 'torchscript', 'onnx')
 OUTPUT_TYPES = ('com', 'pha', 'fgr', 'err', 'ref')
 PICTURE_FORMATS = ('png', 'jpg', 'webp')
 DEFAULT_FORMATS = {'com': 'png', 'pha': 'jpg', 'fgr': 'jpg', 'err': 'jpg', 'ref': 'jpg'}
@@ -107,6 +107,10 @@ def add_device_arguments(parser: argparse.ArgumentParser, sweep: bool = False) -
         help='auto: float16 on cuda, float32 elsewhere')  # fmt: skip
     add('--compile', action=argparse.BooleanOptionalAction, default=False,
         help='compile the network: the first picture of a size takes half a minute or more, others less')  # fmt: skip
+    add('--backend', choices=BACKENDS, nargs='+' if sweep else None, default=['pytorch'] if sweep else 'pytorch',
+        help='what runs: weights; a TorchScript archive (.pt); an ONNX file (.onnx). '
+        + ('Weights are traced for the size, or exported, which takes a minute. ' if sweep else '')
+        + 'Model flags that are left out follow an exported file')  # fmt: skip
     if not sweep:
         add('--num-workers', type=int, default=0, metavar='N',
             help='threads that read pictures, and as many that write; 0: one per core (CPU: per 2)')  # fmt: skip
@@ -123,7 +127,7 @@ def device_problems(args: argparse.Namespace) -> list[str]:
         found.append(f'--num-workers {args.num_workers}: must be at least 0')
     if args.compile and args.device != 'cuda' and not _has_compiler():
         found.append('--compile: needs a C++ compiler for the CPU, such as g++; install one or leave the flag out')
-    if args.device == 'cpu' and args.precision == 'float16':
+    if args.device == 'cpu' and args.precision == 'float16' and getattr(args, 'backend', None) != 'onnx':
         found.append('--precision float16: needs a GPU; use bfloat16 or float32 with --device cpu')
     if args.device in ('cuda', 'mps'):
         from .devices import choose_device

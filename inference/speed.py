@@ -26,6 +26,8 @@ import torchvision
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from model import MattingBase
+
 from . import backends, networks
 from .pixels import as_batch, to_float
 from .predictor import Matting
@@ -44,7 +46,7 @@ class Work:
         size: (width, height) of the pictures.
         batch_size: pictures computed at once.
         precision: as for `Matting`.
-        backend: 'pytorch' or 'torchscript'.
+        backend: as for `backends.load`.
         compiled: as for `Matting`.
     """
 
@@ -73,7 +75,7 @@ class Speed:
     p10_ms: float
     p90_ms: float
     fps: float
-    gmac: float
+    gmac: float | None
     peak_mib: float | None
     runs: int
     warm_ups: int
@@ -100,7 +102,7 @@ def measure(
     """
     if work.compiled:
         torch.compiler.reset()  # or it makes the sides of a second size variable, and gives up after eight
-    matting = backends.load(work.model, work.backend, device, work.precision, work.compiled)
+    matting = backends.load(work.model, work.backend, device, work.precision, work.compiled, traceable=True)
     src, bgr = _inputs(work, matting, images)
     gmac = _gmac(work, src, bgr)
     if work.backend == 'torchscript':
@@ -199,16 +201,22 @@ def _inputs(work: Work, matting: Matting, images: tuple[np.ndarray, np.ndarray] 
         *srcs, bgr = (noise.integers(0, 256, (height, width, 3), np.uint8) for _ in range(count + 1))
     else:
         srcs, bgr = [images[0]] * count, images[1]
-    dtype = next(matting.model.parameters()).dtype
-    if dtype == torch.bfloat16 and not isinstance(matting.model, torch.jit.ScriptModule):
+    weights = next(matting.model.parameters(), None)
+    dtype = matting.dtype if weights is None else weights.dtype
+    if dtype == torch.bfloat16 and isinstance(matting.model, MattingBase):
         dtype = torch.float32  # the networks here convert it themselves
     src = to_float(as_batch([matting.staged(x).to(matting.device) for x in srcs]), dtype)
     return src, to_float(as_batch([matting.staged(bgr).to(matting.device)]), dtype).expand_as(src)
 
 
-def _gmac(work: Work, src: Tensor, bgr: Tensor) -> float:
-    """For one picture. Nothing is computed for it, but how many cells exceed a threshold takes the picture itself."""
+def _gmac(work: Work, src: Tensor, bgr: Tensor) -> float | None:
+    """For one picture. Nothing is computed for it, but how many cells exceed a threshold takes the picture itself.
+
+    None for what takes the weights themselves where these are in an ONNX file.
+    """
     if work.model.get('refine_mode') == 'thresholding':
+        if work.backend == 'onnx':
+            return None
         # In eager mode whatever is measured: compiled or traced convolutions cannot be counted.
         eager = backends.load(work.model, 'pytorch', src.device, 'float32')
         return count_gmac(eager.model, src[:1].float(), bgr[:1].float())

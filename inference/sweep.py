@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from . import options
+from . import backend_options, options
 
 if TYPE_CHECKING:
     import numpy as np
@@ -48,12 +48,18 @@ def read_sizes(words: Sequence[str]) -> list[Size]:
 
 
 def make_rows(args: argparse.Namespace, sizes: Sequence[Size]) -> list[argparse.Namespace]:
-    """The flags of each row: one value where there were several, and the published settings where there was none."""
+    """The flags of each row: one value where there were several, and the published settings where there was none.
+
+    Raises:
+        ValueError: see `backend_options.follow`.
+    """
     backbones = options.BACKBONES if 'all' in args.model_backbone else args.model_backbone
     rows = []
     for values in itertools.product(*map(dict.fromkeys, (backbones, sizes, args.precision, args.backend))):
         row = argparse.Namespace(**vars(args))
         row.model_backbone, row.resolution, row.precision, row.backend = values
+        if not backend_options.backend_problems(row, convertible=True):
+            backend_options.follow(row)
         scale, pixels = SETTINGS['4k' if math.prod(row.resolution) > 2 * math.prod(SIZES['hd']) else 'hd']
         if row.model_backbone_scale is None:
             row.model_backbone_scale = scale
@@ -70,8 +76,9 @@ def row_problems(rows: Sequence[argparse.Namespace]) -> list[str]:
     if checkpoint is not None and len({row.model_backbone for row in rows}) > 1:
         found.append(f'--model-checkpoint {checkpoint}: has one backbone; give that alone as --model-backbone')
     for row in rows:
-        if row.compile and row.backend != 'pytorch':
-            found.append(f'--backend {row.backend}: cannot be compiled; leave out --compile, or this backend')
+        found += backend_options.backend_problems(row, convertible=True)
+        if row.backend == 'onnx' and row.precision == 'bfloat16':
+            found.append('--precision bfloat16: --backend onnx has float32 and float16')
         small = min(row.resolution) * row.model_backbone_scale
         if row.model_type == 'mattingrefine' and 0 < small < 1:
             width, height = row.resolution

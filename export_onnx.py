@@ -1,0 +1,107 @@
+"""Exports a trained network as ONNX, for ONNX Runtime, OpenVINO, TensorRT and others, for any batch and any sides.
+
+a network for HD pictures:
+  python export_onnx.py --model-type mattingrefine --model-backbone resnet50 --model-checkpoint model.pth \\
+      --output model.onnx
+for 4K, in half precision, alpha and foreground alone:
+  python export_onnx.py ... --model-backbone-scale 0.125 --model-refine-sample-pixels 320000 \\
+      --precision float16 --outputs pha fgr --output model.onnx
+try it:
+  python inference_images.py ... --backend onnx --model-checkpoint model.onnx
+
+Inputs are src and bgr, (batch, 3, height, width), RGB, 0..1; sides are multiples of 4 if the network refines. Before
+the file gets its name, ONNX Runtime runs it at three sizes, on photographs and drawings, one by one and together, and
+results are compared with those of the checkpoint's network. The file says of itself what it was made from and with
+which settings, which are fixed.
+
+Exit code 0: written; 1: it gives other results, or the disk failed; 2: nothing was started; 130: Ctrl-C. Nothing is
+written then.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+
+import exporting
+from export.outputs import ALL, OUTPUTS
+from inference import options
+
+# Of the oldest operators that torch writes, and of the newest that it converts to.
+OPSETS = range(18, 26)
+
+
+def parse(argv: Sequence[str] | None) -> argparse.Namespace:
+    """Reads the command line."""
+    parser = options.Parser(__doc__)
+    options.add_model_arguments(parser)
+    exporting.add_output_arguments(parser, 'the file, which ends in .onnx')
+    add = parser.add_argument_group('export').add_argument
+    add('--onnx-opset-version', type=int, default=20, metavar='N',
+        help=f'version of the operators, {OPSETS[0]} to {OPSETS[-1]}; lower for older runtimes')  # fmt: skip
+    add('--precision', choices=('float32', 'float16'), default='float32', help='of weights, pictures and results')
+    add('--outputs', nargs='+', metavar='NAME', choices=ALL,
+        help='of pha fgr pha_sm fgr_sm err_sm ref_sm, mattingbase: pha fgr err hid; all if left out')  # fmt: skip
+    add('--refine-form', choices=('gather', 'masked'),
+        help='compute the chosen cells alone, by top-k (or non-zero) and gathering, or all cells and keep the chosen; '
+        'gather if left out, masked for thresholding')  # fmt: skip
+    return parser.parse_args(argv)
+
+
+def check(args: argparse.Namespace) -> None:
+    """Raises ValueError with all that is wrong with the flags, one line each."""
+    modules = ['onnx', 'onnxscript', *(['onnxruntime'] if args.validate else [])]
+    problems = options.model_problems(args) + exporting.output_problems(args, ['.onnx'], modules)
+    if args.output.is_dir():
+        problems.append(f'--output {args.output}: is a folder; choose another name')
+    if args.onnx_opset_version not in OPSETS:
+        problems.append(f'--onnx-opset-version {args.onnx_opset_version}: must be in {OPSETS[0]}..{OPSETS[-1]}')
+    foreign = [name for name in args.outputs or () if name not in OUTPUTS[args.model_type]]
+    if foreign:
+        problems.append(f'--outputs {" ".join(foreign)}: {args.model_type} has {" ".join(OUTPUTS[args.model_type])}')
+    exporting.refuse(problems)
+
+
+def export(args: argparse.Namespace) -> None:
+    """Writes the file that the command line asks for.
+
+    Raises:
+        ValueError, FileNotFoundError: something is wrong with the flags or with the checkpoint.
+        export.ParityError: the file gives other results than the network.
+        OSError: the disk's own error.
+    """
+    check(args)
+    source = exporting.read_source(args)
+    print(source.report, flush=True)
+    from export import onnx_file
+    from model.folding import folded
+
+    model = onnx_file.convert(
+        folded(source.network), args.precision, args.refine_form, args.onnx_opset_version, source.about
+    )
+    with tempfile.TemporaryDirectory(prefix=f'.{args.output.name}.', dir=args.output.parent) as folder:
+        path = Path(folder) / args.output.name
+        onnx_file.save(onnx_file.chosen(model, args.outputs) if args.outputs else model, path)
+        if args.validate:
+            compared = [*onnx_file.compare(model, path, source.network, args.validate_pair or ())]
+            unseen = args.model_type == 'mattingrefine' and not any(comparison.refined for comparison in compared)
+            note = '; but it refined no cell of these pictures, so try yours: --validate-pair' if unseen else ''
+            exporting.judge(compared, onnx_file.LIMITS[args.precision], f'running the file in ONNX Runtime{note}')
+        else:
+            print('not compared with the original')
+        os.replace(path, args.output)
+    print(f'{args.output}: {args.output.stat().st_size / 1e6:.1f} MB', flush=True)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs the script; returns its exit code."""
+    args = parse(argv)
+    return exporting.finish(lambda: export(args))
+
+
+if __name__ == '__main__':
+    sys.exit(main())

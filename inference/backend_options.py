@@ -1,0 +1,103 @@
+"""`--backend`: its flag, its checks, and settings that follow a file which has its own.
+
+An exported file says with which settings it was made, and flags that are not typed take these. Those of an ONNX file
+are fixed, so that a flag which says otherwise is an error. Importing this does not import torch.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib.util
+import json
+import zipfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+INSTALL = "pip install -e '.[export]'"
+# What a file says of itself that flags say, too.
+SETTINGS: Mapping[str, Any] = {
+    'model_backbone_scale': float,
+    'model_refine_mode': str,
+    'model_refine_sample_pixels': int,
+    'model_refine_threshold': float,
+    'model_refine_kernel_size': int,
+    'precision': str,
+}
+
+
+def parse(parser: argparse.ArgumentParser, argv: Sequence[str] | None) -> argparse.Namespace:
+    """Reads a command line; `typed` of the result names the flags that were given, even if with their defaults."""
+    args = parser.parse_args(argv)
+    # Flags that find a value do not set their default.
+    blank = argparse.Namespace(**dict.fromkeys(vars(args), parser))
+    values = vars(parser.parse_args(argv, blank))
+    args.typed = [name for name, value in values.items() if value is not parser]
+    return args
+
+
+def backend_problems(args: argparse.Namespace, convertible: bool = False) -> list[str]:
+    """What is wrong with `--backend` and with what it is to run.
+
+    Args:
+        args: of one backend.
+        convertible: weights, or none, are as good as a file of the backend's own.
+    """
+    path, backend, found = args.model_checkpoint, args.backend, []
+    suffix = None if path is None else path.suffix
+    if suffix == '.onnx' and backend != 'onnx':
+        found.append(f'--model-checkpoint {path}: an ONNX file, which needs --backend onnx, not {backend}')
+    if suffix == '.pt2':
+        found.append(f'--model-checkpoint {path}: a program of torch.export, which no --backend runs; give its weights')
+    if backend == 'onnx' and suffix not in ('.onnx', '.pt2') and not convertible:
+        found.append(f'--backend onnx: needs an .onnx file, not {path}; make one of it with export_onnx.py')
+    if backend != 'pytorch' and args.compile:
+        found.append(f'--backend {backend}: cannot be compiled; leave out --compile, or this backend')
+    if backend == 'onnx' and args.device == 'mps':
+        found.append('--device mps: ONNX Runtime has none; use cpu')
+    needed = ['onnxruntime'] if suffix == '.onnx' else ['onnxruntime', 'onnx', 'onnxscript']
+    missing = [name for name in needed if importlib.util.find_spec(name) is None]
+    if backend == 'onnx' and missing:
+        found.append(f'--backend onnx: {", ".join(missing)} is not installed: {INSTALL}')
+    return found
+
+
+def follow(args: argparse.Namespace) -> None:
+    """Gives flags that were not typed the settings of an exported file; does nothing for other checkpoints.
+
+    Call it once `backend_problems` finds none.
+
+    Raises:
+        ValueError: an ONNX file is none of export_onnx.py, or lacks an output of `--output-types`.
+    """
+    path = args.model_checkpoint
+    if path is None or not path.is_file():
+        return
+    if path.suffix == '.onnx':
+        from .onnx_network import read_about
+
+        about = read_about(path)
+        _check_outputs(args, about['outputs'].split())
+    else:
+        about = _archive_about(path)
+    for name, convert in SETTINGS.items():
+        key = name.removeprefix('model_')
+        if key in about and (name not in args.typed or getattr(args, name) == 'auto'):
+            setattr(args, name, convert(about[key]))
+
+
+def _check_outputs(args: argparse.Namespace, given: Sequence[str]) -> None:
+    for kind in getattr(args, 'output_types', ()):
+        if kind in ('err', 'ref') and kind not in given and f'{kind}_sm' not in given:
+            outputs, path = ' '.join(given), args.model_checkpoint
+            raise ValueError(f'--output-types {kind}: {path} was exported with --outputs {outputs} alone')
+
+
+def _archive_about(path: Path) -> Mapping[str, str]:
+    """What a TorchScript archive says of itself, but for its precision, which can be changed; else nothing."""
+    if not zipfile.is_zipfile(path):
+        return {}
+    with zipfile.ZipFile(path) as archive:
+        named = [name for name in archive.namelist() if name.endswith('/extra/about.json')]
+        about = json.loads(archive.read(named[0])) if named else {}
+    return {key: value for key, value in about.items() if key != 'precision'}
