@@ -39,8 +39,8 @@ class Limits:
     """The largest differences that pass.
 
     Attributes:
-        mean: of alpha and of the foreground, over the whole picture, and over the cells that both refine: a small
-            part of it, so that refined cells in wrong places would hardly show in the former.
+        mean: of alpha and of the foreground, over all cells that are refined alike, and over those that both refine:
+            a small part, so that refined cells in wrong places would hardly show in the former.
         worst: of any value, in cells that both refine or neither does.
         cells: share of the refined cells that may be other ones: where errors are nearly equal, rounding decides.
     """
@@ -54,7 +54,7 @@ class Limits:
 class Difference:
     """Of one output: the worst, the mean, and the mean of cells that both refine.
 
-    The worst of results at full size counts cells that are refined alike.
+    Of results at full size the first two, too, count cells that are refined alike only.
     """
 
     worst: float
@@ -96,8 +96,8 @@ class Comparison:
             if name in FULL_SIZE and not max(x.mean, x.refined) <= limits.mean:
                 mean = f'{x.mean:.1e} ({x.refined:.1e} in refined cells)'
                 found.append(f'{name} differs by {mean} in the mean, more than {limits.mean:.0e}')
-        # A pair counts twice: one cell less and another more.
-        if self.differing > 2 * limits.cells * max(self.refined, 1):
+        # A pair counts twice: one cell less and another more. One such pair says nothing.
+        if self.differing > 2 * max(limits.cells * self.refined, 1):
             found.append(f'{self.differing} of {self.refined} cells are refined differently')
         return found
 
@@ -131,14 +131,20 @@ def compare(name: str, expected: Mapping[str, Tensor], found: Mapping[str, Tenso
             raise ValueError(f'{name}: {key} is {tuple(value.shape)}, not {tuple(expected[key].shape)}')
         difference = (value.to(torch.float32) - expected[key]).abs()
         if cells is not None and key in FULL_SIZE:
-            alike, both = (_pixels(x, difference) for x in (cells[0] == cells[1], cells[0] & cells[1]))
-            refined = difference[both].mean() if both.any() else torch.zeros(())
-            worst = difference[alike].max() if alike.any() else torch.zeros(())
-            differences[key] = Difference(float(worst), float(difference.mean()), float(refined))
+            alike, both = (difference[_pixels(x, difference)] for x in (cells[0] == cells[1], cells[0] & cells[1]))
+            differences[key] = Difference(*map(float, (_largest(alike), _mean(alike), _mean(both))))
         else:
             differences[key] = Difference(float(difference.max()), float(difference.mean()))
     counts = (int(cells[0].sum()), int((cells[0] != cells[1]).sum())) if cells is not None else (0, 0)
     return Comparison(name, differences, *counts)
+
+
+def _largest(x: Tensor) -> Tensor:
+    return x.max() if len(x) else x.sum()
+
+
+def _mean(x: Tensor) -> Tensor:
+    return x.sum() / max(len(x), 1)
 
 
 def _pixels(cells: Tensor, like: Tensor) -> Tensor:

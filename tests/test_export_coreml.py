@@ -240,12 +240,17 @@ def test_a_comparison_counts_cells_and_forgives_none_that_are_nan():
     moved, other = ref.clone(), pha.clone()
     moved[0, 0, 0, 1], moved[0, 0, 1, 1] = 0, 1
     other[..., :4, :4] = 0.25
-    other[..., 4:, 4:] = 1  # refined by one alone: not in the worst, but in the mean
+    other[..., 4:, 4:] = 1  # refined by one alone: rounding decides that, so it does not count
     found = compare('x', {'pha': pha, 'ref_sm': ref}, {'pha': other, 'ref_sm': moved})
     assert (found.refined, found.differing) == (2, 2)
-    assert found.differences == {'pha': Difference(worst=0.25, mean=0.25 / 4 + 1 / 4, refined=0.25)}
-    assert found.problems(Limits(mean=1, worst=0.2, cells=1)) == ['pha differs by up to 2.5e-01, more than 2e-01']
-    assert found.problems(Limits(mean=1, worst=1, cells=0.4)) == ['2 of 2 cells are refined differently']
+    assert found.differences == {'pha': Difference(worst=0.25, mean=0.125, refined=0.25)}
+    assert found.problems(Limits(mean=1, worst=0.2, cells=0)) == ['pha differs by up to 2.5e-01, more than 2e-01']
+    assert found.problems(Limits(mean=0.2, worst=1, cells=0)) == [
+        'pha differs by 1.2e-01 (2.5e-01 in refined cells) in the mean, more than 2e-01'
+    ]
+    found = compare('x', {'pha': pha, 'ref_sm': ref}, {'pha': other, 'ref_sm': 1 - ref})
+    assert found.differences == {'pha': Difference(worst=0, mean=0, refined=0)}
+    assert found.problems(Limits(mean=1, worst=1, cells=0.9)) == ['4 of 2 cells are refined differently']
     other[0, 0, 0, 0] = torch.nan
     found = compare('x', {'pha': pha, 'ref_sm': ref}, {'pha': other, 'ref_sm': ref})
     assert len(found.problems(Limits(mean=9, worst=9, cells=9))) == 2

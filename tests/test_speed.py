@@ -146,7 +146,7 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[float]]:
     """The seconds that the next runs take."""
     seconds: list[float] = []
     monkeypatch.setattr(speed, '_seconds', lambda work, device: seconds.pop(0))
-    monkeypatch.setattr(backends, 'load', lambda *_: Matting(MattingBase('mobilenetv2'), CPU))
+    monkeypatch.setattr(backends, 'load', lambda *_, **__: Matting(MattingBase('mobilenetv2'), CPU))
     yield seconds
     assert not seconds, 'fewer runs than expected'
 
