@@ -67,10 +67,12 @@ def output_problems(args: argparse.Namespace, suffixes: Sequence[str], modules: 
     for path in args.validate_pair or ():
         if not path.is_file():
             found.append(f'--validate-pair {path}: no such file')
-    needed = [*modules, *(['sklearn'] if args.validate and not args.validate_pair else [])]
-    missing = [name for name in needed if importlib.util.find_spec(name) is None]
+    missing = [name for name in modules if importlib.util.find_spec(name) is None]
     if missing:
         found.append(f'{", ".join(missing)} is not installed, which this export needs: {INSTALL}')
+    if args.validate and not args.validate_pair and importlib.util.find_spec('sklearn') is None:
+        found.append(f'--validate: the sample photographs are in scikit-learn, which is not installed: {INSTALL}; '
+                     'or give photographs of yours with --validate-pair')  # fmt: skip
     return found
 
 
