@@ -169,8 +169,8 @@ def _nothing_to_compare(name: str) -> Iterator[None]:
 class _Pooling(nn.Sequential):
     """The mean of a picture's features, for each of its pixels: repeated.
 
-    The network interpolates it, as if one pixel had neighbours. OpenCV 5.0 then reads memory that is not the picture's,
-    and its results are noise, without a word.
+    The network enlarges a picture of one pixel to that. OpenCV 5.0 reads other memory then, and its results are noise,
+    without a word.
     """
 
     def forward(self, x: Tensor) -> Tensor:
