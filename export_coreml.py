@@ -18,10 +18,14 @@ Exit code 0: the package is there; 1: it differs from the original, or cannot be
 from __future__ import annotations
 
 import argparse
+import math
+import os
+import shutil
 import sys
 import tempfile
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -31,6 +35,7 @@ from inference import options
 
 if TYPE_CHECKING:
     from export.coreml import Settings
+    from export.parity import Limits
 
 TARGETS = ('iOS15', 'iOS16', 'iOS17', 'iOS18')
 MODULES = ('coremltools',)
@@ -80,7 +85,8 @@ def prepare(args: argparse.Namespace) -> Settings:
     sizes = list(dict.fromkeys(zip(sides[::2], sides[1::2])))
     if len(sides) % 2:
         problems.append(f'--resolution {" ".join(map(str, sides))}: width and height, in pairs')
-    least = max(16, round(1 / args.model_backbone_scale)) if refines else 16
+    scaled = refines and 0 < args.model_backbone_scale <= 0.5  # else it is among the problems already
+    least = max(16, math.ceil(1 / args.model_backbone_scale)) if scaled else 16
     if min(sides) < least or max(sides) > 16_384:
         problems.append(f'--resolution {" ".join(map(str, sides))}: sides must be in {least}..16384')
     needs_18 = ['several sizes'] * (len(sizes) > 1) + ['--plate-state'] * args.plate_state
@@ -135,38 +141,61 @@ def export(args: argparse.Namespace, settings: Settings) -> None:
     from export import coreml, coreml_package, coreml_parity
     from model.folding import folded
 
-    network, models = folded(source.network), []
+    network, models, plain = folded(source.network), [], replace(settings, quantize='none')
     with tempfile.TemporaryDirectory(dir=args.output.parent, prefix='.export-') as folder:
         for size in settings.sizes:
             begin = time.monotonic()
             models.append(coreml.convert(network, settings, size))
             print('converted for {}x{} in {:.0f} s'.format(*size, time.monotonic() - begin), flush=True)
         package = Path(folder) / 'Matting.mlpackage'
-        coreml_package.write(models, settings, package, describe(args, source, settings))
-        del models
+        coreml_package.write(models, plain, package, describe(args, source, plain))
         if args.validate:
-            files, limits = args.validate_pair or (), coreml_parity.limits_of(settings)
-            compared = coreml_parity.evaluate(source.network, package, settings, files)
-            exporting.judge(compared, limits, 'running the program of the package with torch, in its declared types')
-            if sys.platform == 'darwin':
-                compared = coreml_parity.predict(source.network, package, settings, files)
-                exporting.judge(compared, limits, 'Core ML on this computer')
-        place(package, args.output, Path(folder))
+            prove(args, source, plain, package, coreml_parity.LIMITS[settings.precision], 'proved equal by')
+        if settings.quantize != 'none':
+            package = Path(folder) / 'Quantized.mlpackage'
+            models = [coreml.quantized(model, settings) for model in models]
+            coreml_package.write(models, settings, package, describe(args, source, settings))
+            if args.validate:
+                loss = coreml_parity.LOSSES[settings.quantize]
+                prove(args, source, settings, package, loss, f'what {settings.quantize} costs, by')
+        exporting.refuse(exporting.name_problems(args))  # what has come there in the meantime
+        place(package, args.output)
     size = sum(file.stat().st_size for file in args.output.rglob('*') if file.is_file())
     print(f'{args.output}: {size / 1e6:.1f} MB, for {settings.target} and later'
           + ('' if args.validate else '; not compared with the original'))  # fmt: skip
 
 
-def place(package: Path, output: Path, folder: Path) -> None:
-    """Gives a package its name. One that is there, which was allowed to be replaced, goes when the new one is there."""
-    if output.exists():
-        output.rename(folder / 'former')
+def prove(
+    args: argparse.Namespace, source: exporting.Source, settings: Settings, package: Path, limits: Limits, verdict: str
+) -> None:
+    """Compares a package with the original.
+
+    Raises:
+        export.ParityError: it gives other results.
+    """
+    from export import coreml_parity
+
+    files = args.validate_pair or ()
+    compared, cells = coreml_parity.evaluate(source.network, package, settings, files)
+    exporting.judge(compared, limits, f'{verdict} running the program of the package with torch, in its declared types')
+    if sys.platform == 'darwin':
+        compared = coreml_parity.predict(source.network, package, settings, files, cells)
+        exporting.judge(compared, limits, f'{verdict} Core ML on this computer')
+
+
+def place(package: Path, output: Path) -> None:
+    """Gives a package its name. The one that was there goes when the new one is there, and comes back if it is not."""
+    if not output.exists():
+        package.rename(output)
+        return
+    former = output.with_name(f'.{output.name}.{os.getpid()}.former')
+    output.rename(former)
     try:
         package.rename(output)
-    except OSError:
-        if (folder / 'former').exists():
-            (folder / 'former').rename(output)
+    except BaseException:
+        former.rename(output)
         raise
+    shutil.rmtree(former)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -48,8 +48,6 @@ def export(args: argparse.Namespace) -> None:
         export.ParityError: the file gives other results than the network.
     """
     problems = options.model_problems(args) + exporting.output_problems(args, SUFFIXES)
-    if args.output.is_dir():
-        problems.append(f'--output {args.output}: is a folder; choose another name')
     exporting.refuse(problems)
     import torch
 
@@ -57,8 +55,8 @@ def export(args: argparse.Namespace) -> None:
     from model.folding import folded
 
     source = exporting.read_source(args)
-    print(source.report, flush=True)
     is_program = args.output.suffix == torchscript.PROGRAM
+    print(source.report + ('\nconverting, which takes half a minute or more' if is_program else ''), flush=True)
     form = args.refine_form or ('masked' if is_program and args.model_refine_mode == 'thresholding' else 'gather')
     about = source.about | {'precision': args.precision, 'torch': torch.__version__}
     if args.model_type == 'mattingrefine':

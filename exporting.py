@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import importlib.util
 import os
+import signal
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -16,12 +17,11 @@ from typing import TYPE_CHECKING
 
 from export import ParityError
 from inference import options
+from inference.backend_options import INSTALL
 
 if TYPE_CHECKING:
     from export.parity import Comparison, Limits
     from model import MattingBase
-
-INSTALL = "pip install -e '.[export]'"
 
 
 @dataclass(frozen=True)
@@ -46,9 +46,23 @@ def add_output_arguments(parser: argparse.ArgumentParser, output: str) -> None:
     add('--output', type=Path, required=True, metavar='FILE', help=output)
     add('-y', dest='overwrite', action='store_true', help='replace it if it is there')
     add('--validate', action=argparse.BooleanOptionalAction, default=True,
-        help='compare with the original on two pictures, and write nothing if results differ')  # fmt: skip
+        help='compare with the original on pictures that it did not see; write nothing if results differ')  # fmt: skip
     add('--validate-pair', nargs=2, type=Path, metavar=('SRC', 'BGR'),
         help='a photograph of yours and its plate to compare on; sample photographs if left out')  # fmt: skip
+
+
+def name_problems(args: argparse.Namespace) -> list[str]:
+    """What stands in the way of the output's name."""
+    found, out = [], args.output
+    if not out.parent.is_dir():
+        found.append(f'--output {out}: there is no folder {out.parent}')
+    elif not os.access(out.parent, os.W_OK):
+        found.append(f'--output {out}: the folder {out.parent} cannot be written to')
+    elif out.exists() and out.is_dir() != (out.suffix == '.mlpackage' and (out / 'Manifest.json').is_file()):
+        found.append(f'--output {out}: is a {"folder" if out.is_dir() else "file"}; choose another name')
+    elif out.exists() and not args.overwrite:
+        found.append(f'--output {out}: exists; choose another name, or replace it with -y')
+    return found
 
 
 def output_problems(args: argparse.Namespace, suffixes: Sequence[str], modules: Sequence[str] = ()) -> list[str]:
@@ -56,17 +70,19 @@ def output_problems(args: argparse.Namespace, suffixes: Sequence[str], modules: 
     found, out = [], args.output
     if out.suffix not in suffixes:
         found.append(f'--output {out}: must end in {" or ".join(suffixes)}')
-    if not out.parent.is_dir():
-        found.append(f'--output {out}: there is no folder {out.parent}')
-    elif not os.access(out.parent, os.W_OK):
-        found.append(f'--output {out}: the folder {out.parent} cannot be written to')
-    elif out.exists() and not args.overwrite:
-        found.append(f'--output {out}: exists; choose another name, or replace it with -y')
+    found += name_problems(args)
     if args.model_checkpoint.exists() and out.exists() and out.samefile(args.model_checkpoint):
         found.append(f'--output {out}: is the checkpoint itself; choose another name')
     for path in args.validate_pair or ():
         if not path.is_file():
             found.append(f'--validate-pair {path}: no such file')
+        elif args.validate:
+            from dataset.images import ImageError, read_rgb
+
+            try:
+                read_rgb(path)
+            except ImageError as error:
+                found.append(f'--validate-pair: {error}')
     missing = [name for name in modules if importlib.util.find_spec(name) is None]
     if missing:
         found.append(f'{", ".join(missing)} is not installed, which this export needs: {INSTALL}')
@@ -94,17 +110,24 @@ def read_source(args: argparse.Namespace) -> Source:
         raise ValueError(f'{path}: damaged: {verdict.text}')
     network, report = load_network(**arguments)
     about = {key: str(value) for key, value in arguments.items() if key != 'path'}
-    sha256 = verifier.digest(path)
+    sha256, trained = verifier.digest(path), None
     about |= {'checkpoint': path.name, 'checkpoint_sha256': sha256}
     # By content: best.pth is another name of a checkpoint's file.
     for record in read_records(path.resolve().parent):
         if sha256 in (file.sha256 for file in record.files.values()):
             about |= {'run': record.run, 'epoch': str(record.epoch), 'step': str(record.step)}
-    return Source(network.eval(), about, str(report))
+            trained = record.identity.get('backbone scale')
+    text = str(report)
+    if 'backbone_scale' in about:
+        text += f'; backbone scale {about["backbone_scale"]}, {about["refine_mode"]}'
+        text += f' of {about["refine_sample_pixels"]} pixels' if about['refine_mode'] == 'sampling' else ''
+        if trained not in (None, arguments['backbone_scale']):
+            text += f' (note: it was trained at scale {trained}, for pictures of another size perhaps)'
+    return Source(network.eval(), about, text)
 
 
-def judge(comparisons: Sequence[Comparison], limits: Limits, proof: str) -> None:
-    """Prints what was compared, and how.
+def judge(comparisons: Sequence[Comparison], limits: Limits, verdict: str) -> None:
+    """Prints what was compared, and then, in the words of `verdict`, that nothing differs by more than the limits.
 
     Raises:
         export.ParityError: something differs by more than the limits.
@@ -116,11 +139,21 @@ def judge(comparisons: Sequence[Comparison], limits: Limits, proof: str) -> None
         problems += [f'{comparison.name}: {problem}' for problem in comparison.problems(limits)]
     if problems:
         raise ParityError('not equal to the original, nothing written:\n  ' + '\n  '.join(problems))
-    print(f'proved equal by {proof}', flush=True)
+    unseen = all(comparison.refined == 0 for comparison in comparisons)
+    note = '; but it refined no cell of these pictures, so try yours: --validate-pair' if unseen else ''
+    allowed = f'worst {limits.worst:g}, mean {limits.mean:g}, {limits.cells:.1%} of the cells'
+    print(f'{verdict} (limits: {allowed}){note}', flush=True)
 
 
 def finish(run: Callable[[], None]) -> int:
-    """Runs an export; returns the script's exit code and says in a line what went wrong."""
+    """Runs an export; returns the script's exit code and says in a line what went wrong. SIGTERM ends it as Ctrl-C."""
+    stopped = []
+
+    def stop(number: int, _: object) -> None:
+        stopped.append(number)
+        raise KeyboardInterrupt
+
+    former = signal.signal(signal.SIGTERM, stop)
     try:
         run()
     except (ValueError, FileNotFoundError) as error:
@@ -129,9 +162,18 @@ def finish(run: Callable[[], None]) -> int:
     except (ParityError, OSError) as error:
         print(f'error: {error}', file=sys.stderr)
         return 1
+    except (MemoryError, RuntimeError) as error:
+        from inference.devices import out_of_memory
+
+        if not isinstance(error, MemoryError) and not out_of_memory(error):
+            raise
+        print('error: too little memory; nothing was written', file=sys.stderr)
+        return 1
     except KeyboardInterrupt:
         print('stopped: nothing was written', file=sys.stderr)
-        return 130
+        return 128 + (stopped[0] if stopped else signal.SIGINT)
+    finally:
+        signal.signal(signal.SIGTERM, former)
     return 0
 
 

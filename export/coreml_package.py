@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +34,7 @@ def write(models: Sequence[Any], settings: Settings, package: Path, about: Mappi
         package: a path that ends in .mlpackage, where nothing is yet.
         about: 'author', 'license', 'version', 'short description', and whatever else there is to know.
     """
-    with quiet():
+    with quiet(), _disk_errors(package):
         import coremltools as ct
 
         if len(models) == 1:
@@ -52,6 +53,17 @@ def write(models: Sequence[Any], settings: Settings, package: Path, about: Mappi
         specification = ct.utils.load_spec(str(package))
     _describe(specification.description, about)
     _specification_file(package).write_bytes(specification.SerializeToString())
+
+
+@contextlib.contextmanager
+def _disk_errors(package: Path) -> Iterator[None]:
+    """Makes errors of the disk of what coremltools says when it cannot write weights."""
+    try:
+        yield
+    except RuntimeError as error:
+        if 'MIL FileWriter' not in str(error):
+            raise
+        raise OSError(f'{package}: cannot be written: {error}') from error
 
 
 def _specification_file(package: Path) -> Path:

@@ -167,6 +167,7 @@ OPERATIONS: dict[str, Callable[..., Any]] = {
     'sub': lambda x, y: _tensor(x) - y,
     'mul': lambda x, y: _tensor(x) * y,
     'real_div': lambda x, y: _tensor(x) / y,
+    'equal': lambda x, y: _tensor(x) == y,
     'greater': lambda x, y: _tensor(x) > y,
     'greater_equal': lambda x, y: _tensor(x) >= y,
     'less': lambda x, y: _tensor(x) < y,

@@ -21,7 +21,7 @@ from .parity import Comparison, Limits
 from .torchscript import portable_copy, program
 
 # (width, height) to compare at, none of which is the size of an example; what refines takes multiples of 4.
-REFINE_SIZES = ((640, 360), (300, 404), (1920, 1080))
+REFINE_SIZES = ((640, 360), (148, 204), (1920, 1080))
 # At full size the coarse network of a picture of HD takes up to 10 GB.
 BASE_SIZES = ((320, 180), (151, 202), (960, 540))
 # Ten times what was measured on trained networks (docs/export.md) in float32, three times in float16: another processor

@@ -97,7 +97,10 @@ def _archive_about(path: Path) -> Mapping[str, str]:
     """What a TorchScript archive says of itself, but for its precision, which can be changed; else nothing."""
     if not zipfile.is_zipfile(path):
         return {}
-    with zipfile.ZipFile(path) as archive:
-        named = [name for name in archive.namelist() if name.endswith('/extra/about.json')]
-        about = json.loads(archive.read(named[0])) if named else {}
+    try:
+        with zipfile.ZipFile(path) as archive:
+            named = [name for name in archive.namelist() if name.endswith('/extra/about.json')]
+            about = json.loads(archive.read(named[0])) if named else {}
+    except (zipfile.BadZipFile, ValueError) as error:
+        raise ValueError(f'{path}: damaged: {error}') from None
     return {key: value for key, value in about.items() if key != 'precision'}
