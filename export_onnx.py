@@ -21,11 +21,8 @@ written then.
 from __future__ import annotations
 
 import argparse
-import os
 import sys
-import tempfile
 from collections.abc import Sequence
-from pathlib import Path
 
 import exporting
 from export.outputs import ALL, OUTPUTS
@@ -81,18 +78,13 @@ def export(args: argparse.Namespace) -> None:
     model = onnx_file.convert(
         folded(source.network), args.precision, args.refine_form, args.onnx_opset_version, source.about
     )
-    with tempfile.TemporaryDirectory(prefix=f'.{args.output.name}.', dir=args.output.parent) as folder:
-        path = Path(folder) / args.output.name
+    with exporting.unfinished(args) as path:
         onnx_file.save(onnx_file.chosen(model, args.outputs) if args.outputs else model, path)
         if args.validate:
             compared = [*onnx_file.compare(model, path, source.network, args.validate_pair or ())]
             exporting.judge(
                 compared, onnx_file.LIMITS[args.precision], 'proved equal by running the file in ONNX Runtime'
             )
-        else:
-            print('not compared with the original')
-        os.replace(path, args.output)
-    print(f'{args.output}: {args.output.stat().st_size / 1e6:.1f} MB', flush=True)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

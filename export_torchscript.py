@@ -14,11 +14,8 @@ started; 130: Ctrl-C. Nothing is written then.
 from __future__ import annotations
 
 import argparse
-import os
 import sys
-import tempfile
 from collections.abc import Sequence
-from pathlib import Path
 
 import exporting
 from inference import options
@@ -62,17 +59,12 @@ def export(args: argparse.Namespace) -> None:
     if args.model_type == 'mattingrefine':
         about['refine_form'] = form
     network = folded(source.network) if is_program else source.network
-    with tempfile.TemporaryDirectory(prefix=f'.{args.output.name}.', dir=args.output.parent) as folder:
-        path = Path(folder) / args.output.name
+    with exporting.unfinished(args) as path:
         torchscript.write(path, network, args.precision, form, about)
         if args.validate:
             files = args.validate_pair or ()
             for proof in torchscript.proofs(path, network, source.network, args.precision, files):
                 exporting.judge(*proof)
-        else:
-            print('not compared with the original')
-        os.replace(path, args.output)
-    print(f'{args.output}: {args.output.stat().st_size / 1e6:.1f} MB', flush=True)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

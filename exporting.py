@@ -6,11 +6,13 @@ Importing this does not import torch.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import importlib.util
 import os
 import signal
 import sys
-from collections.abc import Callable, Sequence
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -90,6 +92,18 @@ def output_problems(args: argparse.Namespace, suffixes: Sequence[str], modules: 
         found.append(f'--validate: the sample photographs are in scikit-learn, which is not installed: {INSTALL}; '
                      'or give photographs of yours with --validate-pair')  # fmt: skip
     return found
+
+
+@contextlib.contextmanager
+def unfinished(args: argparse.Namespace) -> Iterator[Path]:
+    """A path beside the output; the file that is written there gets the output's name when the block ends well."""
+    with tempfile.TemporaryDirectory(prefix=f'.{args.output.name}.', dir=args.output.parent) as folder:
+        path = Path(folder) / args.output.name
+        yield path
+        refuse(name_problems(args))  # what has come there in the meantime
+        os.replace(path, args.output)
+    proved = '' if args.validate else '; not compared with the original'
+    print(f'{args.output}: {args.output.stat().st_size / 1e6:.1f} MB{proved}', flush=True)
 
 
 def read_source(args: argparse.Namespace) -> Source:
