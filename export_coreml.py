@@ -45,7 +45,8 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     """Reads the command line."""
     parser = options.Parser(__doc__)
     options.add_model_arguments(parser)
-    add = parser.add_argument_group('package').add_argument
+    group = parser.add_argument_group('package')
+    add = group.add_argument
     add('--resolution', type=int, nargs='+', required=True, metavar='SIDE',
         help='width and height of the pictures, or several, which become functions of one package')  # fmt: skip
     add('--precision', choices=('float16', 'float32'), default='float16',
@@ -63,9 +64,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
         help='the plate is a state, written once, instead of an input; needs iOS18')  # fmt: skip
     add('--quantize', choices=('none', 'int8', 'palette6'), default='none',
         help='weights of 8 bits, half the size, or of 6 bits, 0.4 of it')  # fmt: skip
-    add('--refine-form', choices=('gather', 'masked'),
-        help='compute the chosen cells alone, by top-k and gathering, or all cells and keep the chosen; gather if left '
-        'out for sampling, masked for thresholding')  # fmt: skip
+    exporting.add_form_argument(group, 'gather, but masked for thresholding')
     for flag in ('author', 'license', 'version'):
         add(f'--{flag}', metavar='TEXT', help='kept in the package, shown by Xcode')
     exporting.add_output_arguments(parser, 'the package, a folder that ends in .mlpackage')

@@ -37,15 +37,14 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = options.Parser(__doc__)
     options.add_model_arguments(parser)
     exporting.add_output_arguments(parser, 'the file, which ends in .onnx')
-    add = parser.add_argument_group('export').add_argument
+    group = parser.add_argument_group('export')
+    add = group.add_argument
     add('--onnx-opset-version', type=int, default=20, metavar='N',
         help=f'version of the operators, {OPSETS[0]} to {OPSETS[-1]}; lower for older runtimes')  # fmt: skip
     add('--precision', choices=('float32', 'float16'), default='float32', help='of weights, pictures and results')
     add('--outputs', nargs='+', metavar='NAME', choices=ALL,
         help='of pha fgr pha_sm fgr_sm err_sm ref_sm, mattingbase: pha fgr err hid; all if left out')  # fmt: skip
-    add('--refine-form', choices=('gather', 'masked'),
-        help='compute the chosen cells alone, by top-k (or non-zero) and gathering, or all cells and keep the chosen; '
-        'gather if left out, masked for thresholding')  # fmt: skip
+    exporting.add_form_argument(group, 'gather, but masked for thresholding')
     return parser.parse_args(argv)
 
 

@@ -28,12 +28,11 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = options.Parser(__doc__)
     options.add_model_arguments(parser)
     exporting.add_output_arguments(parser, '.pt or .pth: TorchScript; .pt2: a program of torch.export')
-    add = parser.add_argument_group('export').add_argument
-    add('--precision', choices=('float32', 'float16'), default='float32',
+    group = parser.add_argument_group('export')
+    group.add_argument(
+        '--precision', choices=('float32', 'float16'), default='float32',
         help='of the weights and of the pictures that it takes')  # fmt: skip
-    add('--refine-form', choices=('gather', 'masked'),
-        help='compute the selected cells alone, or every cell and keep the selected ones; '
-        'gather if left out, but masked for .pt2 with --model-refine-mode thresholding')  # fmt: skip
+    exporting.add_form_argument(group, 'gather, but masked for .pt2 with --model-refine-mode thresholding')
     return parser.parse_args(argv)
 
 

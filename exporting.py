@@ -53,6 +53,14 @@ def add_output_arguments(parser: argparse.ArgumentParser, output: str) -> None:
         help='a photograph of yours and its plate to compare on; sample photographs if left out')  # fmt: skip
 
 
+def add_form_argument(group: argparse._ArgumentGroup, default: str) -> None:
+    """Adds the flag for the refiner's form; `default` says what it is where the flag is left out."""
+    group.add_argument(
+        '--refine-form', choices=('gather', 'masked'),
+        help='compute the chosen cells alone, by top-k and gathering, or all cells and keep the chosen; '
+        f'if left out {default}')  # fmt: skip
+
+
 def name_problems(args: argparse.Namespace) -> list[str]:
     """What stands in the way of the output's name."""
     found, out = [], args.output
