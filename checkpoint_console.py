@@ -84,11 +84,8 @@ def _add_average(sub: argparse.ArgumentParser) -> None:
     add('--last', type=int, metavar='K', help='the K newest checkpoints of a run')
     add('--run', type=Path, metavar='FOLDER', help='of that run; may be left out if there is only one')
     add('--ema', action='store_true', help='of these the averages that training kept (.ema.pth)')
-    add(
-        '--monitor',
-        metavar='METRIC',
-        help="valid_loss, valid_sad or valid_mse decides (default: the run's own, or loss)",
-    )
+    add('--monitor', metavar='METRIC',
+        help="loss, sad, mse, mad, grad, fg_mse or conn decides (default: the run's own, or loss)")  # fmt: skip
     add('--batch-norm', choices=('average', 'reestimate'), default='average',
         help='statistics: averaged, or estimated anew over training batches (default: average)')  # fmt: skip
     add('--reestimate-batches', type=int, default=50, metavar='N', help='training batches for that (default: 50)')

@@ -202,14 +202,16 @@ def _prune_run(run: Run, args: argparse.Namespace) -> str | None:
     from training.disk import Disk
     from training.inventory import freed
     from training.links import refresh
+    from training.options import monitor_name
     from training.retention import remove, superfluous
 
+    monitor = None if args.monitor is None else monitor_name(args.monitor)
     policy = run.policy(
-        keep=args.keep, best=args.best, every=args.every, states=args.keep_states, monitor=args.monitor,
+        keep=args.keep, best=args.best, every=args.every, states=args.keep_states, monitor=monitor,
         mode=args.monitor_mode,
     )  # fmt: skip
     known = {name for record in run.records for name in record.metrics}
-    if args.monitor is not None and args.monitor not in known:
+    if monitor is not None and monitor not in known:
         return f'{run}: --monitor {args.monitor}: not one of {", ".join(sorted(known)) or "none"}; nothing is removed'
     newest = run.records[-1]
     if problem := newest.problem(run.folder):

@@ -68,8 +68,12 @@ class Bench:
     training: Compositions
     valid_batches: ValidationBatches
 
-    def score(self, state: State) -> dict[str, float]:
-        """The validation metrics of weights: 'loss', 'sad', 'mse'; lower is better.
+    def score(self, state: State, metric: str = 'loss') -> dict[str, float]:
+        """The validation metrics of weights, as training logs them, without 'valid_'; lower is better.
+
+        Args:
+            state: the weights.
+            metric: that decides: 'conn' is slow and measured only then.
 
         Raises:
             ValueError: they do not fit the network.
@@ -81,7 +85,7 @@ class Bench:
         scores = validate(
             self.stage.model,
             self.valid_batches,
-            lambda model, batch: self.stage.predict(model, batch).scores(),
+            lambda model, batch: self.stage.predict(model, batch).scores(metric == 'conn'),
             self.ranks,
             self.dtype,
         )
@@ -192,17 +196,17 @@ def judge(
         }
     scores = {}
     for name, state in averages.items():
-        scores[name] = bench.score(state)
+        scores[name] = bench.score(state, metric)
         if metric not in scores[name]:
             known = ', '.join(f'valid_{known}' for known in scores[name])
             raise ValueError(f'--monitor {given.monitor or metric}: not one of {known}')
-    scores.update({name: bench.score(read()) for name, read in members.items()})
+    scores.update({name: bench.score(read(), metric) for name, read in members.items()})
     words = [winner(scores, name, members, metric) for name in averages]
     if given.batch_norm == 'reestimate':
         # New statistics can help by themselves: what they do for the best member is no merit of the average.
         best = min(members, key=lambda name: _finite(scores[name][metric]))
         control = f'{best}, BatchNorm re-estimated'
-        scores[control] = bench.score(bench.reestimate(members[best](), given.reestimate_batches))
+        scores[control] = bench.score(bench.reestimate(members[best](), given.reestimate_batches), metric)
         words.append(winner(scores, next(iter(averages)), [control], metric).partition(';')[0])
     return next(iter(averages.values())), scores, words
 

@@ -22,7 +22,7 @@ from dataset.keys import Plan, StepSampler
 from dataset.loaders import Compositions, Source, TrainingBatches, ValidationBatches, default_workers
 from dataset.paths import read_data_config
 from dataset.synthetic import SyntheticBackgrounds, SyntheticMattes
-from evaluation.metrics import mse, sad
+from evaluation.metrics import SCALINGS, conn, fg_mse, grad, mad, mse, sad
 from memory import keep_memory
 from model.weights import load_weights
 from training import devices
@@ -61,10 +61,15 @@ class Prediction:
     more: dict[str, Tensor]
     true: Composite
 
-    def scores(self) -> dict[str, Tensor]:
-        """The validation metrics, means over the batch."""
-        errors = {'sad': sad(self.pha, self.true.pha).mean(), 'mse': mse(self.pha, self.true.pha).mean()}
-        return {'loss': self.losses['total'], **errors}
+    def scores(self, connectivity: bool = False) -> dict[str, Tensor]:
+        """The validation metrics over whole pictures, means over the batch; 'conn' only if asked for: it is slow."""
+        metrics = (sad, mse, mad, grad, conn) if connectivity else (sad, mse, mad, grad)
+        errors = {metric.__name__: metric(self.pha, self.true.pha) for metric in metrics}
+        # A crop without a subject must not make the mean over all NaN: nothing is wrong with its foreground.
+        subject = self.true.pha.amax((1, 2, 3)) > 0
+        errors['fg_mse'] = torch.where(subject, fg_mse(self.fgr, self.true.fgr, self.true.pha), 0)
+        means = {name: error.mean() * SCALINGS['bmv2'][name] for name, error in errors.items()}
+        return {'loss': self.losses['total'], **means}
 
     def pictures(self) -> dict[str, Tensor]:
         """The pictures for TensorBoard, under the published tags."""
@@ -201,7 +206,7 @@ def _prepare(args: argparse.Namespace, make_stage: Callable[[argparse.Namespace]
             valid, args.valid_samples, side, per_rank, workers, pin, ranks.rank, ranks.world
         ),
         step=lambda model, batch: stage.predict(model, batch).losses,
-        score=lambda model, batch: stage.predict(model, batch).scores(),
+        score=lambda model, batch: stage.predict(model, batch).scores(args.monitor.endswith('_conn')),
         pictures=lambda model, batch: stage.predict(model, batch).pictures(),
         options=args,
         steps_per_epoch=plan.steps_per_epoch,

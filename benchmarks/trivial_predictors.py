@@ -33,7 +33,7 @@ def main() -> None:
     import torch
 
     from dataset.loaders import Compositions, ValidationBatches
-    from evaluation.metrics import mse, sad
+    from evaluation.metrics import SCALINGS, mse, sad
     from inference import Matting
     from model import MattingBase, MattingRefine
     from model.weights import load_weights
@@ -56,6 +56,7 @@ def main() -> None:
         for precision in args.precision
     }
 
+    scaling = SCALINGS['bmv2']
     thresholds = [t / 255 for t in (2, 4, 6, 8, 12, 16, 24, 32, 48, 64, 96)]
     errors: dict[str, list[tuple[float, float]]] = {}
     with torch.inference_mode():
@@ -69,7 +70,8 @@ def main() -> None:
             for name, network in networks.items():
                 predictions[name] = network.predict(true.src, true.bgr)['pha'].float()
             for name, pha in predictions.items():
-                errors.setdefault(name, []).append((sad(pha, true.pha).item(), mse(pha, true.pha).item()))
+                found = sad(pha, true.pha).item() * scaling['sad'], mse(pha, true.pha).item() * scaling['mse']
+                errors.setdefault(name, []).append(found)
 
     means = {name: torch.tensor(values).mean(0).tolist() for name, values in errors.items()}
     trivial = [name for name in means if 'difference' in name]

@@ -215,7 +215,7 @@ def test_members_score_what_training_measured_and_the_average_is_judged(trained,
     made = json.loads(Path('mean.provenance.json').read_text())
     measured = json.loads(Path('checkpoint/whole/epoch-1.json').read_text())['metrics']
     newest = made['members'][-1]['path']
-    assert made['scores'][newest] == {name: measured[f'valid_{name}'] for name in ('loss', 'mse', 'sad')}
+    assert made['scores'][newest] == {name.removeprefix('valid_'): value for name, value in measured.items()}
     first, second = (load(member['path']) for member in made['members'])
     key = 'decoder.conv4.weight'
     assert torch.equal(load('mean.pth')[key], ((first[key].double() + second[key].double()) / 2).float())
@@ -252,7 +252,8 @@ def test_a_metric_that_is_not_scored_is_refused_before_the_members(trained, monk
     monkeypatch.chdir(trained)
     files = ['checkpoint/whole/epoch-0.pth', 'checkpoint/whole/epoch-1.pth']
     assert checkpoints.main(['average', *files, '-o', 'odd.pth', '--monitor', 'valid_iou', *SMALL]) == 2
-    assert '--monitor valid_iou: not one of valid_loss, valid_mse, valid_sad' in capsys.readouterr().err
+    known = 'valid_fg_mse, valid_grad, valid_loss, valid_mad, valid_mse, valid_sad'
+    assert f'--monitor valid_iou: not one of {known}' in capsys.readouterr().err
     assert not Path('odd.pth').exists()
 
 
@@ -275,7 +276,7 @@ def test_the_refine_stage_takes_its_settings_from_weights_then_flags_then_the_re
     assert (args.model_backbone, args.model_backbone_scale) == ('mobilenetv2', 0.5)
     assert (args.model_refine_mode, args.model_refine_kernel_size) == ('full', 1)
     assert (bench.dtype, bench.stage.name) == (torch.float32, 'refine')
-    assert bench.score(weights).keys() == {'loss', 'mse', 'sad'}
+    assert bench.score(weights).keys() == {'loss', 'sad', 'mse', 'mad', 'grad', 'fg_mse'}
     defaults = scoring.prepare(given(valid_samples=2, synthetic_size=4), weights, {}).args
     assert (defaults.train_resolution, defaults.model_refine_sample_pixels) == (2048, 80_000)
 

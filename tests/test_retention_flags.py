@@ -82,7 +82,9 @@ def test_epochs_between_checkpoints(tiny):
     assert reasons() == {'epoch-1': 'epoch', 'epoch-3': 'epoch', 'epoch-5': 'epoch'}
     assert train_base.main(flags('odd', checkpoint_epoch_interval=4, **words)) == 0
     assert [n for n in names('checkpoint/odd') if n.endswith('.json')] == ['epoch-3.json', 'epoch-5.json']
-    assert record('checkpoint/odd', 'epoch-5')['metrics'].keys() == {'valid_loss', 'valid_mse', 'valid_sad'}
+    assert record('checkpoint/odd', 'epoch-5')['metrics'].keys() == {
+        'valid_loss', 'valid_sad', 'valid_mse', 'valid_mad', 'valid_grad', 'valid_fg_mse',
+    }  # fmt: skip
 
 
 def test_best_every_and_pinned_are_spared_by_keep(tiny, monkeypatch):
@@ -146,7 +148,8 @@ def test_the_best_validation_gets_a_checkpoint_that_was_not_due(tiny, monkeypatc
         ('best', 'needs a field by name'), ('best-{}', 'needs a field by name'), ('{epoch', "expected '}'"),
         ('epoch-{epoch}', 'does not begin with "epoch-"'), ('.{step}', 'a dot'), ('a/{step}', 'without separators'),
         # Known only when the validation has been rehearsed.
-        ('best-{valid_iou:.3f}', '{valid_iou} is not one of epoch, name, step, valid_loss, valid_mse, valid_sad'),
+        ('best-{valid_iou:.3f}', '{valid_iou} is not one of epoch, name, step, valid_fg_mse, valid_grad, valid_loss, '
+         'valid_mad, valid_mse, valid_sad'),
         ('best-{valid_ema_loss:.3f}', '{valid_ema_loss} is not one of'),
     ],
 )  # fmt: skip

@@ -45,7 +45,8 @@ def test_tensorboard_has_what_is_promised(in_trained):
     tags = EventAccumulator('log/whole').Reload().Tags()
     assert {
         'loss', 'loss_terms/pha', 'loss_terms/pha_sobel', 'loss_terms/fgr', 'loss_terms/err', 'learning_rate/backbone',
-        'samples_per_second', 'waiting_for_data', 'valid_loss', 'valid_sad', 'valid_mse', 'valid_ema_loss',
+        'samples_per_second', 'waiting_for_data', 'valid_loss', 'valid_sad', 'valid_mse', 'valid_mad',
+        'valid_grad', 'valid_fg_mse', 'valid_ema_loss', 'valid_ema_sad',
     } <= set(tags['scalars'])  # fmt: skip
     assert set(tags['images']) == {
         'train_pred_pha', 'train_pred_fgr', 'train_pred_com', 'train_pred_err', 'train_true_src', 'train_true_bgr',
@@ -131,7 +132,8 @@ def test_a_run_is_never_written_over(in_tmp, capsys):
         (train_base, {'model_pretrain_initialization': 'no.pth'}, ['--model-pretrain-initialization no.pth']),
         (train_base, {'dataset_name': 'mine'}, ['--data-config data_path.toml: no such file']),
         (train_base, {'precision': 'float16'}, ['--precision float16: needs a GPU']),
-        (train_base, {'monitor': 'valid_iou'}, ['--monitor valid_iou: not one of valid_loss, valid_mse, valid_sad']),
+        (train_base, {'monitor': 'iou'},
+         ['--monitor valid_iou: not one of valid_fg_mse, valid_grad, valid_loss, valid_mad, valid_mse, valid_sad\n']),
         (train_base, {'batch_size': 3, 'accumulate': 4, 'synthetic_size': 13},
          ['some batches have 6 samples, and at least 8 are needed']),
         (train_refine, {'model_backbone_scale': 0.8}, ['--model-backbone-scale 0.8']),

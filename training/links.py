@@ -6,9 +6,11 @@ import errno
 import itertools
 import logging
 import os
+import re
 import shutil
 from collections.abc import Collection, Sequence
 from pathlib import Path
+from string import Formatter
 
 from .disk import Disk, digest, unlink_quietly, write_through
 from .record import CheckpointError, Record, best_records
@@ -32,7 +34,7 @@ def refresh(disk: Disk, folder: Path, records: Sequence[Record], newest: Record,
     if best:
         wanted['best.pth'] = best_file(best[0], policy.monitor)
     if policy.best_name is not None:
-        for record in best:
+        for record in (r for r in best if _has_all(r, policy.best_name)):
             name = best_link(record, policy.best_name)
             if name in wanted:
                 name = f'{name.removesuffix(".pth")}-{record.step}.pth'
@@ -52,12 +54,18 @@ def _drop_former(disk: Disk, folder: Path, records: Sequence[Record], policy: Po
     """Takes the names of the best from those that no longer are."""
     assert policy.best_name is not None
     for record in records:
-        if policy.monitor not in record.metrics:
+        if policy.monitor not in record.metrics or not _has_all(record, policy.best_name):
             continue
         name = best_link(record, policy.best_name)
         for path in (folder / name, folder / f'{name.removesuffix(".pth")}-{record.step}.pth'):
             if path.name not in wanted and path.is_file() and _is_of(path, folder, [record]):
                 disk.unlink(path)
+
+
+def _has_all(record: Record, template: str) -> bool:
+    """Whether a record has all that a template names; one from before a metric was measured has not."""
+    names = {re.split(r'[.[]', name)[0] for _, name, _, _ in Formatter().parse(template) if name}
+    return names <= {'epoch', 'step', 'name', *record.metrics}
 
 
 def best_file(record: Record, monitor: str) -> str:

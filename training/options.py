@@ -73,7 +73,10 @@ def add_arguments(
         help='between epochs that are validated and saved; the last epoch always is')  # fmt: skip
     add('--checkpoint-minutes', type=float, metavar='MIN',
         help='save as well when the last checkpoint is so many minutes old')  # fmt: skip
-    add('--monitor', default='valid_loss', metavar='METRIC', help='validation metric that decides which is best')
+    add('--monitor', type=monitor_name, default='valid_loss', metavar='METRIC',
+        help='validation metric that decides which is best: loss, sad, mse, mad, grad, fg_mse or conn, over whole '
+        'pictures; conn, which is slow, is measured only if asked for here; ema_sad and so on are those of the average '
+        'by --ema-decay')  # fmt: skip
     add('--monitor-mode', choices=('min', 'max'), default='min', help='whether lower or higher is better')
     add('--checkpoint-best', type=int, default=1, metavar='K', help='keep the K best, whatever else is removed')
     add('--checkpoint-best-name', metavar='TEMPLATE',
@@ -107,6 +110,11 @@ def add_arguments(
     add('--compile', action=argparse.BooleanOptionalAction, default=False,
         help='compile the network: minutes at the start, faster steps')  # fmt: skip
     add('--log-dir', type=Path, default=Path('log'), metavar='DIR', help='parent of the TensorBoard folder')
+
+
+def monitor_name(text: str) -> str:
+    """The name that logs and records have for a metric: 'valid_sad' for 'sad', 'valid_ema_sad' for 'ema_sad'."""
+    return 'valid_' + text.removeprefix('valid_')
 
 
 def problems(args: argparse.Namespace) -> list[str]:
