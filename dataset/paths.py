@@ -6,14 +6,9 @@ Nothing here opens a picture. What is wrong with the files themselves is found b
 from __future__ import annotations
 
 import os
-import sys
+import tomllib
 from dataclasses import dataclass, field
 from pathlib import Path
-
-if sys.version_info >= (3, 11):
-    import tomllib
-else:
-    import tomli as tomllib
 
 IMAGE_SUFFIXES = ('.jpg', '.jpeg', '.png', '.webp')
 
