@@ -14,7 +14,7 @@ import inference_speed_test
 
 ROOT = Path(__file__).parents[1]
 PACKAGES = {'model', 'dataset', 'training', 'inference', 'evaluation', 'export'}
-MAY_IMPORT = {'inference': {'model', 'dataset'}, 'export': {'model', 'dataset'}}
+MAY_IMPORT = {'inference': {'model', 'dataset'}, 'export': {'model', 'dataset'}, 'evaluation': {'dataset'}}
 LEAVES = {'memory'}  # imports nothing of ours, so all may import it
 
 
@@ -39,7 +39,7 @@ def test_imports_run_downward_only(package):
 def commands():
     text = (ROOT / 'README.md').read_text() + ''.join(p.read_text() for p in (ROOT / 'docs').glob('*.md'))
     text = text.replace('\\\n', ' ')
-    scripts = r'train_base|train_refine|inference_images|inference_speed_test|checkpoints|export_\w+'
+    scripts = r'train_base|train_refine|inference_\w+|checkpoints|export_\w+|make_testset|evaluate'
     return re.findall(rf'^ *python ((?:{scripts})\.py [^#\n]*)', text, re.MULTILINE)
 
 

@@ -1,0 +1,184 @@
+"""Make a test set: foregrounds over backgrounds, disturbed plates, true alphas, trimaps, and a manifest of every draw.
+
+the validation pictures of a data set, each over five backgrounds:
+  python make_testset.py --dataset-name photomatte13k --data-config data_path.toml --backgrounds-per-foreground 5 \\
+      --output-dir testset/
+folders of your own, fitted into HD, twenty of the foregrounds:
+  python make_testset.py --fgr cutouts/fgr --pha cutouts/pha --bgr rooms/ --size 1920 1080 --limit 20 \\
+      --output-dir testset/
+clips of 30 frames, in which the subject moves:
+  python make_testset.py ... --clip-frames 30 --output-dir clips/
+
+Writes <output-dir>/src, bgr, fgr, pha and trimap, all PNG, and, when all is there, <output-dir>/manifest.json. The same
+seed and sources give the same files. Exit code 0: all done; 1: a picture could not be read or written, and there is no
+test set; 2: nothing was started; 130 or 143: stopped by Ctrl-C or SIGTERM.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import signal
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from inference.options import Parser
+
+if TYPE_CHECKING:
+    from evaluation.recipes import Recipe, Settings, Sources
+
+
+def parse(argv: Sequence[str] | None) -> argparse.Namespace:
+    """Reads the command line."""
+    parser = Parser(__doc__)
+    add = parser.add_argument_group('sources: three folders, or a data set of the configuration').add_argument
+    add('--fgr', type=Path, metavar='DIR', help='foregrounds, in sub-folders or not')
+    add('--pha', type=Path, metavar='DIR', help='their alphas, of equal relative path')
+    add('--bgr', type=Path, metavar='DIR', help='backgrounds')
+    add('--dataset-name', metavar='NAME', help='data set in the configuration')
+    add('--data-config', type=Path, default=Path('data_path.toml'), metavar='FILE', help='folders of each data set')
+    add('--split', choices=('valid', 'train'), default='valid', help='of the data set and of the backgrounds')
+    add('--limit', type=int, metavar='N', help='take N foregrounds, spread evenly; all if left out')
+    add = parser.add_argument_group('pictures').add_argument
+    add('--backgrounds-per-foreground', type=int, default=1, metavar='N', help='each another one')
+    add('--size', type=int, nargs=2, metavar=('W', 'H'),
+        help='of the pictures, in pixels; foregrounds are fitted in; each one\'s own if left out')  # fmt: skip
+    add('--clip-frames', type=int, default=1, metavar='N', help='1: stills; more: clips of N frames')
+    add('--noise', type=float, nargs=2, default=(0.01, 0.01), metavar=('LOW', 'HIGH'),
+        help='range of the plates\' noise, as sigma in parts of white; the paper prints 0.08 0.15')  # fmt: skip
+    add('--seed', type=int, default=0, metavar='N', help='of all draws')
+    add = parser.add_argument_group('output').add_argument
+    add('--output-dir', type=Path, required=True, metavar='DIR', help='must be empty or new')
+    add('-y', dest='overwrite', action='store_true',
+        help='write into a folder that is not empty; files of equal name are replaced')  # fmt: skip
+    return parser.parse_args(argv)
+
+
+def number_problems(args: argparse.Namespace) -> list[str]:
+    """What is wrong with numbers, each as the flag, its value and what is allowed."""
+    found = []
+    for flag, lowest in (('limit', 1), ('backgrounds_per_foreground', 1), ('clip_frames', 1), ('seed', 0)):
+        value = getattr(args, flag)
+        if value is not None and value < lowest:
+            found.append(f'--{flag.replace("_", "-")} {value}: must be at least {lowest}')
+    if args.size and min(args.size) < 1:
+        found.append(f'--size {args.size[0]} {args.size[1]}: both must be at least 1')
+    low, high = args.noise
+    if not 0 <= low <= high <= 1:
+        found.append(f'--noise {low} {high}: must be in 0..1, the lower one first')
+    return found
+
+
+def find_sources(args: argparse.Namespace) -> Sources:
+    """The folders that the flags name; whether they exist is not looked at.
+
+    Raises:
+        ValueError, FileNotFoundError: flags that contradict each other, or are not enough; no such data set.
+    """
+    from dataset.paths import read_data_config
+    from evaluation.recipes import Sources
+
+    folders = {f'--{name}': getattr(args, name) for name in ('fgr', 'pha', 'bgr')}
+    given = [flag for flag, folder in folders.items() if folder is not None]
+    if args.dataset_name is None:
+        if len(given) < 3:
+            lacking = ', '.join(flag for flag in folders if flag not in given)
+            raise ValueError(f'{lacking} missing: give --fgr, --pha and --bgr, or --dataset-name')
+        return Sources(args.fgr, args.pha, args.bgr)
+    if given:
+        raise ValueError(f'{given[0]} {folders[given[0]]}: not together with --dataset-name, which names its folders')
+    if args.dataset_name == 'synthetic':
+        raise ValueError('--dataset-name synthetic: it is drawn and has no files; name one of --data-config')
+    paths = read_data_config(args.data_config, args.dataset_name)
+    if args.split == 'train':
+        return Sources(paths.train_fgr, paths.train_pha, paths.train_bgr)
+    return Sources(paths.valid_fgr, paths.valid_pha, paths.valid_bgr)
+
+
+def folder_problems(folder: Path, sources: Sources | None, overwrite: bool) -> list[str]:
+    """Why a test set must not be written into a folder."""
+    from evaluation.testset import KINDS
+
+    existing = next(parent for parent in (folder, *folder.absolute().parents) if parent.exists())
+    if not existing.is_dir():
+        return [f'--output-dir {folder}: {existing} is a file, not a folder']
+    if not os.access(existing, os.W_OK):
+        return [f'--output-dir {folder}: {existing} is not writable']
+    for root in (sources.fgr, sources.pha, sources.bgr) if sources else ():
+        read = root.resolve()
+        for written in ((folder / kind).resolve() for kind in KINDS):
+            if written == read or written in read.parents or read in written.parents:
+                return [f'--output-dir {folder}: it would write among the pictures of {root}; choose another folder']
+    holds = min(folder.iterdir(), default=None) if folder.is_dir() else None
+    if holds and not overwrite:
+        return [
+            f'--output-dir {folder}: not empty (it holds {holds.name}); choose another folder, or add -y to replace '
+            'files of equal name'
+        ]
+    return []
+
+
+def prepare(args: argparse.Namespace) -> tuple[list[Recipe], Sources, Settings]:
+    """Checks everything that can be checked before a picture is decoded, and draws.
+
+    Raises:
+        ValueError: with all that is wrong, one line each.
+    """
+    from evaluation.recipes import Settings, plan
+
+    problems, sources, recipes = number_problems(args), None, []
+    size = tuple(args.size) if args.size else None
+    settings = Settings(
+        args.seed, args.backgrounds_per_foreground, size, args.clip_frames, tuple(args.noise), args.limit
+    )
+    try:
+        sources = find_sources(args)
+        recipes = plan(sources, Settings() if problems else settings)
+    except (ValueError, OSError) as error:
+        problems += str(error).split('\n')
+    problems += folder_problems(args.output_dir, sources, args.overwrite)
+    if problems or sources is None:
+        raise ValueError('\n  '.join([f'{len(problems)} problems:', *problems]) if problems[1:] else problems[0])
+    return recipes, sources, settings
+
+
+def start(argv: Sequence[str] | None) -> int:
+    """Reads the flags, prepares everything and makes the test set; returns the exit code."""
+    args = parse(argv)
+    try:
+        recipes, sources, settings = prepare(args)
+    except ValueError as error:
+        print(f'error: {error}', file=sys.stderr)
+        return 2
+    from evaluation.compose import compose_testset
+    from inference.pipeline import progress
+
+    unit = ' clips' if settings.clip_frames > 1 else ' pictures'
+    threads = min(4, os.cpu_count() or 1)  # each holds 0.7 GB at 4K
+    try:
+        compose_testset(
+            args.output_dir, recipes, sources, settings, threads, lambda made: progress(made, len(recipes), unit)
+        )
+    except (ValueError, OSError) as error:
+        print(f'error: stopped, so this is no test set yet: {error}', file=sys.stderr)
+        return 1
+    print(f'{len(recipes)}{unit} of {len({recipe.fgr for recipe in recipes})} foregrounds, in {args.output_dir}')
+    return 0
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs the script; returns its exit code."""
+    from inference.processes import StopSignals
+
+    with StopSignals() as signals:
+        try:
+            return start(argv)
+        except KeyboardInterrupt:
+            print('stopped: this is no test set yet; -y allows to write there again', file=sys.stderr)
+            return 128 + (signals.number or signal.SIGINT)
+
+
+if __name__ == '__main__':
+    sys.exit(main())
