@@ -1,0 +1,200 @@
+"""How good mattes are: the metrics of the field over a test set, with intervals, for several networks side by side.
+
+your networks, and what the refiner adds:
+  python evaluate.py --checkpoint base.pth refine.pth --testset testset/ --base-only
+a table for the paper, a page to look at, and everything in a file:
+  python evaluate.py --checkpoint refine.pth --testset testset/ --report report.html --json refine.json
+mattes of any program, as files:
+  python evaluate.py --predictions out/ --truth testset/
+today's network beside the figures of last week:
+  python evaluate.py --checkpoint refine.pth --testset testset/ --results old.json
+
+Networks' results are rounded to 8 bits, so that their figures are those of the PNG files that inference_images.py
+writes. The table has each metric's mean over the pictures with its 95 % interval by bootstrap and, from the second row
+on, the mean of the differences from the first on the same pictures; a * says that its interval leaves out 0. Lower is
+better everywhere. See evaluation/results.py for what intervals can and cannot tell.
+
+Exit code 0: all is scored; 1: something failed on the way; 2: nothing was started; 130 or 143: stopped
+by Ctrl-C or SIGTERM.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import signal
+import sys
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from inference import options
+from memory import keep_memory
+
+if TYPE_CHECKING:
+    from evaluating import Plan
+    from evaluation.results import Results
+
+METRICS = ('sad', 'mse', 'grad', 'conn', 'fg_mse', 'mad', 'dtssd')
+SCALINGS = ('bmv2', 'dim', 'rvm', 'raw')
+
+
+def parse(argv: Sequence[str] | None) -> argparse.Namespace:
+    """Reads the command line."""
+    parser = options.Parser(__doc__)
+    add = parser.add_argument_group('what is scored').add_argument
+    add('--checkpoint', type=Path, nargs='+', metavar='FILE', help='networks, to be run on --testset')
+    add('--testset', type=Path, metavar='DIR',
+        help='of make_testset.py, or a folder with src/, bgr/, pha/ and maybe fgr/, trimap/')  # fmt: skip
+    add('--predictions', type=Path, nargs='+', metavar='DIR',
+        help='output folders of inference_images.py, or folders of alphas, to be compared with --truth')  # fmt: skip
+    add('--truth', type=Path, metavar='DIR', help='a test set, a folder with pha/ and maybe fgr/, or one of alphas')
+    add('--results', type=Path, nargs='+', metavar='FILE', help='earlier --json files, for more rows')
+    add('--base-only', action='store_true', help='add for each network that refines a row of it without its refiner')
+    add('--clips', action='store_true', help='each folder of pictures is a clip, unless the set itself knows its clips')
+    add = parser.add_argument_group('network (left out: as trained, else as published for the size)').add_argument
+    add('--model-backbone-scale', type=float, metavar='X', help='sides of what the coarse network sees')
+    add('--model-refine-mode', choices=('full', 'sampling', 'thresholding'), help='which cells are refined')
+    add('--model-refine-sample-pixels', type=int, metavar='N', help='pixels refined per picture, for sampling')
+    add('--model-refine-threshold', type=float, metavar='X', help='error above which a cell is refined, 0..1')
+    add = parser.add_argument_group('figures').add_argument
+    add('--metrics', nargs='+', choices=METRICS, help='all that can be computed if left out; dtssd is for clips')
+    add('--region', choices=('unknown', 'whole'), default='unknown',
+        help='pixels that count: the unknown ones of the trimap, which is made of the true alpha where the set has '
+        'none; or all. fg_mse is over the subject')  # fmt: skip
+    add('--scaling', choices=SCALINGS, default='bmv2',
+        help='as in Background Matting V2, Deep Image Matting, Robust Video Matting, or as defined')  # fmt: skip
+    add = parser.add_argument_group('output').add_argument
+    add('--per-picture', action='store_true', help='print the figures of every picture, too')
+    add('--sort', choices=METRICS, help="by which the first row's worst pictures come first; sad for the report")
+    add('--json', type=Path, metavar='FILE', help='write everything there, for --results')
+    add('--csv', type=Path, metavar='FILE', help='write a line for each row, picture and metric')
+    add('--report', type=Path, metavar='FILE', help='write a page (.html) with the worst, median and best pictures')
+    add('-y', dest='overwrite', action='store_true', help='replace these files if they are there')
+    add = parser.add_argument_group('machine').add_argument
+    add('--device', choices=options.DEVICES, default='auto', help='of the networks; auto: cuda, else mps, else cpu')
+    add('--precision', choices=options.PRECISIONS, default='auto', help='auto: float16 on cuda, float32 elsewhere')
+    add('--batch-size', type=int, default=1, metavar='N', help='pictures of equal size computed at once')
+    add('--num-workers', type=int, default=0, metavar='N',
+        help='threads that read pictures, and as many that score; 0: one per core (CPU: per 2)')  # fmt: skip
+    parser.set_defaults(compile=False, backend='pytorch')
+    args = parser.parse_args(argv)
+    for name in ('checkpoint', 'predictions', 'results'):
+        setattr(args, name, getattr(args, name) or [])
+    return args
+
+
+def run(args: argparse.Namespace, plan: Plan) -> None:
+    """Scores all rows, writes the files and prints the tables.
+
+    Raises:
+        ValueError: a picture cannot be read or computed.
+        OSError: a file cannot be written.
+    """
+    from evaluation.tables import means_table, pictures_table, to_csv, to_json
+    from inference.pipeline import say
+    from inference.writers import write_whole
+    from scored_rows import rows, scored
+
+    for note in plan.notes:
+        say(f'note: {note}')
+    new: list[Results] = []
+    files: dict[str, Callable[[str], Path]] = {}
+    with tempfile.TemporaryDirectory(prefix='evaluate-') as folder:
+        for row in rows(args, plan, Path(folder)):
+            say(f'{row.name}: {row.report}')
+            new.append(scored(row, plan))
+            files[row.name] = row.file
+            del row  # or its network would be there beside the next one
+        results = new + plan.earlier
+        outputs = {args.report: report(args, plan, new, files)} if args.report else {}
+    if args.json:
+        outputs[args.json] = to_json(results).encode()
+    if args.csv:
+        outputs[args.csv] = to_csv(results).encode('utf-8', 'surrogateescape')  # names as the disk has them
+    if args.per_picture:
+        print(pictures_table(results, args.sort), end='\n\n')
+    print(f'{means_table(results)}\n{legend(results)}', flush=True)
+    for path, data in outputs.items():
+        write_whole(path, data)
+        print(f'{path}: written')
+
+
+def report(
+    args: argparse.Namespace, plan: Plan, results: Sequence[Results], files: Mapping[str, Callable[[str], Path]]
+) -> bytes:
+    """The page; `files` says for each row where the alpha of a picture lies."""
+    from dataset.images import read_alpha, read_rgb
+    from evaluation.report import Pictures, report_bytes
+
+    truths = {truth.name: truth for truth in plan.truths}
+
+    def pictures(model: str, name: str) -> Pictures:
+        truth = truths[name]
+        src = None if truth.src is None else read_rgb(truth.src)
+        return Pictures(src, read_alpha(truth.pha), read_alpha(files[model](name)))
+
+    sort_by = args.sort or next(metric for metric in METRICS if metric in plan.metrics)  # dtssd is the last of them
+    return report_bytes(results, pictures, sort_by, f'Evaluation on {plan.settings["truth"]}')
+
+
+def legend(results: Sequence[Results]) -> str:
+    """What the figures of a table are."""
+    from evaluation.metrics import SCALINGS as FACTORS
+    from evaluation.tables import TITLES, all_metrics
+
+    region, scaling = results[0].settings.get('region'), results[0].settings.get('scaling', 'raw')
+    factors = {TITLES[name]: FACTORS[scaling][name] for name in all_metrics(results)}
+    scaled = ', '.join(f'{title} x {factor:g}' for title, factor in factors.items() if factor != 1)
+    pixels = 'all pixels' if region == 'whole' else 'the pixels that are unknown in the trimap'
+    mark = '. *: the interval of the difference leaves out 0' if len(results) > 1 else ''
+    return f'Over {pixels}; {scaled or "as defined"}{mark}.'
+
+
+def start(argv: Sequence[str] | None) -> int:
+    """Reads the flags, prepares everything and runs; returns the exit code."""
+    args = parse(argv)
+    if args.device in ('auto', 'cpu'):
+        keep_memory('cpu')  # before there are threads
+    # Threads of one layer wait awake for each other, but not for long: decoders and scoring need the cores, too.
+    os.environ.setdefault('GOMP_SPINCOUNT', '100000')
+    try:
+        from evaluating import prepare
+
+        plan = prepare(args)
+    except (ValueError, OSError) as error:
+        print(f'error: {error}', file=sys.stderr)
+        return 2
+    try:
+        run(args, plan)
+    except (ValueError, OSError) as error:
+        print(f'error: stopped: {error}', file=sys.stderr)
+        return 1
+    except (RuntimeError, MemoryError) as error:
+        from inference.devices import out_of_memory
+
+        if not out_of_memory(error):
+            raise
+        print(f'error: stopped: too little memory: {error}', file=sys.stderr)
+        return 1
+    return 0
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs the script; returns its exit code."""
+    from inference.processes import StopSignals
+
+    with StopSignals() as signals:
+        try:
+            return start(argv)
+        except BaseException as error:
+            # A signal during an import may come out as any error.
+            if not (signals.number or isinstance(error, KeyboardInterrupt)):
+                raise
+            print('stopped: files are written at the end, whole or not at all', file=sys.stderr)
+            return 128 + (signals.number or signal.SIGINT)
+
+
+if __name__ == '__main__':
+    sys.exit(main())

@@ -1,0 +1,96 @@
+"""Pictures of a report: small copies, the signed error in two colours, and both as data URIs."""
+
+from __future__ import annotations
+
+import base64
+
+import cv2
+import numpy as np
+
+SIDE = 640
+"""Longest side of a picture in the page, pixels. Four of them stand in a row, so more shows only when enlarged."""
+
+TOO_MUCH = (255, 140, 26)
+TOO_LITTLE = (46, 140, 255)
+"""Orange and blue differ for every common colour blindness, and as greys they differ in lightness."""
+
+LOSSLESS_BYTES = 48 * 1024
+"""A matte that takes more is stored with a loss. A page of three models then stays below about 5 MB."""
+
+SUBJECT = 56
+"""Grey level of the subject behind the error, so that one sees where an error lies."""
+
+
+def small(picture: np.ndarray) -> np.ndarray:
+    """A copy whose longest side is at most `SIDE`, averaged over areas; a smaller picture as it is.
+
+    Args:
+        picture: uint8 (H, W) or (H, W, 3).
+    """
+    height, width = picture.shape[:2]
+    if max(height, width) <= SIDE:
+        return picture
+    scale = SIDE / max(height, width)
+    size = max(1, round(width * scale)), max(1, round(height * scale))
+    return cv2.resize(picture, size, interpolation=cv2.INTER_AREA)
+
+
+def error_picture(pred_pha: np.ndarray, true_pha: np.ndarray) -> np.ndarray:
+    """Where a matte has too much alpha and where too little, small.
+
+    Both kinds are averaged apart from each other, since a thin line of one beside a thin line of the other would
+    cancel out. The colour's strength is the square root of the error: an error of 0.04 has a fifth of the full
+    colour and can be seen.
+
+    Args:
+        pred_pha, true_pha: uint8 (H, W).
+
+    Returns:
+        uint8 RGB, of the size that `small` gives.
+    """
+    too_much = small(cv2.subtract(pred_pha, true_pha))  # saturates at 0
+    too_little = small(cv2.subtract(true_pha, pred_pha))
+    return _colours(too_much, too_little, small(true_pha))
+
+
+def error_scale() -> np.ndarray:
+    """The legend of `error_picture`: errors from -1 to 1, without a subject; uint8 RGB (1, 511, 3)."""
+    error = np.arange(-255, 256, dtype=np.int16)[None]
+    return _colours(
+        np.maximum(error, 0).astype(np.uint8), np.maximum(-error, 0).astype(np.uint8), np.zeros_like(error, np.uint8)
+    )
+
+
+def _colours(too_much: np.ndarray, too_little: np.ndarray, true_pha: np.ndarray) -> np.ndarray:
+    more, less = (np.sqrt(error[..., None] / np.float32(255)) for error in (too_much, too_little))
+    subject = true_pha[..., None] * np.float32(SUBJECT / 255) * (1 - np.maximum(more, less))
+    colours = subject + more * np.array(TOO_MUCH, np.float32) + less * np.array(TOO_LITTLE, np.float32)
+    return np.minimum(colours + 0.5, 255).astype(np.uint8)
+
+
+def photo_uri(picture: np.ndarray) -> str:
+    """A photograph as a data URI: lossy WebP of its small copy. Takes uint8 RGB (H, W, 3)."""
+    return _uri(_webp(small(picture), quality=82))
+
+
+def matte_uri(picture: np.ndarray) -> str:
+    """A matte or an error as a data URI: WebP, lossless unless that takes much (noise all over the picture does).
+
+    Args:
+        picture: uint8 (H, W) or RGB (H, W, 3), already small.
+    """
+    data = _webp(picture, quality=101)  # above 100 is OpenCV's word for lossless
+    return _uri(data if len(data) <= LOSSLESS_BYTES else _webp(picture, quality=90))
+
+
+def _webp(picture: np.ndarray, quality: int) -> bytes:
+    if picture.ndim == 3:
+        picture = cv2.cvtColor(picture, cv2.COLOR_RGB2BGR)
+    fine, data = cv2.imencode('.webp', picture, [cv2.IMWRITE_WEBP_QUALITY, quality])
+    if not fine:
+        raise OSError(f'OpenCV cannot encode a picture of {picture.shape[1]}x{picture.shape[0]} as WebP')
+    return data.tobytes()
+
+
+def _uri(webp: bytes) -> str:
+    return 'data:image/webp;base64,' + base64.b64encode(webp).decode('ascii')

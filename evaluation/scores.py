@@ -1,0 +1,106 @@
+"""The figures of one picture: what was predicted beside what is true, both of 8 bits as in files."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from dataset.images import read_alpha, read_rgb
+
+from . import metrics
+from .folders import Truth
+from .trimap import trimap, unknown
+
+OF_PAIRS = 'dtssd'  # the one metric that needs two frames
+
+
+@dataclass(frozen=True, eq=False)
+class Frame:
+    """A prediction with the truth, uint8.
+
+    Attributes:
+        truth: where the truth came from.
+        pred_pha, true_pha: (H, W).
+        region: the pixels that count, bool (H, W); None counts all.
+        pred_fgr, true_fgr: RGB (H, W, 3), where both are known.
+    """
+
+    truth: Truth
+    pred_pha: np.ndarray
+    true_pha: np.ndarray
+    region: np.ndarray | None
+    pred_fgr: np.ndarray | None = None
+    true_fgr: np.ndarray | None = None
+
+
+def read_frame(truth: Truth, pred_pha: np.ndarray, pred_fgr: np.ndarray | None, whole: bool) -> Frame:
+    """Reads the truth of a prediction.
+
+    Args:
+        truth: its files; the foreground's is not read unless there is a predicted one.
+        pred_pha: uint8 (H, W).
+        pred_fgr: uint8 RGB (H, W, 3).
+        whole: all pixels count, and not those alone that are unknown in the trimap.
+
+    Raises:
+        dataset.images.ImageError: a file cannot be read.
+        ValueError: files differ in size.
+    """
+    true_pha = read_alpha(truth.pha)
+    region = None if whole else unknown(trimap(true_pha) if truth.trimap is None else read_alpha(truth.trimap))
+    true_fgr = None if pred_fgr is None or truth.fgr is None else read_rgb(truth.fgr)
+    pictures = {'prediction': pred_pha, 'predicted fgr': pred_fgr, 'true fgr': true_fgr, 'trimap': region}
+    for kind, picture in pictures.items():
+        if picture is not None and picture.shape[:2] != true_pha.shape:
+            (height, width), (rows, columns) = picture.shape[:2], true_pha.shape
+            raise ValueError(f'{truth.pha} is {columns}x{rows}, its {kind} {width}x{height}')
+    return Frame(truth, pred_pha, true_pha, region, None if true_fgr is None else pred_fgr, true_fgr)
+
+
+def figures(frame: Frame, names: Sequence[str], scaling: str) -> dict[str, float]:
+    """The metrics of one picture by name, scaled as `metrics.SCALINGS` says; NaN where undefined. Leaves out dtssd."""
+    pred, true = _batch(frame.pred_pha), _batch(frame.true_pha)
+    region = None if frame.region is None else torch.from_numpy(frame.region)[None, None]
+    found = {}
+    for name in names:
+        if name == OF_PAIRS:
+            continue
+        if name != 'fg_mse':
+            value = getattr(metrics, name)(pred, true, region).item()
+        elif frame.pred_fgr is None or frame.true_fgr is None:
+            value = math.nan
+        else:
+            value = metrics.fg_mse(_batch(frame.pred_fgr), _batch(frame.true_fgr), true).item()
+        found[name] = value * metrics.SCALINGS[scaling][name]
+    return found
+
+
+def unsteadiness(before: Frame, frame: Frame, scaling: str) -> float:
+    """The dtSSD of two successive frames; a clip's is the mean over its pairs."""
+    pred, true = (
+        torch.cat([_batch(x), _batch(y)])
+        for x, y in ((before.pred_pha, frame.pred_pha), (before.true_pha, frame.true_pha))
+    )
+    # Of a pair, the later one's region counts.
+    region = None if frame.region is None else torch.from_numpy(frame.region)[None, None].expand_as(pred)
+    return metrics.dtssd(pred, true, region).item() * metrics.SCALINGS[scaling][OF_PAIRS]
+
+
+def with_previous(frames: Iterable[Frame]) -> Iterator[tuple[Frame, Frame | None]]:
+    """Each frame with the one before it in its clip; None for a clip's first and for stills."""
+    before = None
+    for frame in frames:
+        same = before is not None and frame.truth.clip is not None and before.truth.clip == frame.truth.clip
+        yield frame, before if same else None
+        before = frame
+
+
+def _batch(picture: np.ndarray) -> Tensor:
+    """(1, C, H, W) in 0..1. In double precision, or a level's value would be off by more than the metrics' error."""
+    levels = torch.from_numpy(picture)
+    return (levels[None, None] if picture.ndim == 2 else levels.permute(2, 0, 1)[None]).double() / 255

@@ -1,0 +1,195 @@
+"""Results as text for a terminal, as JSON that is read again, and as CSV for a spreadsheet or a data frame."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import math
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from .results import Mean, Results, differences, means
+
+FORMAT = 1
+TITLES = {
+    'sad': 'SAD', 'mse': 'MSE', 'grad': 'Grad', 'conn': 'Conn', 'fg_mse': 'FG-MSE', 'mad': 'MAD', 'dtssd': 'dtSSD'
+}  # fmt: skip
+DIGITS = 4  # of the largest number in a column
+
+
+def means_table(results: Sequence[Results]) -> str:
+    """The means with their intervals, and the paired differences from the first model; lower is better everywhere.
+
+    A `*` marks a difference whose interval leaves out 0.
+    """
+    metrics = all_metrics(results)
+    found = [means(model) for model in results]
+    apart = [differences(model, results[0]) for model in results]
+    places = {x: _places(mean[x].value for mean in found if x in mean) for x in metrics}
+    rows = [['', 'pictures', *(TITLES[x] for x in metrics)]]
+    for i, model in enumerate(results):
+        rows.append([model.model, str(len(model.figures)), *_values(found[i], places)])
+        rows.append(['  95 % interval', '', *_intervals(found[i], places)])
+        undefined = [found[i][x].undefined if x in found[i] else 0 for x in metrics]
+        if any(undefined):
+            rows.append(['  undefined', '', *(str(count or '') for count in undefined)])
+        if i > 0:
+            rows.append(['  minus the first', '', *_values(apart[i], places, '+')])
+            rows.append(['  95 % interval', '', *_intervals(apart[i], places, '+')])
+    return _aligned(rows, names=1)
+
+
+def pictures_table(results: Sequence[Results], sort_by: str | None = None) -> str:
+    """Every picture, and then every clip, with the models beneath each other.
+
+    Args:
+        results: a line of each for each picture.
+        sort_by: the metric by which the first model's worst come first, undefined ones last; in the set's order if left
+            out.
+    """
+    metrics = all_metrics(results)
+    by_metric = {metric: [model.values(metric) for model in results] for metric in metrics}
+    places = {x: _places(value for values in by_metric[x] for value in values.values()) for x in metrics}
+    rows = [['', '', *(TITLES[x] for x in metrics)]]
+    pictures = _in_order((model.figures for model in results), results[0], sort_by)
+    clips = _in_order((model.clip_figures for model in results), results[0], sort_by)
+    for label, name in [*((name, name) for name in pictures), *((f'clip {name}', name) for name in clips)]:
+        is_clip = label != name
+        for i, model in enumerate(results):
+            values = (model.clip_figures if is_clip else model.figures).get(name, {})
+            cells = [_number(values.get(x, math.nan), places[x]) for x in metrics]
+            rows.append([label if i == 0 else '', model.model, *cells])
+    return _aligned(rows, names=2)
+
+
+def all_metrics(results: Iterable[Results]) -> list[str]:
+    """The metrics of any of them, in the order of `TITLES`."""
+    held = {metric for model in results for metric in model.metrics}
+    return [metric for metric in TITLES if metric in held]
+
+
+def to_json(results: Sequence[Results]) -> str:
+    """All there is, for `read_json`, and means and paired differences from the first, for others; undefined is null."""
+    content = {
+        'format': FORMAT,
+        'results': [{**asdict(model), 'means': _plain(means(model))} for model in results],
+        'differences': [
+            {'model': model.model, 'minus': results[0].model, 'means': _plain(differences(model, results[0]))}
+            for model in results[1:]
+        ],
+    }
+    return json.dumps(_without_nan(content), indent=1, allow_nan=False) + '\n'
+
+
+def read_json(path: Path) -> list[Results]:
+    """Reads what `to_json` gave.
+
+    Raises:
+        FileNotFoundError: no such file.
+        ValueError: it holds no results.
+    """
+    try:
+        content = json.loads(path.read_text(encoding='utf-8'))
+        if content['format'] != FORMAT:
+            raise ValueError(f'it has format {content["format"]}; this version reads {FORMAT}')
+        return [
+            Results(
+                str(entry['model']),
+                _figures(entry['figures']),
+                {clip: [str(name) for name in names] for clip, names in entry['clips'].items()},
+                _figures(entry['clip_figures']),
+                dict(entry['settings']),
+            )
+            for entry in content['results']
+        ]
+    except FileNotFoundError:
+        raise FileNotFoundError(f'{path}: no such file') from None
+    except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
+        raise ValueError(f'{path}: not the results of an evaluation: {error!r}') from None
+
+
+def to_csv(results: Iterable[Results]) -> str:
+    """One line per model, picture and metric, and per model, clip and metric of clips, whose picture is empty.
+
+    Undefined values are empty.
+    """
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator='\n')
+    writer.writerow(['model', 'clip', 'picture', 'metric', 'value'])
+    for model in results:
+        clip_of = {name: clip for clip, names in model.clips.items() for name in names}
+        rows = [(clip_of.get(name, ''), name, values) for name, values in model.figures.items()]
+        rows += [(clip, '', values) for clip, values in model.clip_figures.items()]
+        for clip, name, values in rows:
+            for metric, value in values.items():
+                writer.writerow([model.model, clip, name, metric, '' if math.isnan(value) else repr(value)])
+    return text.getvalue()
+
+
+def _figures(content: dict[str, dict[str, float | None]]) -> dict[str, dict[str, float]]:
+    return {
+        name: {metric: math.nan if value is None else float(value) for metric, value in values.items()}
+        for name, values in content.items()
+    }
+
+
+def _plain(found: dict[str, Mean]) -> dict[str, dict[str, Any]]:
+    return {metric: asdict(mean) for metric, mean in found.items()}
+
+
+def _without_nan(content: Any) -> Any:
+    if isinstance(content, dict):
+        return {key: _without_nan(value) for key, value in content.items()}
+    if isinstance(content, list | tuple):
+        return [_without_nan(value) for value in content]
+    return None if isinstance(content, float) and not math.isfinite(content) else content
+
+
+def _in_order(figures: Iterable[dict[str, Any]], first: Results, sort_by: str | None) -> list[str]:
+    names = list(dict.fromkeys(name for found in figures for name in found))
+    if sort_by is None:
+        return names
+    values = first.values(sort_by)
+    return sorted(names, key=lambda name: -value if math.isfinite(value := values.get(name, math.nan)) else math.inf)
+
+
+def _values(found: dict[str, Mean], places: dict[str, int], sign: str = '') -> Iterator[str]:
+    for metric, decimals in places.items():
+        mean = found.get(metric)
+        text = '-' if mean is None else _number(mean.value, decimals, sign)
+        yield f'{text}*' if sign and mean is not None and mean.excludes_0 else text
+
+
+def _intervals(found: dict[str, Mean], places: dict[str, int], sign: str = '') -> Iterator[str]:
+    for metric, decimals in places.items():
+        mean = found.get(metric)
+        if mean is None or math.isnan(mean.low):
+            yield '-'
+        else:
+            yield '..'.join(_number(limit, decimals, sign) for limit in (mean.low, mean.high))
+
+
+def _places(values: Iterable[float]) -> int:
+    """How many decimals give the largest of a column its digits."""
+    largest = max((abs(value) for value in values if math.isfinite(value)), default=0.0)
+    return 0 if largest == 0 else min(8, max(0, DIGITS - 1 - math.floor(math.log10(largest))))
+
+
+def _number(value: float, decimals: int, sign: str = '') -> str:
+    return f'{value:{sign}.{decimals}f}' if math.isfinite(value) else '-'
+
+
+def _aligned(rows: Sequence[Sequence[str]], names: int) -> str:
+    """Columns of equal width: the first `names` of them flush left, numbers right."""
+    widths = [max(map(len, column)) for column in zip(*rows)]
+    lines = (
+        '  '.join(
+            f'{cell:<{width}}' if i < names else f'{cell:>{width}}' for i, (cell, width) in enumerate(zip(row, widths))
+        )
+        for row in rows
+    )
+    # Names of files need not be valid text, and a terminal takes nothing else.
+    return '\n'.join(line.rstrip() for line in lines).encode('utf-8', 'replace').decode()

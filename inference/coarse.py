@@ -1,0 +1,44 @@
+"""The coarse result alone, of a network that refines: what its refiner has to begin with."""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+
+from model import MattingRefine
+
+from .pixels import enlarged
+from .predictor import Matting
+
+
+class Coarse(nn.Module):
+    """A `MattingRefine` that leaves out its refiner: alpha and foreground of the coarse network, enlarged bilinearly.
+
+    Args:
+        network: which it shares, weights and settings; in evaluation mode.
+    """
+
+    def __init__(self, network: MattingRefine):
+        super().__init__()
+        self.network = network
+
+    def forward(self, src: Tensor, bgr: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
+        """As `MattingRefine.forward`, with nothing refined: `pha` and `fgr` are `pha_sm` and `fgr_sm` at full size."""
+        small, plate = self.network.pyramid(src).small, self.network.pyramid(bgr).small
+        pha_sm, fgr_sm, err_sm, _ = self.network.coarse(small, plate)
+        fgr_sm = self.network.clamp(fgr_sm + small)
+        rows, columns = (-(-side // 4) for side in src.shape[2:])
+        ref_sm = src.new_zeros(len(src), 1, rows, columns)
+        return enlarged(pha_sm, src, 'bilinear'), enlarged(fgr_sm, src, 'bilinear'), pha_sm, fgr_sm, err_sm, ref_sm
+
+
+def coarse_only(matting: Matting) -> Matting:
+    """A predictor of the coarse result, with the network of another predictor, which can be used further.
+
+    Raises:
+        ValueError: that one's network does not refine.
+    """
+    if not isinstance(matting.model, MattingRefine):
+        raise ValueError(f'{type(matting.model).__name__} refines nothing: it is coarse already')
+    coarse = Matting(Coarse(matting.model), matting.device, 'float32')  # float32: or it would get autocast
+    coarse.dtype, coarse.loaded = matting.dtype, matting.loaded
+    return coarse
