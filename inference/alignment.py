@@ -1,98 +1,24 @@
-"""Does the plate fit its picture, and if the camera moved a little, can it be made to?
+"""If the camera moved a little after the plate was taken, can the plate be made to fit?
 
-The networks compare a picture with its plate pixel by pixel, so a plate of another scene, of another exposure, or from
-a camera that was nudged spoils the matte without any error. `plate_fit` measures the three on a small copy in a few
-milliseconds; `align_plate` warps a plate onto its picture by a homography between features of the background.
-
-Pictures are uint8 RGB (H, W, 3), both of the same size.
+`align_plate` warps a plate onto its picture by a homography between features of the background. Its parts serve
+videos too, where one plate is compared with many frames. Pictures are uint8 RGB (H, W, 3), a picture and its plate of
+the same size.
 """
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 
 import cv2
 import numpy as np
 
-FIT_SIDE = 320  # longer side of the copies that plate_fit compares
-TRUNCATE = 40  # grey levels: what differs more is the subject, and counts alike however much it differs
-LEAST_NEAR = 0.05  # wrong plates reach 3 %, a subject that fills 70 % of the picture leaves more than 30 %
-LEAST_EXPOSURE = 0.12  # as a logarithm: 13 % brighter, 11 % darker; training disturbs plates by as much
-LEAST_SHIFT = 0.006  # of the width; 2 pixels of the copy
+from .fit import check_pair, difference, resized
 
 ALIGN_SIDE = 1280  # longer side of the copies that features are found on
+MOST_FEATURES = 4000
 LEAST_MATCHES = 12
 LEAST_INLIER_SHARE = 0.25
 LARGEST_MOVE = 0.1  # of the longer side, for matches and for corners
-
-
-@dataclass(frozen=True)
-class PlateFit:
-    """How a plate compares with its picture.
-
-    Attributes:
-        near: share of the picture, 0..1, in regions that equal the plate within about 5 %.
-        near_corrected: the same after the plate took on `gain` and `shift`.
-        gain: picture / plate per channel (R, G, B) over those regions; (1, 1, 1) where another gain explains no
-            more of the picture.
-        shift: (x, y) by which the plate has to move, as shares of the picture's width and height; (0, 0) where
-            moving explains no more of the picture.
-    """
-
-    near: float
-    near_corrected: float
-    gain: tuple[float, float, float]
-    shift: tuple[float, float]
-
-    def warnings(self) -> list[str]:
-        """What is wrong, with the measured difference, one sentence each; empty where the plate fits."""
-        if self.near_corrected < LEAST_NEAR:
-            return [
-                f'only {self.near_corrected:.1%} of the picture is like the plate ({LEAST_NEAR:.0%} is the least '
-                'expected): is it the plate of this camera and scene?'
-            ]
-        found = []
-        logs = np.log(self.gain)
-        if max(abs(logs.mean()), np.ptp(logs)) >= LEAST_EXPOSURE:
-            red, green, blue = (f'{gain - 1:+.0%}' for gain in self.gain)
-            found.append(
-                f'the background is exposed otherwise than the plate (red {red}, green {green}, blue {blue}): '
-                'lock exposure and white balance for both'
-            )
-        if max(abs(part) for part in self.shift) >= LEAST_SHIFT:
-            found.append(
-                f'the background lies {self.shift[0]:+.1%} of the width and {self.shift[1]:+.1%} of the height from '
-                'where the plate has it: fix the camera, or try --preprocess-alignment'
-            )
-        return found
-
-
-def plate_fit(src: np.ndarray, bgr: np.ndarray) -> PlateFit:
-    """Measure how well a plate fits its picture. Both uint8 RGB (H, W, 3); about 10 ms for HD.
-
-    Shifts up to 7 % of the longer side are found.
-
-    Raises:
-        ValueError: the shapes differ.
-    """
-    _check_pair(src, bgr)
-    src, bgr = _small(src), _small(bgr)
-    near = _near(src, bgr)
-    red, green, blue = (_common_ratio(src[::2, ::2, c], bgr[::2, ::2, c]) for c in range(3))
-    gain = red, green, blue
-    exposed = cv2.merge([cv2.convertScaleAbs(plane, alpha=g) for plane, g in zip(cv2.split(bgr), gain)])
-    corrected = _near(src, exposed)
-    # A flat garment before a flat wall has one gain too: it must explain far more than equality does. And no camera
-    # changes its white balance so much that the channels drift apart by half: then the plate is another scene's.
-    if corrected <= 2 * near + 0.05 or max(gain) > 1.5 * min(gain):
-        gain, exposed, corrected = (1.0, 1.0, 1.0), bgr, near
-    whole, *quarters = _moves(src, exposed)
-    corrected = max(corrected, _near(src, _moved(exposed, *whole)))
-    # Leaves in the wind move one quarter; a turned camera moves at least two.
-    second = sorted(quarters, key=lambda move: math.hypot(*move))[-2:-1]
-    dx, dy = max([whole, *second], key=lambda move: math.hypot(*move))
-    return PlateFit(near, corrected, gain, (dx / src.shape[1], dy / src.shape[0]))
 
 
 @dataclass(frozen=True)
@@ -121,29 +47,72 @@ def align_plate(src: np.ndarray, bgr: np.ndarray) -> AlignmentResult:
     Raises:
         ValueError: the shapes differ.
     """
-    _check_pair(src, bgr)
-    scale = min(1.0, ALIGN_SIDE / max(src.shape[:2]))
-    src_grey, bgr_grey = (cv2.cvtColor(_resized(x, scale), cv2.COLOR_RGB2GRAY) for x in (src, bgr))
-    found, inliers, reason = _homography(src_grey, bgr_grey)
+    check_pair(src, bgr)
+    (src_grey, scale), (bgr_grey, _) = grey_copy(src), grey_copy(bgr)
+    found, inliers, reason = homography_between(features(bgr_grey), features(src_grey))
     if found is None:
         return AlignmentResult(bgr, None, inliers, f'the plate is used unaligned: {reason}')
-    to_copy = np.diag([scale, scale, 1])  # the offset of pixel centres cancels, where a matrix is near the identity
-    homography = np.linalg.inv(to_copy) @ found @ to_copy
-    homography /= homography[2, 2]
+    homography = in_full(found, scale)
     height, width = src.shape[:2]
-    if _largest_move(homography, width, height) < 0.5:
+    if largest_move(homography, width, height) < 0.5:
         return AlignmentResult(bgr, None, inliers, None)
-    before, after = _difference(src_grey, bgr_grey), _difference(src_grey, _warped(bgr_grey, found))
+    before, after = difference(src_grey, bgr_grey), difference(src_grey, warped(bgr_grey, found))
     if after >= before:
         reason = f'aligned, it would differ no less from the picture ({after:.1f} grey levels, unaligned {before:.1f})'
         return AlignmentResult(bgr, None, inliers, f'the plate is used unaligned: {reason}')
-    return AlignmentResult(_warped(bgr, homography), homography, inliers, None)
+    return AlignmentResult(warped(bgr, homography), homography, inliers, None)
 
 
-def _homography(src: np.ndarray, bgr: np.ndarray) -> tuple[np.ndarray | None, int, str]:
-    """From plate to picture, both grey: (matrix or None, inliers, why None)."""
-    height, width = src.shape
-    from_points, to_points = _matches(bgr, src)
+def grey_copy(picture: np.ndarray, side: int = ALIGN_SIDE) -> tuple[np.ndarray, float]:
+    """A grey copy, uint8 (h, w), whose longer side is `side` at most, and its scale: copy / picture."""
+    scale = min(1.0, side / max(picture.shape[:2]))
+    return cv2.cvtColor(resized(picture, scale), cv2.COLOR_RGB2GRAY), scale
+
+
+def in_full(matrix: np.ndarray, scale: float) -> np.ndarray:
+    """A homography between copies, as one between the pictures they were made of."""
+    to_copy = np.diag([scale, scale, 1])  # the offset of pixel centres cancels, where a matrix is near the identity
+    homography = np.linalg.inv(to_copy) @ matrix @ to_copy
+    return homography / homography[2, 2]
+
+
+@dataclass(frozen=True)
+class Features:
+    """What stands out in a grey picture.
+
+    Attributes:
+        points: (N, 2) float32, in pixels.
+        descriptors: (N, 128) float32.
+        size: (height, width) of the picture.
+    """
+
+    points: np.ndarray
+    descriptors: np.ndarray
+    size: tuple[int, int]
+
+
+def features(grey: np.ndarray, most: int = MOST_FEATURES) -> Features:
+    """Find the `most` strongest features of a grey picture, uint8 (h, w), or fewer."""
+    keys, descriptors = cv2.SIFT.create(nfeatures=most).detectAndCompute(grey, None)
+    if not keys:  # then OpenCV gives None
+        descriptors = np.zeros((0, 128), np.float32)
+    points = np.array([key.pt for key in keys], np.float32).reshape(-1, 2)
+    return Features(points, descriptors, (grey.shape[0], grey.shape[1]))
+
+
+def homography_between(plate: Features, picture: Features) -> tuple[np.ndarray | None, int, str]:
+    """From plate to picture, both of one size: (matrix (3, 3) or None, inliers, why None)."""
+    return trusted_homography(*_matches(plate, picture), picture.size)
+
+
+def trusted_homography(
+    from_points: np.ndarray, to_points: np.ndarray, size: tuple[int, int]
+) -> tuple[np.ndarray | None, int, str]:
+    """The homography that enough of the points (N, 2) agree on: (matrix (3, 3) or None, inliers, why None).
+
+    `size` is (height, width) of both pictures.
+    """
+    height, width = size
     if len(from_points) < LEAST_MATCHES:
         return None, 0, f'only {len(from_points)} points match, {LEAST_MATCHES} are needed (a flat wall has none)'
     matrix, mask = cv2.findHomography(from_points, to_points, cv2.RANSAC, 2.0, maxIters=5000, confidence=0.999)
@@ -159,25 +128,22 @@ def _homography(src: np.ndarray, bgr: np.ndarray) -> tuple[np.ndarray | None, in
         return None, inliers, f'the {inliers} points that agree cover too little of the picture'
     # Two estimates from half of the points each tell how far the corners can be trusted, where no points lie.
     halves = [cv2.findHomography(agreeing[i::2], aims[i::2])[0] for i in (0, 1)]
-    if any(half is None for half in halves) or _largest_move(halves[0], width, height, halves[1]) > 0.01 * width:
+    if any(half is None for half in halves) or largest_move(halves[0], width, height, halves[1]) > 0.01 * width:
         return None, inliers, f'the {inliers} points that agree leave the corners uncertain'
     if not _is_gentle(matrix, width, height):
         return None, inliers, f'the homography moves a corner by more than {LARGEST_MOVE:.0%}, or folds the plate'
     return matrix, inliers, ''
 
 
-def _matches(one: np.ndarray, other: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def _matches(one: Features, other: Features) -> tuple[np.ndarray, np.ndarray]:
     """Points (N, 2) of `one` and where `other` has them; not farther apart than a nudged camera explains."""
-    sift = cv2.SIFT.create(nfeatures=4000)
-    one_keys, one_found = sift.detectAndCompute(one, None)
-    other_keys, other_found = sift.detectAndCompute(other, None)
-    if len(one_keys) < 2 or len(other_keys) < 2:
+    if min(len(one.points), len(other.points)) < 2:
         return np.zeros((0, 2), np.float32), np.zeros((0, 2), np.float32)
-    pairs = cv2.BFMatcher().knnMatch(one_found, other_found, k=2)
+    pairs = cv2.BFMatcher().knnMatch(one.descriptors, other.descriptors, k=2)
     distinct = [first for first, second in pairs if first.distance < 0.75 * second.distance]
-    points = np.array([one_keys[match.queryIdx].pt for match in distinct], np.float32).reshape(-1, 2)
-    targets = np.array([other_keys[match.trainIdx].pt for match in distinct], np.float32).reshape(-1, 2)
-    near = np.linalg.norm(targets - points, axis=1) <= LARGEST_MOVE * max(one.shape)
+    points = one.points[[match.queryIdx for match in distinct]]
+    targets = other.points[[match.trainIdx for match in distinct]]
+    near = np.linalg.norm(targets - points, axis=1) <= LARGEST_MOVE * max(one.size)
     return points[near], targets[near]
 
 
@@ -185,116 +151,16 @@ def _is_gentle(matrix: np.ndarray, width: int, height: int) -> bool:
     corners = np.array([[0, 0, 1], [width, 0, 1], [width, height, 1], [0, height, 1]], float)
     # The determinant of a homography's derivative is det / w**3: the same sign everywhere if no w changes sign.
     upright = np.linalg.det(matrix) > 0 and bool((corners @ matrix[2] > 0).all())
-    return upright and _largest_move(matrix, width, height) <= LARGEST_MOVE * max(width, height)
+    return upright and largest_move(matrix, width, height) <= LARGEST_MOVE * max(width, height)
 
 
-def _largest_move(matrix: np.ndarray, width: int, height: int, other: np.ndarray | None = None) -> float:
+def largest_move(matrix: np.ndarray, width: int, height: int, other: np.ndarray | None = None) -> float:
     """How far from its place, or from where another matrix puts it, the corner that moves most goes, in pixels."""
     corners = np.array([[0, 0], [width, 0], [width, height], [0, height]], np.float32)[None]
     places = corners if other is None else cv2.perspectiveTransform(corners, other)
     return float(np.linalg.norm(cv2.perspectiveTransform(corners, matrix) - places, axis=2).max())
 
 
-def _warped(picture: np.ndarray, matrix: np.ndarray) -> np.ndarray:
+def warped(picture: np.ndarray, matrix: np.ndarray) -> np.ndarray:
     size = picture.shape[1::-1]
     return cv2.warpPerspective(picture, matrix, size, flags=cv2.INTER_CUBIC, borderMode=cv2.BORDER_REPLICATE)
-
-
-def _small(picture: np.ndarray) -> np.ndarray:
-    """The copy that plate_fit works on; blurred, so that noise and the grain of leaves count less."""
-    return cv2.GaussianBlur(_resized(picture, min(1.0, FIT_SIDE / max(picture.shape[:2]))), (0, 0), 1.0)
-
-
-def _resized(picture: np.ndarray, scale: float) -> np.ndarray:
-    if scale >= 1:
-        return picture
-    size = [max(1, round(side * scale)) for side in picture.shape[1::-1]]
-    return cv2.resize(picture, size, interpolation=cv2.INTER_AREA)
-
-
-def _near(src: np.ndarray, bgr: np.ndarray) -> float:
-    """Share of the picture within 3 levels + 5 % of the plate; opened, so that chance pixels do not count."""
-    allowed = cv2.convertScaleAbs(_brightest(bgr), alpha=0.05, beta=3)
-    equal = cv2.compare(_brightest(cv2.absdiff(src, bgr)), allowed, cv2.CMP_LE)
-    region = cv2.morphologyEx(equal, cv2.MORPH_OPEN, np.ones((5, 5), np.uint8))
-    return cv2.countNonZero(region) / region.size
-
-
-def _brightest(picture: np.ndarray) -> np.ndarray:
-    red, green, blue = cv2.split(picture)
-    return cv2.max(cv2.max(red, green), blue)
-
-
-def _common_ratio(src: np.ndarray, bgr: np.ndarray) -> float:
-    """The ratio picture / plate that most pixels of a channel share, 0.55..1.83."""
-    usable = (bgr > 20) & (bgr < 235) & (src > 20) & (src < 240)  # neither noise nor clipped
-    ratios = np.log(src[usable] / bgr[usable].astype(np.float32))
-    counts, edges = np.histogram(ratios, bins=121, range=(-0.605, 0.605))
-    peak = int(np.convolve(counts, np.ones(5), 'same').argmax())
-    around = ratios[np.abs(ratios - (edges[peak] + edges[peak + 1]) / 2) <= 0.05]
-    return float(np.exp(np.median(around))) if around.size else 1.0
-
-
-def _moves(src: np.ndarray, bgr: np.ndarray) -> list[tuple[int, int]]:
-    """How the plate has to move, in whole pixels: all of it, and each quarter, which tells of a turn or a zoom."""
-
-    def worthwhile(one: np.ndarray, other: np.ndarray, move: tuple[int, int]) -> tuple[int, int]:
-        return move if _near(one, _moved(other, *move)) > 1.06 * _near(one, other) + 0.005 else (0, 0)
-
-    src_grey, bgr_grey = (cv2.cvtColor(x, cv2.COLOR_RGB2GRAY) for x in (src, bgr))
-    moves = [worthwhile(src, bgr, _common_shift(src_grey, bgr_grey))]
-    middle_y, middle_x = src.shape[0] // 2, src.shape[1] // 2
-    if min(middle_y, middle_x) < 8:  # such quarters tell nothing
-        return moves
-    for rows in (slice(0, middle_y), slice(middle_y, None)):
-        for columns in (slice(0, middle_x), slice(middle_x, None)):
-            found = _best_move(src_grey[rows, columns], bgr_grey[rows, columns], *moves[0], reach=4)
-            moves.append(worthwhile(src[rows, columns], bgr[rows, columns], found))
-    return moves
-
-
-def _best_move(src: np.ndarray, bgr: np.ndarray, dx: int, dy: int, reach: int) -> tuple[int, int]:
-    """The move around (dx, dy), or none at all, after which the plate differs least."""
-    around = range(-reach, reach + 1)
-    tried = [(0, 0), *((dx + x, dy + y) for x in around for y in around)]
-    return min(tried, key=lambda move: _difference_moved(src, bgr, *move))
-
-
-def _common_shift(src: np.ndarray, bgr: np.ndarray) -> tuple[int, int]:
-    """The whole-pixel move of the plate that makes most of it equal; coarse to fine, by trying all.
-
-    Phase correlation is no faster and follows the subject's outline where the background is smooth.
-    """
-    levels = [side for side in (80, 160) if side < max(src.shape[:2])] + [max(src.shape[:2])]
-    dx = dy = 0
-    for i, side in enumerate(levels):
-        scale = side / max(src.shape[:2])
-        one, other = _resized(src, scale), _resized(bgr, scale)
-        grow = side / levels[i - 1] if i else 1
-        reach = 2 if i else max(1, round(0.075 * side))
-        dx, dy = _best_move(one, other, round(dx * grow), round(dy * grow), reach)
-    return dx, dy
-
-
-def _difference_moved(src: np.ndarray, bgr: np.ndarray, dx: int, dy: int) -> float:
-    height, width = src.shape[:2]
-    if abs(dx) >= width or abs(dy) >= height:
-        return float('inf')
-    here = src[max(dy, 0) : height + min(dy, 0), max(dx, 0) : width + min(dx, 0)]
-    there = bgr[max(-dy, 0) : height + min(-dy, 0), max(-dx, 0) : width + min(-dx, 0)]
-    return _difference(here, there)
-
-
-def _difference(one: np.ndarray, other: np.ndarray) -> float:
-    """Mean difference of two grey pictures in levels, each pixel's at most TRUNCATE."""
-    return cv2.mean(cv2.threshold(cv2.absdiff(one, other), TRUNCATE, 0, cv2.THRESH_TRUNC)[1])[0]
-
-
-def _moved(picture: np.ndarray, dx: int, dy: int) -> np.ndarray:
-    matrix = np.array([[1, 0, dx], [0, 1, dy]], np.float32)
-    return cv2.warpAffine(picture, matrix, picture.shape[1::-1], borderMode=cv2.BORDER_REPLICATE)
-
-
-def _check_pair(src: np.ndarray, bgr: np.ndarray) -> None:
-    if src.shape != bgr.shape or src.ndim != 3 or src.shape[2] != 3:
-        raise ValueError(f'picture and plate must both be (H, W, 3), but are {src.shape} and {bgr.shape}')

@@ -14,8 +14,9 @@ import cv2
 
 from dataset.images import ImageError, read_rgb
 
-from .alignment import align_plate, plate_fit
+from .alignment import align_plate
 from .devices import out_of_memory
+from .fit import plate_fit
 from .inputs import Job
 from .matte import NotFiniteError, Pending
 from .pipeline import batches
