@@ -99,8 +99,14 @@ def model_arguments(args: argparse.Namespace) -> dict[str, Any]:
     }
 
 
-def add_device_arguments(parser: argparse.ArgumentParser, sweep: bool = False) -> None:
-    """Adds the flags that say where and how precisely to compute; for a `sweep`, several precisions and no threads."""
+def add_device_arguments(parser: argparse.ArgumentParser, sweep: bool = False, workers: bool = True) -> None:
+    """Adds the flags that say where and how precisely to compute.
+
+    Args:
+        parser: gets them.
+        sweep: for a speed test: several precisions and backends.
+        workers: threads read and write.
+    """
     add = parser.add_argument_group('machine').add_argument
     add('--device', choices=DEVICES, default='auto', help='auto: cuda, else mps, else cpu')
     add('--precision', choices=PRECISIONS, nargs='+' if sweep else None, default=['float32'] if sweep else 'auto',
@@ -111,7 +117,7 @@ def add_device_arguments(parser: argparse.ArgumentParser, sweep: bool = False) -
         help='what runs: weights; a TorchScript archive (.pt); an ONNX file (.onnx). '
         + ('Weights are traced for the size, or exported, which takes a minute. ' if sweep else '')
         + 'Model flags that are left out follow an exported file')  # fmt: skip
-    if not sweep:
+    if workers and not sweep:
         add('--num-workers', type=int, default=0, metavar='N',
             help='threads that read pictures, and as many that write; 0: one per core (CPU: per 2)')  # fmt: skip
 
@@ -165,13 +171,13 @@ def picture_problems(args: argparse.Namespace) -> list[str]:
     return found
 
 
-def add_output_arguments(parser: argparse.ArgumentParser) -> None:
-    """Adds the flags for pictures out."""
+def add_output_arguments(parser: argparse.ArgumentParser, format_flag: str = '--output-format') -> None:
+    """Adds the flags for pictures out; `format_flag` names the one for the format of each type."""
     add = parser.add_argument_group('output').add_argument
     add('--output-dir', type=Path, required=True, metavar='DIR', help='each type gets a sub-folder')
     add('--output-types', '--output-type', nargs='+', required=True, choices=OUTPUT_TYPES,
         help='cut-out with alpha, alpha, foreground, predicted error, refined regions')  # fmt: skip
-    add('--output-format', nargs='+', default=[], metavar='TYPE=FORMAT',
+    add(format_flag, dest='picture_formats', nargs='+', default=[], metavar='TYPE=FORMAT',
         help=f'such as pha=png fgr=webp, of {", ".join(PICTURE_FORMATS)}; com is png and the others jpg if left out. '
         'jpg has no alpha, so com cannot be jpg')  # fmt: skip
     add('--png-compression', type=int, default=1, metavar='0-9',
@@ -181,20 +187,20 @@ def add_output_arguments(parser: argparse.ArgumentParser) -> None:
         help='write into a folder that is not empty; files of equal name are replaced, others kept')  # fmt: skip
 
 
-def output_problems(args: argparse.Namespace) -> list[str]:
-    """What is wrong with the flags for pictures out."""
+def output_problems(args: argparse.Namespace, format_flag: str = '--output-format') -> list[str]:
+    """What is wrong with the flags for pictures out; `format_flag` as for `add_output_arguments`."""
     found = []
     if 'ref' in args.output_types and args.model_type == 'mattingbase':
         found.append('--output-types ref: mattingbase refines nothing; leave it out or use --model-type mattingrefine')
-    for entry in args.output_format:
+    for entry in args.picture_formats:
         kind, _, picture_format = entry.partition('=')
         if kind not in OUTPUT_TYPES or picture_format not in PICTURE_FORMATS:
             found.append(
-                f'--output-format {entry}: must be TYPE=FORMAT with a type of {", ".join(OUTPUT_TYPES)} '
+                f'{format_flag} {entry}: must be TYPE=FORMAT with a type of {", ".join(OUTPUT_TYPES)} '
                 f'and a format of {", ".join(PICTURE_FORMATS)}, such as pha=png'
             )
         elif kind == 'com' and picture_format == 'jpg':
-            found.append('--output-format com=jpg: jpg has no alpha; use png or webp')
+            found.append(f'{format_flag} com=jpg: jpg has no alpha; use png or webp')
     if not 0 <= args.png_compression <= 9:
         found.append(f'--png-compression {args.png_compression}: must be in 0..9')
     if not 1 <= args.jpeg_quality <= 100:
@@ -204,7 +210,8 @@ def output_problems(args: argparse.Namespace) -> list[str]:
 
 def output_formats(args: argparse.Namespace) -> dict[str, str]:
     """The format of each type asked for, in the order asked: {'com': 'png', 'pha': 'jpg', ...}."""
-    given = {kind: picture_format for kind, _, picture_format in (entry.partition('=') for entry in args.output_format)}
+    entries = (entry.partition('=') for entry in args.picture_formats)
+    given = {kind: picture_format for kind, _, picture_format in entries}
     return {kind: given.get(kind, DEFAULT_FORMATS[kind]) for kind in args.output_types}
 
 

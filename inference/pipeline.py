@@ -26,6 +26,8 @@ from typing import Any, Generic, TypeVar
 
 from tqdm import tqdm
 
+from .processes import interruption
+
 Item = TypeVar('Item')
 Result = TypeVar('Result')
 
@@ -41,10 +43,12 @@ class Pipeline:
         self._pools: list[ThreadPoolExecutor] = []
 
     def __enter__(self) -> Pipeline:
+        interruption.begin()
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         with ExitStack() as stack:  # the first pool is shut down last, and all are
+            stack.callback(interruption.end, failed=kind is not None)
             for pool in self._pools:
                 stack.callback(pool.shutdown, wait=True, cancel_futures=True)
 
@@ -67,6 +71,16 @@ class Pipeline:
         self._pools.append(pool)
         return _in_order(pool, work, items, depth or threads + 1)
 
+    def reading(self, items: Iterable[Item], depth: int) -> Iterator[Item]:
+        """Iterate on a thread of its own, `depth` items ahead of the consumer at most."""
+        iterator, end = iter(items), object()
+
+        def read(_: None) -> object:
+            return next(iterator, end)
+
+        ahead = self.ahead(read, itertools.repeat(None), 1, depth)
+        return itertools.takewhile(lambda item: item is not end, ahead)  # type: ignore[arg-type]
+
 
 def _in_order(
     pool: ThreadPoolExecutor, work: Callable[[Item], Result], items: Iterable[Item], depth: int
@@ -78,8 +92,10 @@ def _in_order(
         # What is done is handed on at once: a failed write ends the run now and not `depth` pictures later.
         if len(running) >= depth or running[0].done():
             yield running.popleft().result()
+        interruption.check()
     while running:
         yield running.popleft().result()
+        interruption.check()
 
 
 def batches(items: Iterable[Item], size: int, key: Callable[[Item], Hashable]) -> Iterator[list[Item]]:
@@ -115,23 +131,32 @@ class Recent(Generic[Result]):
         return future.result()
 
 
-def progress(items: Iterable[Item], total: int, unit: str, show: bool = True) -> Iterator[Item]:
+def progress(
+    items: Iterable[Item], total: int | Callable[[], int | None], unit: str, show: bool = True
+) -> Iterator[Item]:
     """Pass items through and show how many of `total` are done, the rate and the time left.
 
     A bar where stderr is a terminal, else a plain line every ten seconds. Print with `say` meanwhile. `unit` begins
-    with a space.
+    with a space. A total that is only guessed, and guessed better as time goes by, is a function; it may know nothing.
     """
+    estimate = total if callable(total) else lambda: total
     if not show or sys.stderr.isatty():
-        yield from tqdm(items, total=total, unit=unit, disable=not show, dynamic_ncols=True)
+        with tqdm(total=estimate(), unit=unit, disable=not show, dynamic_ncols=True) as bar:
+            for item in items:
+                yield item
+                bar.total = estimate()
+                bar.update()
+            bar.total = bar.n
         return
     start = last = time.monotonic()
     for done, item in enumerate(items, 1):
         yield item
-        now = time.monotonic()
-        if now - last >= PLAIN_LINE_SECONDS and done < total:
+        now, expected = time.monotonic(), estimate()
+        if now - last >= PLAIN_LINE_SECONDS and done != expected:
             last, rate = now, done / (now - start)
-            left = tqdm.format_interval((total - done) / rate)
-            print(f'{done}/{total}{unit}, {rate:.2f} per second, {left} left', file=sys.stderr, flush=True)
+            of = f'/{expected}' if expected else ''
+            left = f', {tqdm.format_interval(max(0, expected - done) / rate)} left' if expected else ''
+            print(f'{done}{of}{unit}, {rate:.2f} per second{left}', file=sys.stderr, flush=True)
 
 
 def say(text: str) -> None:

@@ -17,8 +17,56 @@ if TYPE_CHECKING:
 LONGEST_WAIT = timedelta(days=7)  # for the process with the slowest pictures
 
 
+class Interruption:
+    """Raises KeyboardInterrupt for a signal: at once, or, while pipelines work, between two of their items.
+
+    Struck in the middle of a step, the main thread can leave a lock that it shares with the pipeline's threads locked
+    for good, and the process would hang instead of ending.
+    """
+
+    def __init__(self) -> None:
+        self._working = 0  # pipelines of the main thread
+        self._waiting = False  # a signal came that nobody has answered
+
+    def strike(self) -> None:
+        """A signal came; called by its handler."""
+        self._waiting = True
+        if not self._working:
+            self._answer()
+
+    def begin(self) -> None:
+        """A pipeline begins."""
+        self._working += _in_main_thread()
+
+    def check(self) -> None:
+        """A pipeline is between two items."""
+        if self._waiting and _in_main_thread():
+            self._answer()
+
+    def end(self, failed: bool) -> None:
+        """A pipeline's threads have ended; `failed`: with an error, which goes on instead of the interruption."""
+        self._working -= _in_main_thread()
+        if failed:
+            self._waiting = False
+        elif not self._working:
+            self.check()
+
+    def _answer(self) -> None:
+        self._waiting = False
+        raise KeyboardInterrupt
+
+
+interruption = Interruption()
+
+
+def _in_main_thread() -> bool:
+    return threading.current_thread() is threading.main_thread()
+
+
 class StopSignals:
     """While the block runs, the first SIGINT or SIGTERM raises KeyboardInterrupt in it and all later ones are ignored.
+
+    In the middle of a pipeline it does so between two items; see `Interruption`.
 
     Ignored they are after the block as well: threads that finish their files must not be torn down with the
     interpreter. Without a signal the block leaves the handlers as they were. Other threads than the main one get none.
@@ -32,7 +80,7 @@ class StopSignals:
         self._previous: dict[int, object] = {}
 
     def __enter__(self) -> StopSignals:
-        if threading.current_thread() is threading.main_thread():
+        if _in_main_thread():
             for number in (signal.SIGINT, signal.SIGTERM):
                 self._previous[number] = signal.signal(number, self._stop)
         return self
@@ -40,7 +88,7 @@ class StopSignals:
     def _stop(self, number: int, _: FrameType | None) -> None:
         if not self.number:
             self.number = number
-            raise KeyboardInterrupt
+            interruption.strike()
 
     def __exit__(self, *_: object) -> None:
         for number, handler in self._previous.items():

@@ -53,11 +53,21 @@ class PictureWriter:
         Raises:
             OSError: a file cannot be encoded or written. The message names it.
         """
-        for kind, picture_format in self.formats.items():
-            path = self.path(kind, name)
-            # The cut-out is made for this one use, so its channels may be swapped where they are.
-            picture = _bgr(getattr(matte, kind), in_place=kind == 'com')
-            write_whole(path, _encoded(path, picture, self._parameters[picture_format]).data)
+        for kind in self.formats:
+            self.write_picture(kind, name, getattr(matte, kind))
+
+    def write_picture(self, kind: str, name: str, picture: np.ndarray) -> None:
+        """Write one output of one picture; see `write`.
+
+        Args:
+            kind: its type.
+            name: as for `write`.
+            picture: uint8 grey (H, W), RGB (H, W, 3) or RGBA (H, W, 4). A `com` is used up.
+        """
+        path = self.path(kind, name)
+        # The cut-out is made for this one use, so its channels may be swapped where they are.
+        turned = _bgr(picture, in_place=kind == 'com')
+        write_whole(path, _encoded(path, turned, self._parameters[self.formats[kind]]).data)
 
 
 def output_folder_problems(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import threading
 import time
 from collections.abc import Iterator
@@ -18,6 +20,7 @@ from inference.devices import torch_threads
 from inference.inputs import Job
 from inference.pictures import compute
 from inference.pipeline import Pipeline, Recent, batches, progress
+from inference.processes import StopSignals
 from inference.report import Item
 
 
@@ -188,3 +191,42 @@ def test_memory_is_kept_before_there_are_threads(monkeypatch: pytest.MonkeyPatch
     flags = '--model-type mattingbase --model-backbone resnet50 --model-checkpoint a --images-src a --images-bgr a'
     inference_images.main([*flags.split(), '--output-dir', 'out', '--output-types', 'pha', '--device', 'cpu'])
     assert calls == ['cpu', 'prepare']
+
+
+def test_a_signal_within_a_pipeline_is_answered_between_two_items() -> None:
+    done: list[int] = []
+
+    def work(item: int) -> int:
+        if item == 3:
+            os.kill(os.getpid(), signal.SIGINT)
+        return item
+
+    def consume() -> None:
+        with Pipeline() as pipeline:
+            for item in pipeline.ahead(work, range(1000), 1):
+                try:
+                    time.sleep(0.002)  # where a signal would strike, were it answered at once
+                except KeyboardInterrupt:
+                    pytest.fail('struck within a step')
+                done.append(item)
+
+    before = signal.getsignal(signal.SIGINT)
+    try:
+        with StopSignals() as signals, pytest.raises(KeyboardInterrupt):
+            consume()
+    finally:
+        signal.signal(signal.SIGINT, before)
+    assert signals.number == signal.SIGINT
+    assert 3 <= len(done) < 20
+    assert done == list(range(len(done)))
+
+
+def test_a_signal_while_the_last_items_are_awaited_is_not_lost() -> None:
+    before = signal.getsignal(signal.SIGINT)
+    try:
+        with StopSignals(), pytest.raises(KeyboardInterrupt), Pipeline() as pipeline:
+            next(pipeline.ahead(lambda _: os.kill(os.getpid(), signal.SIGINT), [0], 1))
+    finally:
+        signal.signal(signal.SIGINT, before)
+    with Pipeline() as pipeline:  # nothing is left over
+        assert list(pipeline.ahead(abs, [-1, -2], 1)) == [1, 2]

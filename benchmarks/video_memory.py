@@ -1,0 +1,113 @@
+"""Does inference_video.py need more memory for a longer video?
+
+python benchmarks/video_memory.py --frames 1000 10000
+
+Videos of a square that moves before a texture, with random weights, as processes of their own. Prints the peak of
+resident memory for each length, their ratio, and frames per second.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import machine
+
+BENCHMARKS = Path(__file__).parent
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument(
+        '--frames', type=int, nargs='+', default=[1000, 10_000], help='of each video, the shortest first'
+    )
+    parser.add_argument('--resolution', type=int, nargs=2, default=[160, 96], metavar=('W', 'H'))
+    parser.add_argument('--output-types', nargs='+', default=['com', 'pha'])
+    parser.add_argument('--output-format', default='video')
+    parser.add_argument('--json', type=Path, help='write the numbers to this file, too')
+    args = parser.parse_args()
+
+    import torch
+
+    from inference.networks import random_network
+
+    model = {'model_type': 'mattingrefine', 'backbone': 'mobilenetv2', 'backbone_scale': 0.5}
+    rows = []
+    with tempfile.TemporaryDirectory() as folder:
+        weights = Path(folder, 'weights.pth')
+        torch.save(random_network(model).state_dict(), weights)
+        for count in args.frames:
+            rows.append(measured(Path(folder, str(count)), weights, count, args))
+            first, last = rows[0], rows[-1]
+            ratio = last['peak_mib'] / first['peak_mib']
+            print(
+                f'{count:6} frames: peak {last["peak_mib"]:6.0f} MiB, {ratio:.3f} x that of {first["frames"]} frames; '
+                f'{last["frames_written"]} written, {last["frames_per_second"]:.1f} per second',
+                flush=True,
+            )
+    machine.write_json(args.json, {'rows': rows})
+
+
+def measured(folder: Path, weights: Path, count: int, args: argparse.Namespace) -> dict[str, float]:
+    """What one run takes."""
+    from inference.video_reader import VideoReader
+
+    folder.mkdir()
+    source, plate = draw(folder, count, *args.resolution)
+    flags = {
+        '--model-type': 'mattingrefine', '--model-backbone': 'mobilenetv2', '--model-checkpoint': weights,
+        '--model-backbone-scale': 0.5, '--video-src': source, '--video-bgr': plate, '--output-dir': folder / 'out',
+        '--output-format': args.output_format, '--device': 'cpu',
+    }  # fmt: skip
+    words = [str(word) for pair in flags.items() for word in pair]
+    numbers = folder / 'numbers.json'
+    subprocess.run(
+        [sys.executable, BENCHMARKS / 'measured.py', numbers, sys.executable, BENCHMARKS.parent / 'inference_video.py',
+         *words, '--output-types', *args.output_types],
+        check=True, stdout=subprocess.DEVNULL,
+    )  # fmt: skip
+    took = json.loads(numbers.read_text())
+    if took['exit_code']:
+        sys.exit('inference_video.py failed')
+    written = sorted(folder.glob(f'out/{args.output_types[0]}.*'))
+    if written:
+        with VideoReader(written[0]) as reader:
+            frames = sum(1 for _ in reader)
+    else:
+        frames = len(list(folder.glob(f'out/{args.output_types[0]}/*')))
+    return {
+        'frames': count,
+        'frames_written': frames,
+        'peak_mib': took['peak_bytes'] / 2**20,
+        'frames_per_second': count / (took['end'] - took['start']),
+    }
+
+
+def draw(folder: Path, count: int, width: int, height: int) -> tuple[Path, Path]:
+    """The video and its plate."""
+    import av
+    import cv2
+    import numpy as np
+
+    blotches = np.random.default_rng(0).integers(40, 200, (height // 8, width // 8, 3)).astype(np.uint8)
+    back = cv2.resize(blotches, (width, height), interpolation=cv2.INTER_CUBIC)
+    plate, source = folder / 'plate.png', folder / 'source.mp4'
+    cv2.imwrite(str(plate), back[..., ::-1])
+    with av.open(str(source), 'w') as container:
+        stream = container.add_stream('libx264', rate=25, options={'preset': 'ultrafast'})
+        stream.width, stream.height, stream.pix_fmt = width, height, 'yuv420p'
+        for i in range(count):
+            picture = back.copy()
+            left = i % (width - height // 2)
+            picture[height // 4 : height * 3 // 4, left : left + height // 2] = (220, 200, 40)
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(picture, format='rgb24')))
+        container.mux(stream.encode(None))
+    return source, plate
+
+
+if __name__ == '__main__':
+    main()

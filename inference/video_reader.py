@@ -1,0 +1,214 @@
+"""Videos as what they hold, not as what their headers claim: every frame that can be decoded, once, in order, upright.
+
+Reading goes through PyAV, that is FFmpeg. A damaged file gives all that can be decoded, and one line about the rest.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from fractions import Fraction
+from pathlib import Path
+
+import av
+import av.logging
+import numpy as np
+
+from .colour import Colour, to_rgb
+
+SLACK = Fraction(1, 2)  # seconds by which a header may claim more than there is, before a file counts as cut
+SETTLED = 1.0  # seconds of a video after which its length in frames is estimated by what was read of it
+
+av.logging.set_level(av.logging.PANIC)  # FFmpeg's lines would tear the progress display; what matters is said in one
+
+
+@dataclass(frozen=True)
+class VideoFrame:
+    """One decoded frame.
+
+    Attributes:
+        index: from 0, over the frames that could be decoded.
+        pts: when it is shown, in units of the reader's time base; rises from frame to frame.
+        decoded: as FFmpeg gave it.
+        colour: of the video.
+    """
+
+    index: int
+    pts: int
+    decoded: av.VideoFrame
+    colour: Colour
+
+    def pixels(self) -> np.ndarray:
+        """The upright picture, uint8 RGB (H, W, 3). Takes a while, any thread may call it."""
+        turns = _quarter_turns(self.decoded)
+        pixels = to_rgb(self.decoded, self.colour)
+        return np.ascontiguousarray(np.rot90(pixels, turns)) if turns else pixels
+
+
+class VideoReader:
+    """A video file, read once from its beginning; iterate over it for its frames. Use it in a `with` block.
+
+    Headers lie about the number of frames and its rate; nothing here depends on them but the estimate for a progress
+    display. A frame without a time gets one after its predecessor, by the frame rate.
+
+    Args:
+        path: a file of any format that FFmpeg reads.
+
+    Attributes:
+        width, height: of the upright frames, in pixels.
+        time_base: unit of the frames' times, in seconds.
+        rate: frames per second on average, as the file says; 25 if it does not.
+        colour: what the frames' numbers mean.
+        origin: time at which the file begins, with sound or picture, in units of the time base; most begin at 0.
+        pixel_aspect: width of a pixel by its height, upright.
+        damage: once all frames were read, what was wrong with the file, in one line; else None.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: the file is no video, or not one frame of it can be decoded.
+    """
+
+    def __init__(self, path: str | Path):
+        self.path = Path(path)
+        if not self.path.is_file():
+            raise FileNotFoundError(f'{path}: no such file')
+        try:
+            self._container = av.open(str(path), metadata_errors='replace')
+        except (av.FFmpegError, ValueError) as error:
+            raise ValueError(f'{path}: cannot be read as a video: {_reason(error)}') from None
+        if not self._container.streams.video:
+            self.close()
+            raise ValueError(f'{path}: holds no video')
+        self._stream = self._container.streams.video[0]
+        # Several threads within a frame, but one frame at a time: several at a time would lose good frames at an error.
+        self._stream.thread_type = 'SLICE'
+        self.damage: str | None = None
+        self._undecodable = self._corrupt = 0
+        self._cut_off: str | None = None
+        self._frames = self._decoded()
+        self._first = next(self._frames, None)
+        if self._first is None:
+            self.close()
+            raise ValueError(f'{path}: no frame can be decoded' + (f': {self._cut_off}' if self._cut_off else ''))
+        self.time_base = Fraction(self._stream.time_base or Fraction(1, 1000))
+        self.rate = Fraction(self._stream.average_rate or self._stream.guessed_rate or 25)
+        self.colour = Colour.of(self._first)
+        self.width, self.height = self._first.width, self._first.height
+        self.pixel_aspect = Fraction(self._stream.sample_aspect_ratio or 1) or Fraction(1)
+        if _quarter_turns(self._first) % 2:
+            self.width, self.height = self.height, self.width
+            self.pixel_aspect = 1 / self.pixel_aspect
+        self._start = self._first.pts or 0
+        begin = Fraction(self._container.start_time or 0, av.time_base) / self.time_base
+        self.origin = min(math.floor(begin), self._start)
+        self._count, self._length = 0, Fraction(0)  # frames and seconds read so far
+
+    @property
+    def expected(self) -> int | None:
+        """About how many frames the file has, estimated the better the more of it is read; None if nothing tells."""
+        claimed = self._claimed
+        if claimed and self._length >= SETTLED:
+            return max(self._count, round(self._count * claimed / self._length))
+        return self._stream.frames or (round(claimed * self.rate) if claimed else None)
+
+    @property
+    def _claimed(self) -> Fraction | None:
+        """The duration that the file claims, in seconds."""
+        if self._stream.duration and self._stream.time_base:
+            return self._stream.duration * Fraction(self._stream.time_base)
+        return Fraction(self._container.duration, av.time_base) if self._container.duration else None
+
+    def __iter__(self) -> Iterator[VideoFrame]:
+        """The frames. A frame of another size than the first is left out, and counts as damage.
+
+        A second iteration goes on where the first one stopped.
+        """
+        step = max(1, round(1 / (self.rate * self.time_base)))
+        start = last = None
+        for index, frame in enumerate(self._of_one_size()):
+            self._corrupt += frame.is_corrupt
+            pts = frame.pts if frame.pts is not None else frame.dts
+            if pts is None or (last is not None and pts <= last):
+                pts = 0 if last is None else last + (step if pts is None else 1)
+            start, last = pts if start is None else start, pts
+            self._count, self._length = index + 1, (last - start + step) * self.time_base
+            yield VideoFrame(index, pts, frame, self.colour)
+        self.damage = self._damage()
+
+    def _of_one_size(self) -> Iterator[av.VideoFrame]:
+        first, self._first = self._first, None
+        if first is None:
+            return
+        yield first
+        for frame in self._frames:
+            if (frame.width, frame.height) == (first.width, first.height):
+                yield frame
+            else:
+                self._undecodable += 1
+
+    def _decoded(self) -> Iterator[av.VideoFrame]:
+        """All that the decoder makes of the file, errors counted."""
+        packets = self._container.demux(self._stream)
+        while True:
+            try:
+                packet = next(packets, None)
+            except av.FFmpegError as error:
+                self._cut_off = _reason(error)
+                packet = None
+            try:
+                yield from self._stream.codec_context.decode(packet) if packet is None else packet.decode()
+            except EOFError:
+                return  # the decoder was emptied before, by the packet that ends a file
+            except av.FFmpegError:
+                self._undecodable += 1
+            if packet is None:
+                return
+
+    def _damage(self) -> str | None:
+        found, claimed, headed = [], self._claimed, self._stream.frames
+        # The header of an AVI counts repeated frames, too: only a file that is short in time as well is short.
+        if claimed and self._length + SLACK < claimed:
+            found.append(f'ends after {float(self._length):.1f} of {float(claimed):.1f} seconds')
+        elif not claimed and self._count < headed:
+            found.append(f'has {self._count} frames that can be decoded, its header claims {headed}')
+        if self._undecodable:
+            found.append(f'{self._undecodable} frames or parts of them cannot be decoded')
+        if self._corrupt:
+            found.append(f'{self._corrupt} frames are damaged')
+        if self._cut_off and not found:
+            found.append(f'cannot be read to its end: {self._cut_off}')
+        return f'{self.path}: {"; ".join(found)}' if found else None
+
+    def seek(self, seconds: float) -> None:
+        """Go to the last key frame before a time, counted from the start of the video; stay where the file cannot."""
+        try:
+            self._container.seek(self._start + round(seconds / self.time_base), stream=self._stream)
+        except av.FFmpegError:
+            return
+        self._frames = self._decoded()
+        self._first = next(self._frames, None)
+
+    def seconds(self, frame: VideoFrame) -> float:
+        """When a frame is shown, from the start of the video."""
+        return float((frame.pts - self._start) * self.time_base)
+
+    def close(self) -> None:
+        """Release the file."""
+        self._container.close()
+
+    def __enter__(self) -> VideoReader:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+def _quarter_turns(frame: av.VideoFrame) -> int:
+    """How often to turn by 90 degrees, counter-clockwise."""
+    return round(frame.rotation / 90) % 4
+
+
+def _reason(error: Exception) -> str:
+    """FFmpeg's own words alone."""
+    return str(getattr(error, 'strerror', None) or error)

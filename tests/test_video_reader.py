@@ -1,0 +1,191 @@
+"""Every frame that can be decoded, once, upright, with its time and in its colours, whatever a file claims."""
+
+from fractions import Fraction
+
+import av
+import numpy as np
+import pytest
+from videos import HEIGHT, WIDTH, moving, square, times_of, write_video
+
+from inference.colour import BT601, BT709, Colour, to_frame, to_rgb
+from inference.plates import MEDIAN_FRAMES, frames_again, read_plate
+from inference.video_reader import VideoReader
+
+BT2020 = 9
+
+
+def frames_of(path):
+    with VideoReader(path) as reader:
+        return [(frame.pts * reader.time_base, frame.pixels()) for frame in reader], reader
+
+
+@pytest.mark.parametrize(
+    ('suffix', 'codec'), [('.mp4', 'libx264'), ('.mkv', 'libx264'), ('.avi', 'mpeg4'), ('.ts', 'libx264')]
+)
+def test_every_frame_once_in_order(tmp_path, suffix, codec):
+    path = write_video(tmp_path / f'a{suffix}', moving(30), codec=codec, time_base=Fraction(1, 25))
+    frames, reader = frames_of(path)
+    assert [square(pixels) for _, pixels in frames] == [2 * i + 4 for i in range(30)]
+    assert (reader.width, reader.height, reader.damage) == (WIDTH, HEIGHT, None)
+    assert all(pixels.shape == (HEIGHT, WIDTH, 3) for _, pixels in frames)
+
+
+def test_times_are_those_of_the_file_also_where_the_rate_varies(tmp_path):
+    times = [40, 80, 90, 300, 301, 1000, 1033]
+    path = write_video(tmp_path / 'a.mp4', moving(7), times, Fraction(1, 1000))
+    frames, reader = frames_of(path)
+    assert [time for time, _ in frames] == times_of(path)
+    assert [time - frames[0][0] for time, _ in frames] == [Fraction(t - 40, 1000) for t in times]
+    assert reader.damage is None
+
+
+@pytest.mark.parametrize('rotation', [90, 180, -90])
+def test_rotation_of_phones_is_honoured(tmp_path, rotation):
+    upright = moving(3)[2]
+    upright[:8, :8] = 255  # the upper left corner
+    lying = np.ascontiguousarray(np.rot90(upright, -rotation // 90))
+    path = write_video(tmp_path / 'a.mp4', [lying] * 3, rotation=rotation)
+    frames, reader = frames_of(path)
+    assert (reader.width, reader.height) == (WIDTH, HEIGHT)
+    assert np.abs(frames[1][1].astype(int) - upright).mean() < 3
+
+
+@pytest.mark.parametrize('matrix', [BT601, BT709, BT2020])
+@pytest.mark.parametrize('full', [False, True])
+def test_matrix_and_range_are_read_as_the_file_says(tmp_path, matrix, full):
+    colours = np.array(
+        [[200, 30, 40], [30, 180, 60], [40, 60, 220], [250, 250, 250], [5, 5, 5], [120, 130, 125]], np.uint8
+    )
+    picture = np.repeat(np.repeat(colours[None], 16, 1), 64, 0)
+    path = write_video(tmp_path / 'a.mp4', [picture] * 3, colour=(matrix, full), crf=0, pixel_format='yuv444p')
+    frames, reader = frames_of(path)
+    assert reader.colour == Colour(matrix, full)
+    assert np.abs(frames[1][1][:, 8::16].astype(int) - colours).max() <= 3
+    wrong = Colour(BT709 if matrix == BT601 else BT601, not full)
+    with VideoReader(path) as again:
+        assert np.abs(to_rgb(next(iter(again)).decoded, wrong)[:, 8::16].astype(int) - colours).max() > 8
+
+
+def test_what_a_file_does_not_say_is_taken_as_players_do():
+    small, large = av.VideoFrame(640, 480, 'yuv420p'), av.VideoFrame(1280, 720, 'yuv420p')
+    assert (Colour.of(small), Colour.of(large)) == (Colour(BT601), Colour(BT709))
+    assert Colour.of(av.VideoFrame(64, 48, 'yuvj420p')).full_range
+    assert Colour.of(av.VideoFrame(64, 48, 'rgb24')) == Colour(BT709)
+
+
+@pytest.mark.parametrize('pixel_format', ['yuv420p', 'yuv444p', 'yuv422p10le', 'yuva444p10le'])
+def test_to_yuv_and_back(pixel_format):
+    y, x = np.mgrid[0:48, 0:64]
+    ramp = np.stack([x * 3 + 20, y * 4 + 20, (x + y) * 2], -1).astype(np.uint8)
+    ramp = np.dstack([ramp, x.astype(np.uint8)]) if 'a' in pixel_format else ramp
+    for colour in (Colour(BT601), Colour(BT709, True), Colour(BT2020, False, 9, 16)):
+        frame = to_frame(ramp, pixel_format, colour)
+        assert Colour.of(frame) == colour
+        assert np.abs(to_rgb(frame, colour).astype(int) - ramp[..., :3]).max() <= (5 if '420' in pixel_format else 2)
+
+
+def test_a_known_colour_in_known_numbers():
+    """Pure red by BT.709, limited: Y = 16 + 219 x 0.2126, Cb = 128 - 224 x 0.2126 / 1.8556, Cr = 128 + 112."""
+    red = np.broadcast_to(np.array([255, 0, 0], np.uint8), (16, 16, 3))
+    planes = [np.frombuffer(plane, np.uint8)[0] for plane in to_frame(red, 'yuv420p', Colour(BT709)).planes]
+    assert np.abs(np.array(planes, int) - [63, 102, 240]).max() <= 1
+    grey = np.full((16, 16), 255, np.uint8)
+    assert np.frombuffer(to_frame(grey, 'yuv420p', Colour(BT709)).planes[0], np.uint8)[0] == 235
+    assert np.frombuffer(to_frame(grey, 'yuv420p', Colour(BT709, True)).planes[0], np.uint8)[0] == 255
+
+
+def test_a_file_that_was_cut_gives_what_it_has_and_one_line(tmp_path):
+    whole = write_video(tmp_path / 'a.mkv', moving(60), g='10').read_bytes()
+    path = tmp_path / 'cut.mkv'
+    path.write_bytes(whole[: len(whole) // 2])
+    frames, reader = frames_of(path)
+    assert 10 < len(frames) < 50
+    assert [square(pixels) for _, pixels in frames] == [2 * i + 4 for i in range(len(frames))]
+    assert reader.damage.startswith(f'{path}: ends after ')
+    assert reader.damage.endswith('of 2.4 seconds')
+    assert '\n' not in reader.damage
+
+
+def test_damage_in_the_middle_costs_the_damaged_frames_alone(tmp_path):
+    whole = bytearray(write_video(tmp_path / 'a.mp4', moving(60), g='5', bf='0').read_bytes())
+    at = len(whole) // 2
+    whole[at : at + 40] = bytes(40)
+    path = tmp_path / 'bad.mp4'
+    path.write_bytes(whole)
+    frames, reader = frames_of(path)
+    assert 54 <= len(frames) <= 60
+    assert [square(pixels) for _, pixels in frames[-10:]] == [2 * i + 4 - (2 * i + 4) // 72 * 72 for i in range(50, 60)]
+    assert 'damaged' in reader.damage or 'cannot be decoded' in reader.damage
+
+
+def test_a_header_that_claims_too_many_frames_is_not_believed(tmp_path):
+    path = write_video(tmp_path / 'a.avi', moving(20), codec='mpeg4', time_base=Fraction(1, 25))
+    data = bytearray(path.read_bytes())
+    at = data.index(b'strh') + 8 + 32  # dwLength of the stream's header
+    assert int.from_bytes(data[at : at + 4], 'little') == 20
+    data[at : at + 4] = (5000).to_bytes(4, 'little')
+    path.write_bytes(data)
+    frames, reader = frames_of(path)
+    assert [square(pixels) for _, pixels in frames] == [2 * i + 4 for i in range(20)]
+    assert reader.damage is not None
+
+
+def test_what_is_no_video_is_refused_in_one_line(tmp_path):
+    with pytest.raises(FileNotFoundError, match='no such file'):
+        VideoReader(tmp_path / 'none.mp4')
+    text = tmp_path / 'text.mp4'
+    text.write_text('no video at all' * 100)
+    with pytest.raises(ValueError, match=r'text\.mp4: cannot be read as a video: [^\n]+$'):
+        VideoReader(text)
+    whole = write_video(tmp_path / 'a.mp4', moving(20)).read_bytes()
+    headless = tmp_path / 'cut.mp4'
+    headless.write_bytes(whole[: len(whole) // 2])  # the index of an MP4 lies at its end
+    with pytest.raises(ValueError, match=r'cut\.mp4: cannot be read as a video'):
+        VideoReader(headless)
+    sound = tmp_path / 'sound.m4a'
+    with av.open(str(sound), 'w') as container:
+        stream = container.add_stream('aac', rate=8000, layout='mono')
+        block = av.AudioFrame.from_ndarray(np.zeros((1, 4096), np.int16), format='s16', layout='mono')
+        block.sample_rate = 8000
+        container.mux(stream.encode(block))
+        container.mux(stream.encode(None))
+    with pytest.raises(ValueError, match='holds no video'):
+        VideoReader(sound)
+
+
+def test_the_estimate_of_frames_grows_better(tmp_path):
+    times = [i * 20 for i in range(60)] + [1200 + i * 200 for i in range(60)]
+    path = write_video(tmp_path / 'a.mkv', moving(120), times)
+    with VideoReader(path) as reader:
+        for frame in reader:
+            if frame.index in (100, 115):
+                assert abs(reader.expected - 120) < (25 if frame.index == 100 else 6)
+        assert reader.expected == 120
+
+
+def test_plates_of_a_video(tmp_path):
+    pictures = moving(60)
+    path = write_video(tmp_path / 'a.mp4', pictures, crf=4)
+    back = moving(1)[0]
+    back[20:44] = pictures[30][20:44]
+    back[20:44, 64:88] = pictures[0][20:44, 64:88]  # frame 30's square begins at 64
+    assert np.abs(read_plate(path, 0.4).astype(int) - pictures[10]).mean() < 2
+    assert square(read_plate(path, 0.439)) == 24
+    assert square(read_plate(path, 0.44)) == 26
+    assert np.abs(read_plate(path).astype(int) - back).mean() < 3  # nobody stays in the median
+    with pytest.raises(ValueError, match=r'has no frame at 2\.5 seconds: it ends after 2\.40'):
+        read_plate(path, 2.5)
+
+
+def test_the_median_takes_few_frames_from_all_over_the_video(tmp_path):
+    level = [np.full((HEIGHT, WIDTH, 3), i, np.uint8) for i in range(20, 220)]
+    path = write_video(tmp_path / 'a.mp4', level, crf=0)
+    assert len(level) > MEDIAN_FRAMES
+    assert abs(read_plate(path).mean() - 119.5) < 8
+
+
+def test_a_video_behind_the_subject_begins_again(tmp_path):
+    path = write_video(tmp_path / 'a.mp4', moving(3))
+    frames = frames_again(path)
+    assert [square(next(frames).pixels()) for _ in range(7)] == [4, 6, 8, 4, 6, 8, 4]
+    frames.close()

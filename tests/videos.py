@@ -1,0 +1,101 @@
+"""Small videos for tests, encoded with PyAV alone, and how to look at what is in one."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from fractions import Fraction
+from pathlib import Path
+
+import av
+import cv2
+import numpy as np
+
+WIDTH, HEIGHT = 96, 64
+MILLISECOND = Fraction(1, 1000)
+
+
+def moving(count: int, width: int = WIDTH, height: int = HEIGHT) -> list[np.ndarray]:
+    """A bright square that goes to the right before a soft texture; uint8 RGB. Frame i's square begins at 2 i + 4."""
+    blotches = np.random.default_rng(0).integers(60, 160, (height // 16 + 1, width // 16 + 1, 3)).astype(np.uint8)
+    back = cv2.resize(blotches, (width, height), interpolation=cv2.INTER_CUBIC)
+    frames = []
+    for i in range(count):
+        frame = back.copy()
+        frame[20:44, (left := (2 * i + 4) % (width - 24)) : left + 24] = (235, 220, 40)
+        frames.append(frame)
+    return frames
+
+
+def write_video(
+    path: Path,
+    pictures: Sequence[np.ndarray],
+    times: Sequence[int] | None = None,
+    time_base: Fraction = MILLISECOND,
+    codec: str = 'libx264',
+    pixel_format: str = 'yuv420p',
+    rotation: int = 0,
+    colour: tuple[int, bool] | None = None,
+    rate: int = 25,
+    crf: int | None = 10,
+    audio: Sequence[np.ndarray] = (),
+    **options: str,
+) -> Path:
+    """Encode pictures.
+
+    Args:
+        path: its suffix says the container.
+        pictures: uint8 RGB (H, W, 3) of one size.
+        times: of each, in units of `time_base`; evenly by `rate` if left out.
+        time_base: in seconds.
+        codec, pixel_format: FFmpeg's names.
+        rotation: degrees by which a player must turn the frames, as phones write them.
+        colour: (matrix, full range) to convert with and to write down; FFmpeg's defaults, unsaid, if left out.
+        rate: frames per second.
+        crf: of libx264; None for other codecs.
+        audio: blocks of 16-bit samples (1, N) of one channel at 8 kHz, written as AAC.
+        options: of the encoder.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    options = ({'crf': str(crf)} if codec == 'libx264' and crf is not None else {}) | options
+    with av.open(str(path), 'w') as container:
+        stream = container.add_stream(codec, rate=rate, options=options)
+        stream.height, stream.width = pictures[0].shape[:2]
+        stream.pix_fmt = pixel_format
+        stream.codec_context.time_base = time_base
+        if rotation:
+            stream.set_display_rotation(rotation)
+        sound = container.add_stream('aac', rate=8000, layout='mono') if len(audio) else None
+        if colour is not None:
+            stream.codec_context.colorspace, stream.codec_context.color_range = colour[0], 2 if colour[1] else 1
+        for i, picture in enumerate(pictures):
+            frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(picture), format='rgb24')
+            if colour is not None:
+                frame = frame.reformat(
+                    format=pixel_format, dst_colorspace=colour[0], src_color_range=2, dst_color_range=1 + colour[1]
+                )
+                frame.colorspace, frame.color_range = colour[0], 1 + colour[1]
+            frame.pts = times[i] if times is not None else round(i / rate / time_base)
+            frame.time_base = time_base
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode(None))
+        position = 0
+        for block in audio:
+            samples = av.AudioFrame.from_ndarray(block, format='s16', layout='mono')
+            samples.sample_rate, samples.pts = 8000, position
+            position += block.shape[1]
+            container.mux(sound.encode(samples))
+        if sound is not None:
+            container.mux(sound.encode(None))
+    return path
+
+
+def times_of(path: Path) -> list[Fraction]:
+    """When each frame is shown, in seconds, as FFmpeg reads it."""
+    with av.open(str(path)) as container:
+        return [frame.pts * frame.time_base for frame in container.decode(video=0)]
+
+
+def square(frame: np.ndarray) -> int:
+    """Where the square of `moving` begins, of a frame that was encoded and decoded."""
+    yellow = (frame[..., 0] > 190) & (frame[..., 2] < 110)
+    return int(np.flatnonzero(yellow[24:40].mean(0) > 0.5)[0])
