@@ -1,0 +1,82 @@
+"""The flags of inference_webcam.py beyond those that it shares with other scripts, and their checks.
+
+Importing this imports neither torch nor OpenCV.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+from pathlib import Path
+
+LEAST_SIDE = 16  # of a picture, which the encoders divide by 16
+
+
+def add_camera_arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds the flags for what is looked at."""
+    add = parser.add_argument_group('camera').add_argument
+    add('--source', default='0', metavar='CAMERA', help='number or path of a camera, URL of a stream, or a video file')
+    add('--resolution', type=int, nargs=2, default=[1280, 720], metavar=('W', 'H'),
+        help='to ask a camera for; what it gives instead is taken')  # fmt: skip
+    add('--plate', type=Path, metavar='FILE', help='a picture of the empty scene to start with, instead of key B')
+
+
+def add_display_arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds the flags for what is made of it."""
+    add = parser.add_argument_group('display').add_argument
+    add('--target-bgr', type=Path, metavar='FILE', help='picture to put behind the subject; plain white if left out')
+    add('--view', choices=('com', 'pha', 'src'), default='com', help="composite, alpha, or the camera's picture")
+    add('--mirror', action='store_true', help='show left and right exchanged; what is saved or sent on is not')
+    add('--hide-fps', action='store_true', help='do not write the frame rate on the picture')
+    add('--virtual-camera', action='store_true', help='be a camera for other programs, too; needs pyvirtualcam')
+    add('--headless', type=int, metavar='N',
+        help='no window: write the first N pictures as <view>_0000.png and so on; the first is the plate if there is '
+        'no --plate. A file waits until each of its pictures is done')  # fmt: skip
+    add('--output-dir', type=Path, default=Path(), metavar='DIR', help='for stills, and for --headless')
+    add('-y', dest='overwrite', action='store_true', help='let --headless replace pictures of an earlier run')
+
+
+def webcam_problems(args: argparse.Namespace) -> list[str]:
+    """What is wrong with these flags, one line each, found without opening a camera."""
+    found = []
+    named = args.source.isdigit() or '://' in args.source or args.source.startswith('/dev/')
+    if not named and not Path(args.source).is_file():
+        found.append(f'--source {args.source}: no such file; cameras are given by number, the first is 0')
+    if min(args.resolution) < LEAST_SIDE:
+        found.append(f'--resolution {args.resolution[0]} {args.resolution[1]}: must be at least {LEAST_SIDE} each')
+    for flag, path in (('--plate', args.plate), ('--target-bgr', args.target_bgr)):
+        if path and not path.is_file():
+            found.append(f'{flag} {path}: no such file')
+    found += _folder_problems(args.output_dir)
+    found += _window_problems() if args.headless is None else _headless_problems(args)
+    if args.virtual_camera:
+        from .virtual_camera import virtual_camera_problem
+
+        problem = virtual_camera_problem()
+        found += [problem] if problem else []
+    return found
+
+
+def _folder_problems(folder: Path) -> list[str]:
+    existing = next(parent for parent in (folder, *folder.absolute().parents) if parent.exists())
+    if not existing.is_dir():
+        return [f'--output-dir {folder}: {existing} is a file, not a folder']
+    if not os.access(existing, os.W_OK):
+        return [f'--output-dir {folder}: {existing} is not writable']
+    return []
+
+
+def _window_problems() -> list[str]:
+    from .window import display_problem
+
+    problem = display_problem()
+    return [f'{problem}; --headless N writes pictures instead'] if problem else []
+
+
+def _headless_problems(args: argparse.Namespace) -> list[str]:
+    if args.headless < 1:
+        return [f'--headless {args.headless}: must be at least 1']
+    stale = next(args.output_dir.glob(f'{args.view}_*.png'), None)
+    if stale and not args.overwrite:
+        return [f'--output-dir {args.output_dir}: holds {stale.name}; choose another folder, or add -y to replace it']
+    return []

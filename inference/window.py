@@ -1,0 +1,113 @@
+"""A window that shows pictures with a few words on them and says which key was pressed."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Sequence
+from contextlib import suppress
+
+import cv2
+import numpy as np
+
+TRIAL = 'import cv2; cv2.namedWindow("trial"); cv2.destroyAllWindows()'
+FONT = cv2.FONT_HERSHEY_SIMPLEX
+MARGIN = 0.5  # around words, of a line's height
+
+
+def display_problem() -> str | None:
+    """Why no window can be opened, and what to do; None if one can. Takes half a second.
+
+    Another process tries: without its display, the toolkit that OpenCV uses on Linux ends the one it is in.
+    """
+    names = ('DISPLAY', 'WAYLAND_DISPLAY')
+    if sys.platform == 'linux' and not any(map(os.environ.get, names)):
+        return 'there is no display to show pictures on: neither DISPLAY nor WAYLAND_DISPLAY is set'
+    trial = subprocess.run([sys.executable, '-c', TRIAL], capture_output=True, text=True)
+    if trial.returncode == 0:
+        return None
+    if 'not implemented' in trial.stderr:
+        return 'this OpenCV has no windows: pip uninstall opencv-python-headless, then pip install opencv-python'
+    reason = next((line.strip() for line in trial.stderr.splitlines() if line.strip()), f'exit code {trial.returncode}')
+    return f'no window can be opened on display {next(filter(None, map(os.environ.get, names)), "")}: {reason}'
+
+
+class Window:
+    """A window on the desktop, of which OpenCV can have one per title. Only the main thread may use it.
+
+    Args:
+        title: of the window.
+        size: (width, height) to open it with; the user may change it.
+    """
+
+    def __init__(self, title: str, size: tuple[int, int]):
+        self._title = title
+        cv2.namedWindow(title, cv2.WINDOW_NORMAL | cv2.WINDOW_KEEPRATIO | cv2.WINDOW_GUI_NORMAL)
+        cv2.resizeWindow(title, *size)
+
+    def show(self, picture: np.ndarray, above: str = '', below: Sequence[str] = ()) -> None:
+        """Shows a picture, uint8 RGB (H, W, 3), with words in its upper left corner and lines along its lower edge."""
+        cv2.imshow(self._title, cv2.cvtColor(with_words(picture, above, below), cv2.COLOR_RGB2BGR))
+
+    def key(self) -> str:
+        """The key that was pressed, as a small letter or 'esc'; '' if none was. Closing the window counts as 'q'.
+
+        The desktop has its turn meanwhile: without a call now and then the window freezes.
+        """
+        code = cv2.waitKey(1)
+        try:
+            closed = cv2.getWindowProperty(self._title, cv2.WND_PROP_VISIBLE) < 1
+        except cv2.error:  # Qt's answer where it was the last window
+            closed = True
+        return 'q' if closed else {-1: '', 27: 'esc'}.get(code, chr(code & 0xFF).lower())
+
+    def toggle_full_screen(self) -> None:
+        """Covers the screen, or no longer."""
+        full = cv2.getWindowProperty(self._title, cv2.WND_PROP_FULLSCREEN) == cv2.WINDOW_FULLSCREEN
+        mode = cv2.WINDOW_NORMAL if full else cv2.WINDOW_FULLSCREEN
+        cv2.setWindowProperty(self._title, cv2.WND_PROP_FULLSCREEN, mode)
+
+    def close(self) -> None:
+        """Closes it, unless the user has."""
+        with suppress(cv2.error):
+            cv2.destroyWindow(self._title)
+
+
+def with_words(picture: np.ndarray, above: str, below: Sequence[str]) -> np.ndarray:
+    """A copy of a picture, uint8 RGB (H, W, 3), with words on darkened bars, broken where they are too long."""
+    picture = picture.copy()
+    height, width = picture.shape[:2]
+    scale = max(0.4, height / 900)
+    line = round(22 * scale * (1 + MARGIN))
+    if above:
+        _write(picture[:line, : _width(above, scale) + line], above, scale)
+    broken = [part for text in below for part in _broken(text, scale, width - line)]
+    for place, part in enumerate(broken, max(1, height // line) - len(broken)):
+        # Whole lines from the lower edge up; in a picture that is too small for all, the first are left out.
+        if place >= 0:
+            end = height - line * (max(1, height // line) - 1 - place)
+            _write(picture[max(0, end - line) : end], part, scale)
+    return picture
+
+
+def _write(bar: np.ndarray, text: str, scale: float) -> None:
+    """Darkens a part of a picture and writes on it."""
+    np.floor_divide(bar, 3, out=bar)
+    place = round(len(bar) * 0.35), round(len(bar) * 0.72)
+    cv2.putText(bar, text, place, FONT, scale, (255, 255, 255), max(1, round(1.6 * scale)), cv2.LINE_AA)
+
+
+def _width(text: str, scale: float) -> int:
+    return cv2.getTextSize(text, FONT, scale, max(1, round(1.6 * scale)))[0][0]
+
+
+def _broken(text: str, scale: float, width: int) -> list[str]:
+    """A text as lines that are narrow enough, or one word long."""
+    lines: list[str] = []
+    for word in text.split():
+        if lines and _width(f'{lines[-1]} {word}', scale) <= width:
+            lines[-1] += f' {word}'
+        else:
+            lines.append(word)
+    return lines

@@ -1,0 +1,192 @@
+"""Cut a person out of a camera's picture as it comes, before a plain colour or a background of your own.
+
+the first camera:
+  python inference_webcam.py --model-type mattingrefine --model-backbone mobilenetv2 --model-checkpoint model.pth
+another camera, a background, and the result as a camera for video calls:
+  python inference_webcam.py ... --source 2 --resolution 1920 1080 --target-bgr beach.jpg --virtual-camera
+a film in place of the camera; without a window, 20 pictures into a folder:
+  python inference_webcam.py ... --source film.mp4 --plate plate.png --headless 20 --output-dir out/
+
+Step out of the picture and press B: this is the plate, and from then on you are cut out. B again takes it anew. 1, 2
+and 3, or V: composite, alpha, camera. S saves what is shown (3, then S: a plate for --plate). F: full screen. Q: quit.
+
+Fix the camera and let nothing in the room move. Exposure and white balance are held from B on, where the driver can.
+Exit code 0: quit, or the film has ended; 1: the camera is lost, or the run had to stop; 2: nothing was started; 130 or
+143: stopped by Ctrl-C or SIGTERM.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import signal
+import sys
+import time
+from collections.abc import Sequence
+from contextlib import ExitStack, closing
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from inference import backend_options, options, webcam_options
+from memory import keep_memory
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from inference.camera import Camera
+    from inference.live import Live
+
+
+def parse(argv: Sequence[str] | None) -> argparse.Namespace:
+    """Reads the command line."""
+    parser = options.Parser(__doc__)
+    options.add_model_arguments(parser)
+    webcam_options.add_camera_arguments(parser)
+    webcam_options.add_display_arguments(parser)
+    options.add_device_arguments(parser, workers=False)
+    return backend_options.parse(parser, argv)
+
+
+def check(args: argparse.Namespace) -> None:
+    """Finds all that is wrong with the command line before anything is opened.
+
+    Raises:
+        ValueError: with all that is wrong, one line each.
+    """
+    problems = backend_options.backend_problems(args)
+    if not problems:
+        backend_options.follow(args)
+    problems += options.model_problems(args) + options.device_problems(args) + webcam_options.webcam_problems(args)
+    if problems:
+        raise ValueError('\n  '.join([f'{len(problems)} problems:', *problems]) if problems[1:] else problems[0])
+
+
+def open_camera(args: argparse.Namespace) -> Camera:
+    """Opens what `--source` names.
+
+    Raises:
+        ValueError: it cannot be opened, or its pictures are too small.
+    """
+    from inference.camera import Camera
+
+    every = args.headless is not None and Path(args.source).is_file()
+    try:
+        camera = Camera(int(args.source) if args.source.isdigit() else args.source, tuple(args.resolution), every)
+    except ValueError as error:
+        raise ValueError(f'--source {error}') from error
+    (width, height), asked = camera.size, args.resolution
+    if [width, height] != asked and (camera.live or 'resolution' in args.typed):
+        note = f'{args.source} gives {width}x{height}, which is used'
+        print(f'note: --resolution {asked[0]} {asked[1]}: {note}', file=sys.stderr)
+    least = webcam_options.LEAST_SIDE
+    if min(width, height) < least:
+        camera.close()
+        raise ValueError(f'--source {args.source}: {width}x{height} is too small; it must be at least {least} each')
+    return camera
+
+
+def read_pictures(args: argparse.Namespace, size: tuple[int, int]) -> tuple[np.ndarray | None, np.ndarray]:
+    """The plate, if one is given, and what to put behind the subject; both of the camera's size.
+
+    Raises:
+        ValueError: a file is no picture, or the plate has another size.
+    """
+    import numpy as np
+
+    from dataset.images import read_rgb
+    from inference.backdrops import covering
+
+    plate = read_rgb(args.plate) if args.plate else None
+    if plate is not None and plate.shape[1::-1] != size:
+        height, width = plate.shape[:2]
+        raise ValueError(f'--plate {args.plate}: is {width}x{height}, but {args.source} gives {size[0]}x{size[1]}')
+    if args.target_bgr:
+        return plate, covering(read_rgb(args.target_bgr), size)
+    return plate, np.full((size[1], size[0], 3), 255, np.uint8)
+
+
+def run(camera: Camera, live: Live, virtual: Any, args: argparse.Namespace) -> int:
+    """Shows or writes pictures; returns the exit code."""
+    from inference.devices import out_of_memory
+    from inference.matte import NotFiniteError
+    from inference.pictures import SPARE_MEMORY
+    from inference.viewer import Viewer, write_pictures
+    from inference.window import Window
+
+    begin = time.monotonic()
+    try:
+        if args.headless:
+            count = write_pictures(camera, live, args.headless, args.output_dir, virtual)
+        else:
+            with closing(Window('Background matting', camera.size)) as window:
+                viewer = Viewer(camera, live, window, virtual, args.output_dir, args.mirror, not args.hide_fps)
+                count = viewer.run()
+    except (NotFiniteError, OSError) as error:  # a lost camera is an OSError, too
+        print(f'error: stopped: {error}', file=sys.stderr)
+        return 1
+    except (RuntimeError, MemoryError) as error:
+        if not out_of_memory(error):
+            raise
+        print(f'error: stopped: too little memory: {SPARE_MEMORY}', file=sys.stderr)
+        return 1
+    if args.headless and count < args.headless:
+        print(f'note: {args.source} ended after {count} of {args.headless} pictures', file=sys.stderr)
+    rate = count / max(time.monotonic() - begin, 1e-9)
+    print(
+        f'{count} pictures {"written" if args.headless else "shown"}, {camera.dropped} dropped, {rate:.2f} per second'
+    )
+    return 0
+
+
+def start(argv: Sequence[str] | None) -> int:
+    """Reads the flags, prepares everything and runs; returns the exit code."""
+    os.environ.setdefault('OPENCV_FFMPEG_LOGLEVEL', '-8')  # a file that is no video is said once, by us
+    os.environ.setdefault('QT_LOGGING_RULES', 'default.warning=false')  # OpenCV's window misses fonts it does not use
+    args = parse(argv)
+    if args.device in ('auto', 'cpu'):
+        keep_memory('cpu')  # before there are threads
+    with ExitStack() as opened:
+        try:
+            check(args)
+            camera = opened.enter_context(open_camera(args))
+            plate, backdrop = read_pictures(args, camera.size)
+            virtual = None
+            if args.virtual_camera:
+                from inference.virtual_camera import open_virtual_camera
+
+                virtual = opened.enter_context(closing(open_virtual_camera(camera.size, camera.rate)))
+            from inference.backends import device_for, load
+            from inference.live import Live
+
+            device = device_for(args.backend, args.device)
+            matting = load(options.model_arguments(args), args.backend, device, args.precision, args.compile)
+        except (ValueError, OSError) as error:
+            print(f'error: {error}', file=sys.stderr)
+            return 2
+        precision = str(matting.dtype).removeprefix('torch.')
+        print(f'{matting.loaded or args.model_checkpoint}; on {matting.device} in {precision}', flush=True)
+        if virtual:
+            print(f'other programs find the result as {virtual.device}', flush=True)
+        live = Live(matting, backdrop, args.view)
+        if plate is not None:
+            live.take_plate(plate)
+        return run(camera, live, virtual, args)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs the script; returns its exit code."""
+    from inference.processes import StopSignals
+
+    with StopSignals() as signals:
+        try:
+            return start(argv)
+        except BaseException as error:
+            # A signal during an import may come out as any error.
+            if signals.number or isinstance(error, KeyboardInterrupt):
+                print('stopped', file=sys.stderr)
+                return 128 + (signals.number or signal.SIGINT)
+            raise
+
+
+if __name__ == '__main__':
+    sys.exit(main())
