@@ -128,7 +128,8 @@ def scored(row: Row, plan: Plan) -> Results:
     of_clips = {
         clip: {OF_PAIRS: math.fsum(values) / len(values) if values else math.nan} for clip, values in changes.items()
     }
-    return Results(row.name, found, dict(clips), of_clips, row.settings)
+    subjects = {truth.name: truth.subject for truth in plan.truths if truth.subject is not None}
+    return Results(row.name, found, dict(clips), of_clips, row.settings, subjects)
 
 
 def _frame(predicted: tuple[Truth, Prediction], whole: bool) -> Frame:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
@@ -11,7 +10,7 @@ from pathlib import Path, PurePosixPath
 from dataset.images import ImageError, image_size
 from dataset.paths import find_images
 
-from .testset import MANIFEST, UNFINISHED, Entry, find_testset
+from .testset import MANIFEST, UNFINISHED, Entry, find_testset, numbered
 
 NAMED = 5  # findings of one kind that a message names before it counts the rest
 
@@ -27,6 +26,7 @@ class Truth:
         fgr: the true foreground, if it is known.
         trimap: if there is one; else it is made of the alpha.
         src: the picture itself, to be looked at.
+        subject: whom or what it shows, where that is known.
     """
 
     name: str
@@ -35,6 +35,7 @@ class Truth:
     fgr: Path | None = None
     trimap: Path | None = None
     src: Path | None = None
+    subject: str | None = None
 
 
 @dataclass(frozen=True)
@@ -75,26 +76,19 @@ def find_truth(folder: Path) -> list[Truth]:
         kind: pictures_by_name(folder / kind) if root != folder and (folder / kind).is_dir() else {}
         for kind in ('fgr', 'trimap', 'src')
     }
-    return [
-        Truth(name, None, path, **{kind: found.get(name) for kind, found in beside.items()})
-        for name, path in alphas.items()
-    ]
+    fgr, trimap, src = (beside[kind] for kind in ('fgr', 'trimap', 'src'))
+    return [Truth(name, None, path, fgr.get(name), trimap.get(name), src.get(name)) for name, path in alphas.items()]
 
 
 def truths_of(entries: Iterable[Entry]) -> list[Truth]:
     """The truths of a test set's pictures."""
-    return [Truth(x.name, x.clip, x.pha, x.fgr, x.trimap, x.src) for x in entries]
+    return [Truth(x.name, x.clip, x.pha, x.fgr, x.trimap, x.src, x.subject) for x in entries]
 
 
 def as_clips(truths: Sequence[Truth]) -> list[Truth]:
     """Each folder of pictures as a clip, its frames in the order of the numbers in their names: 2 before 10."""
-
-    def order(truth: Truth) -> list[str | int]:
-        parts = re.split(r'(\d+)', truth.name)  # text and digits by turns, so that like meets like
-        return [int(part) if i % 2 else part for i, part in enumerate(parts)]
-
     clips = [replace(truth, clip=PurePosixPath(truth.name).parent.as_posix()) for truth in truths]
-    return sorted(clips, key=lambda truth: (truth.clip or '', order(truth)))
+    return sorted(clips, key=lambda truth: (truth.clip or '', numbered(truth.name)))
 
 
 def find_predictions(folder: Path, truths: Sequence[Truth]) -> Predictions:

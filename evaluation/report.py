@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -91,7 +91,6 @@ def chosen(results: Results, sort_by: str, places: int = 3) -> dict[str, list[st
     values = {name: found.get(sort_by, math.nan) for name, found in results.figures.items()}
     ranked = sorted((name for name in values if not math.isnan(values[name])), key=lambda name: (-values[name], name))
     rank = {name: i for i, name in enumerate(ranked)}
-    clip_of = {name: clip for clip, names in results.clips.items() for name in names}
     count, middle = len(ranked), (len(ranked) - 1) / 2
     thirds = np.cumsum([0, (count + 2) // 3, count // 3, (count + 1) // 3])
     worst, median, best = (ranked[start:end] for start, end in itertools.pairwise(thirds))
@@ -100,19 +99,19 @@ def chosen(results: Results, sort_by: str, places: int = 3) -> dict[str, list[st
         'Median': sorted(median, key=lambda name: abs(rank[name] - middle)),
         'Best': best[::-1],
     }
-    spread = {group: _spread(names, places, clip_of) for group, names in groups.items()}
+    spread = {group: _spread(names, places, results.alike) for group, names in groups.items()}
     return {group: sorted(names, key=rank.__getitem__) for group, names in spread.items() if names}
 
 
-def _spread(names: Sequence[str], places: int, clip_of: dict[str, str]) -> list[str]:
-    """The first names, one per clip as far as that fills the places; stills are clips of their own."""
+def _spread(names: Sequence[str], places: int, alike: Mapping[str, Hashable]) -> list[str]:
+    """The first names, one of a clip or subject as far as that fills the places."""
     first: list[str] = []
     again: list[str] = []
     seen = set()
     for name in names:
-        clip = ('clip', clip_of[name]) if name in clip_of else name
-        (again if clip in seen else first).append(name)
-        seen.add(clip)
+        group = alike.get(name, name)
+        (again if group in seen else first).append(name)
+        seen.add(group)
     return [*first, *again][:places]
 
 

@@ -87,7 +87,8 @@ def means_table(results: Sequence[Results], keys: Sequence[str], decimals: Mappi
         name = f'{badge(key)}less {badge(keys[0])}'
         rows += f'<tr class="difference"><th scope="row">{name}</th>{cells}</tr>'
     note = 'Mean over the pictures, and its 95 % interval by bootstrap'
-    note += ' over whole clips.' if any(row.clips for row in results) else '.'
+    grouped = any(row.clips or row.subjects for row in results)
+    note += ', for which the pictures of a clip or subject are drawn together.' if grouped else '.'
     if len(results) > 1:
         note += ' A difference is called better or worse where its interval leaves out 0.'
     table = (

@@ -2,10 +2,11 @@
 
 Intervals are 95 % percentile intervals of the bootstrap (Efron 1979): the pictures are drawn anew, with replacement, as
 many as there are, 10,000 times, and the interval holds the middle 95 % of the means. Frames of a clip resemble each
-other, so where there are clips, whole clips are drawn, and a test set of three clips counts as three, however long.
+other, and so do composites of one foreground over several backgrounds: these are drawn together, and a test set of
+three clips, or of three subjects, counts as three, however many pictures it has.
 
 What an interval does not say: it covers the choice of pictures from whatever these are a sample of, and nothing else:
-no other kind of picture, no other training run. With fewer than about 20 pictures (or clips) it is too narrow, by a
+no other kind of picture, no other training run. With fewer than about 20 of these it is too narrow, by a
 tenth or more, and with one there is none. Of 20 differences between equal models, one leaves out 0 by chance.
 """
 
@@ -13,7 +14,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Hashable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -32,6 +33,7 @@ class Results:
         clips: clip to its pictures in order; empty for stills.
         clip_figures: clip to the metrics that only a clip has, 'dtssd'.
         settings: what the figures depend on: checkpoint, sizes, precision, region, scaling.
+        subjects: picture to whom or what it shows; empty where the test set does not say.
     """
 
     model: str
@@ -39,6 +41,20 @@ class Results:
     clips: dict[str, list[str]]
     clip_figures: dict[str, dict[str, float]]
     settings: dict[str, Any]
+    subjects: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def alike(self) -> dict[str, tuple[str, str]]:
+        """Pictures to the group of those that resemble each other: of one subject, or of one clip."""
+        groups = {name: ('clip', clip) for clip, names in self.clips.items() for name in names}
+        return groups | {name: ('subject', subject) for name, subject in self.subjects.items()}
+
+    def groups(self, metric: str) -> dict[str, tuple[str, str]]:
+        """What the values of a metric, of pictures or of clips, are drawn together with."""
+        alike = self.alike
+        if any(metric in found for found in self.clip_figures.values()):
+            return {clip: alike[names[0]] for clip, names in self.clips.items() if names}
+        return alike
 
     @property
     def metrics(self) -> list[str]:
@@ -58,7 +74,7 @@ class Mean:
 
     Attributes:
         value: the mean; NaN if nothing is defined.
-        low, high: its 95 % interval; NaN with fewer than two pictures, or clips where there are clips.
+        low, high: its 95 % interval; NaN with fewer than two groups of pictures.
         count: how many pictures (clips, for a metric of clips) it is over.
         undefined: how many were left out because the metric is not defined for them.
     """
@@ -77,7 +93,7 @@ class Mean:
 
 def means(results: Results) -> dict[str, Mean]:
     """Each metric's mean over its pictures, all of equal weight, with its interval."""
-    return {metric: _mean(results.values(metric), results.clips) for metric in results.metrics}
+    return {metric: _mean(results.values(metric), results.groups(metric)) for metric in results.metrics}
 
 
 def differences(results: Results, reference: Results) -> dict[str, Mean]:
@@ -93,7 +109,7 @@ def differences(results: Results, reference: Results) -> dict[str, Mean]:
         if others:
             names = [*ours, *(name for name in others if name not in ours)]
             paired = {name: ours.get(name, math.nan) - others.get(name, math.nan) for name in names}
-            found[metric] = _mean(paired, {**reference.clips, **results.clips})
+            found[metric] = _mean(paired, {**reference.groups(metric), **results.groups(metric)})
     return found
 
 
@@ -129,10 +145,9 @@ def bootstrap(
     return float(low), float(high)
 
 
-def _mean(values: Mapping[str, float], clips: Mapping[str, Sequence[str]]) -> Mean:
+def _mean(values: Mapping[str, float], alike: Mapping[str, Hashable]) -> Mean:
     defined = {name: value for name, value in values.items() if not math.isnan(value)}
     if not defined:
         return Mean(math.nan, math.nan, math.nan, 0, len(values))
-    clip_of = {name: ('clip', clip) for clip, names in clips.items() for name in names}
-    low, high = bootstrap([*defined.values()], [clip_of.get(name, name) for name in defined])
+    low, high = bootstrap([*defined.values()], [alike.get(name, name) for name in defined])
     return Mean(math.fsum(defined.values()) / len(defined), low, high, len(defined), len(values) - len(defined))

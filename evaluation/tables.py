@@ -102,6 +102,7 @@ def read_json(path: Path) -> list[Results]:
                 {clip: [str(name) for name in names] for clip, names in entry['clips'].items()},
                 _figures(entry['clip_figures']),
                 dict(entry['settings']),
+                {str(name): str(subject) for name, subject in entry.get('subjects', {}).items()},
             )
             for entry in content['results']
         ]

@@ -33,6 +33,7 @@ class Entry:
         pha: the true alpha.
         fgr: the true foreground, if there is one.
         trimap: if there is one.
+        subject: whom or what it shows, where the manifest says so; equal for all pictures of one foreground.
     """
 
     name: str
@@ -42,6 +43,7 @@ class Entry:
     pha: Path
     fgr: Path | None = None
     trimap: Path | None = None
+    subject: str | None = None
 
 
 def find_testset(folder: Path) -> list[Entry]:
@@ -80,7 +82,7 @@ def find_testset(folder: Path) -> list[Entry]:
         entries.append(Entry(name, clip, src, files['bgr'][plate], files['pha'][name], fgr, trimap))
     if lacking:
         raise ValueError(f'{folder}: {len(lacking)} pictures are missing: {some(lacking)} (png, jpg, jpeg or webp)')
-    return sorted(entries, key=lambda entry: (entry.clip or entry.name, _numbered(entry.name)))
+    return sorted(entries, key=lambda entry: (entry.clip or entry.name, numbered(entry.name)))
 
 
 def read_manifest(folder: Path) -> list[Entry]:
@@ -121,7 +123,7 @@ def _entries(folder: Path, picture: dict[str, Any]) -> Iterator[Entry]:
     for each in frame_names(name, frames) if frames else [name]:
         paths = {kind: folder / kind / f'{each}.png' for kind in KINDS}
         paths['bgr'] = folder / 'bgr' / f'{name}.png'
-        yield Entry(name=each, clip=name if frames else None, **paths)
+        yield Entry(name=each, clip=name if frames else None, subject=str(picture['fgr']), **paths)
 
 
 def _by_name(folder: Path, kind: str) -> dict[str, Path]:
@@ -136,7 +138,7 @@ def _by_name(folder: Path, kind: str) -> dict[str, Path]:
     return found
 
 
-def _numbered(name: str) -> list[str | int]:
+def numbered(name: str) -> list[str | int]:
     """A key that puts 2 before 10."""
     parts = re.split(r'(\d+)', name)  # text and digits by turns, so that like meets like
     return [int(part) if i % 2 else part for i, part in enumerate(parts)]

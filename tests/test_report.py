@@ -253,7 +253,7 @@ def test_clips_have_a_table_of_their_own():
     row = results(clips={'p': ['p1', 'p2']}, clip_figures={'p': {'dtssd': 0.5}, 'q': {'dtssd': 0.75}})
     page = Page(report_bytes([row], pictures))
     assert page.tables[-1] == [['Clip', 'dtSSD'], ['q', '0.7500'], ['p', '0.5000']]
-    assert 'over whole clips' in page.texts['p']
+    assert 'pictures of a clip or subject are drawn together' in page.texts['p']
 
 
 def test_without_a_photograph_a_strip_has_three_pictures():

@@ -82,6 +82,31 @@ def test_frames_of_a_clip_count_together_and_stills_alone() -> None:
     assert means(results('net', sad, clips={'walk': ['walk/0', 'walk/1']}))['sad'] == found
 
 
+def test_pictures_of_one_subject_count_together() -> None:
+    sad = {'anna-00': 0.0, 'anna-01': 0.0, 'ben-00': 3.0}
+    row = Results('net', {name: {'sad': value} for name, value in sad.items()}, {}, {}, {},
+                  {'anna-00': 'anna', 'anna-01': 'anna', 'ben-00': 'ben'})  # fmt: skip
+    assert means(row)['sad'] == Mean(1.0, 0.0, 3.0, 3, 0)
+    apart = Results('net', row.figures, {}, {}, {})
+    assert means(apart)['sad'].low == 0.0
+    assert (
+        differences(row, Results('other', {name: {'sad': value * 0} for name, value in sad.items()}, {}, {}, {}))[
+            'sad'
+        ].high
+        == 3.0
+    )
+
+
+def test_clips_of_one_subject_count_together() -> None:
+    clips = {'anna-00': ['anna-00/0'], 'anna-01': ['anna-01/0'], 'ben-00': ['ben-00/0']}
+    figures = {names[0]: {'sad': 1.0} for names in clips.values()}
+    changes = {'anna-00': {'dtssd': 0.0}, 'anna-01': {'dtssd': 0.0}, 'ben-00': {'dtssd': 3.0}}
+    subjects = {'anna-00/0': 'anna', 'anna-01/0': 'anna', 'ben-00/0': 'ben'}
+    row = Results('net', figures, clips, changes, {}, subjects)
+    assert means(row)['dtssd'] == Mean(1.0, 0.0, 3.0, 3, 0)
+    assert row.alike['anna-01/0'] == row.alike['anna-00/0'] == ('subject', 'anna')
+
+
 def test_metrics_of_clips_are_means_over_clips() -> None:
     clips = {'a': ['a/0'], 'b': ['b/0'], 'c': ['c/0']}
     figures = {'a': {'dtssd': 1.0}, 'b': {'dtssd': 2.0}, 'c': {'dtssd': NAN}}
