@@ -74,26 +74,26 @@ def run(job: VideoJob, outputs: Pictures | Videos, matting: Matting, args: argpa
     load = job.loader(matting, outputs)
     if outputs.note:
         say(outputs.note)
-    findings, complete, begin = Findings(job.reader), False, time.monotonic()
-    try:
-        with Pipeline() as pipeline, torch_threads(threads.each):
-            shots = pipeline.ahead(load, pipeline.reading(job.moments(), depth=2), loaders)
-            spread = partial(pipeline.ahead, threads=threads.batches) if threads.batches > 1 else map
-            computed = compute(shots, matting, args.batch_size, set(args.output_types), spread)
-            drawn = pipeline.ahead(partial(render, draw=outputs.draw), computed, threads.files)
-            for encode in outputs.encoders():
-                drawn = pipeline.ahead(encode, drawn, 1)
-            for shot, _ in progress(drawn, lambda: job.reader.expected, ' frames'):
-                for line in findings.add(shot):
-                    say(line)
-        complete = True
-    finally:
-        rate = findings.done / max(time.monotonic() - begin, 1e-9)
-        with Pipeline() as finishing:  # which Ctrl-C does not break off
+    findings, complete, begin = Findings(), False, time.monotonic()
+    with Pipeline() as finishing:  # around all, so that no signal strikes between computing and finishing
+        try:
+            with Pipeline() as pipeline, torch_threads(threads.each):
+                shots = pipeline.ahead(load, pipeline.reading(job.moments(), depth=2), loaders)
+                spread = partial(pipeline.ahead, threads=threads.batches) if threads.batches > 1 else map
+                computed = compute(shots, matting, args.batch_size, set(args.output_types), spread)
+                drawn = pipeline.ahead(partial(render, draw=outputs.draw), computed, threads.files)
+                for encode in outputs.encoders():
+                    drawn = pipeline.ahead(encode, drawn, 1)
+                for shot, _ in progress(drawn, lambda: job.reader.expected, ' frames'):
+                    for line in findings.add(shot):
+                        say(line)
+            complete = True
+        finally:
             notes = next(finishing.ahead(outputs.finish, [complete], 1))
-        for line in (*findings.summary(), *notes):
-            say(line)
-        print(f'{findings.done} frames done, {rate:.2f} per second, in {args.output_dir}', flush=True)
+            rate = findings.done / max(time.monotonic() - begin, 1e-9)
+            for line in (*findings.summary(), *job.warnings(), *notes):
+                say(line)
+            print(f'{max(findings.done, outputs.frames)} frames done, {rate:.2f} per second, in {args.output_dir}')
     return 1 if job.reader.damage else 0
 
 
@@ -124,12 +124,11 @@ def start(argv: Sequence[str] | None) -> int:
 def finish(work: Callable[[], int]) -> int:
     """Does the work; an error that a user can do something about becomes a line and exit code 1."""
     from inference.devices import out_of_memory
-    from inference.frames import FrameError
     from inference.pictures import SPARE_MEMORY
 
     try:
         return work()
-    except (FrameError, OSError) as error:
+    except (ValueError, OSError) as error:
         print(f'error: stopped: {error}', file=sys.stderr)
     except (RuntimeError, MemoryError) as error:
         if not out_of_memory(error):
@@ -148,7 +147,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         except BaseException as error:
             # A signal during an import may come out as any error.
             if signals.number or isinstance(error, KeyboardInterrupt):
-                print('stopped: what was done is kept and plays', file=sys.stderr)
+                print('stopped: what was done, if anything, is kept and plays', file=sys.stderr)
                 return 128 + (signals.number or signal.SIGINT)
             raise
 

@@ -19,6 +19,8 @@ from av.audio.stream import AudioStream
 from av.container import InputContainer, OutputContainer
 from av.stream import Discard
 
+from .video_reader import JUMP, reason_of
+
 # What players understand in a container, which is less than what the container can hold.
 PCM = {f'pcm_{kind}' for kind in ('s16le', 's16be', 's24le', 's24be', 's32le', 's32be', 'f32le', 'f32be')}
 COPIED = {
@@ -52,13 +54,14 @@ class AudioCopy:
         self._input: InputContainer | None = None
         self._channels: dict[int, _Copied | _Encoded] = {}
         self._bounds: dict[int, tuple[int, int | None]] = {}  # stream to its first time and its last packet's
+        self._jumps: dict[int, int] = {}  # stream to what is added since its times jumped back
         self._damaged = 0
         self._packets: Iterator[av.Packet] = iter(())
         self._waiting: tuple[Fraction, av.Packet] | None = None  # the next one, and when it begins
         try:
             self._input = av.open(str(path.absolute()), metadata_errors='replace')
         except (av.FFmpegError, OSError, ValueError) as error:
-            self._note(f'cannot be read: {_reason(error)}')
+            self._note(f'cannot be read: {reason_of(error)}')
             return
         for stream in self._input.streams:
             if not isinstance(stream, AudioStream) or not self._add(stream):
@@ -129,7 +132,7 @@ class AudioCopy:
             try:
                 packet = next(self._packets, None)
             except av.FFmpegError as error:
-                self._note(f'ends early: {_reason(error)}')
+                self._note(f'ends early: {reason_of(error)}')
                 return None
             if packet is None:
                 return None
@@ -143,7 +146,12 @@ class AudioCopy:
             return False
         # Some codecs begin before 0, with samples for the decoder alone.
         start, last = self._bounds.get(packet.stream_index, (min(0, packet.pts), None))
-        shift = round(self._shift / packet.time_base)
+        shift = round(self._shift / packet.time_base) + self._jumps.get(packet.stream_index, 0)
+        if last is not None and packet.dts + shift < last - JUMP / packet.time_base:
+            # A new beginning, as in joined files: it goes on from where it was, as the picture does.
+            jump = last + (packet.duration or 1) - (packet.dts + shift)
+            self._jumps[packet.stream_index] = self._jumps.get(packet.stream_index, 0) + jump
+            shift += jump
         packet.pts, packet.dts = packet.pts + shift, packet.dts + shift
         if last is not None and packet.dts < last:
             self._damaged += 1
@@ -208,7 +216,3 @@ def _works(way: Callable[[OutputContainer], object], container: str) -> bool:
 def _label(stream: AudioStream, source: AudioStream) -> None:
     stream.metadata.update({key: source.metadata[key] for key in ('language', 'title') if key in source.metadata})
     stream.disposition = source.disposition
-
-
-def _reason(error: Exception) -> str:
-    return str(getattr(error, 'strerror', None) or error)

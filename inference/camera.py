@@ -74,7 +74,7 @@ class Camera:
         self._taken = -1  # number of the shot that was handed out last
         self._started: float | None = None  # when the first one was
         self._came = time.monotonic()  # when the newest one did
-        self._ended = self._closing = False
+        self._ended = self._failed = self._closing = False
         self._reason = 'gives no more pictures; was it unplugged?'
         self._lock_orders: SimpleQueue[Future[list[str]]] = SimpleQueue()
         driver = _Driver(source, size if self.live else None)
@@ -109,11 +109,11 @@ class Camera:
             The shot; None if a file has ended and its last picture was handed out.
 
         Raises:
-            CameraLostError: a camera has failed, or was silent for PATIENCE seconds.
+            CameraLostError: a camera has failed, or was silent for PATIENCE seconds; a file changes its size.
         """
         with self._changed:
             self._changed.wait_for(lambda: self.waiting or self._ended, timeout)
-            if not self.waiting and self._ended and not self.live:
+            if not self.waiting and self._ended and not self.live and not self._failed:
                 return None
             if not self.waiting and self._ended:
                 raise CameraLostError(f'{self._source}: {self._reason}')
@@ -141,6 +141,7 @@ class Camera:
         try:
             return order.result(timeout)
         except NotInTime:
+            order.cancel()  # or it would be held later, behind everybody's back
             return []
 
     def close(self) -> None:
@@ -158,9 +159,11 @@ class Camera:
                 self._hand_over(Shot(picture, number))
                 number += 1
                 while not self._lock_orders.empty():
-                    self._lock_orders.get().set_result(driver.lock())
+                    order = self._lock_orders.get()
+                    if order.set_running_or_notify_cancel():
+                        order.set_result(driver.lock())
         except (cv2.error, ValueError) as error:
-            self._reason = str(error)
+            self._failed, self._reason = True, str(error)
         finally:
             driver.release()
             with self._changed:

@@ -49,6 +49,7 @@ class Shot:
 
     Attributes:
         index, pts: its place in the video, and its time in the reader's unit.
+        duration: for how long it is shown if it is the last one, in the same unit.
         inputs: the picture, and its plate on the device; None once computed, or if its results are there already.
         target: RGB (H, W, 3) to set the subject before.
         misfit: why the plate seems not to fit, with the measured differences.
@@ -57,6 +58,7 @@ class Shot:
 
     index: int
     pts: int
+    duration: int
     inputs: tuple[Tensor, Plate] | None = None
     target: np.ndarray | None = None
     misfit: tuple[str, ...] = ()
@@ -92,13 +94,9 @@ class Loader:
         self._plate = None if plate is None else matting.plate(plate)
 
     def __call__(self, moment: Moment) -> Shot:
-        """Decode colours, resize, find the plate, and put both where the device can take them.
-
-        Raises:
-            FrameError: memory ran out.
-        """
+        """Decode colours, resize, find the plate, and put both where the device can take them."""
         frame = moment.frame
-        shot = Shot(frame.index, frame.pts)
+        shot = Shot(frame.index, frame.pts, frame.duration)
         done = self._done(frame.index)
         if done and self._align is None:
             return shot

@@ -174,7 +174,7 @@ def picture_problems(args: argparse.Namespace) -> list[str]:
 def add_output_arguments(parser: argparse.ArgumentParser, format_flag: str = '--output-format') -> None:
     """Adds the flags for pictures out; `format_flag` names the one for the format of each type."""
     add = parser.add_argument_group('output').add_argument
-    add('--output-dir', type=Path, required=True, metavar='DIR', help='each type gets a sub-folder')
+    add('--output-dir', type=Path, required=True, metavar='DIR', help='each type gets a sub-folder, or a video')
     add('--output-types', '--output-type', nargs='+', required=True, choices=OUTPUT_TYPES,
         help='cut-out with alpha, alpha, foreground, predicted error, refined regions')  # fmt: skip
     add(format_flag, dest='picture_formats', nargs='+', default=[], metavar='TYPE=FORMAT',

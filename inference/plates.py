@@ -10,9 +10,10 @@ import numpy as np
 from dataset.images import read_rgb
 from dataset.paths import IMAGE_SUFFIXES
 
+from .pipeline import progress
 from .video_reader import VideoFrame, VideoReader
 
-MEDIAN_FRAMES = 25  # at most; their median has a fifth of one frame's noise, and nobody who passes by stays in it
+MEDIAN_FRAMES = 25  # at most, at least half of them; their median has a quarter of one frame's noise
 BAND = 64  # rows of which the median is taken at once: all frames of a whole 4K picture would be sorted in 1.5 GB
 
 
@@ -37,31 +38,37 @@ def read_plate(path: Path, seconds: float | None = None) -> np.ndarray:
     """
     if is_picture(path):
         return read_rgb(path)
+    if seconds is not None:
+        return _frame_at(path, seconds).pixels()
     with VideoReader(path) as reader:
-        if seconds is not None:
-            return _frame_at(reader, seconds).pixels()
         return _median([frame.pixels() for frame in _spread(reader)])
 
 
-def _frame_at(reader: VideoReader, seconds: float) -> VideoFrame:
-    """The last frame that is not later than a time."""
-    reader.seek(seconds)
-    shown = None
-    for frame in reader:
-        if reader.seconds(frame) > seconds + 1e-6:
-            return shown or frame
-        shown = frame
-    if shown is None or seconds > reader.seconds(shown) + 1 / reader.rate:
-        end = '' if shown is None else f': it ends after {reader.seconds(shown) + 1 / reader.rate:.2f}'
-        raise ValueError(f'{reader.path}: has no frame at {seconds:g} seconds{end}')
-    return shown
+def _frame_at(path: Path, seconds: float) -> VideoFrame:
+    """The frame that is shown at a time."""
+    for may_seek in (True, False):
+        with VideoReader(path) as reader:
+            sought = may_seek and reader.seek(seconds)
+            shown = None
+            for frame in reader:
+                if reader.seconds(frame) > seconds + 1e-6:
+                    break
+                shown = frame
+            else:
+                end = 0.0 if shown is None else reader.seconds(shown) + float(shown.duration * reader.time_base)
+                if seconds > end and not sought:
+                    raise ValueError(f'{path}: has no frame at {seconds:g} seconds: it ends after {end:.2f}')
+                shown = None if seconds > end else shown
+            if shown is not None:
+                return shown
+    raise ValueError(f'{path}: has no frame at {seconds:g} seconds')
 
 
 def _spread(reader: VideoReader) -> list[VideoFrame]:
     """At most MEDIAN_FRAMES frames, evenly spread, of a video whose length is only known at its end."""
     kept: list[VideoFrame] = []
     every = 1
-    for frame in reader:
+    for frame in progress(reader, lambda: reader.expected, ' frames of the plate'):
         if frame.index % every:
             continue
         if len(kept) == MEDIAN_FRAMES:

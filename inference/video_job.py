@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from .backdrops import covering, fitted
-from .frames import Loader, Moment, Shot
+from .frames import FrameError, Loader, Moment, Shot
 from .inputs import NAMED
 from .plates import frames_again, is_picture, read_plate
 from .predictor import Matting
@@ -39,13 +39,14 @@ class VideoJob:
     Attributes:
         reader: of the video.
         size: (width, height) of all that is computed and written.
+        held: for how many frames the plate, a video itself, was over.
 
     Raises:
         ValueError: a file cannot be read, or the plate has another size than the video.
     """
 
     def __init__(self, args: argparse.Namespace):
-        self._args, self._open = args, ExitStack()
+        self._args, self._open, self.held = args, ExitStack(), 0
         with ExitStack() as opening:
             self.reader = opening.enter_context(VideoReader(args.video_src))
             self.size = tuple(args.video_resize or (self.reader.width, self.reader.height))
@@ -86,12 +87,29 @@ class VideoJob:
         return None, itertools.chain([next(frames)], frames)  # opened now, so that a broken file is known now
 
     def moments(self) -> Iterator[Moment]:
-        """What belongs together, in order. A plate that ends early is held at its last frame."""
+        """What belongs together, in order. A plate that ends early is held at its last frame.
+
+        Raises:
+            FrameError: the background cannot be read again.
+        """
         plates = iter(self._plates or ())
         plate = None
         for frame in self.reader:
-            plate = next(plates, plate)
-            yield Moment(frame, plate, next(self._targets) if self._targets else None)
+            latest = next(plates, None)
+            self.held += self._plates is not None and latest is None
+            plate = latest or plate
+            try:
+                target = next(self._targets) if self._targets else None
+            except (ValueError, OSError) as error:
+                raise FrameError(f'frame {frame.index}: --video-target-bgr {error}') from error
+            yield Moment(frame, plate, target)
+
+    def warnings(self) -> list[str]:
+        """What was wrong with the files, once all is read."""
+        found = [f'{self.reader.damage}; what can be decoded is done'] if self.reader.damage else []
+        if self.held:
+            found.append(f'--video-bgr {self._args.video_bgr}: ended {self.held} frames early; its last frame was held')
+        return [f'warning: {line}' for line in found]
 
     def loader(self, matting: Matting, outputs: Pictures | Videos) -> Loader:
         """The stage that follows `moments`."""
@@ -111,7 +129,10 @@ class VideoJob:
             writer = PictureWriter(args.output_dir, formats, args.png_compression, args.jpeg_quality)
             return Pictures(writer, self._settings(), on_target)
         alpha = args.output_format in ('prores4444', 'webm') and not on_target
-        args.output_dir.mkdir(parents=True, exist_ok=True)
+        try:
+            args.output_dir.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise OSError(f'--output-dir {args.output_dir}: cannot be made: {error.strerror}') from error
         with ExitStack() as opening:
             writers = {}
             for kind, path in output_paths(args).items():
@@ -156,9 +177,8 @@ class VideoJob:
 class Findings:
     """Counts frames, and says where the plate seems not to fit. `add` and `summary` return lines to print."""
 
-    def __init__(self, reader: VideoReader):
+    def __init__(self) -> None:
         self.done = self._misfits = self._unaligned = 0
-        self._reader = reader
 
     def add(self, shot: Shot) -> list[str]:
         """Count a frame; returns what to say of it now."""
@@ -179,8 +199,6 @@ class Findings:
             lines.append(f'warning: in {self._misfits} of the frames that were compared, the plate does not fit')
         if self._unaligned > 1:
             lines.append(f'warning: the plate could not be aligned anew to {self._unaligned} of {self.done} frames')
-        if self._reader.damage:
-            lines.append(f'warning: {self._reader.damage}; what can be decoded is done')
         return lines
 
 

@@ -31,7 +31,8 @@ def add_video_arguments(parser: argparse.ArgumentParser) -> None:
     add('--video-bgr-time', type=float, metavar='SECONDS',
         help='the plate is the frame at this time, of --video-bgr if given, else of the video itself')  # fmt: skip
     add('--video-bgr-mode', choices=('median', 'each'), default='median',
-        help='each: of a plate that is a video, frame for frame, as from a motion-controlled camera')  # fmt: skip
+        help='each: of a plate that is a video, frame for frame, as from a motion-controlled camera; a shorter one '
+        'is held at its last frame')  # fmt: skip
     add('--video-target-bgr', type=Path, metavar='FILE',
         help='picture or video, repeated as needed, behind the subject in com; plain green if left out')  # fmt: skip
     add('--video-resize', type=int, nargs=2, metavar=('W', 'H'), help='compute and write at this size, in pixels')
@@ -70,6 +71,8 @@ def video_problems(args: argparse.Namespace) -> list[str]:
     if not 0 <= args.video_quality <= WORST_QUALITY:
         found.append(f'--video-quality {args.video_quality}: must be in 0..{WORST_QUALITY}')
     found += options.output_problems(args, SEQUENCE_FORMAT)
+    if args.video_target_bgr is not None and 'com' not in args.output_types:
+        found.append(f'--video-target-bgr {args.video_target_bgr}: only com shows it; add com to --output-types')
     if args.picture_formats and args.output_format != 'image_sequences':
         found.append(f'{SEQUENCE_FORMAT}: needs --output-format image_sequences, not {args.output_format}')
     if int(os.environ.get('WORLD_SIZE', 1)) > 1:
@@ -110,8 +113,12 @@ def _folder_problems(args: argparse.Namespace) -> list[str]:
     if not os.access(existing, os.W_OK):
         return [f'--output-dir {folder}: {existing} is not writable']
     inputs = {path.resolve() for path in (args.video_src, args.video_bgr, args.video_target_bgr) if path is not None}
-    written = output_paths(args).values() if args.output_format != 'image_sequences' else ()
-    if hit := [path for path in written if path.resolve() in inputs]:
+    if args.output_format == 'image_sequences':
+        written = {(folder / kind).resolve() for kind in args.output_types}
+        hit = [path for path in inputs if path.parent in written]
+    else:
+        hit = [path for path in output_paths(args).values() if path.resolve() in inputs]
+    if hit:
         return [f'--output-dir {folder}: {hit[0]} is to be read; choose another folder']
     stale = (
         next((path for path in folder.iterdir() if not path.name.startswith('.')), None) if folder.is_dir() else None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections import deque
 from collections.abc import Callable, Mapping
 from contextlib import suppress
@@ -14,7 +15,7 @@ import numpy as np
 from .backdrops import composite, cut_out
 from .frames import Shot
 from .matte import Matte
-from .video_writer import VideoWriter
+from .video_writer import ROOM, VideoWriter
 from .writers import PictureWriter, write_whole
 
 RECORD = 'sequence.json'
@@ -35,10 +36,11 @@ class Pictures:
 
     Attributes:
         note: what to tell the user about pictures of an earlier run, or None.
+        frames: how many are done, in order.
     """
 
     def __init__(self, writer: PictureWriter, settings: Mapping[str, Any], on_target: bool):
-        self._writer, self._on_target = writer, on_target
+        self._writer, self._on_target, self.frames = writer, on_target, 0
         record = writer.folder / RECORD
         text = json.dumps(settings, indent=1, default=str)
         earlier = record.read_text(errors='replace') if record.is_file() else None
@@ -65,13 +67,21 @@ class Pictures:
             self._writer.write_picture(kind, _name(shot.index), picture)
 
     def encoders(self) -> list[Callable[[Drawn], Drawn]]:
-        """Nothing is left to do in order."""
-        return []
+        """Nothing is left to do in order, but to count."""
+        return [self._count]
+
+    def _count(self, drawn: Drawn) -> Drawn:
+        self.frames += 1
+        return drawn
 
     def finish(self, complete: bool) -> list[str]:
-        """Every picture is whole already; nothing to tell."""
-        del complete
-        return []
+        """Every picture is whole already; says which others lie beside them."""
+        names = {self._writer.path(kind, _name(i)) for kind in self._writer.formats for i in range(self.frames)}
+        folders = [self._writer.folder / kind for kind in self._writer.formats]
+        others = sorted(path for folder in folders if folder.is_dir() for path in folder.iterdir() if path not in names)
+        if not complete or not others:
+            return []
+        return [f'{self._writer.folder}: holds {len(others)} pictures that are not of this video, such as {others[0]}']
 
 
 class Videos:
@@ -87,6 +97,11 @@ class Videos:
     def __init__(self, writers: Mapping[str, VideoWriter], alpha: bool):
         self._writers, self._alpha = writers, alpha
         self._begun: deque[Drawn] = deque()  # some of their types are encoded, others not yet
+
+    @property
+    def frames(self) -> int:
+        """How many every file has."""
+        return min(writer.frames for writer in self._writers.values())
 
     def done(self, index: int) -> bool:
         """A video is made from its beginning."""
@@ -112,11 +127,19 @@ class Videos:
     def _encode(self, kind: str, drawn: Drawn) -> Drawn:
         shot, frames = drawn
         if len(frames) == len(self._writers):
+            self._check_room()
             self._begun.append(drawn)
-        self._writers[kind].write(frames.pop(kind), shot.pts)
+        self._writers[kind].write(frames.pop(kind), shot.pts, shot.duration)
         if not frames:
             self._begun.popleft()
         return drawn
+
+    def _check_room(self) -> None:
+        """Stop while the files can still be finished."""
+        folder = next(iter(self._writers.values())).path.parent
+        free = shutil.disk_usage(folder).free
+        if free < ROOM * len(self._writers):
+            raise OSError(f'{folder}: only {free / 1e6:.0f} MB are free; what was done is kept and plays')
 
     def finish(self, complete: bool) -> list[str]:
         """Close all files so that they play; returns what there is to tell about them.
@@ -132,7 +155,7 @@ class Videos:
         for shot, frames in [] if complete else self._begun:
             for kind in frames:  # all files end with the same frame
                 with suppress(OSError, ValueError):
-                    self._writers[kind].write(frames[kind], shot.pts)
+                    self._writers[kind].write(frames[kind], shot.pts, shot.duration)
         for writer in self._writers.values():
             try:
                 writer.close(complete)

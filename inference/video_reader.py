@@ -6,6 +6,7 @@ Reading goes through PyAV, that is FFmpeg. A damaged file gives all that can be 
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from fractions import Fraction
@@ -18,6 +19,10 @@ import numpy as np
 from .colour import Colour, to_rgb
 
 SLACK = Fraction(1, 2)  # seconds by which a header may claim more than there is, before a file counts as cut
+JUMP = Fraction(1, 2)  # seconds back in time that are a new beginning, as in joined files, and not disorder
+MOST_ERRORS = 100  # of reading, one after the other, until the rest of a file is given up
+INDEXED = {'mov,mp4,m4a,3gp,3g2,mj2', 'matroska,webm'}  # containers in which seeking lands where it should
+RUN_UP = 10.0  # seconds before the time that is wanted: the first frames after a key frame can be incomplete
 SETTLED = 1.0  # seconds of a video after which its length in frames is estimated by what was read of it
 
 av.logging.set_level(av.logging.PANIC)  # FFmpeg's lines would tear the progress display; what matters is said in one
@@ -30,12 +35,14 @@ class VideoFrame:
     Attributes:
         index: from 0, over the frames that could be decoded.
         pts: when it is shown, in units of the reader's time base; rises from frame to frame.
+        duration: for how long, in the same unit, or what the frame rate says where the file does not.
         decoded: as FFmpeg gave it.
         colour: of the video.
     """
 
     index: int
     pts: int
+    duration: int
     decoded: av.VideoFrame
     colour: Colour
 
@@ -50,7 +57,8 @@ class VideoReader:
     """A video file, read once from its beginning; iterate over it for its frames. Use it in a `with` block.
 
     Headers lie about the number of frames and its rate; nothing here depends on them but the estimate for a progress
-    display. A frame without a time gets one after its predecessor, by the frame rate.
+    display. Times that the file lacks are made up by the frame rate, and where they jump back, as in joined files, they
+    go on from where they were.
 
     Args:
         path: a file of any format that FFmpeg reads.
@@ -76,11 +84,14 @@ class VideoReader:
         try:
             self._container = av.open(str(path), metadata_errors='replace')
         except (av.FFmpegError, ValueError) as error:
-            raise ValueError(f'{path}: cannot be read as a video: {_reason(error)}') from None
+            raise ValueError(f'{path}: cannot be read as a video: {reason_of(error)}') from None
         if not self._container.streams.video:
             self.close()
             raise ValueError(f'{path}: holds no video')
         self._stream = self._container.streams.video[0]
+        if self._stream.codec_context is None:
+            self.close()
+            raise ValueError(f'{path}: cannot be decoded: its codec is not known')
         # Several threads within a frame, but one frame at a time: several at a time would lose good frames at an error.
         self._stream.thread_type = 'SLICE'
         self.damage: str | None = None
@@ -99,7 +110,7 @@ class VideoReader:
         if _quarter_turns(self._first) % 2:
             self.width, self.height = self.height, self.width
             self.pixel_aspect = 1 / self.pixel_aspect
-        self._start = self._first.pts or 0
+        self._start = self._first.pts if self._first.pts is not None else self._first.dts or 0
         begin = Fraction(self._container.start_time or 0, av.time_base) / self.time_base
         self.origin = min(math.floor(begin), self._start)
         self._count, self._length = 0, Fraction(0)  # frames and seconds read so far
@@ -107,33 +118,31 @@ class VideoReader:
     @property
     def expected(self) -> int | None:
         """About how many frames the file has, estimated the better the more of it is read; None if nothing tells."""
-        claimed = self._claimed
-        if claimed and self._length >= SETTLED:
-            return max(self._count, round(self._count * claimed / self._length))
-        return self._stream.frames or (round(claimed * self.rate) if claimed else None)
+        whole = Fraction(self._container.duration, av.time_base) if self._container.duration else None
+        length = self._claimed or whole
+        if length and self._length >= SETTLED:
+            return max(self._count, round(self._count * length / self._length))
+        return self._stream.frames or (round(length * self.rate) if length else None)
 
     @property
     def _claimed(self) -> Fraction | None:
-        """The duration that the file claims, in seconds."""
-        if self._stream.duration and self._stream.time_base:
-            return self._stream.duration * Fraction(self._stream.time_base)
-        return Fraction(self._container.duration, av.time_base) if self._container.duration else None
+        """For how many seconds the file claims to have pictures; None where it only says how long all of it is."""
+        if self._stream.duration:
+            return self._stream.duration * self.time_base
+        end = _seconds(self._stream.metadata.get('DURATION', ''))  # Matroska's
+        if end is None and len(self._container.streams) == 1 and self._container.duration:
+            end = Fraction(self._container.duration + (self._container.start_time or 0), av.time_base)
+        return None if end is None else end - self._start * self.time_base
 
     def __iter__(self) -> Iterator[VideoFrame]:
-        """The frames. A frame of another size than the first is left out, and counts as damage.
-
-        A second iteration goes on where the first one stopped.
-        """
+        """The frames, once. One of another size than the first is left out, and counts as damage."""
         step = max(1, round(1 / (self.rate * self.time_base)))
-        start = last = None
+        clock = _Clock(step, round(JUMP / self.time_base))
         for index, frame in enumerate(self._of_one_size()):
-            self._corrupt += frame.is_corrupt
-            pts = frame.pts if frame.pts is not None else frame.dts
-            if pts is None or (last is not None and pts <= last):
-                pts = 0 if last is None else last + (step if pts is None else 1)
-            start, last = pts if start is None else start, pts
-            self._count, self._length = index + 1, (last - start + step) * self.time_base
-            yield VideoFrame(index, pts, frame, self.colour)
+            pts = clock.time(frame.pts, frame.dts)
+            duration = frame.duration or step
+            self._count, self._length = index + 1, (pts - self._start + duration) * self.time_base
+            yield VideoFrame(index, pts, duration, frame, self.colour)
         self.damage = self._damage()
 
     def _of_one_size(self) -> Iterator[av.VideoFrame]:
@@ -150,18 +159,25 @@ class VideoReader:
     def _decoded(self) -> Iterator[av.VideoFrame]:
         """All that the decoder makes of the file, errors counted."""
         packets = self._container.demux(self._stream)
+        errors = 0
         while True:
             try:
-                packet = next(packets, None)
+                packet, errors = next(packets, None), 0
             except av.FFmpegError as error:
-                self._cut_off = _reason(error)
+                self._cut_off, errors = reason_of(error), errors + 1
+                packets = self._container.demux(self._stream)  # what comes after may be whole again
+                if errors < MOST_ERRORS:
+                    continue
                 packet = None
             try:
-                yield from self._stream.codec_context.decode(packet) if packet is None else packet.decode()
+                decoded = self._stream.codec_context.decode(packet) if packet is None else packet.decode()
             except EOFError:
                 return  # the decoder was emptied before, by the packet that ends a file
             except av.FFmpegError:
                 self._undecodable += 1
+                decoded = []
+            self._corrupt += bool(packet is not None and packet.is_corrupt) or any(x.is_corrupt for x in decoded)
+            yield from decoded
             if packet is None:
                 return
 
@@ -180,14 +196,22 @@ class VideoReader:
             found.append(f'cannot be read to its end: {self._cut_off}')
         return f'{self.path}: {"; ".join(found)}' if found else None
 
-    def seek(self, seconds: float) -> None:
-        """Go to the last key frame before a time, counted from the start of the video; stay where the file cannot."""
+    def seek(self, seconds: float) -> bool:
+        """Go to a frame some seconds before a time, which counts from the start of the video, if that saves time.
+
+        Returns:
+            Whether it went anywhere. Files differ in what they promise: look at the time of the frame that comes first.
+        """
+        aim = min(seconds, float(self._claimed or 0)) - RUN_UP
+        if self._container.format.name not in INDEXED or aim < RUN_UP:
+            return False
         try:
-            self._container.seek(self._start + round(seconds / self.time_base), stream=self._stream)
+            self._container.seek(self._start + round(aim / self.time_base), stream=self._stream)
         except av.FFmpegError:
-            return
+            return False
         self._frames = self._decoded()
         self._first = next(self._frames, None)
+        return True
 
     def seconds(self, frame: VideoFrame) -> float:
         """When a frame is shown, from the start of the video."""
@@ -204,11 +228,62 @@ class VideoReader:
         self.close()
 
 
+class _Clock:
+    """Times that rise, whatever a file says.
+
+    Args:
+        step: from frame to frame, where nothing says.
+        jump: back in time, from which on it is a new beginning.
+    """
+
+    def __init__(self, step: int, jump: int):
+        self._step, self._jump = step, jump
+        self._last: int | None = None
+        self._offset = 0
+        # Whether the times of display or of decoding are in disorder more often; in AVI it is the former.
+        self._pts, self._dts = _Disorder(), _Disorder()
+
+    def time(self, pts: int | None, dts: int | None) -> int:
+        """When a frame is shown, whose packet has these times."""
+        self._pts.add(pts)
+        self._dts.add(dts)
+        given = pts if dts is None or (pts is not None and self._pts.count <= self._dts.count) else dts
+        if self._last is None:
+            self._last = given or 0
+            return self._last
+        time = self._last + self._step if given is None else given + self._offset
+        if time < self._last - self._jump:
+            self._offset += self._last + self._step - time
+            time = self._last + self._step
+        self._last = max(time, self._last + 1)
+        return self._last
+
+
+class _Disorder:
+    """How often times did not rise."""
+
+    def __init__(self) -> None:
+        self.count = 0
+        self._last: int | None = None
+
+    def add(self, time: int | None) -> None:
+        if time is None:
+            return
+        self.count += self._last is not None and time <= self._last
+        self._last = time
+
+
+def _seconds(text: str) -> Fraction | None:
+    """'00:01:02.5' as 62.5."""
+    match = re.fullmatch(r'(\d+):(\d+):(\d+(?:\.\d+)?)', text)
+    return int(match[1]) * 3600 + int(match[2]) * 60 + Fraction(match[3]) if match else None
+
+
 def _quarter_turns(frame: av.VideoFrame) -> int:
     """How often to turn by 90 degrees, counter-clockwise."""
     return round(frame.rotation / 90) % 4
 
 
-def _reason(error: Exception) -> str:
+def reason_of(error: Exception) -> str:
     """FFmpeg's own words alone."""
     return str(getattr(error, 'strerror', None) or error)

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import os
 import secrets
-from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import replace
@@ -27,19 +26,20 @@ from .audio import AudioCopy
 from .colour import Colour, to_frame
 from .video_formats import DEFAULT_QUALITY, FORMATS, H264, PRORES, WORST_QUALITY
 
+ROOM = 2**26  # bytes that finishing a file takes at most: its index, and the frames that the encoder holds back
+
 
 class VideoWriter:
     """One video file, written frame by frame.
 
     It is written under a hidden name in the same folder and gets its own name when it is closed, in place of an older
     file of that name. Leaving the `with` block closes it, whatever the reason: what was written until then is kept and
-    plays. If nothing was written, or writing failed, no file is left; killing the process leaves the hidden one, which
-    players refuse, but for WebM.
+    plays. Without a frame there is no file, nor where writing failed, for without its end a file does not play: leave
+    `ROOM` on the disk. Killing the process leaves the hidden file.
 
     Frames are shown at the source's times, exactly, but in WebM, which counts milliseconds.
 
-    Ctrl-C may strike at any moment: no frame is lost, and a second one while the file is closed waits for that. A
-    third one does not.
+    A `KeyboardInterrupt` within a method can cost the file: in a `pipeline.Pipeline` none strikes there.
 
     Args:
         path: of the file. Its folder is made with the first frame.
@@ -89,10 +89,8 @@ class VideoWriter:
         self._colour = replace(colour, full_range=False) if self._format is PRORES else colour
         self._time_base, self._origin = time_base, origin
         self._usual = max(1, round(1 / (rate * time_base)))  # duration of a frame
-        # What is not encoded yet: the last frame, for the next one tells its duration. None empties the encoder.
-        self._queue: list[av.VideoFrame | None] = []
-        self._ending = False
-        self._next, self._end = 0, 0  # the least time for the next frame, and when the last one ends
+        self._held: av.VideoFrame | None = None  # the last one, encoded with the next, which tells its duration
+        self._end = 0  # of the last one
         self._closed = False
         self._unfinished = path.absolute().with_name(f'.{secrets.token_hex(8)}.tmp')
         self._container = _container(self._unfinished, self._format.muxer, time_base)
@@ -143,42 +141,37 @@ class VideoWriter:
             pixels = np.pad(pixels, ((0, height % 2), (0, width % 2), (0, 0))[: pixels.ndim], 'edge')
         return to_frame(pixels, self._pixel_format, self._colour)
 
-    def write(self, frame: av.VideoFrame, pts: int) -> None:
+    def write(self, frame: av.VideoFrame, pts: int, duration: int = 0) -> None:
         """Encode a frame.
 
         Args:
             frame: made by `prepared`.
             pts: when it is shown, in units of the time base; from the origin on, and later than the last one.
+            duration: for how long, if it is the last one; 0 where that is unknown. Others last until the next one.
 
         Raises:
             ValueError: the time does not rise, or the file is closed.
-            OSError: the file cannot be written. The message names it, and nothing is left of it.
+            OSError: the file cannot be written. The message names it; nothing is left of it.
         """
         if self._closed:
             raise ValueError(f'{self.path}: is closed')
-        if pts < self._origin + self._next:
-            raise ValueError(f'{self.path}: a frame at {pts}, expected {self._origin + self._next} or later')
+        least = self._origin if self._held is None else self._origin + cast(int, self._held.pts) + 1
+        if pts < least:
+            raise ValueError(f'{self.path}: a frame at {pts}, expected {least} or later')
         frame.pts, frame.time_base = pts - self._origin, self._time_base
         with self._blamed():
-            if not self._next:
+            if self._held is None:
                 self.path.parent.mkdir(parents=True, exist_ok=True)
-            self._queue.append(frame)
-            self._next, self._end = frame.pts + 1, frame.pts + self._usual
+            else:
+                self._encode(self._held, until=frame.pts)
+            self._held, self._end = frame, frame.pts + (duration or self._usual)
             self.frames += 1
-            while len(self._queue) > 1:
-                self._encode_first()
 
-    def _encode_first(self) -> None:
-        """Encode the first of the queue, which must not be empty."""
-        first, second = [*self._queue, None][:2]
-        end = self._end if second is None else cast(int, second.pts)
-        if first is not None:
-            first.duration = end - cast(int, first.pts)
-        # To take, encode and write a frame is one call, within which Ctrl-C cannot strike: with a packet lost, all the
-        # frames that build on it would break, and a frame that is encoded twice is an error.
-        deque(map(self._container.mux, map(self._encoder.encode, map(self._queue.pop, [0]))), maxlen=0)
+    def _encode(self, frame: av.VideoFrame, until: int) -> None:
+        frame.duration = until - cast(int, frame.pts)
+        self._container.mux(self._encoder.encode(frame))
         if self._audio:
-            self._audio.write_until(end * self._time_base)
+            self._audio.write_until(until * self._time_base)
 
     def close(self, complete: bool = True) -> None:
         """Finish the file and give it its name. Does nothing where that is done already.
@@ -187,35 +180,24 @@ class VideoWriter:
             complete: all of the sound goes along. Else what begins after the end of the last frame is left out.
 
         Raises:
-            OSError: the file cannot be written. The message names it, and nothing is left of it.
+            OSError: as for `write`.
         """
         if self._closed:
             return
-        try:
-            if self._next:
-                with self._blamed():
-                    try:
-                        self._finish(complete)
-                    except KeyboardInterrupt:
-                        self._finish(complete)
-                        raise
-        finally:
-            self._discard()
+        if self._held is not None:
+            with self._blamed():
+                self._encode(self._held, until=self._end)
+                rest = self._encoder.encode(None)
+                if rest:  # the last one to be decoded, not the last one shown, says in MP4 how long the track is
+                    rest[-1].duration = self._end - cast(int, rest[-1].dts)
+                self._container.mux(rest)
+                if self._audio:
+                    self._audio.finish(None if complete else self._end * self._time_base)
+                self._container.close()
+                os.replace(self._unfinished, self.path)
+        self._release()
 
-    def _finish(self, complete: bool) -> None:
-        """All steps to the whole file; goes on where it was interrupted."""
-        if not self._ending:
-            self._queue, self._ending = [*self._queue, None], True  # no call, so Ctrl-C cannot strike
-        while self._queue:
-            self._encode_first()
-        if self._audio:
-            self._audio.finish(None if complete else self._end * self._time_base)
-        self._container.close()
-        if self._unfinished.exists():
-            os.replace(self._unfinished, self.path)
-
-    def _discard(self) -> None:
-        """Release everything, and remove what has not got its name."""
+    def _release(self) -> None:
         self._closed = True
         if self._audio:
             self._audio.close()
@@ -229,7 +211,7 @@ class VideoWriter:
         try:
             yield
         except (av.FFmpegError, OSError) as error:
-            self._discard()
+            self._release()
             raise OSError(f'{self.path}: cannot be written: {error.strerror or error}') from error
 
     def __enter__(self) -> VideoWriter:

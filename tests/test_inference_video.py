@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import os
+import shutil
 import signal
 from fractions import Fraction
 from pathlib import Path
@@ -16,6 +18,7 @@ from videos import HEIGHT, WIDTH, moving, times_of, write_video
 
 import inference_video
 from inference import Matting
+from inference.alignment import AlignmentResult
 from inference.video_reader import VideoReader
 
 COUNT = 12
@@ -170,7 +173,7 @@ def test_ctrl_c_leaves_files_that_play(case, capsys, output_format):
             assert case.run('--output-format', output_format, types=('com', 'pha')) == 130
     finally:
         signal.signal(signal.SIGINT, before)
-    assert 'what was done is kept and plays' in capsys.readouterr().err
+    assert 'stopped: what was done, if anything, is kept and plays' in capsys.readouterr().err
     suffix = {'video': 'mp4', 'prores4444': 'mov', 'webm': 'webm'}[output_format]
     assert files(case.out) == {f'com.{suffix}', f'pha.{suffix}'}
     lengths = {len(decoded(case.out / f'{kind}.{suffix}')) for kind in ('com', 'pha')}
@@ -255,9 +258,138 @@ def test_what_the_subject_is_set_before(case, tmp_path, moves):
         assert np.abs(com - (alpha * matte.fgr + (1 - alpha) * back)).max() < (8 if moves else 3)
 
 
-def test_the_plate_is_aligned_to_the_frames(case, capsys):
+class Follower:
+    """Stands in for `SteadyPlate`: gives the plate, brightened by as many levels as frames were seen."""
+
+    def __init__(self, bgr):
+        self.bgr, self.seen = bgr, 0
+
+    def aligned(self, src):
+        assert src.shape == self.bgr.shape
+        self.seen += 1
+        warning = 'the plate stays: nothing matches' if self.seen % 4 == 0 else None
+        return AlignmentResult(self.bgr + np.uint8(self.seen), None, 0, warning)
+
+
+def test_the_plate_is_aligned_to_every_frame_in_order_and_goes_on_so(case, capsys, monkeypatch):
+    monkeypatch.setattr('inference.video_job.SteadyPlate', Follower)
+    flags = ('--output-format', 'image_sequences', '--sequence-format', 'pha=png', '--preprocess-alignment', '-y')
+    assert case.run(*flags, '--num-workers', 3) == 0
+    err = capsys.readouterr().err
+    assert 'warning: frame 3: the plate stays: nothing matches' in err
+    assert 'could not be aligned anew to 3 of 12 frames' in err
+    mattes = case.mattes([plate() + np.uint8(i + 1) for i in range(COUNT)])
+    pictures = sorted((case.out / 'pha').glob('*.png'))
+    for path, matte in zip(pictures, mattes, strict=True):
+        assert np.abs(read(path).astype(int) - matte.pha).max() <= 1
+    whole = [path.read_bytes() for path in pictures]
+    for path in pictures[7:]:
+        path.unlink()
+    assert case.run(*flags) == 0
+    assert [path.read_bytes() for path in pictures] == whole
+
+
+def test_alignment_end_to_end(case):
     assert case.run('--preprocess-alignment') == 0
     assert len(decoded(case.out / 'pha.mp4')) == COUNT
+
+
+def test_a_plate_of_another_scene_is_reported(case, capsys):
+    case.bgr = save(case.bgr, 255 - plate())
+    assert case.run() == 0
+    assert 'warning: frame 0: only ' in capsys.readouterr().err
+
+
+def test_a_plate_that_is_shorter_is_held_and_said(case, capsys, tmp_path):
+    case.bgr = write_video(tmp_path / 'plates.mp4', moving(COUNT)[:5])
+    assert case.run('--video-bgr-mode', 'each') == 0
+    assert 'ended 7 frames early; its last frame was held' in capsys.readouterr().err
+
+
+def test_a_source_that_begins_late_begins_at_once(case):
+    """Times count from where the file begins, with picture or sound."""
+    case.src = write_video(case.src.with_suffix('.mkv'), moving(COUNT), [5000 + 40 * i for i in range(COUNT)])
+    assert case.run() == 0
+    assert times_of(case.out / 'pha.mp4') == [Fraction(i, 25) for i in range(COUNT)]
+
+
+def test_pixels_that_are_not_square_stay_so(case):
+    with av.open(str(case.src), 'w') as container:
+        stream = container.add_stream('libx264', rate=25)
+        stream.width, stream.height, stream.pix_fmt = WIDTH, HEIGHT, 'yuv420p'
+        stream.codec_context.sample_aspect_ratio = Fraction(4, 3)
+        for picture in moving(2):
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(picture, format='rgb24')))
+        container.mux(stream.encode(None))
+    for resize, expected in (((), Fraction(4, 3)), (('--video-resize', 64, 64), Fraction(1))):
+        assert case.run('-y', *resize) == 0
+        with VideoReader(case.out / 'pha.mp4') as reader:
+            assert reader.pixel_aspect == expected
+
+
+def test_pictures_that_are_not_of_this_video_are_named(case, capsys):
+    flags = ('--output-format', 'image_sequences', '-y')
+    assert case.run(*flags) == 0
+    case.src = write_video(case.src, moving(COUNT)[:8])
+    capsys.readouterr()
+    assert case.run(*flags) == 0
+    assert 'holds 4 pictures that are not of this video, such as' in capsys.readouterr().err
+    assert len(list((case.out / 'pha').iterdir())) == COUNT
+
+
+def test_a_disk_that_runs_full_stops_while_files_can_be_finished(case, capsys, monkeypatch):
+    usage, calls = shutil.disk_usage('.'), []
+
+    def shrinking(folder):
+        calls.append(folder)
+        return usage._replace(free=10**12 if len(calls) <= 6 else 10**6)
+
+    monkeypatch.setattr('inference.video_outputs.shutil.disk_usage', shrinking)
+    assert case.run(types=('com', 'pha')) == 1
+    assert 'only 1 MB are free; what was done is kept and plays' in capsys.readouterr().err
+    assert [len(decoded(case.out / f'{kind}.mp4')) for kind in ('com', 'pha')] == [6, 6]
+
+
+def test_a_background_that_breaks_stops_the_run_and_keeps_what_is_done(case, capsys, tmp_path, monkeypatch):
+    target = write_video(tmp_path / 'target.mp4', moving(4))
+    from inference import video_job
+
+    frames_again = video_job.frames_again
+
+    def breaking(path):
+        yield from itertools.islice(frames_again(path), 5)
+        raise ValueError(f'{path}: cannot be read as a video')
+
+    monkeypatch.setattr(video_job, 'frames_again', breaking)
+    assert case.run('--video-target-bgr', target, types=('com',)) == 1
+    assert 'error: stopped: frame 5: --video-target-bgr' in capsys.readouterr().err
+    assert 1 <= len(decoded(case.out / 'com.mp4')) <= 5  # but for the few that were on their way
+
+
+def test_a_signal_between_computing_and_finishing_loses_nothing(case, monkeypatch):
+    from inference.video_outputs import Videos
+
+    finish = Videos.finish
+
+    def struck(self, complete):
+        os.kill(os.getpid(), signal.SIGINT)
+        return finish(self, complete)
+
+    monkeypatch.setattr(Videos, 'finish', struck)
+    before = signal.getsignal(signal.SIGINT)
+    try:
+        assert case.run() == 130
+    finally:
+        signal.signal(signal.SIGINT, before)
+    assert len(decoded(case.out / 'pha.mp4')) == COUNT
+
+
+def test_a_picture_that_is_to_be_read_is_not_among_those_written(case, capsys):
+    case.bgr = save(case.out / 'fgr/000000.png', plate())
+    before = case.bgr.read_bytes()
+    assert case.run('--output-format', 'image_sequences', '-y', types=('fgr',)) == 2
+    assert 'is to be read; choose another folder' in capsys.readouterr().err
+    assert case.bgr.read_bytes() == before
 
 
 def test_all_that_is_wrong_is_said_at_once_and_nothing_is_touched(case, capsys):
@@ -279,6 +411,7 @@ def test_all_that_is_wrong_is_said_at_once_and_nothing_is_touched(case, capsys):
         (('--video-bgr-mode', 'each'), 'needs a video as --video-bgr'),
         (('--sequence-format', 'pha=png'), 'needs --output-format image_sequences'),
         (('--video-target-bgr', '.'), 'a folder, not a file'),
+        (('--video-target-bgr', __file__), 'only com shows it'),
     ],
 )
 def test_flags_that_contradict_each_other(case, capsys, flags, message):

@@ -1,5 +1,6 @@
 """Every frame that can be decoded, once, upright, with its time and in its colours, whatever a file claims."""
 
+import itertools
 from fractions import Fraction
 
 import av
@@ -189,3 +190,114 @@ def test_a_video_behind_the_subject_begins_again(tmp_path):
     frames = frames_again(path)
     assert [square(next(frames).pixels()) for _ in range(7)] == [4, 6, 8, 4, 6, 8, 4]
     frames.close()
+
+
+@pytest.mark.parametrize('suffix', ['.ts', '.avi', '.mkv', '.mp4', '.flv', '.h264'])
+def test_the_plate_of_a_time_is_the_frame_of_that_time(tmp_path, suffix):
+    """Not one from the key frame after it, where some containers' seeking lands."""
+    codec = 'mpeg4' if suffix == '.avi' else 'libx264'
+    path = write_video(tmp_path / f'a{suffix}', moving(30), codec=codec, time_base=Fraction(1, 25), g='12')
+    for index in (0, 5, 11, 12, 13, 29):
+        assert square(read_plate(path, index / 25 + 0.01)) == 2 * index + 4
+
+
+def test_a_late_plate_is_found_by_seeking_and_is_the_same(tmp_path, monkeypatch):
+    path = write_video(tmp_path / 'a.mp4', moving(30), [i * 1000 for i in range(30)], g='6')
+    sought = []
+    seek = VideoReader.seek
+    monkeypatch.setattr(VideoReader, 'seek', lambda self, seconds: sought.append(seek(self, seconds)) or sought[-1])
+    assert [square(read_plate(path, seconds)) for seconds in (2.5, 24.2, 29.02)] == [8, 52, 62]
+    assert sought == [False, True, True]
+    with pytest.raises(ValueError, match=r'no frame at 1e\+20 seconds'):
+        read_plate(path, 1e20)
+
+
+def test_a_seek_that_lands_too_late_is_not_trusted(tmp_path, monkeypatch):
+    path = write_video(tmp_path / 'a.mp4', moving(30), [i * 1000 for i in range(30)], g='6')
+    seek = VideoReader.seek
+    monkeypatch.setattr(VideoReader, 'seek', lambda self, seconds: seek(self, seconds + 12))
+    assert square(read_plate(path, 12.5)) == 28
+
+
+def joined(tmp_path):
+    """Two recordings in one file, the second of which begins at 0 again."""
+    tone = (np.sin(np.arange(8000)) * 8000).astype(np.int16)[None]
+    one = write_video(tmp_path / 'one.ts', moving(25), time_base=Fraction(1, 25), audio=[tone]).read_bytes()
+    path = tmp_path / 'two.ts'
+    path.write_bytes(one * 2)
+    return path
+
+
+def test_times_that_jump_back_go_on_from_where_they_were(tmp_path):
+    frames, reader = frames_of(joined(tmp_path))
+    times = [time for time, _ in frames]
+    assert len(times) == 50
+    steps = {later - earlier for earlier, later in itertools.pairwise(times)}
+    assert all(abs(step - Fraction(1, 25)) < Fraction(1, 500) for step in steps)
+    assert reader.damage is None or 'ends after' not in reader.damage
+
+
+def test_times_of_display_in_disorder_give_way_to_those_of_decoding(tmp_path):
+    """H.264 in AVI: the container has no times of display, and what FFmpeg makes up for them is wrong."""
+    path = write_video(tmp_path / 'a.avi', moving(40), time_base=Fraction(1, 25))
+    frames, _ = frames_of(path)
+    gaps = [round((b - a) * 25) for (a, _), (b, _) in itertools.pairwise(frames)]
+    assert len(frames) == 40
+    assert gaps.count(1) >= 37
+
+
+@pytest.mark.parametrize('suffix', ['.mkv', '.webm', '.mp4', '.mov'])
+def test_sound_that_is_longer_than_the_picture_is_no_damage(tmp_path, suffix):
+    codec = {'codec': 'libvpx-vp9', 'crf': None} if suffix == '.webm' else {}
+    tone = np.zeros((1, 24000), np.int16)
+    path = tmp_path / f'a{suffix}'
+    if suffix == '.webm':
+        write_video(path, moving(25), **codec)
+    else:
+        write_video(path, moving(25), audio=[tone])
+    frames, reader = frames_of(path)
+    assert (len(frames), reader.damage) == (25, None)
+
+
+def test_a_last_frame_that_lasts_is_no_damage_and_keeps_its_length(tmp_path):
+    path = write_video(tmp_path / 'a.gif', moving(3), [0, 100, 200], codec='gif', pixel_format='rgb8', rate=100)
+    data = bytearray(path.read_bytes())
+    at = data.rindex(b'\x21\xf9\x04') + 4
+    data[at : at + 2] = (300).to_bytes(2, 'little')  # hundredths of a second that the last picture is shown
+    path.write_bytes(data)
+    with VideoReader(path) as reader:
+        *_, last = reader
+        assert last.duration * reader.time_base == 3
+    assert reader.damage is None
+
+
+def test_pixels_that_are_not_square_turn_with_the_picture(tmp_path):
+    path = tmp_path / 'a.mp4'
+    with av.open(str(path), 'w') as container:
+        stream = container.add_stream('libx264', rate=25)
+        stream.width, stream.height, stream.pix_fmt = WIDTH, HEIGHT, 'yuv420p'
+        stream.codec_context.sample_aspect_ratio = Fraction(4, 3)
+        stream.set_display_rotation(90)
+        container.mux(stream.encode(av.VideoFrame.from_ndarray(moving(1)[0], format='rgb24')))
+        container.mux(stream.encode(None))
+    with VideoReader(path) as reader:
+        assert (reader.width, reader.height, reader.pixel_aspect) == (HEIGHT, WIDTH, Fraction(3, 4))
+
+
+def test_frames_of_another_size_are_left_out_and_counted(tmp_path):
+    one = write_video(tmp_path / 'one.ts', moving(10), time_base=Fraction(1, 25)).read_bytes()
+    other = write_video(tmp_path / 'other.ts', moving(5, 64, 48), time_base=Fraction(1, 25)).read_bytes()
+    path = tmp_path / 'both.ts'
+    path.write_bytes(one + other)
+    frames, reader = frames_of(path)
+    assert {pixels.shape for _, pixels in frames} == {(HEIGHT, WIDTH, 3)}
+    assert len(frames) == 10
+    assert '5 frames or parts of them cannot be decoded' in reader.damage
+
+
+def test_a_codec_that_nobody_knows_is_refused_in_one_line(tmp_path):
+    data = write_video(tmp_path / 'a.avi', moving(5), codec='mpeg4', time_base=Fraction(1, 25)).read_bytes()
+    path = tmp_path / 'b.avi'
+    path.write_bytes(data.replace(b'FMP4', b'QQ??'))
+    with pytest.raises(ValueError, match=r'b\.avi: [^\n]+$'):
+        VideoReader(path)
