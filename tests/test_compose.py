@@ -9,20 +9,12 @@ import cv2
 import numpy as np
 import pytest
 from inference_case import files, read
-from pictures import noise, save
+from pictures import noise, save, smooth
 from testset_case import contents, make, make_sources, manifest
 
-from evaluation.compose import (
-    Settings,
-    Sources,
-    compose_testset,
-    composite,
-    disturbed,
-    pictures,
-    plan,
-    read_manifest,
-    recipe_of,
-)
+from evaluation.compose import compose_testset, composite, disturbed, pictures, recipe_of
+from evaluation.recipes import Settings, Sources, plan
+from evaluation.testset import read_manifest
 from evaluation.trimap import trimap
 
 NO_SHIFT = (0.0, 0.0)
@@ -122,9 +114,10 @@ def test_src_is_the_exact_composite_and_the_plate_alone_is_disturbed(sources, tm
         back = cv2.cvtColor(cv2.imread(str(sources.bgr / entry['background'])), cv2.COLOR_BGR2RGB)
         cover = max(width / back.shape[1], height / back.shape[0])
         assert entry['scaled'] == [round(side * cover) for side in back.shape[1::-1]]
-        way = cv2.INTER_AREA if cover < 1 else cv2.INTER_LINEAR
-        x, y = entry['crop']
-        back = cv2.resize(back, entry['scaled'], interpolation=way)[y : y + height, x : x + width]
+        scale = [own / scaled for own, scaled in zip(back.shape[1::-1], entry['scaled'])] * 2
+        x, y, w, h = (round(side * ratio) for side, ratio in zip((*entry['crop'], width, height), scale))
+        part = back[min(y, back.shape[0] - h) :, min(x, back.shape[1] - w) :][:h, :w]
+        back = cv2.resize(part, (width, height), interpolation=cv2.INTER_AREA if w > width else cv2.INTER_LINEAR)
 
         assert np.array_equal(read(folder / f'pha/{name}.png'), pha)
         assert np.array_equal(read(folder / f'fgr/{name}.png'), fgr * (pha > 0)[..., None])
@@ -155,6 +148,25 @@ def test_draws_are_within_the_papers_ranges_and_fill_them(sources):
     assert 0 < sum(ann.background == shots.background for ann, shots in zip(many[::3], many[1::3])) < 60
     assert {(r.crop[0] > 0, r.crop[1] > 0) for r in many} >= {(True, False), (False, True)}
     assert all(r.crop[i] + r.size[i] <= r.scaled[i] for r in many for i in (0, 1))
+
+
+def test_without_noise_nothing_is_added(sources):
+    for recipe in plan(sources, Settings(noise=(0, 0))):
+        assert (recipe.sigma, recipe.mean) == (0, 0)
+
+
+def test_a_panorama_is_cut_before_it_is_scaled(sources, monkeypatch):
+    save(sources.bgr / '0.jpg', smooth(4, 900))
+    recipe = next(recipe for seed in range(99) for recipe in plan(sources, Settings(seed=seed, size=(60, 40))))
+    recipe = replace(recipe, background='0.jpg', scaled=(9000, 40), crop=(8000, 0))
+    largest = []
+    resize = cv2.resize
+    monkeypatch.setattr(cv2, 'resize', lambda x, *args, **more: largest.append(resize(x, *args, **more)) or largest[-1])
+    made = dict(pictures(recipe, sources))
+    assert max(picture.size for picture in largest) <= 60 * 40 * 4
+    outside = made['pha/ann-00.png'] == 0
+    expected = resize(read(sources.bgr / '0.jpg')[:, 800:806], (60, 40), interpolation=cv2.INTER_LINEAR)
+    assert np.array_equal(made['src/ann-00.png'][outside], expected[outside])
 
 
 def test_the_files_and_their_hashes(sources, tmp_path):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import math
 from collections.abc import Iterable
 from pathlib import Path
@@ -11,17 +13,20 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from evaluate_case import NAMES, add, disc, evaluated, make_set, refused
+from evaluate_case import NAMES, add, disc, evaluated, make_set
 from inference_case import Case, photo, read, room
 from pictures import save
+from testset_case import make_sources
 
-import evaluate
+import make_testset
+import scored_rows
 from evaluation import metrics
-from evaluation.report import Pictures
-from evaluation.results import Results
+from evaluation.folders import truths_of
+from evaluation.testset import find_testset
 from evaluation.trimap import trimap, unknown
 from inference import Matting
 from inference.coarse import Coarse, coarse_only
+from inference.pipeline import Pipeline
 
 pytestmark = pytest.mark.usefixtures('one_thread')
 
@@ -168,78 +173,44 @@ def test_plain_folders_of_alphas(tmp_path: Path, testset: Path, capsys: pytest.C
     assert '.jpg may be lossy' in errors
 
 
-def test_the_report_shows_the_networks_own_alphas(
-    tmp_path: Path, testset: Path, case: Case, monkeypatch: pytest.MonkeyPatch
+def test_subjects_of_a_made_set_reach_the_figures(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    make_sources(tmp_path / 'in')
+    folders = [word for kind in ('fgr', 'pha', 'bgr') for word in (f'--{kind}', str(tmp_path / 'in' / kind))]
+    folder = tmp_path / 'set'
+    assert make_testset.main([*folders, '--backgrounds-per-foreground', '2', '--output-dir', str(folder)]) == 0
+    (row,) = evaluated(tmp_path, '--predictions', folder / 'pha', '--truth', folder)
+    subjects = {f'{name}-0{i}': f'{name}.png' for name in ('ann', 'shots/b.1', 'zoe') for i in (0, 1)}
+    assert row.subjects == subjects
+    assert row.settings['manifest_sha256'] == hashlib.sha256((folder / 'manifest.json').read_bytes()).hexdigest()
+    assert json.loads((tmp_path / 'found.json').read_text())['results'][0]['means']['mad']['groups'] == 3
+    assert [truth.subject for truth in truths_of(find_testset(folder))] == [*subjects.values()]
+
+
+@pytest.mark.parametrize('at_once', [1, 3 * 96 * 64, 2**24])
+def test_few_large_pictures_are_scored_at_once(
+    tmp_path: Path, testset: Path, monkeypatch: pytest.MonkeyPatch, at_once: int
 ) -> None:
-    seen: list[Pictures] = []
+    threads = []
+    ahead = Pipeline.ahead
 
-    def spy(results: list[Results], pictures: Any, sort_by: str, title: str) -> bytes:
-        assert sort_by == 'mse'
-        seen.extend(pictures(row.model, 'b') for row in results)
-        return b'page'
+    def spy(self: Pipeline, work: Any, items: Any, count: int) -> Any:
+        threads.append(count)
+        return ahead(self, work, items, count)
 
-    monkeypatch.setattr('evaluation.report.report_bytes', spy)
-    monkeypatch.setattr('tempfile.tempdir', str(tmp_path / 'temporary'))
-    (tmp_path / 'temporary').mkdir()
-    page = tmp_path / 'page.html'
-    evaluated(
-        tmp_path, '--checkpoint', case.checkpoints['mattingrefine'], '--testset', testset, '--base-only', '--report',
-        page, '--model-refine-sample-pixels', 800, '--metrics', 'conn', 'mse', '--sort', 'mse',
-    )  # fmt: skip
-    assert page.read_bytes() == b'page'
-    assert [*(tmp_path / 'temporary').iterdir()] == []
-    pair = testset / 'src/b.png', testset / 'bgr/b.png'
-    for pictures, matting in zip(seen, (case.matting(), coarse_only(case.matting())), strict=True):
-        assert np.array_equal(pictures.pred_pha, matting(*pair).pha)
-        assert np.array_equal(pictures.true_pha, read(testset / 'pha/b.png'))
-        assert np.array_equal(pictures.src, read(testset / 'src/b.png'))
+    monkeypatch.setattr(scored_rows, 'PIXELS_AT_ONCE', at_once)
+    monkeypatch.setattr(Pipeline, 'ahead', spy)
+    evaluated(tmp_path, '--predictions', testset / 'pha', '--truth', testset, '--num-workers', 7)
+    assert threads == [min(7, max(1, at_once // (96 * 64)))] * 2
 
 
-def test_a_whole_run_prints_and_writes_everything(
-    tmp_path: Path, testset: Path, case: Case, capsys: pytest.CaptureFixture[str]
-) -> None:
-    page, table = tmp_path / 'page.html', tmp_path / 'table.csv'
-    run = ('--checkpoint', case.checkpoints['mattingbase'], '--testset', testset)
-    (row,) = evaluated(tmp_path, *run, '--report', page, '--csv', table, '--per-picture', '--sort', 'sad')
-    captured = capsys.readouterr()
-    assert 'mattingbase with mobilenetv2; on cpu in float32' in captured.err
-    lines = captured.out.splitlines()
-    worst = sorted(NAMES, key=lambda name: -row.figures[name]['sad'])
-    assert [line.split()[0] for line in lines[1:4]] == worst
-    assert lines[5].split() == ['pictures', 'SAD', 'MSE', 'Grad', 'Conn', 'FG-MSE', 'MAD']
-    assert lines[8].startswith('Over the pixels that are unknown in the trimap; SAD x 0.001, MSE x 1000')
-    assert b'shots/c.01' in page.read_bytes()
-    assert len(table.read_text().splitlines()) == 1 + 3 * 6
-    assert 'exists' in refused(capsys, *run, '--csv', table)
-
-
-def test_earlier_results_stand_beside_new_ones(
-    tmp_path: Path, testset: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    for level in (0, 128):
-        for name in NAMES:
-            save(tmp_path / f'{level}/pha/{name}.png', np.full((64, 96), level, np.uint8))
-    run = ('--truth', testset, '--predictions')
-    old = tmp_path / 'old.json'
-    (earlier,) = evaluated(tmp_path, *run, tmp_path / '0')
-    (tmp_path / 'found.json').rename(old)
-    both = evaluated(tmp_path, *run, tmp_path / '0', tmp_path / '128', '--results', old)
-    folder = tmp_path.name
-    assert [row.model for row in both] == [f'{folder}/0', f'{folder}/128', f'{folder}/0 (old.json)']
-    assert both[0] == earlier
-    assert both[2].figures == earlier.figures != both[1].figures
-    capsys.readouterr()
-    assert evaluate.main(['--results', str(old)]) == 0
-    assert capsys.readouterr().out.splitlines()[1].split()[:2] == [earlier.model, '3']
-    problem = refused(capsys, *run, tmp_path / '128', '--results', old, '--scaling', 'dim')
-    assert problem == (
-        f'error: --results {old}: was scored with --scaling bmv2, not dim, so its figures cannot be compared\n'
-    )
-    assert 'old.json: given twice' in refused(capsys, '--results', old, old)
-    for path in (testset / 'pha/d.png', tmp_path / '128/pha/d.png'):
-        save(path, disc())
-    evaluated(tmp_path, '--truth', testset / 'pha', '--predictions', tmp_path / '128', '--results', old)
-    assert (
-        'was scored on another test set, so differences are over pictures of equal name alone, of which there are 3'
-        in (capsys.readouterr().err)
-    )
+def test_predictions_need_neither_plates_nor_foregrounds_that_are_not_asked_for(tmp_path: Path, testset: Path) -> None:
+    predicted = tmp_path / 'out'
+    for name in NAMES:
+        save(predicted / f'pha/{name}.png', disc())
+    save(predicted / 'fgr/a.png', room(0))
+    (testset / 'bgr/b.png').unlink()
+    save(testset / 'bgr/shots.png', room(0))
+    (testset / 'bgr/shots/c.01.png').unlink()
+    (row,) = evaluated(tmp_path, '--predictions', predicted, '--truth', testset, '--metrics', 'sad')
+    assert [*row.figures] == NAMES
+    assert row.clips == {'shots': ['shots/c.01']}

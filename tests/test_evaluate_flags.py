@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from evaluate_case import NAMES, disc, make_set, refused
+import torch
+from evaluate_case import NAMES, add, disc, evaluated, make_set, refused
 from inference_case import ROOT, Case, room
 from pictures import save
 
@@ -49,7 +50,7 @@ def test_what_does_not_fit_is_listed_in_one_message(
         'error: 4 problems:',
         f'  --predictions {first}/pha: 1 of 3 pictures are missing: shots/c.01',
         f'  --predictions sizes differ: {testset}/pha/b.png is 96x64, {first}/pha/b.png 32x32',
-        f'  --predictions {second}/fgr: 2 of 3 pictures are missing: b, shots/c.01',
+        f'  --predictions {second}/fgr: 2 of 3 pictures are missing: b, shots/c.01; --metrics without fg_mse do without',
         f'  --predictions {tmp_path}/none: no such folder',
     ]
     (second / 'pha/a.jpg').write_bytes(b'')
@@ -89,6 +90,65 @@ def test_flags_that_make_no_sense_are_refused_together(
     (testset / 'bgr/b.png').unlink()
     assert f'--testset {testset}: 1 pictures are missing: bgr/b' in refused(capsys, *run, refine)
     assert '--predictions sizes' not in refused(capsys, *run, refine)
+
+
+def test_flags_that_would_do_nothing_are_refused(
+    tmp_path: Path, testset: Path, case: Case, capsys: pytest.CaptureFixture[str]
+) -> None:
+    evaluated(tmp_path, '--predictions', testset / 'pha', '--truth', testset, '--metrics', 'sad')
+    earlier = ('--results', tmp_path / 'found.json')
+    capsys.readouterr()
+    for flag in (['--scaling', 'bmv2'], ['--region', 'unknown'], ['--metrics', 'sad'], ['--clips']):
+        assert f'{flag[0]}: cannot change the figures of --results' in refused(capsys, *earlier, *flag)
+    assert '--sort sad: sorts pictures; add --per-picture' in refused(capsys, *earlier, '--sort', 'sad')
+    problem = refused(capsys, *earlier, '--sort', 'mse', '--per-picture')
+    assert problem == 'error: --sort mse: is not in --results; choose one of sad\n'
+    run = ('--testset', testset, '--checkpoint', case.checkpoints['mattingrefine'])
+    for flag, mode in (('threshold 0.5', 'thresholding'), ('sample-pixels 800', 'sampling')):
+        words = f'--model-refine-{flag}'
+        ignored = refused(capsys, *run, *words.split(), '--model-refine-mode', 'full')
+        assert ignored == (
+            f'error: {words}: is read with --model-refine-mode {mode} alone; give that, too, or leave it out\n'
+        )
+    assert '--model-refine-threshold 0.5' in refused(capsys, *run, '--model-refine-threshold', '0.5')
+
+
+def test_checkpoints_that_do_not_fit_are_found_before_anything_is_scored(
+    tmp_path: Path, testset: Path, case: Case, capsys: pytest.CaptureFixture[str]
+) -> None:
+    good = case.checkpoints['mattingrefine']
+    state = torch.load(good, weights_only=True)
+    shorter = {name: tensor for name, tensor in state.items() if name != 'refiner.conv1.weight'}
+    other = {**state, 'decoder.conv4.weight': state['decoder.conv4.weight'][:5]}
+    for name, content in (('shorter', shorter), ('other', other)):
+        torch.save(content, tmp_path / f'{name}.pth')
+    error = refused(
+        capsys, '--testset', testset, '--checkpoint', good, tmp_path / 'shorter.pth', tmp_path / 'other.pth'
+    ).splitlines()
+    assert error[0] == 'error: 2 problems:'
+    assert error[1].endswith('it holds MattingRefine mobilenetv2; 1 missing: refiner.conv1.weight')
+    assert error[2].endswith('it holds MattingRefine mobilenetv2; 1 of another shape: decoder.conv4.weight')
+    assert all(f'--checkpoint {tmp_path}' in line for line in error[1:])
+
+
+def test_pictures_that_are_too_small_or_differ_within_a_clip_are_found_before(
+    tmp_path: Path, testset: Path, case: Case, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for size in (96, 15):
+        add(testset, f'walk/{size}', 0, size, size)
+    run = ('--testset', testset, '--checkpoint', case.checkpoints['mattingbase'], '--metrics', 'sad')
+    assert refused(capsys, *run) == (
+        f'error: --testset {testset}: networks need 16x16 pixels; {testset}/src/walk/15.png is 15x15\n'
+    )
+    files = ('--predictions', testset / 'pha', '--truth', testset, '--clips')
+    assert refused(capsys, *files) == (
+        'error: --truth: frames of 1 clips differ in size: walk/15 is 15x15, walk/96 is 96x96; leave out --clips, or '
+        'name --metrics without dtssd\n'
+    )
+    evaluated(tmp_path, *files, '--metrics', 'mad')
+    capsys.readouterr()
+    (testset / 'manifest.json').write_text('{"format": "matting test set", "version": 1, "pictures": []}')
+    assert 'manifest.json: lists no pictures' in refused(capsys, *run)
 
 
 def test_settings_are_as_given_or_as_trained_or_as_published(tmp_path: Path, case: Case) -> None:

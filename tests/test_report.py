@@ -217,17 +217,27 @@ def test_means_are_those_of_the_results(data):
     assert first[1] == f'6.562{found.low:.3f} to {found.high:.3f}1 undefined'
     assert second[1].startswith('13.125')
     assert difference[0] == 'B less A'
-    assert difference[1] == f'+6.562 worse+{found.low:.3f} to +{found.high:.3f}'
+    assert difference[1] == f'+6.562+{found.low:.3f} to +{found.high:.3f}'
 
 
 def test_a_difference_that_may_be_chance_gets_no_verdict():
-    sads = {'a': 1.0, 'b': 2.0, 'c': 3.0}
-    swapped = {'a': 2.0, 'b': 1.0, 'c': 3.5}
+    sads = {name: 1.0 + i for i, name in enumerate('abcdefghij')}
+    swapped = {name: value + (-1) ** i for i, (name, value) in enumerate(sads.items())}
     better = {name: value - 0.5 for name, value in sads.items()}
     rows = [results(sads=values, mads=values) for values in (sads, swapped, better)]
-    table = Page(report_bytes(rows, pictures)).tables[0]
-    assert table[4][1] == '+0.167−1.000 to +1.000'
+    page = Page(report_bytes(rows, pictures))
+    table = page.tables[0]
+    assert table[4][1] == '+0.000−0.600 to +0.600'
     assert table[5][1] == '−0.500 better−0.500 to −0.500'
+    assert 'where its interval leaves out 0.' in page.texts['p']
+
+
+def test_a_difference_of_few_pictures_gets_no_verdict():
+    sads = {str(i): 1.0 + i for i in range(9)}
+    rows = [results(sads=values, mads=values) for values in (sads, {name: value - 0.5 for name, value in sads.items()})]
+    page = Page(report_bytes(rows, pictures))
+    assert page.tables[0][3][1] == '−0.500−0.500 to −0.500'
+    assert 'where its interval leaves out 0, but never with fewer than 10 pictures.' in page.texts['p']
 
 
 def test_nothing_is_loaded_from_elsewhere(data):

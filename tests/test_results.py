@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from evaluation.results import Mean, Results, bootstrap, differences, means
-from evaluation.tables import means_table, pictures_table, read_json, to_csv, to_json
+from evaluation.tables import legend, means_table, pictures_table, read_json, to_csv, to_json
 
 NAN = math.nan
 
@@ -67,7 +67,7 @@ def test_intervals_cover_the_mean_of_a_normal_distribution_as_often_as_they_say(
 
 def test_means_leave_out_what_is_undefined_and_count_it() -> None:
     found = means(results('net', {'a': 1.0, 'b': NAN, 'c': 3.0}))
-    assert found == {'sad': Mean(2.0, 1.0, 3.0, 2, 1)}
+    assert found == {'sad': Mean(2.0, 1.0, 3.0, 2, 1, 2)}
     empty = means(results('net', {'a': NAN}))['sad']
     assert (empty.count, empty.undefined) == (0, 1)
     assert math.isnan(empty.value)
@@ -76,7 +76,7 @@ def test_means_leave_out_what_is_undefined_and_count_it() -> None:
 def test_frames_of_a_clip_count_together_and_stills_alone() -> None:
     sad = {'walk/0': 0.0, 'walk/1': 0.0, 'still': 3.0}
     found = means(results('net', sad, clips={'walk': ['walk/0', 'walk/1']}))['sad']
-    assert found == Mean(1.0, 0.0, 3.0, 3, 0)
+    assert found == Mean(1.0, 0.0, 3.0, 3, 0, 2)
     # A still may have the name of a clip.
     sad = {'walk/0': 0.0, 'walk/1': 0.0, 'walk': 3.0}
     assert means(results('net', sad, clips={'walk': ['walk/0', 'walk/1']}))['sad'] == found
@@ -86,7 +86,7 @@ def test_pictures_of_one_subject_count_together() -> None:
     sad = {'anna-00': 0.0, 'anna-01': 0.0, 'ben-00': 3.0}
     row = Results('net', {name: {'sad': value} for name, value in sad.items()}, {}, {}, {},
                   {'anna-00': 'anna', 'anna-01': 'anna', 'ben-00': 'ben'})  # fmt: skip
-    assert means(row)['sad'] == Mean(1.0, 0.0, 3.0, 3, 0)
+    assert means(row)['sad'] == Mean(1.0, 0.0, 3.0, 3, 0, 2)
     apart = Results('net', row.figures, {}, {}, {})
     assert means(apart)['sad'].low == 0.0
     assert (
@@ -103,7 +103,7 @@ def test_clips_of_one_subject_count_together() -> None:
     changes = {'anna-00': {'dtssd': 0.0}, 'anna-01': {'dtssd': 0.0}, 'ben-00': {'dtssd': 3.0}}
     subjects = {'anna-00/0': 'anna', 'anna-01/0': 'anna', 'ben-00/0': 'ben'}
     row = Results('net', figures, clips, changes, {}, subjects)
-    assert means(row)['dtssd'] == Mean(1.0, 0.0, 3.0, 3, 0)
+    assert means(row)['dtssd'] == Mean(1.0, 0.0, 3.0, 3, 0, 2)
     assert row.alike['anna-01/0'] == row.alike['anna-00/0'] == ('subject', 'anna')
 
 
@@ -112,7 +112,7 @@ def test_metrics_of_clips_are_means_over_clips() -> None:
     figures = {'a': {'dtssd': 1.0}, 'b': {'dtssd': 2.0}, 'c': {'dtssd': NAN}}
     row = results('net', {'a/0': 1.0, 'b/0': 1.0, 'c/0': 1.0}, clips=clips, clip_figures=figures)
     assert row.metrics == ['sad', 'dtssd']
-    assert means(row)['dtssd'] == Mean(1.5, 1.0, 2.0, 2, 1)
+    assert means(row)['dtssd'] == Mean(1.5, 1.0, 2.0, 2, 1, 2)
 
 
 def test_paired_differences_are_clear_where_means_are_not() -> None:
@@ -132,7 +132,7 @@ def test_paired_differences_are_clear_where_means_are_not() -> None:
 def test_differences_are_over_common_pictures_and_metrics() -> None:
     first = Results('first', {'a': {'sad': 1.0, 'mse': 5.0}, 'b': {'sad': 2.0}, 'x': {'sad': 9.0}}, {}, {}, {})
     second = results('second', {'b': 1.0, 'a': 3.0, 'y': 0.0})
-    assert differences(second, first) == {'sad': Mean(0.5, -1.0, 2.0, 2, 2)}
+    assert differences(second, first) == {'sad': Mean(0.5, -1.0, 2.0, 2, 2, 2)}
 
 
 def sample() -> list[Results]:
@@ -156,9 +156,47 @@ def test_the_table_of_means() -> None:
         'second                    4           4.083       -',
         '  95 % interval                1.000..7.750       -',
         '  undefined                               1       1',
-        '  minus the first                   -1.250*       -',
+        '  minus the first                    -1.250       -',
         '  95 % interval              -1.500..-1.000       -',
     ]
+
+
+def rows_of(count: int, **more: dict) -> list[Results]:
+    """Two models, of which the second is better by a little everywhere."""
+    names = [f'{i:02}' for i in range(count)]
+    return [results(f'net {less}', {name: i + 1 - less for i, name in enumerate(names)}, **more) for less in (0, 0.5)]
+
+
+def test_no_difference_counts_with_fewer_than_ten_groups() -> None:
+    for count, marked in ((9, False), (10, True)):
+        rows = rows_of(count)
+        apart = differences(rows[1], rows[0])['sad']
+        assert (apart.high < 0, apart.groups, apart.excludes_0) == (True, count, marked)
+        assert ('-0.500*' in means_table(rows)) == marked
+        assert legend(rows).endswith(' leaves out 0.') == marked
+        (written,) = json.loads(to_json(rows))['differences']
+        assert written['means']['sad']['excludes_0'] is (True if marked else None)
+    assert legend(rows_of(9)).endswith('leaves out 0; no * with fewer than 10 pictures.')
+    assert legend(rows_of(9)[:1]) == 'Over the pixels that are unknown in the trimap; as defined.'
+    names = [f'{i:02}' for i in range(20)]
+    clips = {str(i): names[2 * i : 2 * i + 2] for i in range(9)} | {'9': ['18'], '10': ['19']}
+    assert legend(rows_of(20, clips=clips)).endswith(' leaves out 0.')
+    clips = {str(i): names[5 * i : 5 * i + 5] for i in range(4)}
+    few = rows_of(20, clips=clips)
+    assert legend(few).endswith('; no * with fewer than 10 subjects or clips.')
+    assert '*' not in means_table(few)
+    mean = differences(few[1], few[0])['sad']
+    assert (mean.count, mean.groups, mean.excludes_0) == (20, 4, False)
+
+
+def test_an_interval_is_computed_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    drawn = []
+    percentile = np.percentile
+    monkeypatch.setattr(np, 'percentile', lambda *args: drawn.append(args) or percentile(*args))
+    rows = [results(f'net {i}', {name: i + ord(name) * math.pi for name in 'abc'}) for i in (1, 3)]
+    for _ in range(2):
+        means_table(rows), to_json(rows), legend(rows)
+    assert len(drawn) == 3  # two rows, one difference
 
 
 def test_the_table_of_pictures_sorts_by_the_first_models_worst() -> None:
@@ -185,7 +223,7 @@ def test_json_is_read_back_as_it_was(tmp_path: Path) -> None:
     assert content['results'][1]['figures']['walk/1'] == {'sad': None}
     assert content['results'][0]['means']['sad']['value'] == 5.0
     assert content['differences'][0]['means']['sad'] == {
-        'value': -1.25, 'low': -1.5, 'high': -1.0, 'count': 3, 'undefined': 1
+        'value': -1.25, 'low': -1.5, 'high': -1.0, 'count': 3, 'undefined': 1, 'groups': 3, 'excludes_0': None
     }  # fmt: skip
 
 
@@ -206,6 +244,21 @@ def test_other_files_are_refused(tmp_path: Path, content: str) -> None:
         read_json(path)
     with pytest.raises(FileNotFoundError, match=r'none\.json: no such file'):
         read_json(tmp_path / 'none.json')
+
+
+@pytest.mark.parametrize(
+    ('settings', 'problem'),
+    [
+        ({'region': 'hair'}, r"it has the region 'hair'; this version knows unknown, whole"),
+        ({'scaling': 'x'}, r"it has the scaling 'x'; this version knows bmv2, dim, rvm, raw"),
+        (None, 'it has no rows'),
+    ],
+)
+def test_results_that_cannot_be_told_are_refused(tmp_path: Path, settings: dict | None, problem: str) -> None:
+    path = tmp_path / 'results.json'
+    path.write_text(to_json([] if settings is None else [results('net', {'a': 1.0}, settings=settings)]))
+    with pytest.raises(ValueError, match=problem):
+        read_json(path)
 
 
 def test_csv_has_a_line_for_each_value() -> None:

@@ -1,18 +1,22 @@
 """Reading test sets, made ones and others, and make_testset.py."""
 
+import os
 import shutil
+import signal
 import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
 
+import cv2
 import pytest
 from pictures import noise, save
 from testset_case import contents, make, make_sources, manifest
 
 import make_testset
 from evaluation import compose
-from evaluation.compose import Settings, find_testset, read_manifest
+from evaluation.recipes import Settings
+from evaluation.testset import find_testset, read_manifest
 
 ROOT = Path(make_testset.__file__).parent
 
@@ -32,6 +36,7 @@ def test_a_manifest_is_read(sources, tmp_path):
     assert [entry.name for entry in entries] == ['ann-00', 'shots/b.1-00', 'zoe-00']
     entry = entries[1]
     assert entry.clip is None
+    assert [each.subject for each in entries] == ['ann.png', 'shots/b.1.png', 'zoe.png']
     paths = {kind: folder / kind / 'shots/b.1-00.png' for kind in ('src', 'bgr', 'fgr', 'pha', 'trimap')}
     assert {kind: getattr(entry, kind) for kind in paths} == paths
 
@@ -50,6 +55,7 @@ def test_a_set_with_missing_files_is_refused(sources, tmp_path):
         ('[]', 'not the manifest of a test set'),
         ('{"format": "matting test set", "version": 2}', 'version 2; this program reads version 1'),
         ('{"format": "matting test set", "version": 1}', "damaged: KeyError: 'pictures'"),
+        ('{"format": "matting test set", "version": 1, "pictures": []}', r'manifest\.json: lists no pictures'),
     ],
 )
 def test_a_foreign_manifest_is_refused(tmp_path, text, message):
@@ -260,20 +266,58 @@ def test_a_stop_ends_a_long_clip_at_its_next_picture(sources, tmp_path, capsys, 
     def interrupting(path, data):
         if path.parent.name == 'ann-00':
             written.append(path)
+            if len(written) == 1:
+                os.kill(os.getpid(), signal.SIGINT)
         return write(path, data)
-
-    def stop(made):
-        while not written:
-            pass
-        raise KeyboardInterrupt
 
     write = compose._write_whole
     monkeypatch.setattr(compose, '_write_whole', interrupting)
-    monkeypatch.setattr('inference.pipeline.progress', lambda made, *_: stop(made))
-    assert script(sources, tmp_path / 'out', '--clip-frames', 3000) == 130
+    handlers = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
+    try:
+        assert script(sources, tmp_path / 'out', '--clip-frames', 3000) == 130
+    finally:
+        for number, handler in zip((signal.SIGINT, signal.SIGTERM), handlers):
+            signal.signal(number, handler)
     assert 'stopped' in capsys.readouterr().err
     assert 0 < len(written) < 500
     assert not (tmp_path / 'out/manifest.json').exists()
+
+
+def test_a_stop_in_the_last_picture_leaves_no_test_set(sources, tmp_path, monkeypatch):
+    def interrupting(path, data):
+        if path.name == 'ann-00.png' and path.parent.name == 'src':
+            os.kill(os.getpid(), signal.SIGINT)
+        return write(path, data)
+
+    write = compose._write_whole
+    monkeypatch.setattr(compose, '_write_whole', interrupting)
+    handlers = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
+    try:
+        assert script(sources, tmp_path / 'out', '--limit', 1) == 130
+    finally:
+        for number, handler in zip((signal.SIGINT, signal.SIGTERM), handlers):
+            signal.signal(number, handler)
+    with pytest.raises(ValueError, match='an unfinished test set'):
+        find_testset(tmp_path / 'out')
+
+
+def test_a_name_that_is_too_long_is_one_line(sources, capsys):
+    error = refusal(capsys, sources, 'x' * 300)
+    assert error.count('\n') == 1
+    assert 'File name too long' in error
+
+
+@pytest.mark.parametrize('error', [MemoryError('Unable to allocate 9 GiB'), cv2.error('Failed to allocate 9 bytes')])
+def test_too_little_memory_is_one_line(sources, tmp_path, capsys, monkeypatch, error):
+    def failing(*_):
+        raise error
+
+    monkeypatch.setattr(compose, 'disturbed', failing)
+    assert script(sources, tmp_path / 'out') == 1
+    message = capsys.readouterr().err
+    assert message.startswith('error: stopped, so this is no test set yet: ')
+    assert 'allocate 9' in message
+    assert message.count('\n') == 1
 
 
 def test_help_does_not_wait_for_opencv():

@@ -1,8 +1,10 @@
 """The paper's trimap: thresholds, what closing does, the picture's border; and a restatement pixel by pixel."""
 
+import cv2
 import numpy as np
 import pytest
 
+from dataset.images import read_alpha
 from evaluation.trimap import trimap, unknown
 
 
@@ -98,9 +100,19 @@ def test_it_is_the_definition_pixel_by_pixel():
     assert np.array_equal(trimap(pha), expected)
 
 
-def test_unknown_takes_every_level_between():
-    levels = np.array([[0, 1, 127, 128, 129, 254, 255]], np.uint8)
-    assert unknown(levels).tolist() == [[False, True, True, True, True, True, False]]
+def test_unknown_is_what_is_nearer_to_128_than_to_the_ends():
+    levels = np.array([[0, 1, 63, 64, 127, 128, 129, 191, 192, 254, 255]], np.uint8)
+    assert unknown(levels).tolist() == [[False] * 3 + [True] * 5 + [False] * 3]
+
+
+def test_a_lossy_trimap_has_the_region_of_the_lossless_one(tmp_path):
+    y, x = np.mgrid[0:120, 0:160]
+    distance = np.hypot(x - 80, y - 60)
+    picture = np.where(distance < 30, 255, np.where(distance < 45, 128, 0)).astype(np.uint8)
+    cv2.imwrite(str(tmp_path / 'trimap.jpg'), picture, [cv2.IMWRITE_JPEG_QUALITY, 90])
+    lossy = read_alpha(tmp_path / 'trimap.jpg')
+    assert np.count_nonzero((lossy != picture) & (lossy > 0) & (lossy < 255)) > 1000
+    assert np.array_equal(unknown(lossy), unknown(picture))
 
 
 @pytest.mark.parametrize('pha', [np.zeros((4, 4, 1), np.uint8), np.zeros((4, 4), np.uint16), np.zeros((4, 4), bool)])

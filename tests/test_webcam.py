@@ -369,12 +369,12 @@ def pyvirtualcam(monkeypatch: pytest.MonkeyPatch) -> type[OtherCamera]:
 def test_other_programs_see_what_is_shown_but_never_the_room(
     run: Any, screen: Any, pyvirtualcam: type[OtherCamera], pictures: Any, tmp_path: Path, capsys: Any
 ) -> None:
-    path = film(tmp_path / 'film.avi', pictures, rate=50)
+    path = film(tmp_path / 'film.avi', pictures, rate=8)
     screen.keys = ['', 'b']
     assert run('--source', path, '--virtual-camera', '--mirror') == 0
     assert 'other programs find the result as /dev/video9' in capsys.readouterr().out
     (other,) = pyvirtualcam.made
-    assert (other.size, other.rate, other.closed) == ((WIDTH, HEIGHT), 50, True)
+    assert (other.size, other.rate, other.closed) == ((WIDTH, HEIGHT), 8, True)
     shown = screen.last.shown
     hints = [HINT in words for _, _, words in shown]
     assert len(other.sent) == len(shown)

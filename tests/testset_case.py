@@ -1,11 +1,13 @@
 """Sources of small test sets, and what lies in one that is made of them."""
 
 import json
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 from pictures import noise, save, smooth
 
-from evaluation.compose import Settings, Sources, compose_testset, plan
+from evaluation.compose import compose_testset
+from evaluation.recipes import Settings, Sources, plan
 
 DEFAULTS = Settings()
 
@@ -30,7 +32,8 @@ def make_sources(folder):
 
 
 def make(folder, sources, settings=DEFAULTS, threads=2):
-    compose_testset(folder, plan(sources, settings), sources, settings, threads)
+    with ThreadPoolExecutor(threads) as pool:
+        compose_testset(folder, plan(sources, settings), sources, settings, pool.map)
     return folder
 
 
