@@ -13,6 +13,7 @@ import json
 import subprocess
 import sys
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 
 import machine
@@ -20,7 +21,7 @@ import machine
 BENCHMARKS = Path(__file__).parent
 
 
-def main() -> None:
+def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument(
         '--frames', type=int, nargs='+', default=[1000, 10_000], help='of each video, the shortest first'
@@ -29,7 +30,7 @@ def main() -> None:
     parser.add_argument('--output-types', nargs='+', default=['com', 'pha'])
     parser.add_argument('--output-format', default='video')
     parser.add_argument('--json', type=Path, help='write the numbers to this file, too')
-    args = parser.parse_args()
+    args = parser.parse_args(argv)
 
     import torch
 

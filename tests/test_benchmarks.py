@@ -242,6 +242,17 @@ def test_resolution_curve_in_processes(script, tmp_path):
         assert cv2.imread(str(tmp_path / f'curve-{what}.png')).std() > 5
 
 
+@pytest.mark.slow
+def test_video_memory_in_processes(script, tmp_path, capsys):
+    file = tmp_path / 'numbers.json'
+    script('video_memory').main(['--frames', '4', '9', '--output-types', 'pha', '--json', str(file)])
+    few, many = json.loads(file.read_text())['rows']
+    assert (few['frames_written'], many['frames_written']) == (4, 9)
+    assert 100 < few['peak_mib'] < 10_000
+    ratio = many['peak_mib'] / few['peak_mib']
+    assert f'{ratio:.3f} x that of 4 frames; 9 written' in capsys.readouterr().out
+
+
 @pytest.mark.parametrize(
     'arguments', [('pipeline', '--few', '24'), ('pipeline', '--images-src', '.'), ('sample_rate', '--plot', 'a.png')]
 )
