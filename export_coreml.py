@@ -105,7 +105,7 @@ def prepare(args: argparse.Namespace) -> Settings:
         problems.append('--minimum-deployment-target iOS15: needs --refine-form masked')
     if target == 'iOS15' and args.image_outputs:
         problems.append('--minimum-deployment-target iOS15: has no images in half precision; add --no-image-outputs')
-    exporting.refuse(problems)
+    options.refuse(problems)
     from export.coreml import Settings
 
     return Settings(sizes, tuple(dict.fromkeys(args.outputs)), args.precision, target, args.image_inputs,
@@ -157,7 +157,7 @@ def export(args: argparse.Namespace, settings: Settings) -> None:
             if args.validate:
                 loss = coreml_parity.LOSSES[settings.quantize]
                 prove(args, source, settings, package, loss, f'what {settings.quantize} costs, by')
-        exporting.refuse(exporting.name_problems(args))  # what has come there in the meantime
+        options.refuse(exporting.name_problems(args))  # what has come there in the meantime
         place(package, args.output)
     size = sum(file.stat().st_size for file in args.output.rglob('*') if file.is_file())
     print(f'{args.output}: {size / 1e6:.1f} MB, for {settings.target} and later'

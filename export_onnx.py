@@ -57,7 +57,7 @@ def check(args: argparse.Namespace) -> None:
     foreign = [name for name in args.outputs or () if name not in OUTPUTS[args.model_type]]
     if foreign:
         problems.append(f'--outputs {" ".join(foreign)}: {args.model_type} has {" ".join(OUTPUTS[args.model_type])}')
-    exporting.refuse(problems)
+    options.refuse(problems)
 
 
 def export(args: argparse.Namespace) -> None:

@@ -44,7 +44,7 @@ def export(args: argparse.Namespace) -> None:
         export.ParityError: the file gives other results than the network.
     """
     problems = options.model_problems(args) + exporting.output_problems(args, SUFFIXES)
-    exporting.refuse(problems)
+    options.refuse(problems)
     import torch
 
     from export import torchscript

@@ -108,7 +108,7 @@ def unfinished(args: argparse.Namespace) -> Iterator[Path]:
     with tempfile.TemporaryDirectory(prefix=f'.{args.output.name}.', dir=args.output.parent) as folder:
         path = Path(folder) / args.output.name
         yield path
-        refuse(name_problems(args))  # what has come there in the meantime
+        options.refuse(name_problems(args))  # what has come there in the meantime
         os.replace(path, args.output)
     proved = '' if args.validate else '; not compared with the original'
     print(f'{args.output}: {args.output.stat().st_size / 1e6:.1f} MB{proved}', flush=True)
@@ -197,9 +197,3 @@ def finish(run: Callable[[], None]) -> int:
     finally:
         signal.signal(signal.SIGTERM, former)
     return 0
-
-
-def refuse(problems: Sequence[str]) -> None:
-    """Raises ValueError with all problems of a command line, a line each, if there are any."""
-    if problems:
-        raise ValueError('\n  '.join([f'{len(problems)} problems:', *problems]) if problems[1:] else problems[0])

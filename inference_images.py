@@ -74,8 +74,7 @@ def prepare(args: argparse.Namespace, share: options.Share) -> tuple[list[Job], 
     mine = jobs[share.rank :: share.world]
     others = [job for i, job in enumerate(jobs) if i % share.world != share.rank]
     problems += unusable + output_folder_problems(writer, mine, others, args.overwrite)
-    if problems:
-        raise ValueError('\n  '.join([f'{len(problems)} problems:', *problems]) if problems[1:] else problems[0])
+    options.refuse(problems)
     for note in notes if share.rank == 0 else []:
         print(note, file=sys.stderr)
     return mine, writer

@@ -84,8 +84,7 @@ def prepare(args: argparse.Namespace) -> tuple[list[Work], Images]:
         problems.append(str(error))
     rows = sweep.make_rows(args, sizes)
     problems += sweep.row_problems(rows)
-    if problems:
-        raise ValueError('\n  '.join([f'{len(problems)} problems:', *problems]) if problems[1:] else problems[0])
+    options.refuse(problems)
     from inference.speed import Work
 
     return [

@@ -20,7 +20,6 @@ from __future__ import annotations
 
 import argparse
 import os
-import signal
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -57,8 +56,7 @@ def check(args: argparse.Namespace) -> None:
     if not problems:
         backend_options.follow(args)
     problems += options.model_problems(args) + options.device_problems(args) + video_options.video_problems(args)
-    if problems:
-        raise ValueError('\n  '.join([f'{len(problems)} problems:', *problems]) if problems[1:] else problems[0])
+    options.refuse(problems)
 
 
 def run(job: VideoJob, outputs: Pictures | Videos, matting: Matting, args: argparse.Namespace) -> int:
@@ -139,17 +137,9 @@ def finish(work: Callable[[], int]) -> int:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the script; returns its exit code."""
-    from inference.processes import StopSignals
+    from inference.processes import until_stopped
 
-    with StopSignals() as signals:
-        try:
-            return start(argv)
-        except BaseException as error:
-            # A signal during an import may come out as any error.
-            if signals.number or isinstance(error, KeyboardInterrupt):
-                print('stopped: what was done, if anything, is kept and plays', file=sys.stderr)
-                return 128 + (signals.number or signal.SIGINT)
-            raise
+    return until_stopped(partial(start, argv), 'stopped: what was done, if anything, is kept and plays')
 
 
 if __name__ == '__main__':

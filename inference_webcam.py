@@ -19,11 +19,11 @@ from __future__ import annotations
 
 import argparse
 import os
-import signal
 import sys
 import time
 from collections.abc import Sequence
 from contextlib import ExitStack, closing
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -57,8 +57,7 @@ def check(args: argparse.Namespace) -> None:
     if not problems:
         backend_options.follow(args)
     problems += options.model_problems(args) + options.device_problems(args) + webcam_options.webcam_problems(args)
-    if problems:
-        raise ValueError('\n  '.join([f'{len(problems)} problems:', *problems]) if problems[1:] else problems[0])
+    options.refuse(problems)
 
 
 def open_camera(args: argparse.Namespace) -> Camera:
@@ -175,17 +174,9 @@ def start(argv: Sequence[str] | None) -> int:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the script; returns its exit code."""
-    from inference.processes import StopSignals
+    from inference.processes import until_stopped
 
-    with StopSignals() as signals:
-        try:
-            return start(argv)
-        except BaseException as error:
-            # A signal during an import may come out as any error.
-            if signals.number or isinstance(error, KeyboardInterrupt):
-                print('stopped', file=sys.stderr)
-                return 128 + (signals.number or signal.SIGINT)
-            raise
+    return until_stopped(partial(start, argv), 'stopped')
 
 
 if __name__ == '__main__':

@@ -11,7 +11,7 @@ import argparse
 import math
 import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -38,6 +38,16 @@ class _Help(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionHelpF
         if action.default is None or action.default is False or action.required:
             return action.help
         return super()._get_help_string(action)
+
+
+def refuse(problems: Sequence[str]) -> None:
+    """Refuses a command line.
+
+    Raises:
+        ValueError: with all that is wrong, one line each, if anything is.
+    """
+    if problems:
+        raise ValueError('\n  '.join([f'{len(problems)} problems:', *problems]) if problems[1:] else problems[0])
 
 
 def add_model_arguments(parser: argparse.ArgumentParser, sweep: bool = False) -> None:

@@ -6,7 +6,7 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from datetime import timedelta
 from types import FrameType
 from typing import TYPE_CHECKING
@@ -93,6 +93,24 @@ class StopSignals:
     def __exit__(self, *_: object) -> None:
         for number, handler in self._previous.items():
             signal.signal(number, signal.SIG_IGN if self.number else handler or signal.SIG_DFL)  # type: ignore[arg-type]
+
+
+def until_stopped(work: Callable[[], int], words: str) -> int:
+    """Runs a script; returns its exit code: 128 + the number of the signal that stopped it, if one did.
+
+    Args:
+        work: gives the exit code.
+        words: to print where a signal stops it.
+    """
+    with StopSignals() as signals:
+        try:
+            return work()
+        except BaseException as error:
+            # A signal during an import may come out as any error.
+            if not (signals.number or isinstance(error, KeyboardInterrupt)):
+                raise
+            print(words, file=sys.stderr)
+            return 128 + (signals.number or signal.SIGINT)
 
 
 def common_exit_code(code: int, share: Share, environ: Mapping[str, str] = os.environ) -> int:
