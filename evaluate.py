@@ -11,8 +11,8 @@ today's network beside the figures of last week:
 
 Networks' results are rounded to 8 bits, so that their figures are those of the PNG files that inference_images.py
 writes. The table has each metric's mean over the pictures with its 95 % interval by bootstrap and, from the second row
-on, the mean of the differences from the first on the same pictures; a * says that its interval leaves out 0. Lower is
-better everywhere. See evaluation/results.py for what intervals can and cannot tell.
+on, the mean of the differences from the first on the same pictures; a * says that its interval leaves out 0 (with at
+least 10 subjects or clips). Lower is better everywhere. docs/evaluation.md says what intervals can and cannot tell.
 
 Exit code 0: all is scored; 1: something failed on the way; 2: nothing was started; 130 or 143: stopped
 by Ctrl-C or SIGTERM.
@@ -22,10 +22,10 @@ from __future__ import annotations
 
 import argparse
 import os
-import signal
 import sys
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -60,11 +60,11 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     add('--model-refine-threshold', type=float, metavar='X', help='error above which a cell is refined, 0..1')
     add = parser.add_argument_group('figures').add_argument
     add('--metrics', nargs='+', choices=METRICS, help='all that can be computed if left out; dtssd is for clips')
-    add('--region', choices=('unknown', 'whole'), default='unknown',
+    add('--region', choices=('unknown', 'whole'),
         help='pixels that count: the unknown ones of the trimap, which is made of the true alpha where the set has '
-        'none; or all. fg_mse is over the subject')  # fmt: skip
-    add('--scaling', choices=SCALINGS, default='bmv2',
-        help='as in Background Matting V2, Deep Image Matting, Robust Video Matting, or as defined')  # fmt: skip
+        'none; or all. fg_mse is over the subject (default: unknown)')  # fmt: skip
+    add('--scaling', choices=SCALINGS,
+        help='of Background Matting V2, Deep Image Matting, Robust Video Matting, or none (default: bmv2)')  # fmt: skip
     add = parser.add_argument_group('output').add_argument
     add('--per-picture', action='store_true', help='print the figures of every picture, too')
     add('--sort', choices=METRICS, help="by which the first row's worst pictures come first; sad for the report")
@@ -85,16 +85,15 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     return args
 
 
-def run(args: argparse.Namespace, plan: Plan) -> None:
-    """Scores all rows, writes the files and prints the tables.
+def run(args: argparse.Namespace, plan: Plan) -> list[str]:
+    """Scores all rows, writes their figures, prints the tables and writes the page; returns what went wrong with files.
 
     Raises:
         ValueError: a picture cannot be read or computed.
-        OSError: a file cannot be written.
+        OSError: the alphas that the page shows cannot be kept.
     """
-    from evaluation.tables import means_table, pictures_table, to_csv, to_json
+    from evaluation.tables import legend, means_table, pictures_table, show, to_csv, to_json
     from inference.pipeline import say
-    from inference.writers import write_whole
     from scored_rows import rows, scored
 
     for note in plan.notes:
@@ -107,18 +106,17 @@ def run(args: argparse.Namespace, plan: Plan) -> None:
             new.append(scored(row, plan))
             files[row.name] = row.file
             del row  # or its network would be there beside the next one
-        results = new + plan.earlier
-        outputs = {args.report: report(args, plan, new, files)} if args.report else {}
-    if args.json:
-        outputs[args.json] = to_json(results).encode()
-    if args.csv:
-        outputs[args.csv] = to_csv(results).encode('utf-8', 'surrogateescape')  # names as the disk has them
-    if args.per_picture:
-        print(pictures_table(results, args.sort), end='\n\n')
-    print(f'{means_table(results)}\n{legend(results)}', flush=True)
-    for path, data in outputs.items():
-        write_whole(path, data)
-        print(f'{path}: written')
+        results, problems = new + plan.earlier, []
+        if args.json:
+            problems += keep('--json', args.json, lambda: to_json(results).encode())
+        if args.csv:  # names as the disk has them
+            problems += keep('--csv', args.csv, lambda: to_csv(results).encode('utf-8', 'surrogateescape'))
+        if args.per_picture:
+            show(f'{pictures_table(results, args.sort)}\n')
+        show(f'{means_table(results)}\n{legend(results)}')
+        if args.report:
+            problems += keep('--report', args.report, lambda: report(args, plan, new, files))
+    return problems
 
 
 def report(
@@ -139,17 +137,16 @@ def report(
     return report_bytes(results, pictures, sort_by, f'Evaluation on {plan.settings["truth"]}')
 
 
-def legend(results: Sequence[Results]) -> str:
-    """What the figures of a table are."""
-    from evaluation.metrics import SCALINGS as FACTORS
-    from evaluation.tables import TITLES, all_metrics
+def keep(flag: str, path: Path, content: Callable[[], bytes]) -> list[str]:
+    """Writes a file; returns what is wrong with it, which shall cost neither the others nor the table."""
+    from inference import pipeline, writers
 
-    region, scaling = results[0].settings.get('region'), results[0].settings.get('scaling', 'raw')
-    factors = {TITLES[name]: FACTORS[scaling][name] for name in all_metrics(results)}
-    scaled = ', '.join(f'{title} x {factor:g}' for title, factor in factors.items() if factor != 1)
-    pixels = 'all pixels' if region == 'whole' else 'the pixels that are unknown in the trimap'
-    mark = '. *: the interval of the difference leaves out 0' if len(results) > 1 else ''
-    return f'Over {pixels}; {scaled or "as defined"}{mark}.'
+    try:
+        writers.write_whole(path, content())
+    except (ValueError, OSError) as error:
+        return [f'{flag}: {error}']
+    pipeline.say(f'{path}: written')
+    return []
 
 
 def start(argv: Sequence[str] | None) -> int:
@@ -167,33 +164,25 @@ def start(argv: Sequence[str] | None) -> int:
         print(f'error: {error}', file=sys.stderr)
         return 2
     try:
-        run(args, plan)
+        problems = run(args, plan)
     except (ValueError, OSError) as error:
-        print(f'error: stopped: {error}', file=sys.stderr)
-        return 1
-    except (RuntimeError, MemoryError) as error:
+        problems = [f'stopped: {error}']
+    except Exception as error:  # torch and OpenCV have types of their own
         from inference.devices import out_of_memory
 
         if not out_of_memory(error):
             raise
-        print(f'error: stopped: too little memory: {error}', file=sys.stderr)
-        return 1
-    return 0
+        problems = [f'stopped: too little memory: {error}']
+    for problem in problems:
+        print(f'error: {problem}', file=sys.stderr)
+    return 1 if problems else 0
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the script; returns its exit code."""
-    from inference.processes import StopSignals
+    from inference.processes import until_stopped
 
-    with StopSignals() as signals:
-        try:
-            return start(argv)
-        except BaseException as error:
-            # A signal during an import may come out as any error.
-            if not (signals.number or isinstance(error, KeyboardInterrupt)):
-                raise
-            print('stopped: files are written at the end, whole or not at all', file=sys.stderr)
-            return 128 + (signals.number or signal.SIGINT)
+    return until_stopped(partial(start, argv), 'stopped: files are written at the end, whole or not at all')
 
 
 if __name__ == '__main__':

@@ -17,6 +17,7 @@ from evaluation.folders import (
     Predictions,
     Truth,
     as_clips,
+    clip_problems,
     find_predictions,
     find_truth,
     size_problems,
@@ -24,13 +25,14 @@ from evaluation.folders import (
 )
 from evaluation.results import Results
 from evaluation.tables import TITLES, read_json
-from evaluation.testset import MANIFEST, find_testset
-from inference import options
+from evaluation.testset import MANIFEST, find_testset, some
+from inference import options, sweep
 from inference.inputs import Job
 
 if TYPE_CHECKING:
     from trained_networks import Network
 
+OF_NEW_ROWS = ('metrics', 'region', 'scaling', 'clips')
 OF_NETWORKS = ('base_only', 'model_backbone_scale', 'model_refine_mode', 'model_refine_sample_pixels',
                'model_refine_threshold')  # fmt: skip
 
@@ -69,28 +71,23 @@ def prepare(args: argparse.Namespace) -> Plan:
         ValueError: with all that is wrong, one line each.
     """
     problems = _choice_problems(args) + _output_problems(args) + options.device_problems(args)
-    _refuse(problems)
+    options.refuse(problems)
     plan, problems = Plan(), []
     if args.checkpoint:
         plan, problems = _plan_for_networks(args)
     elif args.predictions:
         plan, problems = _plan_for_predictions(args)
-    _refuse(problems)
+    options.refuse(problems)
     earlier, problems, notes = _earlier(args, plan)
     if args.report and plan.metrics == ['dtssd']:
         problems.append('--report: shows pictures, and dtssd is of clips; ask for another metric as well')
-    _refuse(problems)
+    options.refuse(problems)
     return replace(plan, earlier=earlier, notes=plan.notes + notes)
 
 
 def base_only(name: str) -> str:
     """The name of the row of a network without its refiner."""
     return f'{name} (base only)'
-
-
-def _refuse(problems: Sequence[str]) -> None:
-    if problems:
-        raise ValueError('\n  '.join([f'{len(problems)} problems:', *problems]) if problems[1:] else problems[0])
 
 
 def _choice_problems(args: argparse.Namespace) -> list[str]:
@@ -117,6 +114,11 @@ def _choice_problems(args: argparse.Namespace) -> list[str]:
     if not args.checkpoint:
         given = [f'--{name.replace("_", "-")}' for name in OF_NETWORKS if getattr(args, name) not in (None, False)]
         found += [f'{", ".join(given)}: needs --checkpoint: it is about running networks'] if given else []
+    if args.results and not (args.checkpoint or args.predictions):
+        given = [f'--{name}' for name in OF_NEW_ROWS if getattr(args, name) not in (None, False)]
+        found += [f'{", ".join(given)}: cannot change the figures of --results; leave it out'] if given else []
+        if args.sort and not args.per_picture:
+            found.append(f'--sort {args.sort}: sorts pictures; add --per-picture, or leave it out')
     if args.batch_size < 1:
         found.append(f'--batch-size {args.batch_size}: must be at least 1')
     if args.report and not (args.checkpoint or args.predictions):
@@ -158,12 +160,13 @@ def _plan_for_networks(args: argparse.Namespace) -> tuple[Plan, list[str]]:
 
     sizes = _sizes(truths)
     largest = max(sizes.values(), key=math.prod)
-    networks, problems = find_networks(args, largest)
-    metrics, lacking = _metrics(args, truths, has_fgr=True)
+    problems = _too_small(args, truths, sizes)
+    networks, wrong = find_networks(args, largest)
+    metrics, lacking = _metrics(args, truths, sizes, has_fgr=True)
     jobs = [Job(x.name, x.src or x.pha, plates[x.name], sizes[x.name]) for x in truths]
-    names = _row_names([network.flags.model_checkpoint.with_suffix('') for network in networks])
-    settings = _settings(args, args.testset)
-    return Plan(truths, jobs, dict(zip(names, networks)), {}, metrics, largest, settings), problems + lacking
+    names = _row_names([network.flags.model_checkpoint for network in networks])
+    plan = Plan(truths, jobs, dict(zip(names, networks)), {}, metrics, largest, _settings(args, args.testset))
+    return plan, problems + wrong + lacking
 
 
 def _plan_for_predictions(args: argparse.Namespace) -> tuple[Plan, list[str]]:
@@ -173,17 +176,19 @@ def _plan_for_predictions(args: argparse.Namespace) -> tuple[Plan, list[str]]:
         return Plan(), [f'--truth {error}']
     problems = _size_problems(f'--truth {args.truth}', truths, {})
     found: dict[str, Predictions] = {}
+    with_fgr = args.metrics is None or 'fg_mse' in args.metrics
     for name, folder in zip(_row_names(args.predictions), args.predictions):
         try:
-            found[name] = find_predictions(folder, truths)
+            found[name] = find_predictions(folder, truths, with_fgr)
             problems += [f'--predictions {problem}' for problem in found[name].problems]
         except (ValueError, OSError) as error:
             problems.append(f'--predictions {error}')
     if problems:
         return Plan(), problems
     notes = [f'--predictions {note}' for predictions in found.values() for note in predictions.notes]
-    metrics, lacking = _metrics(args, truths, any(predictions.fgr for predictions in found.values()))
-    largest = max(_sizes(truths).values(), key=math.prod)
+    sizes = _sizes(truths)
+    metrics, lacking = _metrics(args, truths, sizes, any(predictions.fgr for predictions in found.values()))
+    largest = max(sizes.values(), key=math.prod)
     return Plan(truths, [], {}, found, metrics, largest, _settings(args, args.truth), [], notes), lacking
 
 
@@ -196,11 +201,19 @@ def _size_problems(what: str, truths: Sequence[Truth], plates: dict[str, Path]) 
     return [f'{what}: {problem}' for problem in size_problems((x.pha, path or x.pha) for x, path in beside)]
 
 
+def _too_small(args: argparse.Namespace, truths: Sequence[Truth], sizes: dict[str, tuple[int, int]]) -> list[str]:
+    least = sweep.LEAST_SIDE
+    small = [f'{x.src} is {"x".join(map(str, sizes[x.name]))}' for x in truths if min(sizes[x.name]) < least]
+    return [f'--testset {args.testset}: networks need {least}x{least} pixels; {some(small)}'] if small else []
+
+
 def _sizes(truths: Sequence[Truth]) -> dict[str, tuple[int, int]]:
     return {truth.name: image_size(truth.pha) for truth in truths}
 
 
-def _metrics(args: argparse.Namespace, truths: Sequence[Truth], has_fgr: bool) -> tuple[list[str], list[str]]:
+def _metrics(
+    args: argparse.Namespace, truths: Sequence[Truth], sizes: dict[str, tuple[int, int]], has_fgr: bool
+) -> tuple[list[str], list[str]]:
     """The metrics to compute, and why some of those asked for cannot be."""
     lacking = {}
     if not any(truth.fgr for truth in truths):
@@ -213,19 +226,25 @@ def _metrics(args: argparse.Namespace, truths: Sequence[Truth], has_fgr: bool) -
     problems = [f'--metrics {metric}: {why}' for metric, why in lacking.items() if metric in asked]
     if args.sort is not None and args.sort not in asked:
         problems.append(f'--sort {args.sort}: is not computed; choose one of {", ".join(asked)}')
+    if 'dtssd' in asked:
+        problems += [
+            f'{"--testset" if args.checkpoint else "--truth"}: {line}' for line in clip_problems(truths, sizes)
+        ]
     return list(dict.fromkeys(asked)), problems
 
 
 def _settings(args: argparse.Namespace, folder: Path) -> dict[str, Any]:
     manifest = folder / MANIFEST
     made = {'manifest_sha256': hashlib.sha256(manifest.read_bytes()).hexdigest()} if manifest.is_file() else {}
-    return {'truth': str(folder), **made, 'region': args.region, 'scaling': args.scaling}
+    return {'truth': str(folder), **made, 'region': args.region or 'unknown', 'scaling': args.scaling or 'bmv2'}
 
 
 def _row_names(paths: Sequence[Path]) -> list[str]:
-    """The last two parts of each path, or the whole of it where that is not enough to tell them apart."""
-    short = ['/'.join(path.parts[-2:]) for path in paths]
-    return [str(path) if short.count(name) > 1 else name for path, name in zip(paths, short)]
+    """The last two parts of each path without .pth, or the whole where these cannot tell them apart: all differ."""
+    named = [path if path.name not in ('', '..') else path.resolve() for path in paths]  # '.' has no parts
+    short = ['/'.join((path.with_suffix('') if path.is_file() else path).parts[-2:]) for path in named]
+    names = [str(path) if short.count(name) > 1 else name for path, name in zip(named, short)]
+    return names if len(set(names)) == len(names) else [str(path) for path in paths]
 
 
 def _earlier(args: argparse.Namespace, plan: Plan) -> tuple[list[Results], list[str], list[str]]:
@@ -260,6 +279,9 @@ def _earlier(args: argparse.Namespace, plan: Plan) -> tuple[list[Results], list[
                 problems.append(f'--results {path}: {row.model} is there already; give every file once')
             taken.add(name)
             rows.append(replace(row, model=name))
+    held = {metric for row in rows for metric in row.metrics}
+    if args.sort and not plan.truths and held and args.sort not in held:
+        problems.append(f'--sort {args.sort}: is not in --results; choose one of {", ".join(sorted(held))}')
     if rows and args.report:
         notes.append('--report: leaves out the rows of --results, whose predictions are not there to be shown')
     return rows, list(dict.fromkeys(problems)), list(dict.fromkeys(notes))

@@ -24,15 +24,16 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from inference.options import Parser
+from inference import options
 
 if TYPE_CHECKING:
     from evaluation.recipes import Recipe, Settings, Sources
+    from inference.processes import StopSignals
 
 
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     """Reads the command line."""
-    parser = Parser(__doc__)
+    parser = options.Parser(__doc__)
     add = parser.add_argument_group('sources: three folders, or a data set of the configuration').add_argument
     add('--fgr', type=Path, metavar='DIR', help='foregrounds, in sub-folders or not')
     add('--pha', type=Path, metavar='DIR', help='their alphas, of equal relative path')
@@ -47,7 +48,8 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
         help='of the pictures, in pixels; foregrounds are fitted in; each one\'s own if left out')  # fmt: skip
     add('--clip-frames', type=int, default=1, metavar='N', help='1: stills; more: clips of N frames')
     add('--noise', type=float, nargs=2, default=(0.01, 0.01), metavar=('LOW', 'HIGH'),
-        help='range of the plates\' noise, as sigma in parts of white; the paper prints 0.08 0.15')  # fmt: skip
+        help='range of the plates\' noise, as sigma in parts of white; the paper prints 0.08 0.15. A mean '
+        'within +-0.02 belongs to it; 0 0 adds neither')  # fmt: skip
     add('--seed', type=int, default=0, metavar='N', help='of all draws')
     add = parser.add_argument_group('output').add_argument
     add('--output-dir', type=Path, required=True, metavar='DIR', help='must be empty or new')
@@ -138,13 +140,16 @@ def prepare(args: argparse.Namespace) -> tuple[list[Recipe], Sources, Settings]:
         recipes = plan(sources, Settings() if problems else settings)
     except (ValueError, OSError) as error:
         problems += str(error).split('\n')
-    problems += folder_problems(args.output_dir, sources, args.overwrite)
-    if problems or sources is None:
-        raise ValueError('\n  '.join([f'{len(problems)} problems:', *problems]) if problems[1:] else problems[0])
+    try:
+        problems += folder_problems(args.output_dir, sources, args.overwrite)
+    except OSError as error:
+        problems.append(f'--output-dir {args.output_dir}: {error.strerror or error}')
+    options.refuse(problems)
+    assert sources is not None
     return recipes, sources, settings
 
 
-def start(argv: Sequence[str] | None) -> int:
+def start(argv: Sequence[str] | None, signals: StopSignals) -> int:
     """Reads the flags, prepares everything and makes the test set; returns the exit code."""
     args = parse(argv)
     try:
@@ -152,17 +157,28 @@ def start(argv: Sequence[str] | None) -> int:
     except ValueError as error:
         print(f'error: {error}', file=sys.stderr)
         return 2
+    import cv2
+
     from evaluation.compose import compose_testset
-    from inference.pipeline import progress
+    from inference.pipeline import Pipeline, progress
 
     unit = ' clips' if settings.clip_frames > 1 else ' pictures'
     threads = min(4, os.cpu_count() or 1)  # each holds 0.7 GB at 4K
     try:
-        compose_testset(
-            args.output_dir, recipes, sources, settings, threads, lambda made: progress(made, len(recipes), unit)
+        with Pipeline() as pipeline:
+            compose_testset(
+                args.output_dir,
+                recipes,
+                sources,
+                settings,
+                lambda make, them: progress(pipeline.ahead(make, them, threads), len(recipes), unit),
+                lambda: bool(signals.number),
+            )
+    except (ValueError, OSError, MemoryError, cv2.error) as error:
+        reason = (
+            f'too little memory: {error}' if isinstance(error, MemoryError) else getattr(error, 'err', None) or error
         )
-    except (ValueError, OSError) as error:
-        print(f'error: stopped, so this is no test set yet: {error}', file=sys.stderr)
+        print(f'error: stopped, so this is no test set yet: {reason}', file=sys.stderr)
         return 1
     print(f'{len(recipes)}{unit} of {len({recipe.fgr for recipe in recipes})} foregrounds, in {args.output_dir}')
     return 0
@@ -174,7 +190,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     with StopSignals() as signals:
         try:
-            return start(argv)
+            return start(argv, signals)
         except KeyboardInterrupt:
             print('stopped: this is no test set yet; -y allows to write there again', file=sys.stderr)
             return 128 + (signals.number or signal.SIGINT)

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import argparse
 import math
+import warnings
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from inference import options, sweep
+
+if TYPE_CHECKING:
+    from model.weights import WeightFile
 
 # Flags of a refiner, and what a checkpoint's record calls them.
 OF_THE_REFINER = {
@@ -63,7 +67,21 @@ def find_networks(args: argparse.Namespace, size: tuple[int, int]) -> tuple[list
         given = [name for name in (*OF_THE_REFINER, 'base_only') if getattr(args, name) not in (None, False)]
         problems += [f'--{name.replace("_", "-")}: no checkpoint has a refiner; leave it out' for name in given]
     wrong = [line for network in networks for line in options.model_problems(network.flags)]
+    if not problems:
+        wrong += _unread(args, networks)
     return networks, problems + list(dict.fromkeys(wrong))
+
+
+def _unread(args: argparse.Namespace, networks: list[Network]) -> list[str]:
+    """Flags of a way of refining that no network takes."""
+    modes = {network.flags.model_refine_mode for network in networks if network.refines}
+    return [
+        f'--{name.replace("_", "-")} {getattr(args, name)}: is read with --model-refine-mode {mode} alone; give that, '
+        'too, or leave it out'
+        for mode, names in OF_A_MODE.items()
+        for name in names
+        if modes and mode not in modes and getattr(args, name) is not None
+    ]
 
 
 def _network(args: argparse.Namespace, path: Path, size: tuple[int, int]) -> Network:
@@ -73,7 +91,8 @@ def _network(args: argparse.Namespace, path: Path, size: tuple[int, int]) -> Net
     from training.verification import owner
 
     verifier = weight_files.verifier()
-    state = weight_files.read_whole(path, verifier).state_dict
+    weights = weight_files.read_whole(path, verifier)
+    state = weights.state_dict
     held = describe(state).lower().split()
     if len(held) != 2:
         raise ValueError(f'{path}: not the weights of a matting network')
@@ -85,16 +104,41 @@ def _network(args: argparse.Namespace, path: Path, size: tuple[int, int]) -> Net
     if owned is not None:
         about |= {'run': owned[0].run, 'epoch': owned[0].epoch, 'step': owned[0].step}
     report = f'{path}: {flags.model_type} with {flags.model_backbone}'
+    flags.model_refine_kernel_size = _check(weights, *held)
     if flags.model_type == 'mattingrefine':
-        flags.model_refine_kernel_size = state['refiner.conv1.weight'].shape[-1]
         report += f'; {_complete(flags, {} if owned is None else owned[0].identity, size)}'
     else:
         # Nobody reads them, but the checks, which all of them pass.
         flags.model_backbone_scale, flags.model_refine_sample_pixels = sweep.SETTINGS['hd']
-        flags.model_refine_mode, flags.model_refine_threshold, flags.model_refine_kernel_size = 'sampling', 0.7, 3
+        flags.model_refine_mode, flags.model_refine_threshold = 'sampling', 0.7
     arguments = options.model_arguments(flags)
     about |= {name: value for name, value in arguments.items() if name != 'path'}
     return Network(flags, about, report)
+
+
+def _check(weights: WeightFile, model_type: str, backbone: str) -> int:
+    """Sees that a file has all tensors of its network and no others, so that building it later cannot fail.
+
+    Returns:
+        The kernel size of the refiner; 3 where there is none.
+
+    Raises:
+        ValueError: the file does not fit.
+    """
+    import torch
+
+    from inference.networks import make_network
+    from model.weights import load_weights
+
+    first = weights.state_dict.get('refiner.conv1.weight')
+    kernel = 1 if first is not None and first.shape[2:] == (1, 1) else 3
+    refiner = {'refine_kernel_size': kernel} if model_type == 'mattingrefine' else {}
+    with torch.device('meta'):
+        model = make_network({'model_type': model_type, 'backbone': backbone, **refiner})
+    with warnings.catch_warnings():
+        warnings.simplefilter('ignore')  # that a network without memory takes no values
+        load_weights(model, weights)
+    return kernel
 
 
 def _complete(flags: argparse.Namespace, trained: dict[str, Any], size: tuple[int, int]) -> str:

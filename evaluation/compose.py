@@ -17,7 +17,6 @@ import os
 import secrets
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import asdict, fields
 from pathlib import Path
@@ -28,24 +27,11 @@ import numpy as np
 
 from dataset.images import MatteFiles, read_rgb
 
-from .recipes import Recipe, Settings, Sources, plan
-from .testset import FORMAT, MANIFEST, UNFINISHED, VERSION, Entry, find_testset, frame_names, read_manifest
+from .recipes import Recipe, Settings, Sources
+from .testset import FORMAT, MANIFEST, UNFINISHED, VERSION, frame_names
 from .trimap import trimap
 
-__all__ = [
-    'Entry',
-    'Recipe',
-    'Settings',
-    'Sources',
-    'compose_testset',
-    'composite',
-    'disturbed',
-    'find_testset',
-    'pictures',
-    'plan',
-    'read_manifest',
-    'recipe_of',
-]
+Hashes = dict[str, str]  # a path below the test set's folder to the sha256 of its file
 
 
 def disturbed(
@@ -124,8 +110,8 @@ def compose_testset(
     recipes: list[Recipe],
     sources: Sources,
     settings: Settings,
-    threads: int = 4,
-    watch: Callable[[Iterator[dict[str, str]]], Iterable[dict[str, str]]] = iter,
+    spread: Callable[[Callable[[Recipe], Hashes], Iterable[Recipe]], Iterable[Hashes]] = map,
+    stopped: Callable[[], bool] = lambda: False,
 ) -> None:
     """Make a test set: `folder`/{src,bgr,fgr,pha,trimap}/<name>.png and, last of all, `folder`/manifest.json.
 
@@ -137,8 +123,9 @@ def compose_testset(
         folder: made if it does not exist.
         recipes: what to make, as `plan` gives it.
         sources, settings: those of the plan; they go into the manifest.
-        threads: recipes that are worked on at the same time; each holds a few pictures of floats.
-        watch: passes on what it is given, one item per recipe done, and may show progress meanwhile.
+        spread: `map`, which makes one after the other, or a function of the same arguments that works on several at
+            once and gives the results in order; each holds a few pictures of floats.
+        stopped: asked between pictures, on any thread: once it is true, no more are made. `spread` must raise then.
 
     Raises:
         dataset.decoding.ImageError: a source cannot be read.
@@ -146,25 +133,23 @@ def compose_testset(
     """
     _write_whole(folder / UNFINISHED, b'This test set is being made, or its making was interrupted.\n')
     (folder / MANIFEST).unlink(missing_ok=True)
-    stop = threading.Event()
+    failed = threading.Event()
 
-    def make(recipe: Recipe) -> dict[str, str]:
+    def make(recipe: Recipe) -> Hashes:
         hashes = {}
         for path, picture in pictures(recipe, sources):
-            if stop.is_set():
+            if failed.is_set() or stopped():  # a clip may have a thousand frames to go
                 break
             data = _png(picture)
             _write_whole(folder / path, data)
             hashes[path] = hashlib.sha256(data).hexdigest()
         return hashes
 
-    with ThreadPoolExecutor(threads) as pool:
-        try:
-            made = list(watch(pool.map(make, recipes)))
-        except BaseException:
-            stop.set()  # a clip may have a thousand frames to go
-            pool.shutdown(wait=False, cancel_futures=True)
-            raise
+    try:
+        made = list(spread(make, recipes))
+    except BaseException:
+        failed.set()
+        raise
     _write_whole(folder / MANIFEST, _manifest(recipes, made, sources, settings).encode())
     (folder / UNFINISHED).unlink()
 
@@ -174,7 +159,7 @@ def recipe_of(picture: Mapping[str, Any]) -> Recipe:
     return Recipe(**{field.name: picture[field.name] for field in fields(Recipe)})
 
 
-def _manifest(recipes: list[Recipe], made: list[dict[str, str]], sources: Sources, settings: Settings) -> str:
+def _manifest(recipes: list[Recipe], made: list[Hashes], sources: Sources, settings: Settings) -> str:
     """JSON with a line per picture or clip, so that two manifests can be compared by eye."""
     head = {
         'format': FORMAT,
@@ -188,9 +173,17 @@ def _manifest(recipes: list[Recipe], made: list[dict[str, str]], sources: Source
 
 
 def _background(recipe: Recipe, sources: Sources) -> np.ndarray:
-    whole = _resized(read_rgb(sources.bgr / recipe.background, recipe.scaled), recipe.scaled)
-    (left, top), (width, height) = recipe.crop, recipe.size
-    return whole[top : top + height, left : left + width]
+    whole = read_rgb(sources.bgr / recipe.background, recipe.scaled)
+    # Cut out first: a long panorama that covers a picture is a hundred times as large when it is scaled.
+    left, width = _span(recipe.crop[0], recipe.size[0], recipe.scaled[0], whole.shape[1])
+    top, height = _span(recipe.crop[1], recipe.size[1], recipe.scaled[1], whole.shape[0])
+    return _resized(whole[top : top + height, left : left + width], recipe.size)
+
+
+def _span(start: int, length: int, scaled: int, own: int) -> tuple[int, int]:
+    """Where a part of a side of length `scaled` begins on the same side of length `own`, and how long it is there."""
+    there = max(1, round(length * own / scaled))
+    return min(round(start * own / scaled), own - there), there
 
 
 def _matte(recipe: Recipe, sources: Sources) -> np.ndarray:

@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
 
 from dataset.images import ImageError, image_size
-from dataset.paths import find_images
 
-from .testset import MANIFEST, UNFINISHED, Entry, find_testset, numbered
-
-NAMED = 5  # findings of one kind that a message names before it counts the rest
+from .testset import MANIFEST, UNFINISHED, Entry, find_testset, numbered, pictures_by_name, plate_name, some
 
 
 @dataclass(frozen=True)
@@ -58,26 +55,32 @@ class Predictions:
 
 
 def find_truth(folder: Path) -> list[Truth]:
-    """The truths of a test set, of a folder with pha/ and if need be fgr/, trimap/ and src/, or of a folder of alphas.
+    """The truths of a test set, of a folder with pha/ and if need be other kinds, or of a folder of alphas.
+
+    Where there are src/ and bgr/ as well, pictures and clips are those that `find_testset` finds, but no plate need be
+    there: files of predictions are compared without.
 
     Raises:
         FileNotFoundError: no such folder.
         ValueError: there are no pictures in it, or two of one name, or it is an unfinished test set.
     """
-    if any((folder / name).is_file() for name in (MANIFEST, UNFINISHED)) or all(
-        (folder / kind).is_dir() for kind in ('src', 'bgr', 'pha')
-    ):
+    if any((folder / name).is_file() for name in (MANIFEST, UNFINISHED)):
         return truths_of(find_testset(folder))
     root = folder / 'pha' if (folder / 'pha').is_dir() else folder
     alphas = pictures_by_name(root)
     if not alphas:
         raise ValueError(f'{root}: no pictures in it, nor in its sub-folders')
-    beside = {
-        kind: pictures_by_name(folder / kind) if root != folder and (folder / kind).is_dir() else {}
-        for kind in ('fgr', 'trimap', 'src')
-    }
-    fgr, trimap, src = (beside[kind] for kind in ('fgr', 'trimap', 'src'))
-    return [Truth(name, None, path, fgr.get(name), trimap.get(name), src.get(name)) for name, path in alphas.items()]
+    fgr, trimap, src, bgr = (
+        pictures_by_name(folder / kind) if root != folder and (folder / kind).is_dir() else {}
+        for kind in ('fgr', 'trimap', 'src', 'bgr')
+    )
+    names = list(src if src and bgr else alphas)
+    if missing := [f'pha/{name}' for name in names if name not in alphas]:
+        raise ValueError(f'{folder}: {len(missing)} pictures are missing: {some(missing)} (png, jpg, jpeg or webp)')
+    plates = {name: plate_name(name, bgr) for name in names}
+    clips = {name: plate for name, plate in plates.items() if plate != name}
+    truths = [Truth(x, clips.get(x), alphas[x], fgr.get(x), trimap.get(x), src.get(x)) for x in names]
+    return sorted(truths, key=lambda truth: (truth.clip or truth.name, numbered(truth.name)))
 
 
 def truths_of(entries: Iterable[Entry]) -> list[Truth]:
@@ -91,8 +94,13 @@ def as_clips(truths: Sequence[Truth]) -> list[Truth]:
     return sorted(clips, key=lambda truth: (truth.clip or '', numbered(truth.name)))
 
 
-def find_predictions(folder: Path, truths: Sequence[Truth]) -> Predictions:
+def find_predictions(folder: Path, truths: Sequence[Truth], with_fgr: bool = True) -> Predictions:
     """Predictions as inference_images.py writes them, with pha/ and maybe fgr/, or a plain folder of alphas.
+
+    Args:
+        folder: where they are.
+        truths: what they are compared with.
+        with_fgr: look at fgr/; it may lack the pictures whose true foreground is not known, and no others.
 
     Raises:
         FileNotFoundError: no such folder.
@@ -100,17 +108,22 @@ def find_predictions(folder: Path, truths: Sequence[Truth]) -> Predictions:
     """
     root = folder / 'pha' if (folder / 'pha').is_dir() else folder
     alphas = pictures_by_name(root)
-    colours = pictures_by_name(folder / 'fgr') if root != folder and (folder / 'fgr').is_dir() else {}
+    colours = pictures_by_name(folder / 'fgr') if with_fgr and root != folder and (folder / 'fgr').is_dir() else {}
     names = {truth.name for truth in truths}
+    coloured = [truth.name for truth in truths if truth.fgr is not None]
     found = Predictions(
         folder,
         {name: path for name, path in alphas.items() if name in names},
         {name: path for name, path in colours.items() if name in names},
     )
-    for kind, held in ((root, found.pha), (folder / 'fgr', found.fgr)):
-        missing = [truth.name for truth in truths if truth.name not in held]
+    for kind, held, needed, hint in (
+        (root, found.pha, [truth.name for truth in truths], ''),
+        (folder / 'fgr', found.fgr, coloured, '; only fg_mse needs them'),
+    ):
+        missing = [name for name in needed if name not in held]
         if missing and (held or kind == root):
-            found.problems.append(f'{kind}: {len(missing)} of {len(truths)} pictures are missing: {some(missing)}')
+            lacking = f'{len(missing)} of {len(needed)} pictures are missing'
+            found.problems.append(f'{kind}: {lacking}: {some(missing)}{hint}')
     if surplus := [name for name in alphas if name not in names]:
         found.notes.append(f'{root}: {len(surplus)} pictures without a truth are left out: {some(surplus)}')
     lossy = sorted(
@@ -123,22 +136,6 @@ def find_predictions(folder: Path, truths: Sequence[Truth]) -> Predictions:
             (truth.pha, held[truth.name]) for held in (found.pha, found.fgr) for truth in truths if truth.name in held
         )
     )
-    return found
-
-
-def pictures_by_name(root: Path) -> dict[str, Path]:
-    """The pictures below a folder by relative path without suffix, in order.
-
-    Raises:
-        FileNotFoundError: no such folder.
-        ValueError: two of one name.
-    """
-    found: dict[str, Path] = {}
-    for relative in find_images(root):
-        name = relative.with_suffix('').as_posix()
-        if name in found:
-            raise ValueError(f'{root / relative}: of the same name as {found[name].name}; keep one of them')
-        found[name] = root / relative
     return found
 
 
@@ -157,10 +154,16 @@ def size_problems(pairs: Iterable[tuple[Path, Path]]) -> list[str]:
     return [some(unreadable, '; ')] * bool(unreadable) + [f'sizes differ: {some(differ, "; ")}'] * bool(differ)
 
 
-def some(findings: Sequence[str], separator: str = ', ') -> str:
-    """The first few of a list, and how many more there are."""
-    more = len(findings) - NAMED
-    return separator.join(findings[:NAMED]) + (f'{separator}and {more} more' if more > 0 else '')
+def clip_problems(truths: Sequence[Truth], sizes: Mapping[str, tuple[int, int]]) -> list[str]:
+    """Clips whose frames, given their (width, height) by name, differ in size: there is no change between these."""
+    first: dict[str, Truth] = {}
+    differ: dict[str, tuple[str, str]] = {}
+    for truth in truths:
+        if truth.clip is not None and sizes[truth.name] != sizes[first.setdefault(truth.clip, truth).name]:
+            differ.setdefault(truth.clip, (first[truth.clip].name, truth.name))
+    named = [', '.join(f'{name} is {sizes[name][0]}x{sizes[name][1]}' for name in names) for names in differ.values()]
+    without = 'leave out --clips, or name --metrics without dtssd'
+    return [f'frames of {len(named)} clips differ in size: {some(named, "; ")}; {without}'] if named else []
 
 
 def _size(path: Path) -> tuple[int, int] | str:

@@ -46,7 +46,8 @@ class Settings:
         size: (width, height) that foregrounds are fitted into, alpha 0 around them; None: their own.
         clip_frames: 1 for stills, else frames of each clip.
         noise: lowest and highest sigma of the plate's noise, in parts of white. The paper prints 0.08 to 0.15, which
-            no camera shows; 0.01 is what validation during training adds.
+            no camera shows; 0.01 is what validation during training adds. Unless sigma is 0, the noise has a mean
+            within +-0.02, too.
         limit: take this many foregrounds, spread evenly; None: all.
     """
 
@@ -68,7 +69,7 @@ class Recipe:
         size: (width, height) of the pictures.
         placed: left, top, width and height of the foreground in them.
         scaled: (width, height) to which the background is scaled, so that it covers the picture.
-        crop: left and top of the picture in it.
+        crop: left and top of the picture in that. Only this part is scaled, cut out at whole pixels of the file.
         shift: of the plate, in pixels to the right and down.
         gamma: of the plate.
         mean, sigma, noise_seed: of its noise.
@@ -133,6 +134,7 @@ def _drawn(
     scaled = (max(width, round(back[0] * cover)), max(height, round(back[1] * cover)))
     crop = (int(g.integers(scaled[0] - width + 1)), int(g.integers(scaled[1] - height + 1)))
     shift = (g.uniform(-SHIFT, SHIFT), g.uniform(-SHIFT, SHIFT))
+    gamma, mean, sigma = g.uniform(*GAMMA), g.uniform(-NOISE_MEAN, NOISE_MEAN), g.uniform(*settings.noise)
     return Recipe(
         name=name,
         fgr=fgr.as_posix(),
@@ -143,9 +145,9 @@ def _drawn(
         scaled=scaled,
         crop=crop,
         shift=shift,
-        gamma=g.uniform(*GAMMA),
-        mean=g.uniform(-NOISE_MEAN, NOISE_MEAN),
-        sigma=g.uniform(*settings.noise),
+        gamma=gamma,
+        mean=mean if sigma else 0.0,  # a part of the noise, and there is none
+        sigma=sigma,
         noise_seed=int(g.integers(2**32)),
         positions=_way(g, size, settings.clip_frames) if settings.clip_frames > 1 else (),
     )

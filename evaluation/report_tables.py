@@ -14,21 +14,12 @@ from collections.abc import Mapping, Sequence
 from html import escape
 
 from .results import Mean, Results, differences, means
-
-LABELS = {
-    'sad': 'SAD',
-    'mse': 'MSE',
-    'grad': 'Grad',
-    'conn': 'Conn',
-    'fg_mse': 'FG-MSE',
-    'mad': 'MAD',
-    'dtssd': 'dtSSD',
-}
+from .tables import TITLES, few_hint
 
 
 def label(metric: str) -> str:
     """A metric as papers write it."""
-    return LABELS.get(metric, metric)
+    return TITLES.get(metric, metric)
 
 
 def short_names(count: int) -> list[str]:
@@ -90,7 +81,9 @@ def means_table(results: Sequence[Results], keys: Sequence[str], decimals: Mappi
     grouped = any(row.clips or row.subjects for row in results)
     note += ', for which the pictures of a clip or subject are drawn together.' if grouped else '.'
     if len(results) > 1:
-        note += ' A difference is called better or worse where its interval leaves out 0.'
+        note += ' A difference is called better or worse where its interval leaves out 0'
+        hint = few_hint(results)
+        note += f', but never with {hint}.' if hint else '.'
     table = (
         f'<table class="means"><thead><tr><th scope="col">Model</th>{head}</tr></thead><tbody>{rows}</tbody></table>'
     )

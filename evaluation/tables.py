@@ -6,14 +6,17 @@ import csv
 import io
 import json
 import math
+import os
+import sys
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from .results import Mean, Results, differences, means
+from .results import LEAST_GROUPS, Mean, Results, differences, means
 
 FORMAT = 1
+REGIONS = ('unknown', 'whole')
 TITLES = {
     'sad': 'SAD', 'mse': 'MSE', 'grad': 'Grad', 'conn': 'Conn', 'fg_mse': 'FG-MSE', 'mad': 'MAD', 'dtssd': 'dtSSD'
 }  # fmt: skip
@@ -23,11 +26,11 @@ DIGITS = 4  # of the largest number in a column
 def means_table(results: Sequence[Results]) -> str:
     """The means with their intervals, and the paired differences from the first model; lower is better everywhere.
 
-    A `*` marks a difference whose interval leaves out 0.
+    A `*` marks a difference whose interval leaves out 0; see `legend`.
     """
     metrics = all_metrics(results)
     found = [means(model) for model in results]
-    apart = [differences(model, results[0]) for model in results]
+    apart = [differences(model, results[0]) if i else {} for i, model in enumerate(results)]
     places = {x: _places(mean[x].value for mean in found if x in mean) for x in metrics}
     rows = [['', 'pictures', *(TITLES[x] for x in metrics)]]
     for i, model in enumerate(results):
@@ -40,6 +43,29 @@ def means_table(results: Sequence[Results]) -> str:
             rows.append(['  minus the first', '', *_values(apart[i], places, '+')])
             rows.append(['  95 % interval', '', *_intervals(apart[i], places, '+')])
     return _aligned(rows, names=1)
+
+
+def legend(results: Sequence[Results]) -> str:
+    """What the figures of `means_table` are, a line."""
+    from .metrics import SCALINGS  # with it comes torch, which takes a second
+
+    region, scaling = results[0].settings.get('region'), results[0].settings.get('scaling', 'raw')
+    held = all_metrics(results)
+    factors = {TITLES[name]: SCALINGS[scaling][name] for name in held}
+    scaled = ', '.join(f'{title} x {factor:g}' for title, factor in factors.items() if factor != 1)
+    pixels = 'all pixels' if region == 'whole' else 'the pixels that are unknown in the trimap'
+    parts = [pixels + (', FG-MSE over the subject' if 'fg_mse' in held else ''), scaled or 'as defined']
+    marked = '. *: the interval of the difference leaves out 0' if len(results) > 1 else ''
+    hint = few_hint(results)
+    return f'Over {"; ".join(parts)}{marked}{f"; no * with {hint}" if hint else ""}.'
+
+
+def few_hint(results: Sequence[Results]) -> str:
+    """'fewer than 10 subjects or clips' if differences are over fewer than it takes to judge them, else ''."""
+    apart = [mean for model in results[1:] for mean in differences(model, results[0]).values() if mean.count]
+    grouped = any(model.clips or model.subjects for model in results)
+    few = any(mean.too_few for mean in apart)
+    return f'fewer than {LEAST_GROUPS} {"subjects or clips" if grouped else "pictures"}' if few else ''
 
 
 def pictures_table(results: Sequence[Results], sort_by: str | None = None) -> str:
@@ -65,6 +91,15 @@ def pictures_table(results: Sequence[Results], sort_by: str | None = None) -> st
     return _aligned(rows, names=2)
 
 
+def show(text: str) -> None:
+    """Prints what of a text the terminal can; does nothing for a reader that has left, such as `head`."""
+    encoding = sys.stdout.encoding or 'utf-8'
+    try:
+        print(text.encode(encoding, 'replace').decode(encoding), flush=True)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python tries again at its end
+
+
 def all_metrics(results: Iterable[Results]) -> list[str]:
     """The metrics of any of them, in the order of `TITLES`."""
     held = {metric for model in results for metric in model.metrics}
@@ -72,12 +107,25 @@ def all_metrics(results: Iterable[Results]) -> list[str]:
 
 
 def to_json(results: Sequence[Results]) -> str:
-    """All there is, for `read_json`, and means and paired differences from the first, for others; undefined is null."""
+    """All there is, for `read_json`, and means and paired differences from the first, for others; undefined is null.
+
+    A difference of too few groups has `excludes_0` null: it cannot be judged.
+    """
     content = {
         'format': FORMAT,
-        'results': [{**asdict(model), 'means': _plain(means(model))} for model in results],
+        'results': [
+            {**asdict(model), 'means': {metric: asdict(mean) for metric, mean in means(model).items()}}
+            for model in results
+        ],
         'differences': [
-            {'model': model.model, 'minus': results[0].model, 'means': _plain(differences(model, results[0]))}
+            {
+                'model': model.model,
+                'minus': results[0].model,
+                'means': {
+                    metric: {**asdict(mean), 'excludes_0': None if mean.too_few else mean.excludes_0}
+                    for metric, mean in differences(model, results[0]).items()
+                },
+            }
             for model in results[1:]
         ],
     }
@@ -89,12 +137,20 @@ def read_json(path: Path) -> list[Results]:
 
     Raises:
         FileNotFoundError: no such file.
-        ValueError: it holds no results.
+        ValueError: it holds no results, or some of another version's region or scaling.
     """
+    from .metrics import SCALINGS  # late, see above
+
     try:
         content = json.loads(path.read_text(encoding='utf-8'))
         if content['format'] != FORMAT:
             raise ValueError(f'it has format {content["format"]}; this version reads {FORMAT}')
+        if not content['results']:
+            raise ValueError('it has no rows')
+        for entry in content['results']:
+            for key, known in (('region', REGIONS), ('scaling', SCALINGS)):
+                if (value := entry['settings'].get(key)) is not None and value not in known:
+                    raise ValueError(f'it has the {key} {value!r}; this version knows {", ".join(known)}')
         return [
             Results(
                 str(entry['model']),
@@ -135,10 +191,6 @@ def _figures(content: dict[str, dict[str, float | None]]) -> dict[str, dict[str,
         name: {metric: math.nan if value is None else float(value) for metric, value in values.items()}
         for name, values in content.items()
     }
-
-
-def _plain(found: dict[str, Mean]) -> dict[str, dict[str, Any]]:
-    return {metric: asdict(mean) for metric, mean in found.items()}
 
 
 def _without_nan(content: Any) -> Any:

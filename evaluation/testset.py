@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Container, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -67,12 +67,12 @@ def find_testset(folder: Path) -> list[Entry]:
     missing = [f'{kind}/' for kind in ('src', 'bgr', 'pha') if not (folder / kind).is_dir()]
     if missing:
         raise ValueError(f'{folder}: no test set: it has no {MANIFEST}, and lacks {", ".join(missing)}')
-    files = {kind: _by_name(folder, kind) for kind in KINDS}
+    files = {kind: pictures_by_name(folder / kind) if (folder / kind).is_dir() else {} for kind in KINDS}
     if not files['src']:
         raise ValueError(f'{folder / "src"}: no pictures in it, nor in its sub-folders')
     entries, lacking = [], []
     for name, src in files['src'].items():
-        plate = next((path for path in _plates(name) if path in files['bgr']), None)
+        plate = plate_name(name, files['bgr'])
         if plate is None or name not in files['pha']:
             lacking += [f'bgr/{name}'] if plate is None else []
             lacking += [f'pha/{name}'] if name not in files['pha'] else []
@@ -106,6 +106,8 @@ def read_manifest(folder: Path) -> list[Entry]:
         entries = [entry for picture in manifest['pictures'] for entry in _entries(Path(folder), picture)]
     except (KeyError, TypeError) as error:
         raise ValueError(f'{path}: damaged: {type(error).__name__}: {error}') from error
+    if not entries:
+        raise ValueError(f'{path}: lists no pictures')
     paths = dict.fromkeys(p for e in entries for p in (e.src, e.bgr, e.pha, e.fgr, e.trimap) if p is not None)
     if lacking := [str(path.relative_to(folder)) for path in paths if not path.is_file()]:
         raise ValueError(f'{folder}: {len(lacking)} of {len(paths)} files are missing: {some(lacking)}')
@@ -126,11 +128,15 @@ def _entries(folder: Path, picture: dict[str, Any]) -> Iterator[Entry]:
         yield Entry(name=each, clip=name if frames else None, subject=str(picture['fgr']), **paths)
 
 
-def _by_name(folder: Path, kind: str) -> dict[str, Path]:
-    """The pictures of one folder by name, in order; {} if there is no such folder."""
+def pictures_by_name(root: Path) -> dict[str, Path]:
+    """The pictures below a folder by relative path without suffix, in order.
+
+    Raises:
+        FileNotFoundError: no such folder.
+        ValueError: two of one name.
+    """
     found: dict[str, Path] = {}
-    root = folder / kind
-    for relative in find_images(root) if root.is_dir() else []:
+    for relative in find_images(root):
         name = relative.with_suffix('').as_posix()
         if name in found:
             raise ValueError(f'{root / relative}: of the same name as {found[name].name}; keep one of them')
@@ -144,9 +150,10 @@ def numbered(name: str) -> list[str | int]:
     return [int(part) if i % 2 else part for i, part in enumerate(parts)]
 
 
-def _plates(name: str) -> list[str]:
-    """Names under which the plate of a picture may lie, the nearest first."""
-    return [name, *(str(parent) for parent in PurePosixPath(name).parents if parent.name)]
+def plate_name(name: str, plates: Container[str]) -> str | None:
+    """The name of a picture's plate: its own, else that of the nearest folder, else None."""
+    folders = (str(parent) for parent in PurePosixPath(name).parents if parent.name)
+    return next((each for each in (name, *folders) if each in plates), None)
 
 
 def some(findings: Sequence[object], separator: str = ', ') -> str:

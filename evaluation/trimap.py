@@ -11,6 +11,7 @@ import numpy as np
 BACKGROUND, UNKNOWN, FOREGROUND = 0, 128, 255
 
 _LOW, _HIGH = 0.06, 0.96
+_UNKNOWN_FROM, _UNKNOWN_TO = 64, 191
 _STEPS = 10
 _CROSS = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (3, 3))  # the four neighbours; ten times: a diamond
 
@@ -44,11 +45,11 @@ def trimap(pha: np.ndarray) -> np.ndarray:
 
 
 def unknown(picture: np.ndarray) -> np.ndarray:
-    """The unknown region of a trimap: bool (H, W), true for all levels but 0 and 255.
+    """The unknown region of a trimap: bool (H, W), true for levels that are nearer to 128 than to 0 and 255.
 
-    The field writes 128; other tools write 127, and lossy files something around it.
+    The field writes 128; other tools write 127. Around an edge lossy files have something around each of the three.
 
     Args:
         picture: uint8 (H, W).
     """
-    return (picture > BACKGROUND) & (picture < FOREGROUND)
+    return (picture >= _UNKNOWN_FROM) & (picture <= _UNKNOWN_TO)

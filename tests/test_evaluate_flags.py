@@ -50,7 +50,7 @@ def test_what_does_not_fit_is_listed_in_one_message(
         'error: 4 problems:',
         f'  --predictions {first}/pha: 1 of 3 pictures are missing: shots/c.01',
         f'  --predictions sizes differ: {testset}/pha/b.png is 96x64, {first}/pha/b.png 32x32',
-        f'  --predictions {second}/fgr: 2 of 3 pictures are missing: b, shots/c.01; --metrics without fg_mse do without',
+        f'  --predictions {second}/fgr: 2 of 3 pictures are missing: b, shots/c.01; only fg_mse needs them',
         f'  --predictions {tmp_path}/none: no such folder',
     ]
     (second / 'pha/a.jpg').write_bytes(b'')

@@ -1,20 +1,15 @@
 """Reading test sets, made ones and others, and make_testset.py."""
 
-import os
 import shutil
-import signal
 import subprocess
 import sys
-from dataclasses import replace
 from pathlib import Path
 
-import cv2
 import pytest
 from pictures import noise, save
-from testset_case import contents, make, make_sources, manifest
+from testset_case import contents, make, make_sources, manifest, refusal, script
 
 import make_testset
-from evaluation import compose
 from evaluation.recipes import Settings
 from evaluation.testset import find_testset, read_manifest
 
@@ -100,11 +95,6 @@ def test_what_is_no_test_set_is_refused(tmp_path):
 # The script
 
 
-def script(sources, out, *flags):
-    folders = ('--fgr', sources.fgr, '--pha', sources.pha, '--bgr', sources.bgr, '--output-dir', out)
-    return make_testset.main([*map(str, folders), *map(str, flags)])
-
-
 def test_the_script_makes_a_set_of_a_data_set(sources, tmp_path, capsys):
     config = tmp_path / 'data.toml'
     parts = ''.join(f'[mine.{split}]\nfgr = "in/fgr"\npha = "in/pha"\n' for split in ('train', 'valid'))
@@ -159,11 +149,6 @@ def test_problems_of_flags_and_of_folders_come_together(sources, tmp_path, capsy
         '  --clip-frames 0: must be at least 1',
         f'  {sources.bgr}: no such folder',
     ]
-
-
-def refusal(capsys, sources, out, *flags):
-    assert script(sources, out, *flags) == 2
-    return capsys.readouterr().err
 
 
 def test_unusable_sources_are_all_named_before_anything_is_written(sources, tmp_path, capsys):
@@ -226,98 +211,6 @@ def test_sources_within_what_would_be_written_are_refused(sources, tmp_path, cap
     assert script(within, tmp_path / 'out', '-y') == 2
     assert 'it would write among the pictures of' in capsys.readouterr().err
     assert contents(tmp_path / 'out') == before
-
-
-def test_a_damaged_picture_stops_it_and_leaves_no_test_set(sources, tmp_path, capsys):
-    path = sources.fgr / 'zoe.png'
-    path.write_bytes(path.read_bytes()[:-600])  # the header is whole
-    out = make(tmp_path / 'out', replace(sources, fgr=sources.pha))
-    assert script(sources, out, '-y') == 1
-    assert 'zoe.png: cannot be read' in capsys.readouterr().err
-    assert not list(out.rglob('.*.tmp'))
-    with pytest.raises(ValueError, match='an unfinished test set'):
-        find_testset(out)
-    save(path, noise(31, 33, 3))
-    assert script(sources, out, '-y') == 0
-    assert len(find_testset(out)) == 3
-    assert not (out / 'manifest.unfinished').exists()
-
-
-def test_a_full_disk_is_one_line(sources, tmp_path, capsys, monkeypatch):
-    def full(self, data):
-        if self.parent.name == 'trimap':
-            write(self, data[:20])
-            raise OSError(28, 'No space left on device')
-        return write(self, data)
-
-    write = Path.write_bytes
-    monkeypatch.setattr(Path, 'write_bytes', full)
-    assert script(sources, tmp_path / 'out') == 1
-    error = capsys.readouterr().err
-    assert error.count('\n') == 1
-    assert 'cannot be written: No space left on device' in error
-    assert not list((tmp_path / 'out').rglob('.*'))
-    assert not (tmp_path / 'out/trimap/ann-00.png').exists()
-
-
-def test_a_stop_ends_a_long_clip_at_its_next_picture(sources, tmp_path, capsys, monkeypatch):
-    written = []
-
-    def interrupting(path, data):
-        if path.parent.name == 'ann-00':
-            written.append(path)
-            if len(written) == 1:
-                os.kill(os.getpid(), signal.SIGINT)
-        return write(path, data)
-
-    write = compose._write_whole
-    monkeypatch.setattr(compose, '_write_whole', interrupting)
-    handlers = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
-    try:
-        assert script(sources, tmp_path / 'out', '--clip-frames', 3000) == 130
-    finally:
-        for number, handler in zip((signal.SIGINT, signal.SIGTERM), handlers):
-            signal.signal(number, handler)
-    assert 'stopped' in capsys.readouterr().err
-    assert 0 < len(written) < 500
-    assert not (tmp_path / 'out/manifest.json').exists()
-
-
-def test_a_stop_in_the_last_picture_leaves_no_test_set(sources, tmp_path, monkeypatch):
-    def interrupting(path, data):
-        if path.name == 'ann-00.png' and path.parent.name == 'src':
-            os.kill(os.getpid(), signal.SIGINT)
-        return write(path, data)
-
-    write = compose._write_whole
-    monkeypatch.setattr(compose, '_write_whole', interrupting)
-    handlers = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
-    try:
-        assert script(sources, tmp_path / 'out', '--limit', 1) == 130
-    finally:
-        for number, handler in zip((signal.SIGINT, signal.SIGTERM), handlers):
-            signal.signal(number, handler)
-    with pytest.raises(ValueError, match='an unfinished test set'):
-        find_testset(tmp_path / 'out')
-
-
-def test_a_name_that_is_too_long_is_one_line(sources, capsys):
-    error = refusal(capsys, sources, 'x' * 300)
-    assert error.count('\n') == 1
-    assert 'File name too long' in error
-
-
-@pytest.mark.parametrize('error', [MemoryError('Unable to allocate 9 GiB'), cv2.error('Failed to allocate 9 bytes')])
-def test_too_little_memory_is_one_line(sources, tmp_path, capsys, monkeypatch, error):
-    def failing(*_):
-        raise error
-
-    monkeypatch.setattr(compose, 'disturbed', failing)
-    assert script(sources, tmp_path / 'out') == 1
-    message = capsys.readouterr().err
-    assert message.startswith('error: stopped, so this is no test set yet: ')
-    assert 'allocate 9' in message
-    assert message.count('\n') == 1
 
 
 def test_help_does_not_wait_for_opencv():

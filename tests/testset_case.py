@@ -1,4 +1,4 @@
-"""Sources of small test sets, and what lies in one that is made of them."""
+"""Sources of small test sets, what lies in one that is made of them, and make_testset.py called on them."""
 
 import json
 from concurrent.futures import ThreadPoolExecutor
@@ -6,6 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 from pictures import noise, save, smooth
 
+import make_testset
 from evaluation.compose import compose_testset
 from evaluation.recipes import Settings, Sources, plan
 
@@ -43,3 +44,13 @@ def contents(folder):
 
 def manifest(folder):
     return json.loads((folder / 'manifest.json').read_text())
+
+
+def script(sources, out, *flags):
+    folders = ('--fgr', sources.fgr, '--pha', sources.pha, '--bgr', sources.bgr, '--output-dir', out)
+    return make_testset.main([*map(str, folders), *map(str, flags)])
+
+
+def refusal(capsys, sources, out, *flags):
+    assert script(sources, out, *flags) == 2
+    return capsys.readouterr().err
