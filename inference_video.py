@@ -73,7 +73,7 @@ def run(job: VideoJob, outputs: Pictures | Videos, matting: Matting, args: argpa
     if outputs.note:
         say(outputs.note)
     findings, complete, begin = Findings(), False, time.monotonic()
-    with Pipeline() as finishing:  # around all, so that no signal strikes between computing and finishing
+    with Pipeline():  # around all: a signal is answered when the files are finished
         try:
             with Pipeline() as pipeline, torch_threads(threads.each):
                 shots = pipeline.ahead(load, pipeline.reading(job.moments(), depth=2), loaders)
@@ -87,7 +87,7 @@ def run(job: VideoJob, outputs: Pictures | Videos, matting: Matting, args: argpa
                         say(line)
             complete = True
         finally:
-            notes = next(finishing.ahead(outputs.finish, [complete], 1))
+            notes = outputs.finish(complete)
             rate = findings.done / max(time.monotonic() - begin, 1e-9)
             for line in (*findings.summary(), *job.warnings(), *notes):
                 say(line)

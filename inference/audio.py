@@ -19,7 +19,7 @@ from av.audio.stream import AudioStream
 from av.container import InputContainer, OutputContainer
 from av.stream import Discard
 
-from .video_reader import JUMP, reason_of
+from .video_reader import JUMP, LEAP, reason_of
 
 # What players understand in a container, which is less than what the container can hold.
 PCM = {f'pcm_{kind}' for kind in ('s16le', 's16be', 's24le', 's24be', 's32le', 's32be', 'f32le', 'f32be')}
@@ -114,7 +114,12 @@ class AudioCopy:
 
     def _mux(self, make: Callable[[], list[av.Packet]]) -> None:
         try:
-            self._output.mux(make())
+            packets = make()
+        except (av.FFmpegError, ValueError):  # a decoder's, which can look like the disk's
+            self._damaged += 1
+            return
+        try:
+            self._output.mux(packets)
         except (av.FFmpegError, ValueError) as error:
             if isinstance(error, OSError):  # the disk, not the sound
                 raise
@@ -147,7 +152,8 @@ class AudioCopy:
         # Some codecs begin before 0, with samples for the decoder alone.
         start, last = self._bounds.get(packet.stream_index, (min(0, packet.pts), None))
         shift = round(self._shift / packet.time_base) + self._jumps.get(packet.stream_index, 0)
-        if last is not None and packet.dts + shift < last - JUMP / packet.time_base:
+        time = packet.dts + shift
+        if last is not None and not last - JUMP / packet.time_base <= time <= last + LEAP / packet.time_base:
             # A new beginning, as in joined files: it goes on from where it was, as the picture does.
             jump = last + (packet.duration or 1) - (packet.dts + shift)
             self._jumps[packet.stream_index] = self._jumps.get(packet.stream_index, 0) + jump

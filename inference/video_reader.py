@@ -20,6 +20,7 @@ from .colour import Colour, to_rgb
 
 SLACK = Fraction(1, 2)  # seconds by which a header may claim more than there is, before a file counts as cut
 JUMP = Fraction(1, 2)  # seconds back in time that are a new beginning, as in joined files, and not disorder
+LEAP = Fraction(3600)  # seconds forward in time that are one: nobody waits so long for a frame
 MOST_ERRORS = 100  # of reading, one after the other, until the rest of a file is given up
 INDEXED = {'mov,mp4,m4a,3gp,3g2,mj2', 'matroska,webm'}  # containers in which seeking lands where it should
 RUN_UP = 10.0  # seconds before the time that is wanted: the first frames after a key frame can be incomplete
@@ -57,8 +58,8 @@ class VideoReader:
     """A video file, read once from its beginning; iterate over it for its frames. Use it in a `with` block.
 
     Headers lie about the number of frames and its rate; nothing here depends on them but the estimate for a progress
-    display. Times that the file lacks are made up by the frame rate, and where they jump back, as in joined files, they
-    go on from where they were.
+    display. Times that the file lacks are made up by the frame rate, and where they jump, as in joined files, they go
+    on from where they were.
 
     Args:
         path: a file of any format that FFmpeg reads.
@@ -82,7 +83,7 @@ class VideoReader:
         if not self.path.is_file():
             raise FileNotFoundError(f'{path}: no such file')
         try:
-            self._container = av.open(str(path), metadata_errors='replace')
+            self._container = av.open(str(self.path.absolute()), metadata_errors='replace')
         except (av.FFmpegError, ValueError) as error:
             raise ValueError(f'{path}: cannot be read as a video: {reason_of(error)}') from None
         if not self._container.streams.video:
@@ -114,6 +115,7 @@ class VideoReader:
         begin = Fraction(self._container.start_time or 0, av.time_base) / self.time_base
         self.origin = min(math.floor(begin), self._start)
         self._count, self._length = 0, Fraction(0)  # frames and seconds read so far
+        self._skipped = Fraction(0)  # seconds of gaps that were too long to be kept
 
     @property
     def expected(self) -> int | None:
@@ -137,11 +139,12 @@ class VideoReader:
     def __iter__(self) -> Iterator[VideoFrame]:
         """The frames, once. One of another size than the first is left out, and counts as damage."""
         step = max(1, round(1 / (self.rate * self.time_base)))
-        clock = _Clock(step, round(JUMP / self.time_base))
+        clock = _Clock(step, round(JUMP / self.time_base), min(round(LEAP / self.time_base), 2**30))
         for index, frame in enumerate(self._of_one_size()):
             pts = clock.time(frame.pts, frame.dts)
             duration = frame.duration or step
             self._count, self._length = index + 1, (pts - self._start + duration) * self.time_base
+            self._skipped = max(0, -clock.offset) * self.time_base
             yield VideoFrame(index, pts, duration, frame, self.colour)
         self.damage = self._damage()
 
@@ -184,7 +187,7 @@ class VideoReader:
     def _damage(self) -> str | None:
         found, claimed, headed = [], self._claimed, self._stream.frames
         # The header of an AVI counts repeated frames, too: only a file that is short in time as well is short.
-        if claimed and self._length + SLACK < claimed:
+        if claimed and self._length + self._skipped + SLACK < claimed:
             found.append(f'ends after {float(self._length):.1f} of {float(claimed):.1f} seconds')
         elif not claimed and self._count < headed:
             found.append(f'has {self._count} frames that can be decoded, its header claims {headed}')
@@ -233,13 +236,13 @@ class _Clock:
 
     Args:
         step: from frame to frame, where nothing says.
-        jump: back in time, from which on it is a new beginning.
+        jump, leap: back and forward in time, from which on it is a new beginning.
     """
 
-    def __init__(self, step: int, jump: int):
-        self._step, self._jump = step, jump
+    def __init__(self, step: int, jump: int, leap: int):
+        self._step, self._jump, self._leap = step, jump, leap
         self._last: int | None = None
-        self._offset = 0
+        self.offset = 0
         # Whether the times of display or of decoding are in disorder more often; in AVI it is the former.
         self._pts, self._dts = _Disorder(), _Disorder()
 
@@ -251,9 +254,9 @@ class _Clock:
         if self._last is None:
             self._last = given or 0
             return self._last
-        time = self._last + self._step if given is None else given + self._offset
-        if time < self._last - self._jump:
-            self._offset += self._last + self._step - time
+        time = self._last + self._step if given is None else given + self.offset
+        if not self._last - self._jump <= time <= self._last + self._leap:
+            self.offset += self._last + self._step - time
             time = self._last + self._step
         self._last = max(time, self._last + 1)
         return self._last

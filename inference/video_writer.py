@@ -26,6 +26,7 @@ from .audio import AudioCopy
 from .colour import Colour, to_frame
 from .video_formats import DEFAULT_QUALITY, FORMATS, H264, PRORES, WORST_QUALITY
 
+LONGEST = 2**30  # units of the time base that a last frame may last: MP4 has 31 bits for it
 ROOM = 2**26  # bytes that finishing a file takes at most: its index, and the frames that the encoder holds back
 
 
@@ -164,7 +165,7 @@ class VideoWriter:
                 self.path.parent.mkdir(parents=True, exist_ok=True)
             else:
                 self._encode(self._held, until=frame.pts)
-            self._held, self._end = frame, frame.pts + (duration or self._usual)
+            self._held, self._end = frame, frame.pts + min(duration or self._usual, LONGEST)
             self.frames += 1
 
     def _encode(self, frame: av.VideoFrame, until: int) -> None:

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from video_case import SIZE, TICK, decoded, noise, picture, room_for
 
-from inference.audio import AudioCopy
+from inference.audio import AudioCopy, _Encoded
 from inference.colour import Colour
 from inference.video_formats import FORMATS
 from inference.video_writer import VideoWriter
@@ -189,6 +189,23 @@ def test_damaged_sound_does_not_cost_the_video(tmp_path, name, note):
     assert onset(path) == pytest.approx(float(ONSET), abs=2e-3)
     assert len(video.notes) == len(note)
     assert all(said.endswith(expected) for said, expected in zip(video.notes, note))
+
+
+def test_an_error_of_the_decoder_that_looks_like_the_disks_costs_a_packet_alone(tmp_path, monkeypatch):
+    """FFmpeg's AAC decoder says EPERM of some damaged packets."""
+    source, path = make(tmp_path / 's.mp4', 'aac'), tmp_path / 'v.webm'
+    encoded, calls = _Encoded.packets, []
+
+    def failing(self, packet):
+        calls.append(packet)
+        if len(calls) == 20:
+            raise av.error.PermissionError(1, 'Operation not permitted')
+        return encoded(self, packet)
+
+    monkeypatch.setattr(_Encoded, 'packets', failing)
+    video = matted(source, path)
+    assert has_all_frames(path)
+    assert video.notes[-1].endswith('1 packets are damaged and left out')
 
 
 def test_sound_that_is_cut_ends_early(tmp_path):

@@ -2,6 +2,7 @@
 
 import itertools
 from fractions import Fraction
+from pathlib import Path
 
 import av
 import numpy as np
@@ -304,3 +305,16 @@ def test_a_codec_that_nobody_knows_is_refused_in_one_line(tmp_path):
     path.write_bytes(data.replace(b'FMP4', b'QQ??'))
     with pytest.raises(ValueError, match=r'b\.avi: [^\n]+$'):
         VideoReader(path)
+
+
+def test_a_name_with_a_colon_is_no_protocol(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    write_video(tmp_path / 'clip-12:30.mp4', moving(2))
+    assert len(frames_of(Path('clip-12:30.mp4'))[0]) == 2
+
+
+def test_a_gap_of_hours_is_a_new_beginning(tmp_path):
+    times = [0, 1, 2, 7 * 3600 * 25, 7 * 3600 * 25 + 1, 7 * 3600 * 25 + 3]
+    frames, reader = frames_of(write_video(tmp_path / 'a.mkv', moving(6), times, Fraction(1, 25)))
+    assert reader.damage is None
+    assert [round(time * 25) for time, _ in frames] == [0, 1, 2, 3, 4, 6]

@@ -203,6 +203,13 @@ def test_the_last_frame_lasts_as_long_as_it_is_said_to(tmp_path):
         assert abs(stream.duration * stream.time_base - 53 * TICK) <= TICK
 
 
+def test_a_last_frame_that_lasts_for_ever_costs_nothing(path):
+    with writer(path) as video:
+        for index in range(3):
+            video.write(video.prepared(picture(index)), index, 2**31 + 5)
+    assert len(decoded(path)) == 3
+
+
 def test_a_folder_that_cannot_be_made(path):
     path.write_bytes(b'')
     with pytest.raises(OSError, match=rf'{path.name}/{path.name}: cannot be written'):
