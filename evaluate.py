@@ -139,10 +139,11 @@ def report(
 
 def keep(flag: str, path: Path, content: Callable[[], bytes]) -> list[str]:
     """Writes a file; returns what is wrong with it, which shall cost neither the others nor the table."""
-    from inference import pipeline, writers
+    import whole_files
+    from inference import pipeline
 
     try:
-        writers.write_whole(path, content())
+        whole_files.write_whole(path, content())
     except (ValueError, OSError) as error:
         return [f'{flag}: {error}']
     pipeline.say(f'{path}: written')

@@ -60,10 +60,7 @@ def prepare(args: argparse.Namespace, share: options.Share) -> tuple[list[Job], 
     from inference.inputs import find_jobs
     from inference.writers import PictureWriter, output_folder_problems
 
-    problems = backend_options.backend_problems(args)
-    if not problems:
-        backend_options.follow(args)
-    problems += options.model_problems(args) + options.device_problems(args) + options.output_problems(args)
+    problems = backend_options.network_problems(args) + options.output_problems(args)
     unusable = options.picture_problems(args)
     formats = options.output_formats(args)
     writer = PictureWriter(args.output_dir, formats, args.png_compression, args.jpeg_quality)

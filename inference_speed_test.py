@@ -99,7 +99,7 @@ def run(args: argparse.Namespace, works: list[Work], images: Images, device: tor
 
     from inference import speed
     from inference.devices import out_of_memory
-    from inference.writers import write_whole
+    from whole_files import write_whole
 
     where = speed.machine(device)
     report: dict[str, Any] = {'machine': where, 'flags': vars(args), 'rows': []}

@@ -53,10 +53,7 @@ def check(args: argparse.Namespace) -> None:
     Raises:
         ValueError: with all that is wrong, one line each.
     """
-    problems = backend_options.backend_problems(args)
-    if not problems:
-        backend_options.follow(args)
-    problems += options.model_problems(args) + options.device_problems(args) + webcam_options.webcam_problems(args)
+    problems = backend_options.network_problems(args) + webcam_options.webcam_problems(args)
     options.refuse(problems)
 
 

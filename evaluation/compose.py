@@ -13,11 +13,8 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-import os
-import secrets
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import suppress
 from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any, Literal
@@ -26,6 +23,7 @@ import cv2
 import numpy as np
 
 from dataset.images import MatteFiles, read_rgb
+from whole_files import write_whole
 
 from .recipes import Recipe, Settings, Sources
 from .testset import FORMAT, MANIFEST, UNFINISHED, VERSION, frame_names
@@ -131,7 +129,7 @@ def compose_testset(
         dataset.decoding.ImageError: a source cannot be read.
         OSError: a source is missing, or a file cannot be written.
     """
-    _write_whole(folder / UNFINISHED, b'This test set is being made, or its making was interrupted.\n')
+    write_whole(folder / UNFINISHED, b'This test set is being made, or its making was interrupted.\n')
     (folder / MANIFEST).unlink(missing_ok=True)
     failed = threading.Event()
 
@@ -141,7 +139,7 @@ def compose_testset(
             if failed.is_set() or stopped():  # a clip may have a thousand frames to go
                 break
             data = _png(picture)
-            _write_whole(folder / path, data)
+            write_whole(folder / path, data)
             hashes[path] = hashlib.sha256(data).hexdigest()
         return hashes
 
@@ -150,7 +148,7 @@ def compose_testset(
     except BaseException:
         failed.set()
         raise
-    _write_whole(folder / MANIFEST, _manifest(recipes, made, sources, settings).encode())
+    write_whole(folder / MANIFEST, _manifest(recipes, made, sources, settings).encode())
     (folder / UNFINISHED).unlink()
 
 
@@ -242,16 +240,3 @@ def _png(picture: np.ndarray) -> bytes:
     fine, data = cv2.imencode('.png', picture if picture.ndim == 2 else cv2.cvtColor(picture, cv2.COLOR_RGB2BGR))
     assert fine  # PNG takes every size and both numbers of channels
     return data.tobytes()
-
-
-def _write_whole(path: Path, data: bytes) -> None:
-    """Write under a hidden name and rename, so that no half file ever has the final name."""
-    unfinished = path.with_name(f'.{secrets.token_hex(8)}.tmp')
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        unfinished.write_bytes(data)
-        os.replace(unfinished, path)
-    except OSError as error:
-        with suppress(OSError):
-            unfinished.unlink()
-        raise OSError(f'{path}: cannot be written: {error.strerror or error}') from error

@@ -14,6 +14,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from . import options
+
 INSTALL = "pip install -e '.[export]'"
 # What a file says of itself that flags say, too.
 SETTINGS: Mapping[str, Any] = {
@@ -60,6 +62,18 @@ def backend_problems(args: argparse.Namespace, convertible: bool = False) -> lis
     if backend == 'onnx' and missing:
         found.append(f'--backend onnx: {", ".join(missing)} is not installed: {INSTALL}')
     return found
+
+
+def network_problems(args: argparse.Namespace) -> list[str]:
+    """What is wrong with the flags of network, machine and backend; an exported file's own settings are followed.
+
+    Raises:
+        ValueError: as `follow`.
+    """
+    found = backend_problems(args)
+    if not found:
+        follow(args)
+    return found + options.model_problems(args) + options.device_problems(args)
 
 
 def follow(args: argparse.Namespace) -> None:

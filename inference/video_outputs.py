@@ -12,11 +12,13 @@ from typing import Any
 
 import numpy as np
 
+from whole_files import write_whole
+
 from .backdrops import composite, cut_out
 from .frames import Shot
 from .matte import Matte
 from .video_writer import ROOM, VideoWriter
-from .writers import PictureWriter, write_whole
+from .writers import PictureWriter
 
 RECORD = 'sequence.json'
 GREEN = (120, 255, 155)  # what a composite stands on that has no background of its own, as published

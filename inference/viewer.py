@@ -10,11 +10,12 @@ from typing import Any
 import cv2
 import numpy as np
 
+from whole_files import write_whole
+
 from .camera import Camera, Shot
 from .live import FrameRate, Live, Shown
 from .pipeline import Pipeline, progress
 from .window import Window
-from .writers import write_whole
 
 KEYS = 'B plate, 1 composite, 2 alpha, 3 camera, V next view, S still, F full screen, Q quit'
 VIEWS = {'1': 'com', '2': 'pha', '3': 'src'}

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import os
-import secrets
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import cv2
 import numpy as np
+
+from whole_files import write_whole
 
 if TYPE_CHECKING:
     from .inputs import Job
@@ -127,20 +127,3 @@ def _encoded(path: Path, picture: np.ndarray, parameters: list[int]) -> np.ndarr
         height, width = picture.shape[:2]
         raise OSError(f'{path}: OpenCV cannot encode a picture of {width}x{height} as {path.suffix[1:]}')
     return data
-
-
-def write_whole(path: Path, data: bytes | memoryview) -> None:
-    """Write under a hidden name and rename, so that no half file ever has the final name.
-
-    Raises:
-        OSError: it cannot be written. The message names it.
-    """
-    unfinished = path.with_name(f'.{secrets.token_hex(8)}.tmp')  # the name's length plus anything may be too long
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        unfinished.write_bytes(data)
-        os.replace(unfinished, path)
-    except OSError as error:
-        with suppress(OSError):
-            unfinished.unlink()
-        raise OSError(f'{path}: cannot be written: {error.strerror or error}') from error
