@@ -11,8 +11,6 @@ import math
 import os
 from pathlib import Path
 
-from dataset.paths import IMAGE_SUFFIXES
-
 from . import options
 from .video_formats import DEFAULT_QUALITY, FORMATS, WORST_QUALITY
 
@@ -81,6 +79,8 @@ def video_problems(args: argparse.Namespace) -> list[str]:
 
 
 def _plate_problems(args: argparse.Namespace) -> list[str]:
+    from dataset.paths import IMAGE_SUFFIXES
+
     path, seconds = args.video_bgr, args.video_bgr_time
     if path is None and seconds is None:
         return ['--video-bgr: give a picture or video of the empty scene, or --video-bgr-time, when the scene is empty']
