@@ -25,8 +25,7 @@ import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-import scoring
-from checkpoint_console import (
+from checkpointing.cli import (
     difference_table,
     folder_table,
     megabytes,
@@ -38,16 +37,17 @@ from checkpoint_console import (
     say,
     table,
 )
+from training import scoring
 
 if TYPE_CHECKING:
-    from training.inventory import Run
-    from training.verification import Verdict
+    from checkpointing.inventory import Run
+    from checkpointing.verify import Verdict
 
 
 def list_all(args: argparse.Namespace) -> int:
     """Prints a table of each run, and what else lies in its folder."""
-    from training.inventory import inventory, run_folders
-    from weight_files import verifier
+    from checkpointing.inventory import inventory, run_folders
+    from checkpointing.weight_files import verifier
 
     parents = args.paths or [args.checkpoint_dir]
     folders = [folder for parent in parents for folder in run_folders(parent)]
@@ -65,11 +65,11 @@ def list_all(args: argparse.Namespace) -> int:
 
 def show(args: argparse.Namespace) -> int:
     """Prints what a file is, what it holds, and its record or provenance."""
-    from model.comparison import flatten, summarize
+    from checkpointing.diff import flatten, summarize
+    from checkpointing.record import read_records
+    from checkpointing.verify import owner, read_provenance
+    from checkpointing.weight_files import read_training_state, verifier
     from model.weights import describe, read_weights
-    from training.record import read_records
-    from training.verification import owner, read_provenance
-    from weight_files import read_training_state, verifier
 
     verdict = verifier().check(args.file)
     path = args.file.resolve()
@@ -104,8 +104,8 @@ def show(args: argparse.Namespace) -> int:
 
 def verify(args: argparse.Namespace) -> int:
     """Prints a line for each file; 1 if any is damaged."""
-    from training.inventory import targets
-    from weight_files import verifier
+    from checkpointing.inventory import targets
+    from checkpointing.weight_files import verifier
 
     verifying = verifier()
     paths = list(dict.fromkeys(file for path in args.paths or [args.checkpoint_dir] for file in targets(path)))
@@ -129,7 +129,7 @@ def diff(args: argparse.Namespace) -> int:
     """Prints the tensors that differ; 1 if any does."""
     from dataclasses import asdict
 
-    from model.comparison import compare
+    from checkpointing.diff import compare
     from model.weights import read_weights
 
     result = compare(read_weights(args.first).state_dict, read_weights(args.second).state_dict)
@@ -144,8 +144,8 @@ def average(args: argparse.Namespace) -> int:
     """Writes the mean of several weight files; with a data set, says whether it is better than they are."""
     import torch
 
-    import weight_files as files
-    from model.averaging import average as mean
+    from checkpointing import weight_files as files
+    from checkpointing.average import average as mean
     from model.weights import read_weights
 
     verifying = files.verifier()
@@ -178,9 +178,9 @@ def average(args: argparse.Namespace) -> int:
 
 def prune(args: argparse.Namespace) -> int:
     """Removes what the policy of each run does not keep, unless its newest checkpoint is damaged."""
-    from training.inventory import links, others, runs
-    from training.lock import FolderLock
-    from weight_files import the_folder
+    from checkpointing.inventory import links, others, runs
+    from checkpointing.lock import FolderLock
+    from checkpointing.weight_files import the_folder
 
     folder = the_folder(args.folder, args.checkpoint_dir)
     lock = FolderLock(folder, patience=0)
@@ -199,11 +199,11 @@ def prune(args: argparse.Namespace) -> int:
 
 def _prune_run(run: Run, args: argparse.Namespace) -> str | None:
     """Prunes one run; returns why it did not."""
-    from training.disk import Disk
-    from training.inventory import freed
-    from training.links import refresh
+    from checkpointing.inventory import freed
+    from checkpointing.links import refresh
+    from checkpointing.retention import remove, superfluous
+    from common.files import Disk
     from training.options import monitor_name
-    from training.retention import remove, superfluous
 
     monitor = None if args.monitor is None else monitor_name(args.monitor)
     policy = run.policy(
@@ -231,7 +231,7 @@ def _prune_run(run: Run, args: argparse.Namespace) -> str | None:
 
 def pin(args: argparse.Namespace) -> int:
     """Pins checkpoints, or takes their pins away."""
-    from weight_files import checkpoint_of
+    from checkpointing.weight_files import checkpoint_of
 
     pins = {}
     for path in args.files:
@@ -252,8 +252,8 @@ def convert(args: argparse.Namespace) -> int:
     """Writes weights as another kind of file or in another precision."""
     import torch
 
-    import weight_files as files
-    from model.convert import convert_state
+    from checkpointing import weight_files as files
+    from checkpointing.convert import convert_state
     from model.weights import describe
 
     weights = files.read_whole(args.file, files.verifier())

@@ -85,8 +85,8 @@ def draw_pictures() -> None:
     from torchvision.utils import save_image
 
     from dataset.geometry import AffineRange
-    from dataset.keys import VALIDATION, Sample
     from dataset.loaders import Compositions, collate
+    from dataset.sampling import VALIDATION, Sample
     from dataset.synthetic import SyntheticBackgrounds, SyntheticMattes
 
     mattes, backgrounds = SyntheticMattes(100, seed=7), SyntheticBackgrounds(100, seed=7)
@@ -106,7 +106,7 @@ def show_result() -> Path:
     import cv2
     import numpy as np
 
-    from dataset.images import read_alpha, read_rgb
+    from dataset.sources import read_alpha, read_rgb
     from dataset.synthetic import SyntheticBackgrounds
 
     rows = []

@@ -29,11 +29,11 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from common.memory import keep_memory
 from inference import options
-from memory import keep_memory
 
 if TYPE_CHECKING:
-    from evaluating import Plan
+    from evaluation.plan import Plan
     from evaluation.results import Results
 
 METRICS = ('sad', 'mse', 'grad', 'conn', 'fg_mse', 'mad', 'dtssd')
@@ -92,9 +92,9 @@ def run(args: argparse.Namespace, plan: Plan) -> list[str]:
         ValueError: a picture cannot be read or computed.
         OSError: the alphas that the page shows cannot be kept.
     """
+    from evaluation.rows import rows, scored
     from evaluation.tables import legend, means_table, pictures_table, show, to_csv, to_json
     from inference.pipeline import say
-    from scored_rows import rows, scored
 
     for note in plan.notes:
         say(f'note: {note}')
@@ -123,8 +123,8 @@ def report(
     args: argparse.Namespace, plan: Plan, results: Sequence[Results], files: Mapping[str, Callable[[str], Path]]
 ) -> bytes:
     """The page; `files` says for each row where the alpha of a picture lies."""
-    from dataset.images import read_alpha, read_rgb
-    from evaluation.report import Pictures, report_bytes
+    from dataset.sources import read_alpha, read_rgb
+    from evaluation.report.build import Pictures, report_bytes
 
     truths = {truth.name: truth for truth in plan.truths}
 
@@ -139,7 +139,7 @@ def report(
 
 def keep(flag: str, path: Path, content: Callable[[], bytes]) -> list[str]:
     """Writes a file; returns what is wrong with it, which shall cost neither the others nor the table."""
-    import whole_files
+    from common import whole_files
     from inference import pipeline
 
     try:
@@ -158,7 +158,7 @@ def start(argv: Sequence[str] | None) -> int:
     # Threads of one layer wait awake for each other, but not for long: decoders and scoring need the cores, too.
     os.environ.setdefault('GOMP_SPINCOUNT', '100000')
     try:
-        from evaluating import prepare
+        from evaluation.plan import prepare
 
         plan = prepare(args)
     except (ValueError, OSError) as error:
@@ -169,7 +169,7 @@ def start(argv: Sequence[str] | None) -> int:
     except (ValueError, OSError) as error:
         problems = [f'stopped: {error}']
     except Exception as error:  # torch and OpenCV have types of their own
-        from inference.devices import out_of_memory
+        from common.devices import out_of_memory
 
         if not out_of_memory(error):
             raise

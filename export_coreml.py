@@ -29,12 +29,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import exporting
-from export.outputs import ALL, OUTPUTS
+from export import cli as exporting
 from inference import options
+from model.outputs import ALL, OUTPUTS
 
 if TYPE_CHECKING:
-    from export.coreml import Settings
+    from export.coreml.conversion import Settings
     from export.parity import Limits
 
 TARGETS = ('iOS15', 'iOS16', 'iOS17', 'iOS18')
@@ -106,7 +106,7 @@ def prepare(args: argparse.Namespace) -> Settings:
     if target == 'iOS15' and args.image_outputs:
         problems.append('--minimum-deployment-target iOS15: has no images in half precision; add --no-image-outputs')
     options.refuse(problems)
-    from export.coreml import Settings
+    from export.coreml.conversion import Settings
 
     return Settings(sizes, tuple(dict.fromkeys(args.outputs)), args.precision, target, args.image_inputs,
                     args.image_outputs, args.plate_state, args.quantize, form)  # fmt: skip
@@ -137,7 +137,9 @@ def export(args: argparse.Namespace, settings: Settings) -> None:
     """
     source = exporting.read_source(args)
     print(source.report, flush=True)
-    from export import coreml, coreml_package, coreml_parity
+    from export.coreml import conversion as coreml
+    from export.coreml import package as coreml_package
+    from export.coreml import parity as coreml_parity
     from model.folding import folded
 
     network, models, plain = folded(source.network), [], replace(settings, quantize='none')
@@ -172,7 +174,7 @@ def prove(
     Raises:
         export.ParityError: it gives other results.
     """
-    from export import coreml_parity
+    from export.coreml import parity as coreml_parity
 
     files = args.validate_pair or ()
     compared, cells = coreml_parity.evaluate(source.network, package, settings, files)

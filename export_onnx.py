@@ -24,9 +24,9 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-import exporting
-from export.outputs import ALL, OUTPUTS
+from export import cli as exporting
 from inference import options
+from model.outputs import ALL, OUTPUTS
 
 # Of the oldest operators that torch writes, and of the newest that it converts to.
 OPSETS = range(18, 26)

@@ -17,7 +17,7 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-import exporting
+from export import cli as exporting
 from inference import options
 
 SUFFIXES = ('.pt', '.pth', '.pt2')

@@ -29,13 +29,13 @@ from collections.abc import Sequence
 from functools import partial
 from typing import TYPE_CHECKING
 
+from common.memory import keep_memory
 from inference import backend_options, options
-from memory import keep_memory
 
 if TYPE_CHECKING:
-    from inference.inputs import Job
+    from inference.images.inputs import Job
+    from inference.images.writer import PictureWriter
     from inference.predictor import Matting
-    from inference.writers import PictureWriter
 
 
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:
@@ -57,8 +57,8 @@ def prepare(args: argparse.Namespace, share: options.Share) -> tuple[list[Job], 
     Raises:
         ValueError: with all that is wrong, one line each.
     """
-    from inference.inputs import find_jobs
-    from inference.writers import PictureWriter, output_folder_problems
+    from inference.images.inputs import find_jobs
+    from inference.images.writer import PictureWriter, output_folder_problems
 
     problems = backend_options.network_problems(args) + options.output_problems(args)
     unusable = options.picture_problems(args)
@@ -81,10 +81,10 @@ def run(
     jobs: list[Job], matting: Matting, writer: PictureWriter, args: argparse.Namespace, share: options.Share
 ) -> int:
     """Mattes all pictures; returns the exit code. A picture that fails is reported and passed over."""
-    from inference.devices import torch_threads
-    from inference.pictures import compute, load, write
+    from common.devices import torch_threads
+    from inference.images.report import Report
+    from inference.images.stages import compute, load, write
     from inference.pipeline import Pipeline, progress, say
-    from inference.report import Report
 
     # Pictures of one plate follow each other, so that few plates are held; and of one size, so that batches fill.
     jobs = sorted(jobs, key=lambda job: (job.bgr, job.size or (0, 0)))
@@ -129,7 +129,7 @@ def start(argv: Sequence[str] | None, share: options.Share) -> int:
         print(f'error: {error}', file=sys.stderr)
         return 2
     except (RuntimeError, MemoryError) as error:
-        from inference.devices import out_of_memory
+        from common.devices import out_of_memory
 
         if not out_of_memory(error):
             raise

@@ -34,15 +34,16 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from inference import backend_options, options, sweep
-from inference.speed_table import COLUMNS, cells, fields, line
-from memory import keep_memory
+from common.memory import keep_memory
+from inference import backend_options, options
+from inference.speed import sweep
+from inference.speed.table import COLUMNS, cells, fields, line
 
 if TYPE_CHECKING:
     import numpy as np
     import torch
 
-    from inference.speed import Work
+    from inference.speed.measure import Work
 
 Images = tuple['np.ndarray', 'np.ndarray'] | None
 
@@ -85,7 +86,7 @@ def prepare(args: argparse.Namespace) -> tuple[list[Work], Images]:
     rows = sweep.make_rows(args, sizes)
     problems += sweep.row_problems(rows)
     options.refuse(problems)
-    from inference.speed import Work
+    from inference.speed.measure import Work
 
     return [
         Work(options.model_arguments(row), row.resolution, row.batch_size, row.precision, row.backend, row.compile)
@@ -97,9 +98,9 @@ def run(args: argparse.Namespace, works: list[Work], images: Images, device: tor
     """Measures row after row; returns the exit code. A row that fails is reported and passed over."""
     from tqdm import tqdm
 
-    from inference import speed
-    from inference.devices import out_of_memory
-    from whole_files import write_whole
+    from common.devices import out_of_memory
+    from common.whole_files import write_whole
+    from inference.speed import measure as speed
 
     where = speed.machine(device)
     report: dict[str, Any] = {'machine': where, 'flags': vars(args), 'rows': []}
@@ -159,8 +160,8 @@ def start(argv: Sequence[str] | None) -> int:
         works, images = prepare(args)
         import torch
 
+        from common.devices import choose_device
         from inference.backends import load, precision_for
-        from inference.devices import choose_device
 
         device = choose_device(args.device)
         keep_memory(device.type)

@@ -27,13 +27,14 @@ from contextlib import ExitStack
 from functools import partial
 from typing import TYPE_CHECKING
 
-from inference import backend_options, options, video_options
-from memory import keep_memory
+from common.memory import keep_memory
+from inference import backend_options, options
+from inference.video import options as video_options
 
 if TYPE_CHECKING:
     from inference.predictor import Matting
-    from inference.video_job import VideoJob
-    from inference.video_outputs import Pictures, Videos
+    from inference.video.job import VideoJob
+    from inference.video.outputs import Pictures, Videos
 
 
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:
@@ -58,10 +59,10 @@ def check(args: argparse.Namespace) -> None:
 
 def run(job: VideoJob, outputs: Pictures | Videos, matting: Matting, args: argparse.Namespace) -> int:
     """Mattes the video; returns the exit code. Whatever stops it, the files are finished."""
-    from inference.devices import torch_threads
-    from inference.frames import compute, render
+    from common.devices import torch_threads
     from inference.pipeline import Pipeline, progress, say
-    from inference.video_job import Findings
+    from inference.video.job import Findings
+    from inference.video.stages import compute, render
 
     pixels = job.size[0] * job.size[1] * args.batch_size
     threads = options.share_cores(args, matting.device.type, job.reader.expected or 1000, pixels)
@@ -102,7 +103,7 @@ def start(argv: Sequence[str] | None) -> int:
         try:
             check(args)
             from inference.backends import device_for, load
-            from inference.video_job import VideoJob
+            from inference.video.job import VideoJob
 
             device = device_for(args.backend, args.device)
             job = opened.enter_context(VideoJob(args))
@@ -118,8 +119,8 @@ def start(argv: Sequence[str] | None) -> int:
 
 def finish(work: Callable[[], int]) -> int:
     """Does the work; an error that a user can do something about becomes a line and exit code 1."""
-    from inference.devices import out_of_memory
-    from inference.pictures import SPARE_MEMORY
+    from common.devices import out_of_memory
+    from inference.images.stages import SPARE_MEMORY
 
     try:
         return work()

@@ -27,14 +27,15 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from inference import backend_options, options, webcam_options
-from memory import keep_memory
+from common.memory import keep_memory
+from inference import backend_options, options
+from inference.webcam import options as webcam_options
 
 if TYPE_CHECKING:
     import numpy as np
 
-    from inference.camera import Camera
-    from inference.live import Live
+    from inference.webcam.camera import Camera
+    from inference.webcam.live import Live
 
 
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:
@@ -63,7 +64,7 @@ def open_camera(args: argparse.Namespace) -> Camera:
     Raises:
         ValueError: it cannot be opened, or its pictures are too small.
     """
-    from inference.camera import Camera
+    from inference.webcam.camera import Camera
 
     every = args.headless is not None and Path(args.source).is_file()
     try:
@@ -89,8 +90,8 @@ def read_pictures(args: argparse.Namespace, size: tuple[int, int]) -> tuple[np.n
     """
     import numpy as np
 
-    from dataset.images import read_rgb
-    from inference.backdrops import covering
+    from dataset.sources import read_rgb
+    from inference.compositing import covering
 
     plate = read_rgb(args.plate) if args.plate else None
     if plate is not None and plate.shape[1::-1] != size:
@@ -103,11 +104,11 @@ def read_pictures(args: argparse.Namespace, size: tuple[int, int]) -> tuple[np.n
 
 def run(camera: Camera, live: Live, virtual: Any, args: argparse.Namespace) -> int:
     """Shows or writes pictures; returns the exit code."""
-    from inference.devices import out_of_memory
+    from common.devices import out_of_memory
+    from inference.images.stages import SPARE_MEMORY
     from inference.matte import NotFiniteError
-    from inference.pictures import SPARE_MEMORY
-    from inference.viewer import Viewer, write_pictures
-    from inference.window import Window
+    from inference.webcam.viewer import Viewer, write_pictures
+    from inference.webcam.window import Window
 
     begin = time.monotonic()
     try:
@@ -148,11 +149,11 @@ def start(argv: Sequence[str] | None) -> int:
             plate, backdrop = read_pictures(args, camera.size)
             virtual = None
             if args.virtual_camera:
-                from inference.virtual_camera import open_virtual_camera
+                from inference.webcam.virtual_camera import open_virtual_camera
 
                 virtual = opened.enter_context(closing(open_virtual_camera(camera.size, camera.rate)))
             from inference.backends import device_for, load
-            from inference.live import Live
+            from inference.webcam.live import Live
 
             device = device_for(args.backend, args.device)
             matting = load(options.model_arguments(args), args.backend, device, args.precision, args.compile)

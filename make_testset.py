@@ -27,7 +27,7 @@ from typing import TYPE_CHECKING
 from inference import options
 
 if TYPE_CHECKING:
-    from evaluation.recipes import Recipe, Settings, Sources
+    from evaluation.testset.recipes import Recipe, Settings, Sources
     from inference.processes import StopSignals
 
 
@@ -80,7 +80,7 @@ def find_sources(args: argparse.Namespace) -> Sources:
         ValueError, FileNotFoundError: flags that contradict each other, or are not enough; no such data set.
     """
     from dataset.paths import read_data_config
-    from evaluation.recipes import Sources
+    from evaluation.testset.recipes import Sources
 
     folders = {f'--{name}': getattr(args, name) for name in ('fgr', 'pha', 'bgr')}
     given = [flag for flag, folder in folders.items() if folder is not None]
@@ -101,7 +101,7 @@ def find_sources(args: argparse.Namespace) -> Sources:
 
 def folder_problems(folder: Path, sources: Sources | None, overwrite: bool) -> list[str]:
     """Why a test set must not be written into a folder."""
-    from evaluation.testset import KINDS
+    from evaluation.testset.layout import KINDS
 
     existing = next(parent for parent in (folder, *folder.absolute().parents) if parent.exists())
     if not existing.is_dir():
@@ -128,7 +128,7 @@ def prepare(args: argparse.Namespace) -> tuple[list[Recipe], Sources, Settings]:
     Raises:
         ValueError: with all that is wrong, one line each.
     """
-    from evaluation.recipes import Settings, plan
+    from evaluation.testset.recipes import Settings, plan
 
     problems, sources, recipes = number_problems(args), None, []
     size = tuple(args.size) if args.size else None
@@ -159,7 +159,7 @@ def start(argv: Sequence[str] | None, signals: StopSignals) -> int:
         return 2
     import cv2
 
-    from evaluation.compose import compose_testset
+    from evaluation.testset.compose import compose_testset
     from inference.pipeline import Pipeline, progress
 
     unit = ' clips' if settings.clip_frames > 1 else ' pictures'

@@ -25,8 +25,8 @@ from typing import TYPE_CHECKING, Any
 from training import options
 
 if TYPE_CHECKING:
-    from stages import Prediction, Stage
-    from training.devices import Forward
+    from training.distributed import Forward
+    from training.stage import Prediction, Stage
 
 
 def parse(argv: list[str] | None) -> argparse.Namespace:
@@ -52,8 +52,8 @@ def make_stage(args: argparse.Namespace) -> Stage:
     from dataset.geometry import AffineRange
     from model import MattingBase
     from model.pretrained import initialize
-    from stages import Prediction, Stage, log
     from training.losses import base_loss
+    from training.stage import Prediction, Stage, log
 
     model = MattingBase(args.model_backbone)
     if args.model_pretrain_initialization:
@@ -83,7 +83,7 @@ def main(argv: list[str] | None = None) -> int:
     except ValueError as error:
         print(f'error: {error}', file=sys.stderr)
         return 2
-    from stages import train
+    from training.stage import train
 
     return train(args, make_stage, [str(Path(__file__).resolve()), *(sys.argv[1:] if argv is None else argv)])
 

@@ -25,8 +25,8 @@ from typing import TYPE_CHECKING, Any
 from training import options
 
 if TYPE_CHECKING:
-    from stages import Prediction, Stage
-    from training.devices import Forward
+    from training.distributed import Forward
+    from training.stage import Prediction, Stage
 
 
 def parse(argv: list[str] | None) -> argparse.Namespace:
@@ -57,8 +57,8 @@ def make_stage(args: argparse.Namespace) -> Stage:
     """The whole network, its learning rates and its loss."""
     from dataset.geometry import AffineRange
     from model import MattingRefine
-    from stages import Prediction, Stage
     from training.losses import refine_loss
+    from training.stage import Prediction, Stage
 
     model = MattingRefine(
         args.model_backbone,
@@ -100,7 +100,7 @@ def main(argv: list[str] | None = None) -> int:
     except ValueError as error:
         print(f'error: {error}', file=sys.stderr)
         return 2
-    from stages import train
+    from training.stage import train
 
     return train(args, make_stage, [str(Path(__file__).resolve()), *(sys.argv[1:] if argv is None else argv)])
 

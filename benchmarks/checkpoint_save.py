@@ -27,9 +27,9 @@ def main() -> None:
 
     import torch
 
+    from checkpointing.content import Content, tensor_bytes
+    from checkpointing.manager import Checkpoints, Point
     from model import MattingRefine
-    from training.checkpoint import Checkpoints, Point
-    from training.content import Content, tensor_bytes
 
     module = MattingRefine(args.model_backbone)
     moments = {

@@ -99,10 +99,10 @@ def work(args: argparse.Namespace) -> None:
     import torch
 
     from benchmarks.published.network import Published
+    from common.devices import choose_device
+    from common.memory import keep_memory
     from inference import Matting
-    from inference.devices import choose_device
-    from inference.speed import peak_mib
-    from memory import keep_memory
+    from inference.speed.measure import peak_mib
     from model import MattingRefine
 
     torch.set_num_threads(args.threads[0])

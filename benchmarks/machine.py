@@ -20,7 +20,7 @@ def describe() -> str:
     import torch
     import torchvision
 
-    from inference.speed import processor
+    from inference.speed.measure import processor
 
     device = torch.cuda.get_device_name() if torch.cuda.is_available() else processor()
     return (

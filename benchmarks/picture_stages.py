@@ -17,15 +17,15 @@ import drawings
 import machine
 from PIL import Image
 
-from dataset.images import image_size
-from inference.devices import torch_threads
-from inference.inputs import Job
+from common.devices import torch_threads
+from dataset.sources import image_size
+from inference.images.inputs import Job
+from inference.images.report import Item
+from inference.images.stages import compute, load
+from inference.images.writer import PictureWriter
 from inference.matte import Matte
 from inference.options import DEFAULT_FORMATS, share_cores
-from inference.pictures import compute, load
 from inference.predictor import Matting
-from inference.report import Item
-from inference.writers import PictureWriter
 
 KINDS = ('com', 'pha', 'fgr')
 WARM_UP = 2

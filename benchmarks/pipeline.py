@@ -60,7 +60,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
     from picture_stages import png_seconds
 
-    from inference.devices import choose_device
+    from common.devices import choose_device
 
     network = Network(args.model_backbone, *SETTINGS[args.resolution], choose_device(args.device).type)
     print(machine.describe(), flush=True)
@@ -134,8 +134,8 @@ def report_stages(
     """Prints and returns what each stage costs alone, and how near the pipeline comes to what they allow."""
     from picture_stages import stage_costs
 
+    from common.memory import keep_memory
     from inference import Matting
-    from memory import keep_memory
 
     keep_memory(network.device)
     matting = Matting.from_checkpoint(

@@ -43,7 +43,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     if args.plot:
         import plot
 
-        from inference.speed import processor
+        from inference.speed.measure import processor
 
         for what, unit, column in (('time', 'ms', 'median_ms'), ('memory', 'MiB, peak', 'peak_mib')):
             curves: dict[str, list[tuple[float, float]]] = defaultdict(list)

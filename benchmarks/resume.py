@@ -58,9 +58,9 @@ def start(work: Path, name: str, *more: str) -> subprocess.Popen[str]:
 
 def place_checkpoint(source: Path, folder: Path, step: int) -> None:
     """Writes a run's checkpoint as if so many steps were done."""
-    from training.checkpoint import Checkpoints, Point
-    from training.content import read_content
-    from training.record import read_records
+    from checkpointing.content import read_content
+    from checkpointing.manager import Checkpoints, Point
+    from checkpointing.record import read_records
 
     record = read_records(source)[-1]
     content = read_content(source, record)

@@ -24,8 +24,8 @@ import machine
 if TYPE_CHECKING:
     import numpy as np
 
-    from dataset.keys import Plan
     from dataset.loaders import Compositions, Source
+    from dataset.sampling import Plan
 
 Files = tuple[Path, Path, Path]
 
@@ -130,8 +130,8 @@ def rate(stage: Stage, files: Files, workers: int, seconds: float) -> float:
     """Prints and returns the samples a second of the training loader with so many processes."""
     import torch
 
-    from dataset.keys import StepSampler
     from dataset.loaders import TrainingBatches
+    from dataset.sampling import StepSampler
 
     data, plan = training(stage, files)
     batches = iter(TrainingBatches(data, StepSampler(plan, 0, 10**6), workers, torch.cuda.is_available()))
@@ -166,9 +166,9 @@ def decode(files: Files) -> None:
 def training(stage: Stage, files: Files) -> tuple[Compositions, Plan]:
     """A stage's data set, of one picture of each kind many times over, and its steps."""
     from dataset.geometry import AffineRange
-    from dataset.images import BackgroundFiles, MatteFiles
-    from dataset.keys import Plan
     from dataset.loaders import Compositions
+    from dataset.sampling import Plan
+    from dataset.sources import BackgroundFiles, MatteFiles
 
     fgr, pha, bgr = files
     mattes, backgrounds = MatteFiles([(fgr, pha)] * SAMPLES), BackgroundFiles([bgr] * SAMPLES)

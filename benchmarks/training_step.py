@@ -21,7 +21,7 @@ import machine
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-    from dataset.compositing import Composite
+    from dataset.augmentation import Composite
 
 PARTS = ('composite', 'forward', 'loss', 'backward', 'optimizer')
 
@@ -39,7 +39,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument('--json', type=Path, metavar='FILE', help='write the numbers there')
     args = parser.parse_args(argv)
 
-    from training import devices
+    from training import distributed as devices
 
     print(machine.describe())
     device = devices.join_ranks(args.device).device
@@ -62,13 +62,13 @@ def time_steps(args: argparse.Namespace, device: Any) -> dict[str, dict[str, flo
     import torch
 
     from benchmarks.published.network import Published
+    from common.memory import keep_memory
     from dataset.geometry import AffineRange
-    from dataset.keys import Plan
     from dataset.loaders import Compositions, collate
+    from dataset.sampling import Plan
     from dataset.synthetic import SyntheticBackgrounds, SyntheticMattes
-    from memory import keep_memory
     from model import MattingBase, MattingRefine
-    from training import devices
+    from training import distributed as devices
 
     keep_memory(device.type)
     dtype = devices.choose_precision(args.precision, device)

@@ -55,7 +55,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 def measured(folder: Path, weights: Path, count: int, args: argparse.Namespace) -> dict[str, float]:
     """What one run takes."""
-    from inference.video_reader import VideoReader
+    from inference.video.reader import VideoReader
 
     folder.mkdir()
     source, plate = draw(folder, count, *args.resolution)

@@ -1,146 +1,90 @@
-"""Pictures from files: one reader for colour, one for alpha, and the sources that training draws from.
-
-Every reader honours EXIF rotation and gives 8 bits per channel, whatever the file holds (the upper 8 of 16-bit colour).
-"""
+"""The published toolkit's data sets, for code written against them. Training itself reads by `dataset.loaders`."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Literal
+from typing import Any
 
-import cv2
-import numpy as np
+from PIL import Image
 
-from .decoding import ImageError, alpha_channel, decode, open_picture, reduction, upright_size
-from .fringes import cut_out
-from .geometry import average
+from .paths import find_images
+from .readers import open_picture, upright
+from .sources import read_alpha, read_rgb
 
 
-def read_rgb(path: Path, min_size: tuple[int, int] | None = None) -> np.ndarray:
-    """Read a picture's colour as uint8 RGB (H, W, 3). An alpha channel is dropped.
+class ImagesDataset:
+    """All pictures below a folder, or one picture, as upright PIL images.
 
     Args:
-        path: a picture; 8 or 16 bit, grey, palette, CMYK, with or without alpha.
-        min_size: (width, height) that is enough, in terms of the upright picture. The result is smaller than the
-            file by 2, 4 or 8 where both sides stay at least that. JPEG decodes faster for it.
-
-    Raises:
-        ImageError: the file is no picture, or a damaged one.
-        FileNotFoundError: there is no such file.
+        root: a folder, listed with its sub-folders, or a file.
+        mode: a Pillow mode: 'RGB' for colour, 'L' for mattes (read as `read_alpha` does).
+        transforms: called with the image; its result is the item.
     """
-    pixels, size = decode(path, 'colour', min_size)
-    return _reduce(pixels, size, min_size)
 
-
-def read_alpha(path: Path, min_size: tuple[int, int] | None = None) -> np.ndarray:
-    """Read a matte as uint8 (H, W), 255 = subject, from where `alpha_source` says.
-
-    Arguments and errors are those of `read_rgb`.
-    """
-    pixels, size = decode(path, 'matte', min_size)
-    return _reduce(pixels, size, min_size)
-
-
-def alpha_source(path: Path) -> Literal['alpha', 'luminance']:
-    """Say where `read_alpha` takes a file's matte from: its alpha channel, or its brightness if it has none.
-
-    An alpha channel that is 255 everywhere tells nothing, and some editors add one to every grey picture: then it
-    is the brightness. A file with an alpha channel is decoded to find out, others are not.
-    """
-    with open_picture(path) as image:
-        return 'luminance' if alpha_channel(image) is None else 'alpha'
-
-
-def image_size(path: Path) -> tuple[int, int]:
-    """Read (width, height) of the upright picture from the file's header."""
-    with open_picture(path) as image:
-        return upright_size(image)
-
-
-class MatteFiles:
-    """Subjects to cut out, from pairs of files: colour from the first, alpha from the second."""
-
-    def __init__(self, pairs: Sequence[tuple[Path, Path]]) -> None:
-        self.pairs = list(pairs)
+    def __init__(self, root: str | Path, mode: str = 'RGB', transforms: Callable[[Any], Any] | None = None) -> None:
+        root = Path(root)
+        paths = [root] if root.is_file() else [root / name for name in find_images(root)]
+        self.root, self.mode, self.transforms = root, mode, transforms
+        self.filenames = [str(path) for path in paths]
 
     def __len__(self) -> int:
-        return len(self.pairs)
+        return len(self.filenames)
 
-    def name(self, index: int) -> str:
-        """Name a sample in messages: the path of its foreground."""
-        return str(self.pairs[index][0])
-
-    def read(self, index: int, min_size: tuple[int, int] | None = None) -> np.ndarray:
-        """Read one subject as uint8 (H, W, 4): RGB, not multiplied by alpha, and alpha.
-
-        Colour where alpha is 0 is whatever the cutting tool left there, often black. Resampling would mix it into
-        the soft edge as a dark fringe, so near the subject it is replaced (`cut_out`), and a picture is
-        reduced by averaging only the pixels whose alpha is above 0. These keep their colour exactly. Lossy files
-        (JPEG, WebP) need more: an alpha has specks around edges, so up to 8 counts as 0; a reduced foreground
-        has the outside mixed in, so colour within a pixel of alpha 0 is replaced as well.
-
-        Raises:
-            ImageError: a file cannot be read, or the two differ in size.
-            FileNotFoundError: a file is missing.
-        """
-        fgr, pha = self.pairs[index]
-        rgb, size = decode(fgr, 'colour', min_size)
-        alpha, alpha_size = decode(pha, 'matte', min_size)
-        if size != alpha_size:
-            raise ImageError(
-                f'{fgr} is {size[0]}x{size[1]} and its alpha {pha} is {alpha_size[0]}x{alpha_size[1]}: '
-                'make both the same size'
-            )
-        specks = 8 if pha.suffix.lower() != '.png' else 0
-        known = _above(alpha, specks)
-        mixed = fgr.suffix.lower() != '.png' and reduction(size, min_size) > 1
-        if not mixed and alpha.shape == size[::-1]:
-            rgb = _reduce_where(rgb, known, size, min_size)
-            alpha = _reduce(alpha, size, min_size)
-            known = _above(_reduce(known, size, min_size), 0)
+    def __getitem__(self, index: int) -> Any:
+        path = Path(self.filenames[index])
+        if self.mode in ('RGB', 'L'):
+            image = Image.fromarray(read_rgb(path) if self.mode == 'RGB' else read_alpha(path))
         else:
-            rgb, alpha = _reduce(rgb, size, min_size), _reduce(alpha, size, min_size)
-            known = cv2.erode(_above(alpha, specks), np.ones((3, 3), np.uint8))
-        return cut_out(rgb, alpha, known)
+            with open_picture(path) as opened:
+                image = upright(opened).convert(self.mode)
+        return self.transforms(image) if self.transforms else image
 
 
-class BackgroundFiles:
-    """Background pictures from files."""
+class ZipDataset:
+    """Several data sets side by side: item i is the tuple of their items i.
 
-    def __init__(self, paths: Sequence[Path]) -> None:
-        self.paths = list(paths)
+    It is as long as the longest; the shorter ones repeat.
+
+    Args:
+        datasets: anything with `len()` and indexing.
+        transforms: called with the items as separate arguments; its result is the item.
+        assert_equal_length: refuse data sets of different lengths.
+    """
+
+    def __init__(
+        self,
+        datasets: Sequence[Any],
+        transforms: Callable[..., Any] | None = None,
+        assert_equal_length: bool = False,
+    ) -> None:
+        lengths = [len(dataset) for dataset in datasets]
+        if not lengths or min(lengths) == 0:
+            raise ValueError(f'ZipDataset: every data set must have an item; the lengths are {lengths}')
+        if assert_equal_length and len(set(lengths)) > 1:
+            raise ValueError(f'ZipDataset: the data sets must be equally long; the lengths are {lengths}')
+        self.datasets, self.transforms = list(datasets), transforms
 
     def __len__(self) -> int:
-        return len(self.paths)
+        return max(len(dataset) for dataset in self.datasets)
 
-    def name(self, index: int) -> str:
-        """Name a sample in messages: its path."""
-        return str(self.paths[index])
-
-    def read(self, index: int, min_size: tuple[int, int] | None = None) -> np.ndarray:
-        """Read one background as uint8 RGB (H, W, 3); see `read_rgb`."""
-        return read_rgb(self.paths[index], min_size)
+    def __getitem__(self, index: int) -> Any:
+        index = range(len(self))[index]
+        items = tuple(dataset[index % len(dataset)] for dataset in self.datasets)
+        return self.transforms(*items) if self.transforms else items
 
 
-def _reduce(pixels: np.ndarray, size: tuple[int, int], min_size: tuple[int, int] | None) -> np.ndarray:
-    """Average over squares, as far as `min_size` allows and the codec has not done it."""
-    done = pixels.shape[:2] != size[::-1]
-    return pixels if done else average(pixels, reduction(size, min_size))
+class SampleDataset:
+    """At most `samples` items of a data set, spread evenly from its first to its last, none twice."""
 
+    def __init__(self, dataset: Any, samples: int) -> None:
+        if samples < 1:
+            raise ValueError(f'SampleDataset: samples is {samples}; it must be at least 1')
+        self.dataset, self.samples = dataset, min(samples, len(dataset))
 
-def _reduce_where(
-    rgb: np.ndarray, known: np.ndarray, size: tuple[int, int], min_size: tuple[int, int] | None
-) -> np.ndarray:
-    """Average over squares, counting only the pixels where `known` is 255."""
-    if reduction(size, min_size) == 1:
-        return rgb
-    total = _reduce(cv2.copyTo(rgb, known), size, min_size)
-    share = _reduce(known, size, min_size)
-    # Rounded to uint8 before the division: the less of a square is known, the coarser its colour, and the less its
-    # alpha lets it show. Half a level in a composite, for a quarter of the time that floats would take.
-    return cv2.divide(total, cv2.cvtColor(share, cv2.COLOR_GRAY2RGB), scale=255)
+    def __len__(self) -> int:
+        return self.samples
 
-
-def _above(alpha: np.ndarray, level: int) -> np.ndarray:
-    return cv2.threshold(alpha, level, 255, cv2.THRESH_BINARY)[1]
+    def __getitem__(self, index: int) -> Any:
+        index = range(self.samples)[index]
+        return self.dataset[index * (len(self.dataset) - 1) // max(self.samples - 1, 1)]

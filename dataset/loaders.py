@@ -15,12 +15,12 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, default_collate
 
-from memory import keep_memory
+from common.memory import keep_memory
 
-from .compositing import Composite, compose_training, compose_validation
+from .augmentation import Composite, compose_training, compose_validation
 from .geometry import AffineRange, draw_affine, warp
-from .images import ImageError
-from .keys import VALIDATION, Sample, StepSampler, rng, validation_samples
+from .sampling import VALIDATION, Sample, StepSampler, rng, validation_samples
+from .sources import ImageError
 
 log = logging.getLogger(__name__)
 
@@ -29,7 +29,7 @@ SUBSTITUTES = 8
 
 
 class Source(Protocol):
-    """A list of pictures: `dataset.images` reads them from files, `dataset.synthetic` draws them."""
+    """A list of pictures: `dataset.sources` reads them from files, `dataset.synthetic` draws them."""
 
     def __len__(self) -> int: ...
     def name(self, index: int) -> str: ...

@@ -20,7 +20,7 @@ _SKINS = np.array([[243, 208, 178], [224, 172, 105], [198, 134, 66], [141, 85, 3
 
 
 class SyntheticMattes:
-    """Drawn subjects, in place of `dataset.images.MatteFiles`.
+    """Drawn subjects, in place of `dataset.sources.MatteFiles`.
 
     Args:
         count: how many there are.
@@ -55,7 +55,7 @@ class SyntheticMattes:
 
 
 class SyntheticBackgrounds:
-    """Drawn backgrounds, in place of `dataset.images.BackgroundFiles`. Arguments as for `SyntheticMattes`."""
+    """Drawn backgrounds, in place of `dataset.sources.BackgroundFiles`. Arguments as for `SyntheticMattes`."""
 
     def __init__(self, count: int, seed: int = 0) -> None:
         self.count, self.seed = count, seed

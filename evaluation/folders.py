@@ -7,9 +7,17 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
 
-from dataset.images import ImageError, image_size
-
-from .testset import MANIFEST, UNFINISHED, Entry, find_testset, numbered, pictures_by_name, plate_name, some
+from dataset.sources import ImageError, image_size
+from evaluation.testset.layout import (
+    MANIFEST,
+    UNFINISHED,
+    Entry,
+    find_testset,
+    numbered,
+    pictures_by_name,
+    plate_name,
+    some,
+)
 
 
 @dataclass(frozen=True)

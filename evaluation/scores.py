@@ -10,11 +10,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from dataset.images import read_alpha, read_rgb
+from dataset.sources import read_alpha, read_rgb
+from metrics import matting as metrics
+from metrics.trimap import trimap, unknown
 
-from . import metrics
 from .folders import Truth
-from .trimap import trimap, unknown
 
 OF_PAIRS = 'dtssd'  # the one metric that needs two frames
 
@@ -48,7 +48,7 @@ def read_frame(truth: Truth, pred_pha: np.ndarray, pred_fgr: np.ndarray | None, 
         whole: all pixels count, and not those alone that are unknown in the trimap.
 
     Raises:
-        dataset.images.ImageError: a file cannot be read.
+        dataset.sources.ImageError: a file cannot be read.
         ValueError: files differ in size.
     """
     true_pha = read_alpha(truth.pha)

@@ -47,7 +47,7 @@ def means_table(results: Sequence[Results]) -> str:
 
 def legend(results: Sequence[Results]) -> str:
     """What the figures of `means_table` are, a line."""
-    from .metrics import SCALINGS  # with it comes torch, which takes a second
+    from metrics.matting import SCALINGS  # with it comes torch, which takes a second
 
     region, scaling = results[0].settings.get('region'), results[0].settings.get('scaling', 'raw')
     held = all_metrics(results)
@@ -139,7 +139,7 @@ def read_json(path: Path) -> list[Results]:
         FileNotFoundError: no such file.
         ValueError: it holds no results, or some of another version's region or scaling.
     """
-    from .metrics import SCALINGS  # late, see above
+    from metrics.matting import SCALINGS  # late, see above
 
     try:
         content = json.loads(path.read_text(encoding='utf-8'))

@@ -14,9 +14,9 @@ import torch
 from torch import Tensor, nn
 
 from model import MattingBase, MattingRefine
+from model.outputs import MEANINGS, OUTPUTS
 
 from . import ParityError, parity
-from .outputs import MEANINGS, OUTPUTS
 from .parity import Comparison, Limits
 from .torchscript import portable_copy, program
 

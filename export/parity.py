@@ -11,11 +11,11 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from dataset.images import read_rgb
+from dataset.sources import read_rgb
 from dataset.synthetic import SyntheticBackgrounds, SyntheticMattes
+from model.outputs import OUTPUTS
 
 from . import ParityError
-from .outputs import OUTPUTS
 
 # Of a refining network.
 FULL_SIZE = ('pha', 'fgr', 'com')
@@ -169,7 +169,7 @@ def pairs(width: int, height: int, files: Sequence[Path] = ()) -> list[Pair]:
             subject in front of the other.
 
     Raises:
-        dataset.images.ImageError: a file cannot be read.
+        dataset.sources.ImageError: a file cannot be read.
     """
     if files:
         src, bgr = (cv2.resize(read_rgb(path), (width, height), interpolation=cv2.INTER_AREA) for path in files)

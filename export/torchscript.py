@@ -20,10 +20,10 @@ from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
 
 from model import MattingBase, MattingRefine
-from model.portable import PortableBase, PortableRefine
 
 from . import parity
 from .parity import Comparison, Limits
+from .portable import PortableBase, PortableRefine
 
 PROGRAM = '.pt2'
 # The extra file that says what a file is, as JSON.

@@ -13,9 +13,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from common.devices import choose_device, choose_precision, out_of_memory
 from model.weights import describe, read_weights
 
-from .devices import choose_device, choose_precision, out_of_memory
 from .networks import random_network
 from .pipeline import say
 from .predictor import Matting

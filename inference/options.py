@@ -146,7 +146,7 @@ def device_problems(args: argparse.Namespace) -> list[str]:
     if args.device == 'cpu' and args.precision == 'float16' and getattr(args, 'backend', None) != 'onnx':
         found.append('--precision float16: needs a GPU; use bfloat16 or float32 with --device cpu')
     if args.device in ('cuda', 'mps'):
-        from .devices import choose_device
+        from common.devices import choose_device
 
         try:
             choose_device(args.device)
@@ -170,7 +170,7 @@ def add_picture_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def picture_problems(args: argparse.Namespace) -> list[str]:
-    """What is wrong with the flags for pictures in; the pictures themselves are `inference.inputs`' business."""
+    """What is wrong with the flags for pictures in; the pictures themselves are `inference.images.inputs`' business."""
     found = [
         f'{flag} {path}: no such file or folder'
         for flag, path in (('--images-src', args.images_src), ('--images-bgr', args.images_bgr))

@@ -12,14 +12,14 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from dataset.images import read_rgb
+from common.devices import choose_device, choose_precision
+from dataset.sources import read_rgb
 from model import MattingBase, MattingRefine
 from model.base import check_pair
 from model.folding import folded
 from model.refiner import Pyramid
 from model.weights import LoadReport
 
-from .devices import choose_device, choose_precision
 from .matte import Matte, NotFiniteError, Pending
 from .networks import load_network
 from .pipeline import Recent
@@ -122,7 +122,7 @@ class Matting:
         Raises:
             ValueError: no uint8 RGB pictures, sizes that differ or are too small, or `ref` of a MattingBase.
             NotFiniteError: the network's results hold NaN; a ValueError, too.
-            dataset.images.ImageError: a file cannot be read.
+            dataset.sources.ImageError: a file cannot be read.
         """
         return self.batch([src], [bgr], err, ref)[0]
 

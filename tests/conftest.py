@@ -6,10 +6,10 @@ os.environ.setdefault('OMP_NUM_THREADS', '1')
 
 from pathlib import Path
 
-import checkpoint_folders
 import pytest
 import torch
-from inference_case import Case, photo, room, save, spread_out
+from support import checkpoint_folders
+from support.inference_case import Case, photo, room, save, spread_out
 
 from model import MattingBase, MattingRefine
 

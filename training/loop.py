@@ -15,15 +15,16 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 
-from .checkpoint import FAILURES_IN_A_ROW, Checkpoints, Point
-from .content import Content
-from .devices import Forward, Ranks, in_precision
+from checkpointing.content import Content
+from checkpointing.manager import FAILURES_IN_A_ROW, Checkpoints, Point
+from checkpointing.record import CheckpointError, Record
+from common.signals import StopRequest, listening, requeue, signal_name
+
+from .distributed import Forward, Ranks, in_precision
 from .logs import Logger
 from .meters import BadSteps, Meter, StepResult
 from .options import template_problem
-from .record import CheckpointError, Record
 from .schedule import dropout_seed, due, learning_rate_factor, names_due
-from .signals import StopRequest, listening, requeue, signal_name
 from .state import TrainingState, is_dynamic
 from .validation import Score, validate
 

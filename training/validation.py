@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from .devices import Forward, Ranks, in_precision
+from .distributed import Forward, Ranks, in_precision
 
 Score = Callable[[Forward, Any], dict[str, torch.Tensor]]
 

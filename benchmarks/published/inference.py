@@ -35,7 +35,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     import torch
     from torch.utils.data import DataLoader
 
-    from benchmarks.published.network import Published
+    from .network import Published
 
     model = Published(args.backbone, args.backbone_scale, refine_sample_pixels=args.refine_sample_pixels)
     model.load_state_dict(torch.load(args.checkpoint, weights_only=True))

@@ -1,0 +1,242 @@
+"""What checkpoints.py takes from a terminal and gives to it: flags and their checks, tables, sizes, JSON, progress.
+
+Nothing here imports torch, so `--help` answers at once.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import textwrap
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from training import scoring
+
+if TYPE_CHECKING:
+    from .diff import Comparison
+    from .retention import Policy
+
+T = TypeVar('T')
+
+LEAST = {'top': 1, 'keep': 1, 'best': 1, 'every': 1, 'keep_states': 2, 'last': 2, 'reestimate_batches': 1}
+
+
+def parse(description: str | None, argv: Sequence[str] | None) -> argparse.Namespace:
+    """Reads the command line; `command` is the name of what is to be done.
+
+    Raises:
+        ValueError: all that is wrong with its values.
+    """
+    layout = argparse.RawDescriptionHelpFormatter
+    parser = argparse.ArgumentParser(description=description, formatter_class=layout, allow_abbrev=False)
+    commands = parser.add_subparsers(required=True, metavar='COMMAND', dest='command')
+
+    def command(name: str, summary: str) -> argparse.ArgumentParser:
+        about = f'{summary[0].upper()}{summary[1:]}.'
+        return commands.add_parser(name, help=summary, description=about, allow_abbrev=False)
+
+    _add_looking(command)
+    _add_average(command('average', 'the mean of several weight files, scored against each if data is given'))
+    _add_changing(command)
+    args = parser.parse_args(argv)
+    least = {**LEAST, 'best': 2} if args.command == 'average' else LEAST
+    found = [
+        f'--{name.replace("_", "-")} {value}: must be at least {low}'
+        for name, low in least.items()
+        if (value := getattr(args, name, None)) is not None and value < low
+    ]
+    if args.command == 'average':
+        found += _average_problems(args)
+    if found:
+        raise ValueError('\n  '.join([f'{len(found)} problems:', *found] if found[1:] else found))
+    return args
+
+
+def _add_looking(command: Callable[[str, str], argparse.ArgumentParser]) -> None:
+    """Adds the commands that change nothing."""
+    sub = command('list', 'every checkpoint: metric, size, what is kept and why, whether it is whole')
+    sub.add_argument('paths', nargs='*', type=Path, metavar='FOLDER', help='of a run; all if left out')
+    sub.add_argument('--fast', action='store_true', help='look at sizes only')
+    sub.add_argument('--json', action='store_true', help='for programs')
+    _add_parent(sub)
+
+    sub = command('show', 'what a file of weights or a training state holds, and its record')
+    sub.add_argument('file', type=Path, metavar='FILE')
+
+    sub = command('verify', 'whether files are whole: own ones by sha256, foreign .pth by their checksums')
+    sub.add_argument('paths', nargs='*', type=Path, metavar='PATH', help='a file or a folder; all runs if left out')
+    _add_parent(sub)
+
+    sub = command('diff', 'how two weight files differ, tensor by tensor, the largest difference first')
+    sub.add_argument('first', type=Path, metavar='A')
+    sub.add_argument('second', type=Path, metavar='B')
+    sub.add_argument('--top', type=int, default=10, metavar='N', help='tensors shown (default: 10)')
+    sub.add_argument('--json', action='store_true', help='for programs; all tensors')
+
+
+def _add_average(sub: argparse.ArgumentParser) -> None:
+    add = sub.add_argument
+    add('files', nargs='*', type=Path, metavar='FILE', help='weights, the newest at the end')
+    add('--best', type=int, metavar='K', help='the K best checkpoints of a run')
+    add('--last', type=int, metavar='K', help='the K newest checkpoints of a run')
+    add('--run', type=Path, metavar='FOLDER', help='of that run; may be left out if there is only one')
+    add('--ema', action='store_true', help='of these the averages that training kept (.ema.pth)')
+    add('--monitor', metavar='METRIC',
+        help="loss, sad, mse, mad, grad, fg_mse or conn decides (default: the run's own, or loss)")  # fmt: skip
+    add('--batch-norm', choices=('average', 'reestimate'), default='average',
+        help='statistics: averaged, or estimated anew over training batches (default: average)')  # fmt: skip
+    add('--reestimate-batches', type=int, default=50, metavar='N', help='training batches for that (default: 50)')
+    _add_output(sub)
+    _add_parent(sub)
+    scoring.add_arguments(sub)
+
+
+def _average_problems(args: argparse.Namespace) -> list[str]:
+    ways = [bool(args.files), args.best is not None, args.last is not None]
+    found = []
+    if sum(ways) != 1:
+        found.append('average: give files, or --best K, or --last K')
+    if args.files and (args.run or args.ema):
+        found.append('--run and --ema: only with --best or --last; files are averaged as they are')
+    if args.batch_norm == 'reestimate' and args.dataset_name is None:
+        found.append('--batch-norm reestimate: needs --dataset-name, since it estimates over training pictures')
+    return found
+
+
+def _add_changing(command: Callable[[str, str], argparse.ArgumentParser]) -> None:
+    """Adds the commands that remove, mark or write."""
+    sub = command('prune', "remove what a policy does not keep: the run's own, changed by these flags")
+    add = sub.add_argument
+    add('folder', nargs='?', type=Path, metavar='FOLDER', help='may be left out if there is only one run')
+    add('--keep', type=int, metavar='N', help='keep the weights of the newest N steps')
+    add('--best', type=int, metavar='K', help='keep the K best')
+    add('--every', type=int, metavar='STEPS', help='keep one checkpoint in so many steps')
+    add('--keep-states', type=int, metavar='N', help='keep the training state of the newest N steps, at least 2')
+    add('--monitor', metavar='METRIC', help='that decides which are best')
+    add('--monitor-mode', choices=('min', 'max'), help='whether lower or higher is better')
+    add('--dry-run', action='store_true', help='only say what would go')
+    _add_parent(sub)
+
+    sub = command('pin', 'keep checkpoints, with their training state, whatever else is removed')
+    sub.add_argument('files', nargs='+', type=Path, metavar='FILE', help='.pth of a checkpoint, best.pth or last.pth')
+    sub.add_argument('--remove', action='store_true', help='take the pin away')
+
+    sub = command('convert', 'weights of any kind as a bare state_dict (.pth) or as .safetensors')
+    sub.add_argument('file', type=Path, metavar='IN')
+    sub.add_argument('--precision', choices=('float32', 'float16', 'bfloat16'),
+                     help='of all floating tensors (default: as they are)')  # fmt: skip
+    _add_output(sub)
+
+
+def _add_output(sub: argparse.ArgumentParser) -> None:
+    sub.add_argument('-o', '--output', type=Path, required=True, metavar='OUT', help='.pth or .safetensors')
+    sub.add_argument('-y', '--overwrite', action='store_true', help='write over OUT if it is there')
+
+
+def _add_parent(sub: argparse.ArgumentParser) -> None:
+    sub.add_argument('--checkpoint-dir', type=Path, default=Path('checkpoint'), metavar='DIR',
+                     help='parent of the run folders (default: checkpoint)')  # fmt: skip
+
+
+def table(rows: Sequence[Sequence[str]], indent: str = '  ') -> str:
+    """Rows in aligned columns, the first row their names; columns of numbers to the right."""
+    columns = list(zip(*rows))
+    widths = [max(map(len, column)) for column in columns]
+    right = [all(cell[:1] in '-0123456789in' and len(cell) < 12 for cell in column[1:]) for column in columns]
+    lines = ('  '.join(c.rjust(w) if r else c.ljust(w) for c, w, r in zip(row, widths, right)) for row in rows)
+    return '\n'.join(indent + line.rstrip() for line in lines)
+
+
+def megabytes(size: int) -> str:
+    """Bytes in words, in decimal units."""
+    return f'{size / 1e6:.1f} MB' if size >= 1e5 else f'{size / 1e3:.1f} kB' if size >= 1000 else f'{size} B'
+
+
+def folder_table(folder: Mapping[str, Any]) -> str:
+    """A folder's inventory: a table of each run, then what else lies there."""
+    lines = [f'{folder["folder"]}: {megabytes(folder["size"])}']
+    for run in folder['runs']:
+        rows = [('name', 'step', 'epoch', run['policy']['monitor'], 'size', 'kept because', 'verified')]
+        for made in run['checkpoints']:
+            metric = '-' if made['metric'] is None else f'{made["metric"]:.6g}'
+            why = ', '.join(made['kept']) or 'goes when pruned'
+            why += '; its training state goes' if made['kept'] and not made['keeps_state'] else ''
+            whole = 'yes' if made['verified'] else 'not read'
+            whole = f'DAMAGED: {"; ".join(made["damage"])}' if made['damage'] else whole
+            numbers = (str(made['step']), str(made['epoch']), metric, megabytes(made['size']))
+            rows.append((made['name'], *numbers, why, whole))
+        lines += [f'  {run["stage"]} run {run["run"]}', table(rows, '    ')]
+    lines += [f'  {name} is {file}' for name, file in folder['links'].items()]
+    lines += [f'  {other["name"]}, {megabytes(other["size"])}: {other["what"]}' for other in folder['others']]
+    return '\n'.join(lines)
+
+
+def difference_table(result: Comparison, first: Path, second: Path, top: int) -> str:
+    """How two weight files differ: their tensors with the largest differences, and what is in one only.
+
+    Counters, which differ between any two checkpoints, are counted and not listed.
+    """
+    tensors = [d for d in result.different if not d.counter]
+    counters = [d for d in result.different if d.counter]
+    lines = [f'{result.tensors} tensors in both, {len(result.different)} with other values']
+    if tensors:
+        rows = [('tensor', 'largest difference', 'relative', 'values that differ')]
+        for d in tensors[:top]:
+            rows.append((d.name, f'{d.largest:.3g}', f'{d.relative:.3g}', f'{100 * d.share:.3g} %'))
+        lines.append(table(rows))
+    if len(tensors) > top:
+        lines.append(f'  and {len(tensors) - top} more (--top)')
+    if counters:
+        lines.append(f'  and {len(counters)} counters, such as {counters[0].name}, by up to {counters[0].largest:g}')
+    for path, names in ((first, result.only_first), (second, result.only_second)):
+        if names:
+            lines.append(f'only in {path}: {", ".join(names)}')
+    for what, pairs in (('shape', result.shapes), ('dtype', result.dtypes)):
+        lines += [f'other {what}: {name}, {a} and {b}' for name, (a, b) in pairs.items()]
+    return '\n'.join(lines)
+
+
+def policy_words(policy: Policy) -> str:
+    """What a policy keeps."""
+    newest = 'all' if policy.keep is None else f'the newest {policy.keep}'
+    every = f', of one in {policy.every} steps' if policy.every else ''
+    best = f'the best {policy.best} by {policy.monitor} ({policy.mode})'
+    return f'keeps the weights of {newest} and of {best}{every}, the newest {policy.states} training states, and pins'
+
+
+def print_pairs(title: str, content: Mapping[str, Any]) -> None:
+    """Prints names and values, as many on a line as fit."""
+    if not content:
+        return
+    text = ', '.join(f'{name} {value}' for name, value in content.items())
+    print(textwrap.fill(f'{title}: {text}', 120, initial_indent='  ', subsequent_indent='    ', break_on_hyphens=False))
+
+
+def print_json(content: Any) -> None:
+    """Prints JSON that every reader takes: what is not finite becomes null."""
+    print(json.dumps(_finite(content), indent=1, default=str))
+
+
+def _finite(content: Any) -> Any:
+    if isinstance(content, Mapping):
+        return {key: _finite(value) for key, value in content.items()}
+    if isinstance(content, (list, tuple)):
+        return [_finite(value) for value in content]
+    return None if isinstance(content, float) and not math.isfinite(content) else content
+
+
+def progress(items: Sequence[T], unit: str = ' files') -> Iterator[T]:
+    """Goes through items, with a bar where there is a terminal."""
+    from tqdm import tqdm
+
+    yield from tqdm(items, unit=unit, disable=None, leave=False, dynamic_ncols=True)
+
+
+def say(line: str) -> None:
+    """Prints a line above the bar."""
+    from tqdm import tqdm
+
+    tqdm.write(line)

@@ -1,0 +1,294 @@
+"""Checkpoints of a run: a folder of weight files, the state beside them, and a record that commits each.
+
+    epoch-0-iter-1999.pth         weights, a bare state_dict that any tool loads
+    epoch-0-iter-1999.ema.pth     averaged weights, where the run keeps an average
+    epoch-0-iter-1999.state.pth   everything else the run needs to go on bit for bit; kept for the newest two
+    epoch-0-iter-1999.json        the record, written last: sizes and sha256 of the files, step, epoch, metrics
+
+A weight file without a record that verifies is weights and not a point to resume from. The latest and the best
+checkpoint are computed from the records; `last.pth`, `best.pth` and other links are for people: nothing reads them.
+
+Training waits until the operating system has the bytes, which costs what torch.save costs. Bringing them to the disk,
+reading them back, committing and removing what is superfluous is done by a thread while training goes on.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import logging
+import os
+import time
+from collections.abc import Iterable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from common.files import Disk, read_back, sync, unlink_quietly, write_new, write_through
+
+from . import links
+from .content import Content, file_name, tensor_bytes
+from .links import link_file
+from .lock import FolderLock
+from .record import CheckpointError, File, Record, best_records, read_records
+from .retention import Policy, remove, superfluous
+
+log = logging.getLogger(__name__)
+
+FAILURES_IN_A_ROW = 3
+# Beside the tensors a checkpoint holds names, archive headers and a record: far less than this.
+OVERHEAD_BYTES = 4 << 20
+
+
+@dataclass(frozen=True)
+class Point:
+    """Where a run is when it saves: the last step done, its epoch, the metrics if it was validated."""
+
+    step: int
+    epoch: int
+    metrics: dict[str, float] = field(default_factory=dict)
+
+
+@dataclass
+class Checkpoints:
+    """The checkpoints of one run in its folder.
+
+    Args:
+        folder: checkpoint/<model_name>.
+        stage: 'base' or 'refine'.
+        run: id of the run.
+        identity: what a run must not change when it goes on; plain types.
+        policy: which checkpoints are kept.
+        options: the command line, for the records; plain types.
+        lock: keeps other trainings out of the folder.
+        disk: the file operations that writing uses.
+
+    Attributes:
+        failures: saves in a row that failed.
+        saved_at: when the last save began, or this object was made, in seconds of time.monotonic().
+    """
+
+    folder: Path
+    stage: str
+    run: str
+    identity: dict[str, Any]
+    policy: Policy = field(default_factory=Policy)
+    options: dict[str, Any] = field(default_factory=dict)
+    lock: FolderLock | None = None
+    disk: Disk = field(default_factory=Disk)
+    failures: int = 0
+    saved_at: float = field(default_factory=time.monotonic)
+
+    def __post_init__(self) -> None:
+        self._thread = ThreadPoolExecutor(1, 'checkpoint')
+        self._committing: Future[None] | None = None
+
+    def open(self) -> None:
+        """Makes and locks the folder, and removes what a killed process of this run was writing: it carries its id.
+
+        Raises:
+            CheckpointError: another training has the folder.
+            OSError: it cannot be made or written to.
+        """
+        self.folder.mkdir(parents=True, exist_ok=True)
+        if self.lock is not None:
+            self.lock.take()
+        for path in self.folder.glob(f'.*.{self.run}.tmp'):
+            unlink_quietly(path)
+        if records := self.records():
+            # What a kill has kept the last save from doing.
+            self._tidy(records[-1])
+
+    def close(self) -> None:
+        """Waits for the save under way, and lets others into the folder."""
+        self.settle()
+        if self.lock is not None:
+            self.lock.release()
+
+    def save(self, names: dict[str, str], point: Point, content: Content) -> None:
+        """Saves a checkpoint under one or several names; every older one stays whole whatever happens.
+
+        Returns when the content may change again. Whether it was saved is known after `settle`, which the next
+        `save` begins with. A checkpoint of this step that is there already is not written again: its record is
+        renewed, and further names are links to it.
+
+        Args:
+            names: of the checkpoint, without suffix, and for each why it is written.
+            point: where the run is.
+            content: what is saved.
+        """
+        self.settle()
+        self.saved_at = time.monotonic()
+        first, size = next(iter(names)), tensor_bytes(content.parts())
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            source = self._present(names, point.step)
+            written = self._write(first, content, size) if source is None else {}
+        except OSError as error:
+            self._failed(first, size, error)
+            return
+        self._committing = self._thread.submit(self._commit, names, point, written, source, size)
+
+    def settle(self) -> bool:
+        """Waits for the save under way, if any, and returns whether the last one is safe on the disk."""
+        if self._committing is not None:
+            committing, self._committing = self._committing, None
+            committing.result()
+        return self.failures == 0
+
+    def records(self) -> list[Record]:
+        """The records of this run in the folder, oldest first."""
+        return [r for r in read_records(self.folder) if r.run == self.run and r.stage == self.stage]
+
+    def would_be_kept(self, metrics: dict[str, float]) -> bool:
+        """Whether a checkpoint with these metrics would be among the best."""
+        self.settle()
+        records = [r for r in self.records() if r.has(self.folder, 'weights')]
+        candidate = Record(self.run, self.stage, '', -1, 0, metrics, '', {}, {})
+        best = best_records([*records, candidate], self.policy.monitor, self.policy.mode, self.policy.best)
+        return candidate in best
+
+    def record(self, name: str) -> Record | None:
+        """This run's record of that name."""
+        try:
+            record = Record.read(self.folder / f'{name}.json')
+        except CheckpointError:
+            return None
+        return record if (record.run, record.stage, record.name) == (self.run, self.stage, name) else None
+
+    def _present(self, names: Iterable[str], step: int) -> Record | None:
+        """A whole checkpoint of this run after that step."""
+        for name in [*names, *(path.stem for path in self.folder.glob(f'epoch-*-iter-{step}.json'))]:
+            record = self.record(name)
+            if record is not None and record.step == step and record.problem(self.folder) is None:
+                return record
+        return None
+
+    def _temporary(self, name: str) -> Path:
+        return self.folder / f'.{name}.{self.run}.tmp'
+
+    def _write(self, name: str, content: Content, size: int) -> dict[str, int]:
+        """Writes the temporary files; returns the CRC-32 of each kind."""
+        if self.disk.free(self.folder) < size + OVERHEAD_BYTES:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        written: dict[str, int] = {}
+        try:
+            for kind, part in content.parts().items():
+                path = self._temporary(file_name(name, kind))
+                written[kind] = write_new(self.disk, path, lambda file, part=part: torch.save(part, file))  # type: ignore[misc]
+        except BaseException:
+            for kind in written:
+                unlink_quietly(self._temporary(file_name(name, kind)))
+            raise
+        return written
+
+    def _commit(
+        self, names: dict[str, str], point: Point, written: dict[str, int], source: Record | None, size: int
+    ) -> None:
+        """Makes a written checkpoint one that counts, under all of its names."""
+        name = first = next(iter(names))
+        placed: list[Path] = []
+        try:
+            if source is None:
+                files = self._move_into_place(first, written, placed)
+            else:
+                first, files = source.name, source.files
+                names = {source.name: source.reason, **names}
+                point = replace(point, metrics=point.metrics or source.metrics)
+            for name, reason in names.items():
+                own = files if name == first else self._link(name, files, placed)
+                record = Record(
+                    self.run, self.stage, name, point.step, point.epoch, point.metrics, reason, self.identity, own,
+                    self.options,
+                )  # fmt: skip
+                self._commit_record(record)
+                placed.clear()
+                log.info('saved %s', self.folder / f'{name}.pth')
+        except OSError as error:
+            self._undo(name, written, placed)
+            self._failed(name, size, error)
+            return
+        self.failures = 0
+        self._tidy(record)
+
+    def _move_into_place(self, name: str, written: dict[str, int], placed: list[Path]) -> dict[str, File]:
+        """Brings the temporary files to the disk, reads them back, and gives them their names."""
+        files = {}
+        for kind in written:
+            sync(self.disk, self._temporary(file_name(name, kind)))
+        for kind, crc in written.items():
+            path = self._temporary(file_name(name, kind))
+            files[kind] = File(file_name(name, kind), *read_back(self.disk, path, crc))
+        self._clear_way(name)
+        for kind, file in files.items():
+            self.disk.replace(self._temporary(file.name), self.folder / file.name)
+            placed.append(self.folder / file.name)
+            if kind == 'state':
+                # So that no power cut leaves the weights without what marks them as half-written.
+                self.disk.fsync_folder(self.folder)
+        self.disk.fsync_folder(self.folder)
+        return files
+
+    def _undo(self, name: str, written: Iterable[str], placed: Sequence[Path]) -> None:
+        """Gives back the space of a save that failed, unless it got as far as its record."""
+        for kind in written:
+            unlink_quietly(self._temporary(file_name(name, kind)))
+        if self.record(name) is None:
+            for path in reversed(placed):
+                unlink_quietly(path)
+
+    def _link(self, name: str, files: dict[str, File], placed: list[Path]) -> dict[str, File]:
+        """Gives a checkpoint's files a second name, or copies them where the file system has no hard links."""
+        present = self.record(name)
+        if present is not None and present.problem(self.folder) is None:
+            return present.files
+        self._clear_way(name)
+        named = {}
+        for kind, file in files.items():
+            named[kind] = File(file_name(name, kind), file.size, file.sha256)
+            path = self.folder / named[kind].name
+            link_file(self.disk, self.folder / file.name, path, self._temporary(path.name))
+            placed.append(path)
+        self.disk.fsync_folder(self.folder)
+        return named
+
+    def _commit_record(self, record: Record) -> None:
+        path = self.folder / f'{record.name}.json'
+        text = record.to_bytes()
+        write_through(self.disk, path, lambda file: file.write(text), self._temporary(path.name))
+
+    def _clear_way(self, name: str) -> None:
+        """Sets aside what has a checkpoint's name and is not of this run's records: nothing is written over."""
+        if self.record(name) is not None:
+            return
+        # The state last: until then it marks what is half-written.
+        for file in (file_name(name, 'weights'), file_name(name, 'ema'), f'{name}.json', file_name(name, 'state')):
+            if os.path.lexists(self.folder / file):
+                links.set_aside(self.disk, self.folder / file)
+                self.disk.fsync_folder(self.folder)
+
+    def _failed(self, name: str, size: int, error: OSError) -> None:
+        self.failures += 1
+        free = 0
+        with contextlib.suppress(OSError):
+            free = self.disk.free(self.folder)
+        log.error(
+            'could not save %s: %s; about %.0f MB are needed, %.0f MB are free; older checkpoints are untouched, '
+            'training goes on', self.folder / name, error, (size + OVERHEAD_BYTES) / 1e6, free / 1e6,
+        )  # fmt: skip
+
+    def _tidy(self, newest: Record) -> None:
+        """Refreshes the links for people, and removes what the policy does not keep; `newest` was read back."""
+        records = self.records()
+        try:
+            links.refresh(self.disk, self.folder, records, newest, self.policy)
+            paths = superfluous(records, self.policy, self.folder)
+            remove(self.disk, self.folder, paths)
+        except (OSError, CheckpointError) as error:
+            log.warning('%s: could not tidy up: %s', self.folder, error)
+            return
+        if gone := [path.stem for path in paths if path.suffix == '.json']:
+            log.info('removed %s, as --checkpoint-keep says', ', '.join(gone))

@@ -1,0 +1,158 @@
+"""The commit record of a checkpoint: what makes files a point to resume from, and what is known about it."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import math
+import time
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from common.files import digest
+
+FORMAT = 2
+
+
+class CheckpointError(ValueError):
+    """A checkpoint that cannot be resumed from, or a folder that cannot be written to; says what to do."""
+
+
+@dataclass(frozen=True)
+class File:
+    """A file of a checkpoint: its name in the folder, its size in bytes, the sha256 of its content in hex."""
+
+    name: str
+    size: int
+    sha256: str
+
+
+@dataclass(frozen=True)
+class Record:
+    """The commit record of a checkpoint.
+
+    Attributes:
+        run: id of the run.
+        stage: 'base' or 'refine'.
+        name: of the checkpoint, without suffix.
+        step: the last step done, counted from 0 over the whole run.
+        epoch: the epoch of that step.
+        metrics: from the validation at that step; empty if there was none.
+        reason: 'interval', 'epoch', 'minutes', 'best', 'end' or a signal's name, such as 'SIGTERM'.
+        identity: what a run must not change when it goes on.
+        files: 'weights', 'state' and, with an average, 'ema'.
+        options: the command line, in plain types.
+        format: of the record.
+        written: when, in local time.
+    """
+
+    run: str
+    stage: str
+    name: str
+    step: int
+    epoch: int
+    metrics: dict[str, float]
+    reason: str
+    identity: dict[str, Any]
+    files: dict[str, File]
+    options: dict[str, Any] = field(default_factory=dict)
+    format: int = FORMAT
+    written: str = field(default_factory=lambda: time.strftime('%Y-%m-%dT%H:%M:%S%z'))
+
+    @staticmethod
+    def read(path: Path) -> Record:
+        """Reads a record.
+
+        Raises:
+            CheckpointError: it is no record, a damaged one, or one of another format.
+        """
+        try:
+            raw = path.read_bytes()
+            content = json.loads(raw)
+            if content['format'] != FORMAT:
+                raise CheckpointError(f'{path}: a record of format {content["format"]}; this version reads {FORMAT}')
+            del content['sha256']
+            content['files'] = {kind: File(**entry) for kind, entry in content['files'].items()}
+            record = Record(**content)
+            if any(Path(name).name != name for name in [record.name, *(f.name for f in record.files.values())]):
+                raise CheckpointError(f'{path}: a record that names files outside of its folder')
+        except CheckpointError:
+            raise
+        except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
+            raise CheckpointError(f'{path}: not a checkpoint record ({error})') from None
+        # Byte for byte, so that no flipped bit of a step or a metric goes unseen.
+        if record.to_bytes() != raw:
+            raise CheckpointError(f'{path}: a damaged checkpoint record')
+        return record
+
+    def to_bytes(self) -> bytes:
+        """The record's file: JSON that ends with the sha256 of the rest."""
+        content = asdict(self)
+        content['sha256'] = hashlib.sha256(_json(content)).hexdigest()
+        return _json(content)
+
+    def problem(self, folder: Path) -> str | None:
+        """Why the checkpoint is not whole, or None. Reads every byte of its files."""
+        for file in self.files.values():
+            path = folder / file.name
+            if not path.is_file():
+                return f'{file.name} is missing'
+            if path.stat().st_size != file.size:
+                return f'{file.name} has {path.stat().st_size} bytes instead of {file.size}'
+            try:
+                if digest(path) != file.sha256:
+                    return f'{file.name} does not have the sha256 of its record'
+            except OSError as error:
+                return f'{file.name} cannot be read ({error.strerror})'
+        return None
+
+    def has(self, folder: Path, kind: str) -> bool:
+        """Whether the file of a kind is there with its size. Reads nothing of it."""
+        file = self.files.get(kind)
+        if file is None:
+            return False
+        path = folder / file.name
+        return path.is_file() and path.stat().st_size == file.size
+
+
+def _json(content: dict[str, Any]) -> bytes:
+    return json.dumps(content, indent=1).encode()
+
+
+def read_records(folder: Path) -> list[Record]:
+    """All records in a folder, by step and then by name; files that are none are left out."""
+    records = []
+    for path in folder.glob('*.json'):
+        with contextlib.suppress(CheckpointError):
+            record = Record.read(path)
+            # A record that was copied under another name speaks of other files.
+            if record.name == path.stem:
+                records.append(record)
+    return sorted(records, key=lambda r: (r.step, r.name))
+
+
+def broken_records(folder: Path) -> list[Path]:
+    """Files that are named as records and cannot be read as such."""
+    broken = []
+    for path in sorted(folder.glob('epoch-*.json')):
+        try:
+            Record.read(path)
+        except CheckpointError:
+            broken.append(path)
+    return broken
+
+
+def best_records(records: Iterable[Record], monitor: str, mode: str, count: int = 1) -> list[Record]:
+    """The `count` records of the best metrics, the best first.
+
+    Ties keep the earlier; NaN, inf and missing values never win; of several records of one step the first counts.
+    """
+    sign = 1 if mode == 'min' else -1
+    candidates: dict[int, Record] = {}
+    for record in records:
+        if math.isfinite(record.metrics.get(monitor, math.nan)):
+            candidates.setdefault(record.step, record)
+    return sorted(candidates.values(), key=lambda r: sign * r.metrics[monitor])[:count]

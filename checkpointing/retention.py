@@ -1,0 +1,139 @@
+"""Which checkpoints of a run are kept, and why: a function of the records, and the files that may go by it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from common.files import Disk
+
+from .record import Record, best_records
+
+LEAST_STATES = 2
+
+
+@dataclass(frozen=True)
+class Policy:
+    """What is kept.
+
+    Attributes:
+        keep: of how many of the newest steps the weights are kept; None keeps all.
+        states: of how many of the newest steps the training state is kept; never fewer than 2.
+        every: one checkpoint in so many steps is kept for good; None keeps none for that.
+        best: how many of the best are kept.
+        monitor, mode: the metric that says which are best, and whether 'min' or 'max' of it is.
+        best_name: how the best are named as links, such as 'best-{epoch:02d}-{valid_loss:.4f}'; None makes none.
+    """
+
+    keep: int | None = None
+    states: int = LEAST_STATES
+    every: int | None = None
+    best: int = 1
+    monitor: str = 'valid_loss'
+    mode: str = 'min'
+    best_name: str | None = None
+
+    @staticmethod
+    def from_options(options: Mapping[str, Any]) -> Policy:
+        """The policy of a command line, or of the options in a record; what is missing is the default."""
+        flags = {
+            'keep': 'checkpoint_keep', 'states': 'checkpoint_keep_states', 'every': 'checkpoint_keep_every',
+            'best': 'checkpoint_best', 'best_name': 'checkpoint_best_name',
+            'monitor': 'monitor', 'mode': 'monitor_mode',
+        }  # fmt: skip
+        return Policy(**{name: options[flag] for name, flag in flags.items() if flag in options})
+
+
+@dataclass(frozen=True)
+class Kept:
+    """Why the weights of a checkpoint are kept (nothing: they may go), and whether its training state is."""
+
+    reasons: tuple[str, ...]
+    state: bool
+
+
+def decide_kept(records: Sequence[Record], policy: Policy, folder: Path) -> dict[str, Kept]:
+    """Which checkpoints of one run are kept.
+
+    Several checkpoints of one step count as one: what matters is how far one can go back.
+
+    Args:
+        records: of one run and stage, oldest first.
+        policy: the rules.
+        folder: where the files lie; those that are gone count for nothing.
+
+    Returns:
+        For each record's name why it is kept.
+    """
+    whole = [r for r in records if r.has(folder, 'weights')]
+    names = {r.name for r in whole}
+    steps = sorted({r.step for r in whole})
+    newest = set(steps[-policy.keep :] if policy.keep is not None else steps)
+    with_state = set(sorted({r.step for r in whole if r.has(folder, 'state')})[-max(policy.states, LEAST_STATES) :])
+    best = [r.name for r in best_records(whole, policy.monitor, policy.mode, policy.best)]
+    # A deletion that was cut leaves none of these without weights: somebody else did.
+    never_deleted = {r.name for r in best_records(records, policy.monitor, policy.mode, policy.best)}
+    never_deleted |= {r.name for r in records[-1:]}
+    first_of: dict[int, int] = {}
+    if policy.every:
+        for step in steps:
+            first_of.setdefault((step + 1) // policy.every, step)
+        first_of.pop(0, None)
+    every = set(first_of.values())
+    pins = pinned(folder)
+    kept = {}
+    for r in records:
+        reasons = []
+        cut_deletion = not (folder / r.files['weights'].name).is_file() and policy.keep is not None
+        if r.name not in names and (not cut_deletion or r.name in never_deleted):
+            reasons.append('its weights are damaged or gone')
+        if r.name in pins:
+            reasons.append('pinned')
+        if r.name in best:
+            reasons.append(f'best {best.index(r.name) + 1} of {policy.best}' if policy.best > 1 else 'best')
+        if r.step in every:
+            reasons.append(f'every {policy.every} steps')
+        if r.step in with_state:
+            reasons.append('to resume from')
+        if r.step in newest:
+            reasons.append('all are kept' if policy.keep is None else f'newest {policy.keep}')
+        kept[r.name] = Kept(tuple(reasons), r.step in with_state or r.name in pins or r.name not in names)
+    return kept
+
+
+def superfluous(records: Sequence[Record], policy: Policy, folder: Path) -> list[Path]:
+    """The files that may go by the policy.
+
+    A record without weights is what a deletion that was cut has left, and goes too.
+    """
+    paths: list[Path] = []
+    all_kept = decide_kept(records, policy, folder)
+    for record in records:
+        kept = all_kept[record.name]
+        kinds = [] if kept.state else ['state']
+        if not kept.reasons:
+            kinds += ['ema', 'weights']
+        paths += [folder / record.files[k].name for k in kinds if k in record.files]
+        if not kept.reasons:
+            paths.append(folder / f'{record.name}.json')
+    return [path for path in paths if path.is_file()]
+
+
+def remove(disk: Disk, folder: Path, paths: Sequence[Path]) -> None:
+    """Removes what `superfluous` names; records only when their files are gone for good.
+
+    Weights without a record would be taken for somebody's, and stay for ever.
+    """
+    for is_record in (False, True):
+        group = [path for path in paths if (path.suffix == '.json') is is_record]
+        for path in group:
+            disk.unlink(path)
+        if group:
+            disk.fsync_folder(folder)
+
+
+def pinned(folder: Path) -> set[str]:
+    """Names of the checkpoints that a person has pinned: those with a file <name>.pin beside them."""
+    return {path.name.removesuffix('.pin') for path in folder.glob('*.pin')}

@@ -1,0 +1,258 @@
+"""On the device: from warped uint8 mattes and backgrounds to the pictures a step sees (spec of the augmentation: the
+published training scripts; paper, section 5).
+
+Every draw is made on the CPU from the sample's own key, so nothing waits for the device, and a sample looks the same
+whatever batch, rank or worker it lands in.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import kornia
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from .sampling import Sample, rng, seed_of
+
+# Sides of the shadow's blur window, from and to before, in pixels.
+SHADOW_WINDOW = (20, 40)
+
+
+@dataclass(frozen=True)
+class Composite:
+    """What a step sees: src and bgr (the plate), true fgr (B, 3, H, W) and pha (B, 1, H, W), RGB, 0..1."""
+
+    src: Tensor
+    bgr: Tensor
+    fgr: Tensor
+    pha: Tensor
+
+
+def compose_training(mattes: Tensor, backgrounds: Tensor, samples: Sequence[Sample], resolution: int) -> Composite:
+    """Augments and composites a training batch.
+
+    Args:
+        mattes: uint8 (B, H, W, 4), RGB and alpha.
+        backgrounds: uint8 (B, H, W, 3).
+        samples: the keys of the batch.
+        resolution: the training resolution; blur radii are meant at that size and shrink with the crop.
+    """
+    fgr, pha, back = _to_float(mattes[..., :3]), _to_float(mattes[..., 3:]), _to_float(backgrounds)
+    draws = [_Draws.of(sample) for sample in samples]
+    scale = max(pha.shape[2:]) / resolution
+    for i, draw in enumerate(draws):
+        if draw.fgr_blur:
+            fgr[i], pha[i] = _box_blur(fgr[i], draw.fgr_blur * scale), _box_blur(pha[i], draw.fgr_blur * scale)
+        if draw.fgr_sharpen:
+            fgr[i], pha[i] = _sharpen(fgr[i]), _sharpen(pha[i])
+        if draw.back_blur:
+            back[i] = _box_blur(back[i], draw.back_blur * scale)
+        if draw.back_sharpen:
+            back[i] = _sharpen(back[i])
+    fgr = _jitter(fgr, [draw.fgr_jitter for draw in draws])
+    back = _jitter(back, [draw.back_jitter for draw in draws])
+
+    shaded = back.clone()
+    for i, draw in enumerate(draws):
+        if draw.shadow is not None:
+            shaded[i] = (back[i] - draw.shadow.cast(pha[i])).clamp(0, 1)
+    src = torch.lerp(shaded, fgr, pha)
+    bgr = back
+    for i, (draw, sample) in enumerate(zip(draws, samples)):
+        if draw.noise is not None:
+            src[i] = _add_noise(src[i], draw.noise[0], seed_of(sample.seed, sample.epoch, sample.index, 'src noise'))
+            bgr[i] = _add_noise(bgr[i], draw.noise[1], seed_of(sample.seed, sample.epoch, sample.index, 'bgr noise'))
+    bgr = _jitter(bgr, [draw.plate_jitter for draw in draws])
+    for i, draw in enumerate(draws):
+        if draw.plate_shift is not None:
+            bgr[i] = _move(bgr[i], *draw.plate_shift)
+    return Composite(src, bgr, fgr, pha)
+
+
+def compose_validation(mattes: Tensor, backgrounds: Tensor, samples: Sequence[Sample]) -> Composite:
+    """Composites a validation batch: no augmentation, and a plate disturbed a little, as in the paper's evaluation.
+
+    A plate that equals the composite's background to the last bit exists in no studio, and subtracting it would solve
+    the task; so it is moved by up to 0.3 pixels, its gamma is changed by 0.85..1.15 and noise of sigma 0.01 is added,
+    the same in every validation. Arguments are those of `compose_training`.
+    """
+    fgr, pha, back = _to_float(mattes[..., :3]), _to_float(mattes[..., 3:]), _to_float(backgrounds)
+    src = torch.lerp(back, fgr, pha)
+    bgr = back.clone()
+    for i, sample in enumerate(samples):
+        generator = rng(sample.seed, sample.epoch, sample.index, 'plate')
+        shift_x, shift_y = generator.uniform(-0.3, 0.3, 2).tolist()
+        plate = _move(back[i], 0.0, shift_x, shift_y).pow(generator.uniform(0.85, 1.15))
+        bgr[i] = _add_noise(plate, 0.01, seed_of(sample.seed, sample.epoch, sample.index, 'plate noise'))
+    return Composite(src, bgr, fgr, pha)
+
+
+@dataclass(frozen=True)
+class _Shadow:
+    """A darkening in the subject's shape: strength 0..0.3, an affine (degrees, pixels, factor, degrees), a window."""
+
+    strength: float
+    angle: float
+    shift_x: float
+    shift_y: float
+    scale: float
+    shear: float
+    window: int
+
+    def cast(self, pha: Tensor) -> Tensor:
+        """The shadow (1, H, W) of pha (1, H, W)."""
+        shadow = _move(
+            pha * self.strength, self.angle, self.shift_x, self.shift_y, self.scale, self.shear, outside='zeros'
+        )
+        window = min(self.window, *pha.shape[1:])
+        return kornia.filters.box_blur(shadow[None], (window, window), separable=True)[0]
+
+
+@dataclass(frozen=True)
+class _Draws:
+    """One sample's draws, all but its geometry. Radii in pixels at training resolution, jitter as factors."""
+
+    fgr_blur: int
+    fgr_sharpen: bool
+    fgr_jitter: np.ndarray
+    back_blur: int
+    back_sharpen: bool
+    back_jitter: np.ndarray
+    shadow: _Shadow | None
+    noise: tuple[float, float] | None
+    plate_jitter: np.ndarray
+    plate_shift: tuple[float, float, float] | None
+
+    @staticmethod
+    def of(sample: Sample) -> _Draws:
+        g = rng(sample.seed, sample.epoch, sample.index, 'colour')
+        width, height = sample.width, sample.height
+
+        def chance(p: float) -> bool:
+            return bool(g.random() < p)
+
+        fgr_blur, back_blur = (int(g.integers(0, 6)) if chance(0.1) else 0 for _ in range(2))
+        fgr_sharpen, back_sharpen = chance(0.1), chance(0.1)
+        fgr_jitter, back_jitter = (_draw_jitter(g, 0.15, 0.05) for _ in range(2))
+        shadow = None
+        if chance(0.3):
+            shadow = _Shadow(
+                strength=g.uniform(0, 0.3),
+                angle=g.uniform(-5, 5),
+                shift_x=g.uniform(-0.2, 0.2) * width,
+                shift_y=g.uniform(-0.2, 0.2) * height,
+                scale=g.uniform(0.5, 1.5),
+                shear=g.uniform(-5, 5),
+                window=int(g.integers(*SHADOW_WINDOW)),
+            )
+        noise = (g.uniform(0, 0.03), g.uniform(0, 0.03)) if chance(0.4) else None
+        plate_jitter = _draw_jitter(g, 0.18, 0.1) if chance(0.8) else NO_JITTER
+        plate_shift = None
+        if chance(0.3):
+            plate_shift = (g.uniform(-1, 1), g.uniform(-0.01, 0.01) * width, g.uniform(-0.01, 0.01) * height)
+        return _Draws(
+            fgr_blur, fgr_sharpen, fgr_jitter, back_blur, back_sharpen, back_jitter, shadow, noise,
+            plate_jitter, plate_shift,
+        )  # fmt: skip
+
+
+# Brightness, contrast and saturation as factors, hue in radians.
+NO_JITTER = np.array([1.0, 1.0, 1.0, 0.0])
+
+
+def _draw_jitter(generator: np.random.Generator, strength: float, hue: float) -> np.ndarray:
+    """Factors within 1 +- strength, hue within +-hue turns."""
+    return NO_JITTER + generator.uniform(-1, 1, 4) * [strength, strength, strength, 2 * math.pi * hue]
+
+
+def _turn_hue(x: Tensor, angle: Tensor) -> Tensor:
+    """Turn the hue of x (B, 3, H, W) by angle (B,), in radians, around the hexagon of HSV.
+
+    kornia's `adjust_hue`, equal to 1e-6, needs three to four times as long on a CPU, which is most of the time of a
+    composite: it goes by way of a picture in HSV.
+    """
+    red, green, blue = x.unbind(1)
+    low, high = torch.minimum(torch.minimum(red, green), blue), torch.maximum(torch.maximum(red, green), blue)
+    chroma = high - low
+    hue = torch.where(green == high, (blue - red).add_(chroma, alpha=2), (red - green).add_(chroma, alpha=4))
+    hue = torch.where(red == high, green - blue, hue).div_(chroma.clamp(min=1e-12))
+    hue = hue.add_(angle[:, None, None], alpha=3 / math.pi).remainder_(6)  # sixths of a turn, from red
+    turned = torch.empty_like(x)
+    for channel, share in enumerate(((hue - 3).abs_().sub_(1), 2 - (hue - 2).abs_(), 2 - (hue - 4).abs_())):
+        torch.addcmul(low, chroma, share.clamp_(0, 1), out=turned[:, channel])
+    return turned
+
+
+# Each operation next to the column of its factor; they are done in this order.
+_JITTER: tuple[Callable[[Tensor, Tensor], Tensor], ...] = (
+    kornia.enhance.adjust_brightness_accumulative,
+    kornia.enhance.adjust_contrast_with_mean_subtraction,
+    kornia.enhance.adjust_saturation_with_gray_subtraction,
+    _turn_hue,
+)
+
+
+def _jitter(x: Tensor, factors: Sequence[np.ndarray]) -> Tensor:
+    """Colour jitter of x (B, 3, H, W), each sample by its own factors (4,)."""
+    table = torch.from_numpy(np.stack(factors)).to(x.device, x.dtype, non_blocking=True)
+    for column, operation in enumerate(_JITTER):
+        x = operation(x, table[:, column])
+    return x.clamp_(0, 1)
+
+
+def _to_float(x: Tensor) -> Tensor:
+    """uint8 (B, H, W, C) to float 0..1 (B, C, H, W)."""
+    # Plane by plane in memory: what follows takes up to twice as long on interleaved channels.
+    return x.permute(0, 3, 1, 2).to(torch.float32, memory_format=torch.contiguous_format).div_(255)
+
+
+def _box_blur(x: Tensor, radius: float) -> Tensor:
+    """Mean over a window of 2 radius + 1 pixels, whose outermost pixels count by the radius's fraction; x (C, H, W)."""
+    whole = math.floor(radius)
+    kernel = torch.ones(1, 2 * whole + 3)
+    kernel[:, [0, -1]] = radius - whole
+    kernel = (kernel / kernel.sum()).to(x.device, x.dtype, non_blocking=True)
+    return kornia.filters.filter2d_separable(x[None], kernel, kernel, border_type='replicate')[0].clamp(0, 1)
+
+
+def _sharpen(x: Tensor) -> Tensor:
+    """Pillow's SHARPEN: 2 x - the mean of the 8 neighbours, with which it shares its kernel; x (C, H, W)."""
+    kernel = torch.full((1, 3, 3), -2 / 16)
+    kernel[:, 1, 1] = 32 / 16
+    kernel = kernel.to(x.device, x.dtype, non_blocking=True)
+    return kornia.filters.filter2d(x[None], kernel, border_type='replicate')[0].clamp(0, 1)
+
+
+def _add_noise(x: Tensor, sigma: float, seed: int) -> Tensor:
+    generator = torch.Generator(x.device).manual_seed(seed)
+    noise = torch.randn(x.shape, generator=generator, device=x.device, dtype=x.dtype)
+    return noise.mul_(sigma).add_(x).clamp_(0, 1)
+
+
+def _move(
+    x: Tensor,
+    angle: float,
+    shift_x: float,
+    shift_y: float,
+    scale: float = 1.0,
+    shear: float = 0.0,
+    outside: str = 'border',
+) -> Tensor:
+    """Rotates (degrees), scales, shears (degrees, along x) about the centre and moves (pixels) x (C, H, W).
+
+    The map is inverted on the CPU: an inverse on the device, as kornia's warp takes it, waits for its result.
+    """
+    height, width = x.shape[1:]
+    turn, lean = math.radians(angle), math.tan(math.radians(shear))
+    rotation = np.array([[math.cos(turn), -math.sin(turn)], [math.sin(turn), math.cos(turn)]])
+    back = np.linalg.inv(scale * rotation @ np.array([[1, -lean], [0, 1]]))
+    half = np.array([max(width - 1, 1), max(height - 1, 1)]) / 2
+    theta = np.column_stack([back * half / half[:, None], -back @ [shift_x, shift_y] / half])
+    matrix = torch.from_numpy(theta).to(x.device, x.dtype, non_blocking=True)[None]
+    grid = F.affine_grid(matrix, [1, 1, height, width], align_corners=True)
+    return F.grid_sample(x[None], grid, padding_mode=outside, align_corners=True)[0]

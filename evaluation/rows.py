@@ -1,0 +1,182 @@
+"""The rows of evaluate.py: predictions of networks or from files, scored while the next are read and computed."""
+
+from __future__ import annotations
+
+import argparse
+import math
+import tempfile
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from common.devices import choose_device, torch_threads
+from dataset.sources import read_alpha, read_rgb
+from inference import options
+from inference.coarse import coarse_only
+from inference.images.report import Item
+from inference.images.stages import compute, load
+from inference.images.writer import PictureWriter
+from inference.matte import NotFiniteError, Pending
+from inference.pipeline import Pipeline, progress
+from inference.predictor import Matting
+
+from .folders import Predictions, Truth
+from .networks import Network
+from .plan import Plan, base_only
+from .results import Results
+from .scores import OF_PAIRS, Frame, figures, read_frame, unsteadiness, with_previous
+
+# Scoring takes about 150 bytes for a pixel: this many are scored at the same time, or one picture.
+PIXELS_AT_ONCE = 2**24
+
+Pixels = tuple[np.ndarray, np.ndarray | None]  # alpha uint8 (H, W); foreground uint8 RGB (H, W, 3), if there is one
+Prediction = Callable[[], Pixels]  # called on a thread, once
+
+
+@dataclass(frozen=True)
+class Row:
+    """One model's predictions.
+
+    Attributes:
+        name: in the tables.
+        report: what to say of it before it is scored.
+        settings: for the results.
+        threads: for its work.
+        predict: starts it; gives a prediction for each of the plan's truths.
+        file: where the alpha of a picture lies once it is scored; those of a network for a report alone.
+    """
+
+    name: str
+    report: str
+    settings: dict[str, Any]
+    threads: options.Threads
+    predict: Callable[[Pipeline], Iterator[Prediction]]
+    file: Callable[[str], Path]
+
+
+def rows(args: argparse.Namespace, plan: Plan, folder: Path) -> Iterator[Row]:
+    """The new rows, one after the other, since networks are built when it is their turn.
+
+    Args:
+        args: the command line.
+        plan: what to score.
+        folder: to keep the alphas of networks in, if there is to be a report.
+
+    Raises:
+        ValueError: a network cannot be built.
+    """
+    for name, found in plan.predictions.items():
+        threads = options.share_cores(args, 'files', len(plan.truths), 1)
+        settings = {**plan.settings, 'predictions': str(found.folder)}
+        predict = partial(_from_files, found, plan.truths, 'fg_mse' in plan.metrics)
+        yield Row(name, f'{len(found.pha)} files', settings, threads, predict, found.pha.__getitem__)
+    for name, network in plan.networks.items():
+        yield from _of_network(name, network, args, plan, folder)
+
+
+def _of_network(name: str, network: Network, args: argparse.Namespace, plan: Plan, folder: Path) -> Iterator[Row]:
+    """The row of a network and, if asked for, the one without its refiner."""
+    matting = Matting.from_checkpoint(
+        **options.model_arguments(network.flags), device=choose_device(args.device), precision=args.precision
+    )
+    precision = str(matting.dtype).removeprefix('torch.')
+    settings = {**plan.settings, **network.about, 'device': str(matting.device), 'precision': precision}
+    batches = math.ceil(len(plan.jobs) / args.batch_size)
+    pixels = math.prod(plan.largest) * args.batch_size
+    threads = options.share_cores(network.flags, matting.device.type, batches, pixels)
+
+    def row(name: str, report: str, matting: Matting, settings: dict[str, Any]) -> Row:
+        # A folder with a name of its own, since names of rows need not be names of folders.
+        writer = PictureWriter(Path(tempfile.mkdtemp(dir=folder)), {'pha': 'png'})
+        kept = writer if args.report else None
+        predict = partial(_from_network, matting, plan, args.batch_size, threads, kept)
+        return Row(name, report, settings, threads, predict, partial(writer.path, 'pha'))
+
+    yield row(name, f'{network.report}; on {matting.device} in {precision}', matting, settings)
+    if args.base_only and network.refines:
+        yield row(base_only(name), 'its coarse alpha, enlarged', coarse_only(matting), {**settings, 'refined': False})
+
+
+def scored(row: Row, plan: Plan) -> Results:
+    """Scores a row.
+
+    Raises:
+        ValueError: a picture cannot be read, computed or compared.
+        OSError: an alpha cannot be kept.
+    """
+    threads = max(1, min(row.threads.files, PIXELS_AT_ONCE // math.prod(plan.largest)))
+    whole, scaling = plan.settings['region'] == 'whole', plan.settings['scaling']
+    read = partial(_frame, whole=whole)
+    score = partial(_score, metrics=plan.metrics, scaling=scaling)
+    found: dict[str, dict[str, float]] = {}
+    changes: dict[str, list[float]] = defaultdict(list)
+    with Pipeline() as pipeline, torch_threads(row.threads.each or 1):
+        frames = pipeline.ahead(read, zip(plan.truths, row.predict(pipeline), strict=True), threads)
+        done = pipeline.ahead(score, with_previous(frames), threads)
+        for truth, values, change in progress(done, len(plan.truths), ' pictures'):
+            found[truth.name] = values
+            if truth.clip is not None and OF_PAIRS in plan.metrics:
+                changes[truth.clip] += [] if change is None or math.isnan(change) else [change]
+    clips: dict[str, list[str]] = defaultdict(list)
+    for truth in plan.truths:
+        if truth.clip is not None:
+            clips[truth.clip].append(truth.name)
+    of_clips = {
+        clip: {OF_PAIRS: math.fsum(values) / len(values) if values else math.nan} for clip, values in changes.items()
+    }
+    subjects = {truth.name: truth.subject for truth in plan.truths if truth.subject is not None}
+    return Results(row.name, found, dict(clips), of_clips, row.settings, subjects)
+
+
+def _frame(predicted: tuple[Truth, Prediction], whole: bool) -> Frame:
+    truth, prediction = predicted
+    return read_frame(truth, *prediction(), whole)
+
+
+def _score(
+    frames: tuple[Frame, Frame | None], metrics: Sequence[str], scaling: str
+) -> tuple[Truth, dict[str, float], float | None]:
+    frame, before = frames
+    change = unsteadiness(before, frame, scaling) if before is not None and OF_PAIRS in metrics else None
+    return frame.truth, figures(frame, metrics, scaling), change
+
+
+def _from_files(found: Predictions, truths: Sequence[Truth], with_fgr: bool, _: Pipeline) -> Iterator[Prediction]:
+    for truth in truths:
+        fgr = found.fgr.get(truth.name) if with_fgr else None
+        yield partial(_read_files, found.pha[truth.name], fgr)
+
+
+def _read_files(pha: Path, fgr: Path | None) -> Pixels:
+    return read_alpha(pha), None if fgr is None else read_rgb(fgr)
+
+
+def _from_network(
+    matting: Matting,
+    plan: Plan,
+    batch_size: int,
+    threads: options.Threads,
+    writer: PictureWriter | None,
+    pipeline: Pipeline,
+) -> Iterator[Prediction]:
+    loaded = pipeline.ahead(partial(load, matting=matting, resize=False, align=False), plan.jobs, threads.files)
+    spread = partial(pipeline.ahead, threads=threads.batches) if threads.batches > 1 else map
+    for item, pending, index in compute(loaded, matting, batch_size, set(), spread):
+        yield partial(_finish, item, pending, index, writer, 'fg_mse' in plan.metrics)
+
+
+def _finish(item: Item, pending: Pending | None, index: int, writer: PictureWriter | None, with_fgr: bool) -> Pixels:
+    if pending is None:
+        raise ValueError(item.error)
+    try:
+        matte = pending.matte(index)
+    except NotFiniteError as error:
+        raise ValueError(f'{item.job.src}: {error}') from error
+    if writer is not None:
+        writer.write(item.job.name, matte)
+    return matte.pha, matte.fgr if with_fgr else None

@@ -1,0 +1,1 @@
+"""Test sets: composed with disturbed plates, written and read."""

@@ -1,0 +1,215 @@
+"""What a test set will be made of: which foreground over which background, and every draw. Only headers are read."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from dataset.images import SampleDataset
+from dataset.paths import find_images, match_listed
+from dataset.readers import ImageError
+from dataset.sampling import rng
+from dataset.sources import image_size
+
+from .layout import some
+
+# Of the plate: pixels, exponents, parts of white (paper, appendix D.2).
+SHIFT = 0.3
+GAMMA = (0.85, 1.15)
+NOISE_MEAN = 0.02
+
+# Of a clip's subject, in parts of the picture's sides: how far the middle of its way is from its place, the way
+# from one frame to the next, and the whole way, so that a long clip does not leave the picture.
+CLIP_OFFSET, CLIP_STEP, CLIP_WAY = 0.05, 0.01, 0.3
+
+
+@dataclass(frozen=True)
+class Sources:
+    """Folders of foregrounds, of alphas of equal relative path, and of backgrounds."""
+
+    fgr: Path
+    pha: Path
+    bgr: Path
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What a test set follows from, besides its sources.
+
+    Attributes:
+        seed: of all draws.
+        backgrounds_per_foreground: each another one.
+        size: (width, height) that foregrounds are fitted into, alpha 0 around them; None: their own.
+        clip_frames: 1 for stills, else frames of each clip.
+        noise: lowest and highest sigma of the plate's noise, in parts of white. The paper prints 0.08 to 0.15, which
+            no camera shows; 0.01 is what validation during training adds. Unless sigma is 0, the noise has a mean
+            within +-0.02, too.
+        limit: take this many foregrounds, spread evenly; None: all.
+    """
+
+    seed: int = 0
+    backgrounds_per_foreground: int = 1
+    size: tuple[int, int] | None = None
+    clip_frames: int = 1
+    noise: tuple[float, float] = (0.01, 0.01)
+    limit: int | None = None
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """One foreground over one background: everything that its pictures follow from.
+
+    Attributes:
+        name: the foreground's path without suffix, and the number of the background: 'anna/0001-00'.
+        fgr, pha, background: files, below their source folders.
+        size: (width, height) of the pictures.
+        placed: left, top, width and height of the foreground in them.
+        scaled: (width, height) to which the background is scaled, so that it covers the picture.
+        crop: left and top of the picture in that. Only this part is scaled, cut out at whole pixels of the file.
+        shift: of the plate, in pixels to the right and down.
+        gamma: of the plate.
+        mean, sigma, noise_seed: of its noise.
+        positions: of the subject in each frame of a clip, in pixels to the right of and below `placed`; () for stills.
+    """
+
+    name: str
+    fgr: str
+    pha: str
+    background: str
+    size: tuple[int, int]
+    placed: tuple[int, int, int, int]
+    scaled: tuple[int, int]
+    crop: tuple[int, int]
+    shift: tuple[float, float]
+    gamma: float
+    mean: float
+    sigma: float
+    noise_seed: int
+    positions: Sequence[tuple[float, float]] = ()
+
+
+def plan(sources: Sources, settings: Settings) -> list[Recipe]:
+    """Pair foregrounds with backgrounds and draw everything, by name: other foregrounds change nothing about one.
+
+    Raises:
+        ValueError: folders or files cannot be used; all that is wrong, a line each.
+    """
+    pairs, backgrounds, problems = _listed(sources)
+    if not problems and settings.backgrounds_per_foreground > len(backgrounds):
+        count = settings.backgrounds_per_foreground
+        problems.append(f'--backgrounds-per-foreground {count}: {sources.bgr} holds only {len(backgrounds)} pictures')
+    if problems:
+        raise ValueError('\n'.join(problems))
+    if settings.limit is not None:
+        chosen = SampleDataset(pairs, settings.limit)
+        pairs = [chosen[i] for i in range(len(chosen))]
+    jobs = []  # name, foreground, alpha, background
+    for fgr, pha in pairs:
+        stem = fgr.with_suffix('').as_posix()
+        order = rng(settings.seed, 'test set', stem, 'backgrounds').permutation(len(backgrounds))
+        numbered = enumerate(order[: settings.backgrounds_per_foreground])
+        jobs += [(f'{stem}-{number:02}', fgr, pha, backgrounds[index]) for number, index in numbered]
+    sizes, problems = _measured(sources, jobs)
+    if problems:
+        raise ValueError('\n'.join(problems))
+    return [
+        _drawn(name, fgr, pha, background, sizes[sources.fgr / fgr], sizes[sources.bgr / background], settings)
+        for name, fgr, pha, background in jobs
+    ]
+
+
+def _drawn(
+    name: str, fgr: Path, pha: Path, background: Path, own: tuple[int, int], back: tuple[int, int], settings: Settings
+) -> Recipe:
+    """Draw one recipe. `own` and `back` are the sizes of the foreground and of the background."""
+    g = rng(settings.seed, 'test set', name)
+    width, height = size = settings.size or own
+    scale = min(width / own[0], height / own[1])
+    w, h = (max(1, round(side * scale)) for side in own)
+    cover = max(width / back[0], height / back[1])
+    scaled = (max(width, round(back[0] * cover)), max(height, round(back[1] * cover)))
+    crop = (int(g.integers(scaled[0] - width + 1)), int(g.integers(scaled[1] - height + 1)))
+    shift = (g.uniform(-SHIFT, SHIFT), g.uniform(-SHIFT, SHIFT))
+    gamma, mean, sigma = g.uniform(*GAMMA), g.uniform(-NOISE_MEAN, NOISE_MEAN), g.uniform(*settings.noise)
+    return Recipe(
+        name=name,
+        fgr=fgr.as_posix(),
+        pha=pha.as_posix(),
+        background=background.as_posix(),
+        size=size,
+        placed=((width - w) // 2, (height - h) // 2, w, h),
+        scaled=scaled,
+        crop=crop,
+        shift=shift,
+        gamma=gamma,
+        mean=mean if sigma else 0.0,  # a part of the noise, and there is none
+        sigma=sigma,
+        noise_seed=int(g.integers(2**32)),
+        positions=_way(g, size, settings.clip_frames) if settings.clip_frames > 1 else (),
+    )
+
+
+def _way(g: np.random.Generator, size: tuple[int, int], frames: int) -> tuple[tuple[float, float], ...]:
+    """A straight way at steady speed, whose middle is near the subject's place."""
+    middle = g.uniform(-CLIP_OFFSET, CLIP_OFFSET, 2) * size
+    step = g.uniform(-1, 1, 2) * size * min(CLIP_STEP, CLIP_WAY / (frames - 1))
+    positions = middle + (np.arange(frames)[:, None] - (frames - 1) / 2) * step
+    return tuple((x, y) for x, y in positions.tolist())
+
+
+def _listed(sources: Sources) -> tuple[list[tuple[Path, Path]], list[Path], list[str]]:
+    """Pairs of foreground and alpha and the backgrounds, as paths below their folders, and what is wrong."""
+    names: dict[str, list[Path]] = {}
+    problems = []
+    for kind, folder in (('fgr', sources.fgr), ('pha', sources.pha), ('bgr', sources.bgr)):
+        try:
+            names[kind] = find_images(folder)
+        except OSError as error:
+            problems.append(str(error))
+            continue
+        if not names[kind]:
+            problems.append(f'{folder}: no pictures (jpg, jpeg, png or webp) in it, nor in its sub-folders')
+    if problems:
+        return [], [], problems
+    pairing = match_listed(sources.fgr, names['fgr'], sources.pha, names['pha'])
+    for without, other in ((pairing.only_fgr, sources.pha), (pairing.only_pha, sources.fgr)):
+        if without:
+            problems.append(f'{len(without)} pictures have no partner of their name in {other}: {some(without)}')
+    if pairing.duplicates:
+        doubles = [f'{first} and {second.name}' for first, second in pairing.duplicates]
+        problems.append(f'{len(doubles)} names occur with two suffixes, keep one of each: {some(doubles)}')
+    roots = Path(sources.fgr).absolute(), Path(sources.pha).absolute()
+    pairs = [(fgr.relative_to(roots[0]), pha.relative_to(roots[1])) for fgr, pha in pairing.pairs]
+    return pairs, names['bgr'], problems
+
+
+def _measured(
+    sources: Sources, jobs: list[tuple[str, Path, Path, Path]]
+) -> tuple[dict[Path, tuple[int, int]], list[str]]:
+    """The (width, height) of every picture that is needed, and what is wrong with them."""
+
+    def measure(path: Path) -> tuple[int, int] | str:
+        try:
+            return image_size(path)
+        except (ImageError, OSError) as error:
+            return str(error)
+
+    roots = (sources.fgr, sources.pha, sources.bgr)
+    paths = list(dict.fromkeys(root / file for _, *files in jobs for root, file in zip(roots, files)))
+    with ThreadPoolExecutor(8) as pool:
+        measured = dict(zip(paths, pool.map(measure, paths)))
+    sizes = {path: size for path, size in measured.items() if not isinstance(size, str)}
+    broken = [size for size in measured.values() if isinstance(size, str)]
+    different = []
+    for fgr, pha in dict.fromkeys((sources.fgr / fgr, sources.pha / pha) for _, fgr, pha, _ in jobs):
+        if fgr in sizes and pha in sizes and sizes[fgr] != sizes[pha]:
+            (w, h), (x, y) = sizes[fgr], sizes[pha]
+            different.append(f'{fgr} is {w}x{h}, {pha} is {x}x{y}')
+    problems = [f'{len(broken)} pictures cannot be read: {some(broken, "; ")}'] if broken else []
+    if different:
+        problems.append(f'{len(different)} foregrounds and alphas differ in size: {some(different, "; ")}')
+    return sizes, problems

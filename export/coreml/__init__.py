@@ -1,0 +1,1 @@
+"""Core ML packages: conversion, files, and proof by running their programs with torch."""

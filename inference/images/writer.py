@@ -1,0 +1,130 @@
+"""Mattes into files: one sub-folder per type of output, whole files or none, nothing overwritten unasked."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import cv2
+import numpy as np
+
+from common.whole_files import write_whole
+
+if TYPE_CHECKING:
+    from inference.matte import Matte
+
+    from .inputs import Job
+
+
+class PictureWriter:
+    """Writes `<folder>/<type>/<name>.<format>` for each type asked for.
+
+    `com` is RGBA: the foreground where alpha is above 0, else 0, and alpha. `pha`, `err` and `ref` are grey, `fgr` is
+    RGB.
+
+    Args:
+        folder: made when the first file is written, with the sub-folders.
+        formats: type to 'png', 'jpg' or 'webp'.
+        png_compression: 0..9. 1 takes OpenCV's fastest settings, also for the filter.
+        jpeg_quality: 1..100, of jpg and webp; webp at 100 is lossless, but for the colour where alpha is 0.
+    """
+
+    def __init__(self, folder: Path, formats: dict[str, str], png_compression: int = 1, jpeg_quality: int = 95):
+        self.folder, self.formats = folder, formats
+        self._parameters = {
+            # Naming level 1 would select a filter per row by trial and take twice as long as naming none.
+            'png': [] if png_compression == 1 else [cv2.IMWRITE_PNG_COMPRESSION, png_compression],
+            'jpg': [cv2.IMWRITE_JPEG_QUALITY, jpeg_quality],
+            'webp': [cv2.IMWRITE_WEBP_QUALITY, jpeg_quality if jpeg_quality < 100 else 101],
+        }
+
+    def path(self, kind: str, name: str) -> Path:
+        """Where one output of one picture goes."""
+        return self.folder / kind / f'{name}.{self.formats[kind]}'
+
+    def write(self, name: str, matte: Matte) -> None:
+        """Write all outputs of one picture.
+
+        Args:
+            name: path below the type's folder, '/' between its parts, without suffix.
+            matte: the result; what is asked for must be in it.
+
+        Raises:
+            OSError: a file cannot be encoded or written. The message names it.
+        """
+        for kind in self.formats:
+            self.write_picture(kind, name, getattr(matte, kind))
+
+    def write_picture(self, kind: str, name: str, picture: np.ndarray) -> None:
+        """Write one output of one picture; see `write`.
+
+        Args:
+            kind: its type.
+            name: as for `write`.
+            picture: uint8 grey (H, W), RGB (H, W, 3) or RGBA (H, W, 4). A `com` is used up.
+        """
+        path = self.path(kind, name)
+        # The cut-out is made for this one use, so its channels may be swapped where they are.
+        turned = _bgr(picture, in_place=kind == 'com')
+        write_whole(path, _encoded(path, turned, self._parameters[self.formats[kind]]).data)
+
+
+def output_folder_problems(
+    writer: PictureWriter, mine: Sequence[Job], others: Sequence[Job], overwrite: bool
+) -> list[str]:
+    """Why a run must not write into its output folder.
+
+    Args:
+        writer: of the run.
+        mine: the pictures of this process.
+        others: those of other processes of the run. They may be writing already, so their files do not count.
+        overwrite: the folder may have files already.
+    """
+    folder = writer.folder
+    existing = next(parent for parent in (folder, *folder.absolute().parents) if parent.exists())
+    if not existing.is_dir():
+        return [f'--output-dir {folder}: {existing} is a file, not a folder']
+    if not os.access(existing, os.W_OK):
+        return [f'--output-dir {folder}: {existing} is not writable']
+    inputs = {path.resolve() for job in (*mine, *others) for path in (job.src, job.bgr)}
+    hit = [path for path in _outputs(writer, mine) if path.exists() and path.resolve() in inputs]
+    if hit:
+        return [f'--output-dir {folder}: {hit[0]} is one of the pictures to read; choose another folder']
+    expected = set(_outputs(writer, others))
+    stale = next((path for path in _files(folder) if path not in expected), None)
+    if stale and not overwrite:
+        return [
+            f'--output-dir {folder}: not empty (it holds {stale.relative_to(folder)}); choose another folder, or add '
+            '-y to replace files of equal name'
+        ]
+    return []
+
+
+def _outputs(writer: PictureWriter, jobs: Iterable[Job]) -> Iterator[Path]:
+    return (writer.path(kind, job.name) for job in jobs for kind in writer.formats)
+
+
+def _files(folder: Path) -> Iterator[Path]:
+    """The files below a folder but hidden ones, which unfinished files of other processes are."""
+    for parent, _, names in os.walk(folder):
+        yield from (Path(parent) / name for name in names if not name.startswith('.'))
+
+
+def _bgr(picture: np.ndarray, in_place: bool) -> np.ndarray:
+    if picture.ndim == 2:
+        return picture
+    order = cv2.COLOR_RGB2BGR if picture.shape[2] == 3 else cv2.COLOR_RGBA2BGRA
+    return cv2.cvtColor(picture, order, picture if in_place else None)
+
+
+def _encoded(path: Path, picture: np.ndarray, parameters: list[int]) -> np.ndarray:
+    try:
+        fine, data = cv2.imencode(path.suffix, picture, parameters)
+    except cv2.error as error:
+        raise OSError(f'{path}: cannot be encoded: {error.err}') from error
+    if not fine:
+        height, width = picture.shape[:2]
+        raise OSError(f'{path}: OpenCV cannot encode a picture of {width}x{height} as {path.suffix[1:]}')
+    return data

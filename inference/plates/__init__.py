@@ -1,0 +1,1 @@
+"""Background plates: whether one fits its picture, and alignment where it does not quite."""

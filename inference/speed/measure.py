@@ -1,0 +1,245 @@
+"""How fast a network is here, for pictures of one size: times, operations, memory.
+
+What is timed is `Matting.predict` on float pictures that are on the device already, in the layout that the pipeline
+gives them: the network alone, without files, decoding, and copies between computer and device.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import gc
+import math
+import os
+import platform
+import sys
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torchvision
+from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from inference import backends, networks
+from inference.pixels import as_batch, to_float
+from inference.predictor import Matting
+from model import MattingBase
+
+LEAST_WARM_UPS, MOST_WARM_UPS = 3, 10
+WARM_UP_SECONDS = 0.5  # an idle GPU takes as long to reach its clock rate
+SETTLED = 1.1  # the longest of three times by the shortest
+
+
+@dataclass(frozen=True)
+class Work:
+    """What is measured.
+
+    Attributes:
+        model: the network, as for `backends.load`.
+        size: (width, height) of the pictures.
+        batch_size: pictures computed at once.
+        precision: as for `Matting`.
+        backend: as for `backends.load`.
+        compiled: as for `Matting`.
+    """
+
+    model: Mapping[str, Any]
+    size: tuple[int, int]
+    batch_size: int = 1
+    precision: str = 'float32'
+    backend: str = 'pytorch'
+    compiled: bool = False
+
+
+@dataclass(frozen=True)
+class Speed:
+    """What came out.
+
+    Attributes:
+        median_ms, p10_ms, p90_ms: of the times for a batch: the median, and the 10th and 90th percentile.
+        fps: pictures per second, by the median.
+        gmac: for one picture, see `count_gmac`.
+        peak_mib: see `peak_mib`.
+        runs: that were timed.
+        warm_ups: that came before.
+    """
+
+    median_ms: float
+    p10_ms: float
+    p90_ms: float
+    fps: float
+    gmac: float | None
+    peak_mib: float | None
+    runs: int
+    warm_ups: int
+
+
+def measure(
+    work: Work,
+    device: torch.device,
+    images: tuple[np.ndarray, np.ndarray] | None = None,
+    repeats: int = 30,
+    seconds: float = math.inf,
+) -> Speed:
+    """Warms up until the times settle, then times single runs, each until the device is done.
+
+    Args:
+        work: what to measure.
+        device: where.
+        images: picture and plate, uint8 RGB (H, W, 3) of the work's size, for the whole batch; noise if left out.
+        repeats: runs to time.
+        seconds: begin no more runs once these have passed since the first.
+
+    Raises:
+        ValueError: the weights do not fit, or the network cannot be traced.
+    """
+    if work.compiled:
+        torch.compiler.reset()  # or it makes the sides of a second size variable, and gives up after eight
+    matting = backends.load(work.model, work.backend, device, work.precision, work.compiled, traceable=True)
+    src, bgr = _inputs(work, matting, images)
+    gmac = _gmac(work, src, bgr)
+    if work.backend == 'torchscript':
+        backends.trace(matting, src, bgr)
+    reset_peak(device)
+    run = partial(_seconds, partial(matting.predict, src, bgr), device)
+    warm_ups = _warm_up(run)
+    times: list[float] = []
+    end = time.perf_counter() + seconds
+    while len(times) < repeats and (not times or time.perf_counter() < end):
+        times.append(run())
+    p10, median, p90 = (1000 * float(x) for x in np.percentile(times, [10, 50, 90]))
+    fps = 1000 * work.batch_size / median
+    return Speed(median, p10, p90, fps, gmac, peak_mib(device), len(times), warm_ups)
+
+
+def count_gmac(network: nn.Module, src: Tensor, bgr: Tensor) -> float:
+    """Multiplications, each with its addition, in the convolutions, in 10^9; tensors on 'meta' will do.
+
+    The figures published for these networks are 0.3 to 1.4 % higher, because they count two more for each value that
+    passes a BatchNorm. Enlarging crops by matrix products, 0.1 to 0.3 more, is in neither.
+    """
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        network(src, bgr)
+    return counter.get_flop_counts()['Global'].get(torch.ops.aten.convolution, 0) / 2e9
+
+
+def reset_peak(device: torch.device) -> bool:
+    """Gives free memory back and begins `peak_mib` anew; returns whether the system can do that."""
+    gc.collect()
+    if device.type == 'cuda':
+        torch.cuda.empty_cache()
+        torch.cuda.reset_peak_memory_stats(device)
+        return True
+    if device.type == 'mps':
+        torch.mps.empty_cache()
+        return True
+    with contextlib.suppress(OSError, AttributeError):
+        ctypes.CDLL('libc.so.6').malloc_trim(0)
+    try:
+        Path('/proc/self/clear_refs').write_text('5')
+    except OSError:
+        return False
+    return True
+
+
+def peak_mib(device: torch.device) -> float | None:
+    """Most memory in use at a time since `reset_peak`, or since the process began where that cannot be reset.
+
+    Returns:
+        MiB: of the GPU's memory what tensors took; on a CPU the process's resident memory, with Python, torch and the
+        weights. None where the system does not tell.
+    """
+    if device.type == 'cuda':
+        return torch.cuda.max_memory_allocated(device) / 2**20
+    if device.type == 'mps':
+        return torch.mps.driver_allocated_memory() / 2**20  # of a pool, which grows only
+    status = Path('/proc/self/status')
+    if status.exists():
+        return next(int(x.split()[1]) / 2**10 for x in status.read_text().splitlines() if x.startswith('VmHWM:'))
+    try:
+        import resource
+    except ImportError:
+        return None
+    unit = 1 if sys.platform == 'darwin' else 2**10
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**20
+
+
+def machine(device: torch.device) -> dict[str, Any]:
+    """Where figures come from: processor, cores, device, threads, system and versions."""
+    return {
+        'processor': processor(),
+        'cores': os.cpu_count(),
+        'threads': torch.get_num_threads(),
+        'device': torch.cuda.get_device_name(device) if device.type == 'cuda' else device.type,
+        'system': platform.platform(),
+        'python': platform.python_version(),
+        'torch': torch.__version__,
+        'torchvision': torchvision.__version__,
+    }
+
+
+def processor() -> str:
+    """The processor's name."""
+    info = Path('/proc/cpuinfo')
+    lines = info.read_text().splitlines() if info.exists() else []
+    named = (line.partition(':')[2].strip() for line in lines if line.startswith('model name'))
+    return next(named, platform.processor() or platform.machine())
+
+
+def _inputs(work: Work, matting: Matting, images: tuple[np.ndarray, np.ndarray] | None) -> tuple[Tensor, Tensor]:
+    """A batch and its plate, as `Matting.submit` makes them."""
+    (width, height), count = work.size, work.batch_size
+    if images is None:
+        noise = np.random.default_rng(0)
+        *srcs, bgr = (noise.integers(0, 256, (height, width, 3), np.uint8) for _ in range(count + 1))
+    else:
+        srcs, bgr = [images[0]] * count, images[1]
+    weights = next(matting.model.parameters(), None)
+    dtype = matting.dtype if weights is None else weights.dtype
+    if dtype == torch.bfloat16 and isinstance(matting.model, MattingBase):
+        dtype = torch.float32  # the networks here convert it themselves
+    src = to_float(as_batch([matting.staged(x).to(matting.device) for x in srcs]), dtype)
+    return src, to_float(as_batch([matting.staged(bgr).to(matting.device)]), dtype).expand_as(src)
+
+
+def _gmac(work: Work, src: Tensor, bgr: Tensor) -> float | None:
+    """For one picture. Nothing is computed for it, but how many cells exceed a threshold takes the picture itself.
+
+    None for what takes the weights themselves where these are in an ONNX file.
+    """
+    if work.model.get('refine_mode') == 'thresholding':
+        if work.backend == 'onnx':
+            return None
+        # In eager mode whatever is measured: compiled or traced convolutions cannot be counted.
+        eager = backends.load(work.model, 'pytorch', src.device, 'float32')
+        return count_gmac(eager.model, src[:1].float(), bgr[:1].float())
+    with torch.device('meta'):
+        picture = torch.empty(1, 3, *reversed(work.size))
+        return count_gmac(networks.make_network(work.model).eval(), picture, picture)
+
+
+def _seconds(work: Callable[[], object], device: torch.device) -> float:
+    start = time.perf_counter()
+    work()
+    if device.type == 'cuda':
+        torch.cuda.synchronize(device)
+    elif device.type == 'mps':
+        torch.mps.synchronize()
+    return time.perf_counter() - start
+
+
+def _warm_up(run: Callable[[], float]) -> int:
+    """Runs until three times in a row are alike; returns how often it took."""
+    times: list[float] = []
+    while True:
+        times.append(run())
+        last = times[-LEAST_WARM_UPS:]
+        settled = len(last) == LEAST_WARM_UPS and max(last) <= SETTLED * min(last)
+        if sum(times) >= WARM_UP_SECONDS and (settled or len(times) >= MOST_WARM_UPS):
+            return len(times)

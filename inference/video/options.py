@@ -1,0 +1,133 @@
+"""The flags of inference_video.py beyond those that it shares with inference_images.py, and their checks.
+
+Importing this does not import torch.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib.util
+import math
+import os
+from pathlib import Path
+
+from inference import options
+
+from .formats import DEFAULT_QUALITY, FORMATS, WORST_QUALITY
+
+SEQUENCE_FORMAT = '--sequence-format'
+INSTALL = "pip install -e '.[video]'"
+LEAST_SIDE = 16  # of a picture, which the encoders divide by 16
+
+
+def add_video_arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds the flags for the video, its plate and what is made of them."""
+    add = parser.add_argument_group('video').add_argument
+    add('--video-src', type=Path, required=True, metavar='FILE', help='the video')
+    add('--video-bgr', type=Path, metavar='FILE',
+        help='its plate: a picture, or a video of the scene, whose median is taken; where everybody moves, the video '
+        'itself will do')  # fmt: skip
+    add('--video-bgr-time', type=float, metavar='SECONDS',
+        help='the plate is the frame at this time, of --video-bgr if given, else of the video itself')  # fmt: skip
+    add('--video-bgr-mode', choices=('median', 'each'), default='median',
+        help='each: of a plate that is a video, frame for frame, as from a motion-controlled camera; a shorter one '
+        'is held at its last frame')  # fmt: skip
+    add('--video-target-bgr', type=Path, metavar='FILE',
+        help='picture or video, repeated as needed, behind the subject in com; plain green if left out')  # fmt: skip
+    add('--video-resize', type=int, nargs=2, metavar=('W', 'H'), help='compute and write at this size, in pixels')
+    add('--resize-bgr', action=argparse.BooleanOptionalAction, default=False,
+        help='resize a plate of another size than the video\'s instead of refusing it')  # fmt: skip
+    add('--preprocess-alignment', action=argparse.BooleanOptionalAction, default=False,
+        help='warp the plate onto each frame, steadily, for a camera that was not quite fixed')  # fmt: skip
+    add('--batch-size', type=int, default=1, metavar='N', help='frames computed at once')
+
+
+def add_video_output_arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds the flags for what is written."""
+    add = parser.add_argument_group('video out').add_argument
+    add('--output-format', choices=('image_sequences', *FORMATS), default='video',
+        help='H.264 in .mp4; numbered pictures; ProRes 4444 in .mov or VP9 in .webm, where com has alpha')  # fmt: skip
+    add('--video-quality', type=int, default=DEFAULT_QUALITY, metavar=f'0-{WORST_QUALITY}',
+        help='constant rate factor: lower is better and larger; 18 looks like the source; not for prores')  # fmt: skip
+    add('--audio', action=argparse.BooleanOptionalAction, default=True, help='copy the sound into com and fgr')
+    options.add_output_arguments(parser, SEQUENCE_FORMAT)
+
+
+def video_problems(args: argparse.Namespace) -> list[str]:
+    """What is wrong with these flags, one line each, found without opening a video."""
+    found = []
+    if importlib.util.find_spec('av') is None:
+        found.append(f'PyAV, which reads and writes videos, is not installed: {INSTALL}')
+    for flag in ('--video-src', '--video-bgr', '--video-target-bgr'):
+        path = getattr(args, flag[2:].replace('-', '_'))
+        if path is not None and not path.is_file():
+            found.append(f'{flag} {path}: {"a folder, not a file" if path.is_dir() else "no such file"}')
+    found += _plate_problems(args)
+    if args.video_resize and min(args.video_resize) < LEAST_SIDE:
+        found.append(f'--video-resize {args.video_resize[0]} {args.video_resize[1]}: must be at least 16 x 16')
+    if args.batch_size < 1:
+        found.append(f'--batch-size {args.batch_size}: must be at least 1')
+    if not 0 <= args.video_quality <= WORST_QUALITY:
+        found.append(f'--video-quality {args.video_quality}: must be in 0..{WORST_QUALITY}')
+    found += options.output_problems(args, SEQUENCE_FORMAT)
+    if args.video_target_bgr is not None and 'com' not in args.output_types:
+        found.append(f'--video-target-bgr {args.video_target_bgr}: only com shows it; add com to --output-types')
+    if args.picture_formats and args.output_format != 'image_sequences':
+        found.append(f'{SEQUENCE_FORMAT}: needs --output-format image_sequences, not {args.output_format}')
+    if int(os.environ.get('WORLD_SIZE', 1)) > 1:
+        found.append('torchrun: a video is written by one process; start one per video, without torchrun')
+    return found + _folder_problems(args)
+
+
+def _plate_problems(args: argparse.Namespace) -> list[str]:
+    from dataset.paths import IMAGE_SUFFIXES
+
+    path, seconds = args.video_bgr, args.video_bgr_time
+    if path is None and seconds is None:
+        return ['--video-bgr: give a picture or video of the empty scene, or --video-bgr-time, when the scene is empty']
+    found = []
+    picture = path is not None and path.suffix.lower() in IMAGE_SUFFIXES
+    if seconds is not None and not (math.isfinite(seconds) and seconds >= 0):
+        found.append(f'--video-bgr-time {seconds:g}: must be 0 or more, in seconds from the start')
+    if picture and seconds is not None:
+        found.append(f'--video-bgr-time {seconds:g}: {path} is a picture; leave one of the two out')
+    if args.video_bgr_mode == 'each':
+        if picture or path is None:
+            found.append('--video-bgr-mode each: needs a video as --video-bgr')
+        if seconds is not None:
+            found.append('--video-bgr-mode each: leave out --video-bgr-time, which picks one frame')
+        if args.preprocess_alignment:
+            found.append('--video-bgr-mode each: cannot be aligned; leave out --preprocess-alignment')
+    return found
+
+
+def output_paths(args: argparse.Namespace) -> dict[str, Path]:
+    """The file of each type, for all formats but image_sequences."""
+    return {kind: args.output_dir / f'{kind}{FORMATS[args.output_format].suffix}' for kind in args.output_types}
+
+
+def _folder_problems(args: argparse.Namespace) -> list[str]:
+    folder = args.output_dir
+    existing = next(parent for parent in (folder, *folder.absolute().parents) if parent.exists())
+    if not existing.is_dir():
+        return [f'--output-dir {folder}: {existing} is a file, not a folder']
+    if not os.access(existing, os.W_OK):
+        return [f'--output-dir {folder}: {existing} is not writable']
+    inputs = {path.resolve() for path in (args.video_src, args.video_bgr, args.video_target_bgr) if path is not None}
+    if args.output_format == 'image_sequences':
+        written = {(folder / kind).resolve() for kind in args.output_types}
+        hit = [path for path in inputs if path.parent in written]
+    else:
+        hit = [path for path in output_paths(args).values() if path.resolve() in inputs]
+    if hit:
+        return [f'--output-dir {folder}: {hit[0]} is to be read; choose another folder']
+    stale = (
+        next((path for path in folder.iterdir() if not path.name.startswith('.')), None) if folder.is_dir() else None
+    )
+    if stale and not args.overwrite:
+        resume = ', or to go on with a sequence that was cut' if args.output_format == 'image_sequences' else ''
+        return [
+            f'--output-dir {folder}: not empty (it holds {stale.name}); choose another folder, or add -y to replace '
+            f'files of equal name{resume}'
+        ]
+    return []

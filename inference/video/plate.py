@@ -1,0 +1,94 @@
+"""The plate of a video: a picture, one frame, the median of a video of the empty scene, or a video frame by frame."""
+
+from __future__ import annotations
+
+from collections.abc import Generator
+from pathlib import Path
+
+import numpy as np
+
+from dataset.paths import IMAGE_SUFFIXES
+from dataset.sources import read_rgb
+from inference.pipeline import progress
+
+from .reader import VideoFrame, VideoReader
+
+MEDIAN_FRAMES = 25  # at most, at least half of them; their median has a quarter of one frame's noise
+BAND = 64  # rows of which the median is taken at once: all frames of a whole 4K picture would be sorted in 1.5 GB
+
+
+def is_picture(path: Path) -> bool:
+    """Whether a file is a picture, by its name."""
+    return path.suffix.lower() in IMAGE_SUFFIXES
+
+
+def read_plate(path: Path, seconds: float | None = None) -> np.ndarray:
+    """The plate that a file holds.
+
+    Args:
+        path: a picture or a video.
+        seconds: of a video, the frame shown at this time from its start; else the median of frames spread over it.
+
+    Returns:
+        uint8 RGB (H, W, 3).
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: it cannot be read, or ends before that time.
+    """
+    if is_picture(path):
+        return read_rgb(path)
+    if seconds is not None:
+        return _frame_at(path, seconds).pixels()
+    with VideoReader(path) as reader:
+        return _median([frame.pixels() for frame in _spread(reader)])
+
+
+def _frame_at(path: Path, seconds: float) -> VideoFrame:
+    """The frame that is shown at a time."""
+    for may_seek in (True, False):
+        with VideoReader(path) as reader:
+            sought = may_seek and reader.seek(seconds)
+            shown = None
+            for frame in reader:
+                if reader.seconds(frame) > seconds + 1e-6:
+                    break
+                shown = frame
+            else:
+                end = 0.0 if shown is None else reader.seconds(shown) + float(shown.duration * reader.time_base)
+                if seconds > end and not sought:
+                    raise ValueError(f'{path}: has no frame at {seconds:g} seconds: it ends after {end:.2f}')
+                shown = None if seconds > end else shown
+            if shown is not None:
+                return shown
+    raise ValueError(f'{path}: has no frame at {seconds:g} seconds')
+
+
+def _spread(reader: VideoReader) -> list[VideoFrame]:
+    """At most MEDIAN_FRAMES frames, evenly spread, of a video whose length is only known at its end."""
+    kept: list[VideoFrame] = []
+    every = 1
+    for frame in progress(reader, lambda: reader.expected, ' frames of the plate'):
+        if frame.index % every:
+            continue
+        if len(kept) == MEDIAN_FRAMES:
+            kept, every = kept[::2], every * 2
+            if frame.index % every:
+                continue
+        kept.append(frame)
+    return kept
+
+
+def _median(pictures: list[np.ndarray]) -> np.ndarray:
+    plate = np.empty_like(pictures[0])
+    for top in range(0, len(plate), BAND):
+        rows = slice(top, top + BAND)
+        plate[rows] = np.rint(np.median([picture[rows] for picture in pictures], axis=0))
+    return plate
+
+
+def frames_again(path: Path) -> Generator[VideoFrame]:
+    """The frames of a video, from its beginning again whenever it ends."""
+    while True:
+        with VideoReader(path) as reader:
+            yield from reader

@@ -1,0 +1,1 @@
+"""Live matting: camera, window and virtual camera."""

@@ -1,0 +1,186 @@
+"""Live matting in a window, where keys are obeyed, or into files."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+
+from common.whole_files import write_whole
+from inference.pipeline import Pipeline, progress
+
+from .camera import Camera, Shot
+from .live import FrameRate, Live, Shown
+from .window import Window
+
+KEYS = 'B plate, 1 composite, 2 alpha, 3 camera, V next view, S still, F full screen, Q quit'
+VIEWS = {'1': 'com', '2': 'pha', '3': 'src'}
+WAIT = 0.05  # seconds for a picture, until keys have their turn
+SETTLE = 5  # pictures that a camera may have taken, or begun, before its exposure was held
+NOTICE_SECONDS = 3.0
+
+
+class Viewer:
+    """Shows a camera's pictures and obeys keys until told to quit.
+
+    Args:
+        camera: where pictures come from.
+        live: what becomes of them.
+        window: where they are shown.
+        virtual: a virtual camera, which gets them without words and unmirrored, or None.
+        folder: for stills.
+        mirror: the window shows left and right exchanged, as a mirror does.
+        show_rate: write the frame rate on them.
+    """
+
+    def __init__(
+        self,
+        camera: Camera,
+        live: Live,
+        window: Window,
+        virtual: Any = None,
+        folder: Path = Path(),
+        mirror: bool = False,
+        show_rate: bool = True,
+    ):
+        self._camera, self._live, self._window, self._virtual = camera, live, window, virtual
+        self._folder, self._mirror, self._show_rate = folder, mirror, show_rate
+        self._shown = 0
+        self._rate = FrameRate()
+        self._plate_due: int | None = None  # number of the shot to take for the plate
+        self._last: Shown | None = None
+        self._notice, self._notice_ends = '', 0.0
+
+    def run(self) -> int:
+        """Goes on until the user quits or a file ends; returns how many pictures were shown.
+
+        Raises:
+            CameraLostError: the camera is gone.
+            NotFiniteError: the network gives NaN.
+        """
+        number = -1
+        while (shot := self._camera.latest(WAIT)) is not None:
+            if self._plate_due is not None and shot.number >= self._plate_due:
+                self._take_plate(shot)
+            if shot.number > number:
+                self._live.put(shot)
+                number = shot.number
+            for shown in self._live.done(more=self._camera.waiting):
+                self._show(shown)
+            key = self._window.key()
+            if key in ('q', 'esc'):
+                break
+            self._obey(key, shot)
+        return self._shown
+
+    def _show(self, shown: Shown) -> None:
+        now = time.monotonic()
+        self._rate.tick(now)
+        if self._virtual:
+            self._virtual.send(self._live.outgoing(shown))
+        rate = f'{self._rate.value:.1f} fps' if self._show_rate else ''
+        picture = cv2.flip(shown.picture, 1) if self._mirror else shown.picture
+        self._window.show(picture, rate, self._words(now))
+        self._last = shown
+        self._shown += 1
+
+    def _words(self, now: float) -> list[str]:
+        """The lines on the picture."""
+        lines = [self._notice] if now < self._notice_ends else []
+        if self._live.plate is None:
+            return [*lines, 'Step out of the picture, then press B', KEYS]
+        # The figures alone: what to do about it is another thing here than for files.
+        misfit = [warning.partition(':')[0] for warning in self._live.misfit]
+        return [*lines, *misfit, *(['Step out of the picture and press B to take the plate anew'] if misfit else [])]
+
+    def _obey(self, key: str, shot: Shot) -> None:
+        if key == 'b':
+            held = self._camera.lock()
+            if self._camera.live:
+                self._say(f'held: {" and ".join(held)}' if held else 'this camera does not hold its exposure')
+            if held:
+                self._plate_due = shot.number + SETTLE
+            else:
+                self._take_plate(shot)
+        elif key == 'v':
+            views = list(VIEWS.values())
+            self._live.view = views[(views.index(self._live.view) + 1) % len(views)]
+        elif key in VIEWS:
+            self._live.view = VIEWS[key]
+        elif key == 's' and self._last:
+            self._save(self._last.picture)
+        elif key == 'f':
+            self._window.toggle_full_screen()
+
+    def _take_plate(self, shot: Shot) -> None:
+        self._live.take_plate(shot.picture)
+        self._plate_due = None
+
+    def _save(self, picture: np.ndarray) -> None:
+        number = 0
+        while (path := self._folder / f'still_{number:04}.png').exists():
+            number += 1
+        try:
+            save_picture(path, picture)
+            self._say(f'saved {path}')
+        except OSError as error:  # a full disk does not end the call
+            self._say(f'not saved: {error}')
+
+    def _say(self, text: str) -> None:
+        print(text, flush=True)
+        self._notice, self._notice_ends = text, time.monotonic() + NOTICE_SECONDS
+
+
+def save_picture(path: Path, picture: np.ndarray) -> None:
+    """Writes uint8 RGB (H, W, 3) as PNG.
+
+    Raises:
+        OSError: it cannot be written.
+    """
+    write_whole(path, cv2.imencode('.png', cv2.cvtColor(picture, cv2.COLOR_RGB2BGR))[1].data)
+
+
+def write_pictures(camera: Camera, live: Live, count: int, folder: Path, virtual: Any = None) -> int:
+    """Writes what is to be seen of the first pictures as <folder>/<view>_0000.png and so on.
+
+    Args:
+        camera: where pictures come from.
+        live: what becomes of them. If it has no plate, the first picture is the plate.
+        count: of pictures, at most.
+        folder: made if need be.
+        virtual: a virtual camera that gets them, too.
+
+    Returns:
+        How many there were.
+
+    Raises:
+        OSError: a file cannot be written, or the camera is lost.
+        NotFiniteError: the network gives NaN.
+    """
+
+    def write(numbered: tuple[int, Shown]) -> None:
+        number, shown = numbered
+        if virtual:
+            virtual.send(live.outgoing(shown))
+        save_picture(folder / f'{live.view}_{number:04}.png', shown.picture)
+
+    with Pipeline() as pipeline:
+        shown = pipeline.ahead(write, enumerate(_first(camera, live, count)), threads=1)
+        return sum(1 for _ in progress(shown, count, ' pictures'))
+
+
+def _first(camera: Camera, live: Live, count: int) -> Iterator[Shown]:
+    taken, number = 0, -1
+    while taken < count and (shot := camera.latest(timeout=1.0)) is not None:
+        if shot.number == number:  # nothing new
+            continue
+        taken, number = taken + 1, shot.number
+        if live.plate is None:
+            live.take_plate(shot.picture)
+        live.put(shot)
+        yield from live.done(more=True)
+    yield from live.done(more=False)

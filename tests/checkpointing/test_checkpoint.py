@@ -1,0 +1,289 @@
+"""Writing, verifying, choosing and resuming checkpoints, on small contents and a disk that can fail."""
+
+import errno
+import json
+import math
+
+import pytest
+import torch
+from support.faults import FailingDisk
+
+from checkpointing.content import Content, read_content
+from checkpointing.manager import Checkpoints, Point
+from checkpointing.record import CheckpointError, Record, best_records, read_records
+from checkpointing.resume import decide, refuse_overwriting
+from checkpointing.retention import Policy, decide_kept
+from common.files import Disk, write_new
+
+IDENTITY = {'backbone': 'mobilenetv2', 'samples of a step': 8}
+
+
+def content(step):
+    return Content({'w': torch.full((64,), float(step))}, {'progress': {'step': step + 1}}, None)
+
+
+def checkpoints(folder, disk=None, run='run', **policy):
+    return Checkpoints(folder, 'base', run, IDENTITY, Policy(**policy), disk=disk or Disk())
+
+
+def save(made, step, metrics=None, name=None):
+    made.save({name or f'epoch-0-iter-{step}': 'interval'}, Point(step, 0, metrics or {}), content(step))
+    return made.settle()
+
+
+def names(folder):
+    return sorted(path.name for path in folder.iterdir())
+
+
+def test_files_of_a_checkpoint(tmp_path):
+    assert save(checkpoints(tmp_path / 'run'), 4, {'valid_loss': 0.5})
+    folder = tmp_path / 'run'
+    assert names(folder) == [
+        'best.pth', 'epoch-0-iter-4.json', 'epoch-0-iter-4.pth', 'epoch-0-iter-4.state.pth', 'last.pth',
+    ]  # fmt: skip
+    assert torch.equal(torch.load(folder / 'epoch-0-iter-4.pth')['w'], torch.full((64,), 4.0))
+    record = Record.read(folder / 'epoch-0-iter-4.json')
+    assert (record.run, record.stage, record.step, record.metrics) == ('run', 'base', 4, {'valid_loss': 0.5})
+    for file in record.files.values():
+        assert file.size == (folder / file.name).stat().st_size
+    assert record.problem(folder) is None
+    assert read_content(folder, record).state == {'progress': {'step': 5}}
+
+
+@pytest.mark.parametrize('kind', ['weights', 'state'])
+def test_every_flipped_bit_is_seen(tmp_path, kind):
+    save(checkpoints(tmp_path), 0)
+    record = Record.read(tmp_path / 'epoch-0-iter-0.json')
+    path = tmp_path / record.files[kind].name
+    whole = path.read_bytes()
+    for position in range(0, len(whole), 97):
+        broken = bytearray(whole)
+        broken[position] ^= 1 << (position % 8)
+        path.write_bytes(broken)
+        assert 'sha256' in record.problem(tmp_path)
+    path.write_bytes(whole[:-1])
+    assert 'bytes instead of' in record.problem(tmp_path)
+    path.unlink()
+    assert 'missing' in record.problem(tmp_path)
+
+
+def test_training_states_are_kept_for_the_newest_two(tmp_path):
+    made = checkpoints(tmp_path)
+    for step in range(5):
+        save(made, step)
+    kept = [name for name in names(tmp_path) if name.endswith('.state.pth')]
+    assert kept == ['epoch-0-iter-3.state.pth', 'epoch-0-iter-4.state.pth']
+    assert len([name for name in names(tmp_path) if name.startswith('epoch') and name.count('.') == 1]) == 10
+
+
+def test_states_of_others_are_never_removed(tmp_path):
+    save(checkpoints(tmp_path, run='other'), 0)
+    (tmp_path / 'epoch-9.state.pth').write_bytes(b'not ours')
+    made = checkpoints(tmp_path)
+    for step in range(1, 5):
+        save(made, step)
+    assert {'epoch-0-iter-0.state.pth', 'epoch-9.state.pth'} <= set(names(tmp_path))
+
+
+@pytest.mark.parametrize(
+    ('mode', 'metrics', 'best'),
+    [
+        ('min', [3, 2, 2, 4], 1),
+        ('max', [3, 2, 4, 4], 2),
+        ('min', [math.nan, 5, math.inf, math.nan], 1),
+        ('min', [-math.inf, 5, 4, None], 2),
+        ('max', [math.inf, -1, None, -2], 1),
+        ('min', [math.nan, None, math.inf, None], None),
+    ],
+)
+def test_best(tmp_path, mode, metrics, best):
+    made = checkpoints(tmp_path, monitor='m', mode=mode)
+    for step, value in enumerate(metrics):
+        save(made, step, {} if value is None else {'m': value})
+    found = best_records(read_records(tmp_path), 'm', mode)
+    assert (found[0].step if found else None) == best
+    if best is None:
+        assert not (tmp_path / 'best.pth').exists()
+    else:
+        assert torch.load(tmp_path / 'best.pth')['w'][0] == best
+
+
+def test_a_failed_save_is_counted_and_says_what_is_needed(tmp_path, caplog):
+    made = checkpoints(tmp_path, FailingDisk(1, persistent=True))
+    assert not save(made, 0)
+    assert 'No space left on device' in caplog.text
+    assert 'MB are needed' in caplog.text
+    assert not save(made, 1)
+    assert made.failures == 2
+
+
+def test_a_save_that_works_forgives_those_before(tmp_path):
+    made = checkpoints(tmp_path, FailingDisk(1))
+    assert not save(made, 0)
+    assert save(made, 1)
+    assert made.failures == 0
+
+
+def test_torch_saves_own_full_disk_error_is_the_disks(tmp_path):
+    class FullDisk(Disk):
+        def write(self, file, data):
+            raise OSError(errno.ENOSPC, 'No space left on device')
+
+    with pytest.raises(OSError, match='No space left on device'):
+        write_new(FullDisk(), tmp_path / 'a.pth', lambda f: torch.save({'w': torch.zeros(9)}, f))
+    assert names(tmp_path) == []
+
+
+def test_auto_goes_on_from_the_newest_and_starts_where_there_is_none(tmp_path):
+    assert decide('auto', tmp_path, 'base', IDENTITY).record is None
+    made = checkpoints(tmp_path)
+    save(made, 3)
+    save(made, 9)
+    resume = decide('auto', tmp_path, 'base', IDENTITY)
+    assert (resume.run, resume.record.step, resume.content.state['progress']['step']) == ('run', 9, 10)
+
+
+def test_a_damaged_newest_is_set_aside(tmp_path, caplog):
+    made = checkpoints(tmp_path)
+    save(made, 3)
+    save(made, 9)
+    damaged = tmp_path / 'epoch-0-iter-9.pth'
+    damaged.write_bytes(damaged.read_bytes()[:-10])
+    before = names(tmp_path)
+    assert decide('auto', tmp_path, 'base', IDENTITY).record.step == 3
+    assert caplog.text.count('epoch-0-iter-9 cannot be resumed from') == 1
+    assert names(tmp_path) == sorted(name.replace('iter-9.json', 'iter-9.json.damaged') for name in before)
+    assert decide('auto', tmp_path, 'base', IDENTITY).record.step == 3
+
+
+def test_records_of_which_none_loads_are_an_error_not_a_fresh_start(tmp_path):
+    save(checkpoints(tmp_path), 3)
+    (tmp_path / 'epoch-0-iter-3.state.pth').write_bytes(b'zeroed')
+    before = names(tmp_path)
+    with pytest.raises(CheckpointError, match='none of the 1 checkpoints'):
+        decide('auto', tmp_path, 'base', IDENTITY)
+    assert names(tmp_path) == before
+
+
+@pytest.mark.parametrize('text', ['', '{', '[]', '{"files": {}}', json.dumps({'format': 99})])
+def test_a_record_that_cannot_be_read_is_set_aside_with_a_word(tmp_path, caplog, text):
+    save(checkpoints(tmp_path), 3)
+    (tmp_path / 'epoch-5.json').write_text(text)
+    (tmp_path / 'notes.json').write_text(text)
+    assert decide('auto', tmp_path, 'base', IDENTITY).record.step == 3
+    assert 'epoch-5 cannot be resumed from: its record cannot be read' in caplog.text
+    assert (tmp_path / 'epoch-5.json.damaged').read_text() == text
+    assert (tmp_path / 'notes.json').read_text() == text
+
+
+def test_only_unreadable_records_are_an_error_and_nothing_is_written_over(tmp_path):
+    save(checkpoints(tmp_path), 3)
+    (tmp_path / 'epoch-0-iter-3.json').write_text('{"run": ')
+    before = names(tmp_path)
+    with pytest.raises(CheckpointError, match='none of the 1 checkpoints'):
+        decide('auto', tmp_path, 'base', IDENTITY)
+    with pytest.raises(CheckpointError, match='of another run'):
+        refuse_overwriting(tmp_path, 'new', 0)
+    assert names(tmp_path) == before
+
+
+def test_a_path_of_this_run_goes_on_and_any_other_gives_weights(tmp_path):
+    run, elsewhere = tmp_path / 'run', tmp_path / 'elsewhere'
+    save(checkpoints(run), 3)
+    save(checkpoints(elsewhere), 3)
+    assert decide(str(run / 'epoch-0-iter-3.pth'), run, 'base', IDENTITY).record.step == 3
+    for path, stage in ((elsewhere / 'epoch-0-iter-3.pth', 'base'), (run / 'epoch-0-iter-3.pth', 'refine')):
+        resume = decide(str(path), run, stage, IDENTITY)
+        assert (resume.record, resume.weights) == (None, path)
+        assert resume.run != 'run'
+    with pytest.raises(FileNotFoundError, match=r'nowhere\.pth'):
+        decide('nowhere.pth', run, 'base', IDENTITY)
+
+
+def test_the_link_to_the_newest_goes_on_with_it(tmp_path):
+    made = checkpoints(tmp_path)
+    save(made, 3, {'valid_loss': 1})
+    save(made, 9, {'valid_loss': 2})
+    assert decide(str(tmp_path / 'last.pth'), tmp_path, 'base', IDENTITY).record.step == 9
+    with pytest.raises(CheckpointError, match='got further'):
+        decide(str(tmp_path / 'best.pth'), tmp_path, 'base', IDENTITY)
+
+
+def test_a_best_that_somebody_removed_is_told_and_its_last_copy_is_not_written_over(tmp_path):
+    made = checkpoints(tmp_path, keep=1, best=1)
+    for step, metric in enumerate((3, 1, 2, 4, 5)):
+        save(made, step, {'valid_loss': metric})
+    (tmp_path / 'epoch-0-iter-1.pth').unlink()
+    save(made, 5, {'valid_loss': 6})
+    assert torch.load(tmp_path / 'best.pth.aside')['w'][0] == 1
+    assert (tmp_path / 'epoch-0-iter-1.json').exists()
+    kept = decide_kept(read_records(tmp_path), made.policy, tmp_path)
+    assert kept['epoch-0-iter-1'].reasons == ('its weights are damaged or gone',)
+
+
+def test_an_average_is_no_point_to_go_on_from(tmp_path):
+    made = checkpoints(tmp_path, monitor='valid_ema_loss')
+    averaged = Content({'w': torch.zeros(3)}, {}, {'w': torch.ones(3)})
+    made.save({'epoch-0': 'epoch'}, Point(0, 0, {'valid_ema_loss': 1.0}), averaged)
+    made.settle()
+    with pytest.raises(CheckpointError, match='holds averaged weights of this run'):
+        decide(str(tmp_path / 'best.pth'), tmp_path, 'base', IDENTITY)
+
+
+def test_the_same_checkpoint_again_renews_its_record_only(tmp_path):
+    made = checkpoints(tmp_path)
+    save(made, 3)
+    before = {name: (tmp_path / name).stat().st_mtime_ns for name in names(tmp_path) if name.startswith('epoch')}
+    made.disk = FailingDisk(at=2)
+    assert not save(made, 3, {'valid_loss': 1.0})
+    assert Record.read(tmp_path / 'epoch-0-iter-3.json').problem(tmp_path) is None
+    made.disk = Disk()
+    assert save(made, 3, {'valid_loss': 1.0})
+    assert Record.read(tmp_path / 'epoch-0-iter-3.json').metrics == {'valid_loss': 1.0}
+    changed = {name for name, when in before.items() if (tmp_path / name).stat().st_mtime_ns != when}
+    assert changed == {'epoch-0-iter-3.json'}
+
+
+def test_the_best_average_is_linked_where_the_average_is_watched(tmp_path):
+    made = checkpoints(tmp_path, monitor='valid_ema_loss')
+    averaged = Content({'w': torch.zeros(3)}, {}, {'w': torch.ones(3)})
+    made.save({'epoch-0': 'epoch'}, Point(0, 0, {'valid_ema_loss': 1.0}), averaged)
+    made.settle()
+    assert torch.load(tmp_path / 'best.pth')['w'].sum() == 3
+
+
+def test_going_back_is_refused(tmp_path):
+    made = checkpoints(tmp_path)
+    save(made, 3)
+    save(made, 9)
+    with pytest.raises(CheckpointError, match=r'has got further, to epoch-0-iter-9\.pth'):
+        decide(str(tmp_path / 'epoch-0-iter-3.pth'), tmp_path, 'base', IDENTITY)
+
+
+def test_a_damaged_path_is_refused(tmp_path):
+    save(checkpoints(tmp_path), 3)
+    (tmp_path / 'epoch-0-iter-3.state.pth').unlink()
+    with pytest.raises(CheckpointError, match='is missing'):
+        decide(str(tmp_path / 'epoch-0-iter-3.pth'), tmp_path, 'base', IDENTITY)
+
+
+def test_another_identity_is_refused_with_both_values(tmp_path):
+    save(checkpoints(tmp_path), 3)
+    with pytest.raises(CheckpointError, match='samples of a step: 8 in the checkpoint, 16 now'):
+        decide('auto', tmp_path, 'base', {**IDENTITY, 'samples of a step': 16})
+
+
+def test_weights_of_another_run_are_never_written_over(tmp_path):
+    save(checkpoints(tmp_path), 3, name='epoch-2')
+    with pytest.raises(CheckpointError, match=r'already holds epoch-2\.pth of another run'):
+        refuse_overwriting(tmp_path, 'new', 0)
+    refuse_overwriting(tmp_path, 'run', 0)
+    refuse_overwriting(tmp_path, 'new', 3)
+
+
+def test_published_files_are_never_written_over_and_half_written_ones_of_ours_may_be(tmp_path):
+    (tmp_path / 'epoch-0-iter-99.pth').write_bytes(b'somebody')
+    with pytest.raises(CheckpointError, match=r'epoch-0-iter-99\.pth'):
+        refuse_overwriting(tmp_path, 'new', 0)
+    (tmp_path / 'epoch-0-iter-99.state.pth').write_bytes(b'ours')
+    refuse_overwriting(tmp_path, 'new', 0)

@@ -1,0 +1,212 @@
+"""The page of an evaluation in a browser: headless Chromium opens it in a frame and reports what it finds there.
+
+$CHROME names the browser if it has an unusual name. Without one these tests are skipped.
+"""
+
+import html
+import json
+import math
+import os
+import re
+import shutil
+import subprocess
+
+import numpy as np
+import pytest
+from support.pictures import noise, smooth
+
+from evaluation.report.build import Pictures, report_bytes
+from evaluation.results import Results
+
+NASTY = '<b>&"x.png'
+LONG = 'anamewithoutend' * 9
+SADS = {'p2': 4.0, 'p10': 9.5, 'undefined': math.nan, NASTY: 11.25, 'shots/p3': 1.5, LONG: 2.0}
+MADS = {name: {'p2': 30.0, 'p10': 2.0}.get(name, len(name) / 2) for name in SADS}
+
+NAMES = ('chromium', 'chromium-browser', 'google-chrome', 'google-chrome-stable', 'chrome')
+CHROME = os.environ.get('CHROME') or next(filter(None, map(shutil.which, NAMES)), None)
+QUIET = (
+    *('--headless', '--no-sandbox', '--disable-gpu', '--disable-quic', '--no-first-run', '--disable-sync'),
+    *('--disable-background-networking', '--disable-component-update', '--hide-scrollbars'),
+)
+needs_chrome = pytest.mark.skipif(CHROME is None, reason=f'no browser: none of {", ".join(NAMES)}, and no $CHROME')
+
+# Runs `steps` inside the frame of the report, and leaves what they return, as JSON, in the page around it.
+AROUND = """<!doctype html><meta charset="utf-8">
+<iframe src="report.html%(hash)s" style="width: %(width)spx; height: 800px; border: 0"></iframe><pre></pre>
+<script>
+addEventListener('load', async () => {
+  const page = document.querySelector('iframe').contentWindow;
+  const { document: inside } = page;
+  const one = (selector) => inside.querySelector(selector);
+  const all = (selector) => [...inside.querySelectorAll(selector)];
+  const names = () => all('#all-pictures tbody tr').filter((row) => !row.hidden).map((row) => row.cells[0].textContent);
+  const press = (key) => inside.activeElement.dispatchEvent(new page.KeyboardEvent('keydown', { key, bubbles: true }));
+  const type = (text) => {
+    one('input').value = text;
+    one('input').dispatchEvent(new page.Event('input'));
+  };
+  const found = await (async () => { %(steps)s })();
+  document.querySelector('pre').textContent = JSON.stringify(found);
+});
+</script>"""
+
+
+def results(model, factor, settings=None):
+    figures = {name: {'sad': SADS[name] * factor, 'mad': MADS[name] * factor} for name in SADS}
+    metrics = {'grad': 1000.0, 'conn': 900.0, 'fg_mse': 3.0, 'mse': 4.0}  # to make the tables wide
+    figures = {name: {**found, **metrics} for name, found in figures.items()}
+    return Results(model, figures, {'c': ['p2', 'p10']}, {'c': {'dtssd': 1.0}, 'd': {'dtssd': 2.0}}, settings or {})
+
+
+def pictures(model, name):
+    return Pictures(smooth(60, 80), noise(60, 80, seed=1), noise(60, 80, seed=2))
+
+
+@pytest.fixture(scope='module')
+def folder(tmp_path_factory):
+    folder = tmp_path_factory.mktemp('report')
+    settings = {'checkpoint': '/very/long/' * 20}
+    rows = [results('first', 1, settings), results(LONG, np.pi, settings)]
+    (folder / 'report.html').write_bytes(report_bytes(rows, pictures, title=f'Title {NASTY}'))
+    return folder
+
+
+@pytest.fixture
+def browse(folder, tmp_path):
+    """Open the report and run steps in it; returns what they return. The console must stay silent."""
+
+    def run(steps, hash='', width=390, flags=(), silent=True):
+        (folder / 'around.html').write_text(AROUND % {'hash': html.escape(hash), 'width': width, 'steps': steps})
+        # Only the flag lets a page look into a file in its frame.
+        command = [CHROME, *QUIET, f'--user-data-dir={tmp_path / "chrome"}', '--allow-file-access-from-files', *flags]
+        command += ['--enable-logging=stderr', '--virtual-time-budget=3000', '--dump-dom']
+        # The folders of a user who has none: the browser leaves nothing behind.
+        environment = {**os.environ, 'HOME': str(tmp_path), 'XDG_CONFIG_HOME': str(tmp_path)}
+        done = subprocess.run(
+            [*command, (folder / 'around.html').as_uri()], capture_output=True, text=True, timeout=100, env=environment
+        )
+        messages = [line for line in done.stderr.splitlines() if ':CONSOLE' in line]
+        assert not (silent and messages)
+        left = re.search(r'<pre>(.*?)</pre>', done.stdout, re.DOTALL)
+        assert left, done.stderr
+        assert left[1], 'the steps did not come to their end'
+        return json.loads(html.unescape(left[1]))
+
+    return run
+
+
+@needs_chrome
+def test_tables_sort_and_filter(browse):
+    found = browse("""
+        const head = (key) => one(`#all-pictures [data-sort="${key}"]`);
+        const sorted = () => all('#all-pictures [aria-sort]').map((th) => [th.dataset.sort, th.ariaSort]);
+        const steps = [[names(), sorted(), page.location.hash]];
+        for (const key of ['mad.B', 'mad.B', 'name', 'name']) {
+          head(key).querySelector('button').click();
+          steps.push([names(), sorted(), page.location.hash]);
+        }
+        type('P  1');
+        steps.push([names(), one('output').textContent, page.location.hash]);
+        type('');
+        steps.push([names().length, one('output').textContent, page.location.hash]);
+        one('#all-clips [data-sort="name"] button').click();
+        steps.push(all('#all-clips tbody th').map((th) => th.textContent));
+        return steps;
+    """)
+    by_sad = [NASTY, 'p10', 'p2', LONG, 'shots/p3', 'undefined']
+    by_mad = sorted(MADS, key=MADS.get, reverse=True)
+    by_name = [NASTY, LONG, 'p2', 'p10', 'shots/p3', 'undefined']
+    assert found[0] == [by_sad, [['sad.A', 'descending']], '']
+    assert found[1] == [by_mad, [['mad.B', 'descending']], '#sort=mad.B&order=descending']
+    assert found[2] == [by_mad[::-1], [['mad.B', 'ascending']], '#sort=mad.B&order=ascending']
+    assert found[3] == [by_name, [['name', 'ascending']], '#sort=name&order=ascending']
+    assert found[4] == [by_name[::-1], [['name', 'descending']], '#sort=name&order=descending']
+    assert found[5] == [['p10'], '1 of 6', '#sort=name&order=descending&filter=P++1']
+    assert found[6] == [6, '6 of 6', '#sort=name&order=descending']
+    assert found[7] == ['c', 'd']
+
+
+@needs_chrome
+def test_the_address_says_what_is_shown(browse):
+    by_sad = [NASTY, 'p10', 'p2', LONG, 'shots/p3', 'undefined']
+    found = browse(
+        """
+        const first = [names(), one('input').value];
+        page.location.hash = '#sort=sad&filter=';
+        await new Promise((resolve) => page.addEventListener('hashchange', resolve));
+        return [first, [names(), one('input').value]];
+        """,
+        hash='#sort=sad.B&order=ascending&filter=P',
+    )
+    # Undefined comes last in either order, and the filter takes capitals for small letters.
+    assert found == [[['shots/p3', 'p2', 'p10', NASTY], 'P'], [by_sad, '']]
+
+
+@needs_chrome
+def test_strips_open_large_and_turn_by_keys(browse):
+    found = browse("""
+        const shown = () => one('dialog[open] h4')?.textContent ?? null;
+        const steps = [shown()];
+        all('.strip .pictures')[1].click();
+        steps.push([shown(), all('dialog img').length, all('dialog .facts button').length]);
+        for (const key of ['ArrowRight', 'ArrowLeft', 'ArrowLeft', 'ArrowLeft']) {
+          press(key);
+          steps.push(shown());
+        }
+        all('dialog button').at(-1).click();
+        steps.push(shown());
+        all('.strip button')[0].click();
+        steps.push(shown());
+        return [steps, all('main .strip h4').map((h4) => h4.textContent)];
+    """)
+    steps, strips = found
+    assert strips[:5] == [NASTY, 'p10', 'p2', LONG, 'shots/p3']
+    assert steps == [None, ['p10', 4, 0], 'p2', 'p10', NASTY, strips[-1], None, NASTY]
+
+
+@needs_chrome
+@pytest.mark.parametrize('width', [320, 390, 1280])
+def test_the_page_never_scrolls_sideways(browse, width):
+    found = browse(
+        """
+        one('details').open = true;
+        const root = inside.documentElement;
+        const widths = [page.innerWidth, root.scrollWidth, root.clientWidth];
+        const box = one('#all-pictures .box');
+        box.scrollLeft = 60;
+        const stuck = box.getBoundingClientRect().left === box.querySelector('tbody th').getBoundingClientRect().left;
+        const broken = all('img').filter((img) => !img.naturalWidth).length;
+        const tops = all('.strip')[0].querySelectorAll('figure');
+        const rows = new Set([...tops].map((figure) => figure.getBoundingClientRect().top)).size;
+        all('.strip .pictures')[0].click();
+        const dialog = one('dialog');
+        return [widths, stuck, box.scrollLeft, broken, rows, dialog.scrollWidth - dialog.clientWidth];
+        """,
+        width=width,
+    )
+    wide = width > 1000  # enough for the table, and for the strip in one row
+    assert found == [[width] * 3, True, 0 if wide else 60, 0, 1 if wide else 2, 0]
+
+
+@needs_chrome
+def test_it_follows_the_colour_scheme(browse):
+    steps = 'return page.getComputedStyle(inside.body).backgroundColor;'
+    assert browse(steps) == 'rgb(253, 253, 252)'
+    assert browse(steps, flags=['--force-dark-mode']) == 'rgb(21, 24, 27)'
+
+
+@needs_chrome
+def test_the_browser_refuses_to_load_or_run_anything_else(browse):
+    steps = """
+        const refused = [];
+        inside.addEventListener('securitypolicyviolation', (event) => refused.push(event.effectiveDirective));
+        const script = inside.createElement('script');
+        script.textContent = 'window.ran = true';
+        inside.body.append(script);
+        await page.fetch('report.html').catch(() => {});
+        await new Promise((resolve) => setTimeout(resolve, 100));
+        const loaded = page.performance.getEntriesByType('resource').map((entry) => entry.name.slice(0, 5));
+        return [page.ran ?? false, refused.sort(), loaded.filter((scheme) => scheme !== 'data:')];
+    """
+    assert browse(steps, silent=False) == [False, ['connect-src', 'script-src-elem'], []]

@@ -1,0 +1,261 @@
+"""Core ML packages: made from a checkpoint by the script, proved, described; refused, with nothing left, otherwise."""
+
+import hashlib
+import importlib.util
+import json
+import shutil
+
+import pytest
+import torch
+
+import export_coreml
+from checkpointing.record import File, Record
+from checkpointing.verify import Verifier
+from export import cli as exporting
+from export.coreml import conversion as coreml
+from export.coreml import parity as coreml_parity
+from export.coreml.mil import Program
+from export.coreml.mil_operations import OPERATIONS
+from export.coreml.package import function_name
+from export.parity import Difference, Limits, compare
+from inference.networks import random_network
+from model import MattingBase
+
+ct = pytest.importorskip('coremltools')
+SETTINGS = {'model_type': 'mattingrefine', 'backbone': 'mobilenetv2', 'refine_sample_pixels': 1600}
+
+
+@pytest.fixture(scope='module')
+def checkpoint(tmp_path_factory):
+    path = tmp_path_factory.mktemp('weights') / 'epoch-3-iter-29.pth'
+    torch.save(random_network(SETTINGS).state_dict(), path)
+    return path
+
+
+def flags(checkpoint, output, *more, model_type='mattingrefine', backbone='mobilenetv2', pixels='1600'):
+    words = ['--model-type', model_type, '--model-backbone', backbone, '--model-checkpoint', checkpoint]
+    words += ['--model-refine-sample-pixels', pixels, '--output', output, *more]
+    return [str(word) for word in words]
+
+
+def run(*words, **options):
+    return export_coreml.main(flags(*words, **options))
+
+
+def specification(package):
+    return ct.utils.load_spec(str(package))
+
+
+@pytest.fixture(scope='module')
+def package(checkpoint, tmp_path_factory):
+    path = tmp_path_factory.mktemp('packages') / 'Matting.mlpackage'
+    assert run(checkpoint, path, '--resolution', 96, 80, '--author', 'A. Uthor', '--version', '1.2') == 0
+    return path
+
+
+def test_inputs_and_outputs_are_images_of_the_size(package):
+    description = specification(package).description
+    assert [feature.name for feature in description.input] == ['src', 'bgr']
+    for feature in description.input:
+        image = feature.type.imageType
+        assert (image.width, image.height, image.colorSpace) == (96, 80, image.RGB)
+    pha, fgr = (feature.type.imageType for feature in description.output)
+    assert [feature.name for feature in description.output] == ['pha', 'fgr']
+    assert (pha.width, pha.height, pha.colorSpace) == (96, 80, pha.GRAYSCALE_FLOAT16)
+    assert (fgr.width, fgr.height, fgr.colorSpace) == (96, 80, fgr.RGB)
+
+
+def test_the_package_says_what_it_is_and_where_it_comes_from(package, checkpoint):
+    description = specification(package).description
+    assert description.metadata.author == 'A. Uthor'
+    assert description.metadata.versionString == '1.2'
+    assert '96x80' in description.metadata.shortDescription
+    about = dict(description.metadata.userDefined)
+    assert about['checkpoint'] == 'epoch-3-iter-29.pth'
+    assert about['checkpoint_sha256'] == hashlib.sha256(checkpoint.read_bytes()).hexdigest()
+    assert about['refine_sample_pixels'] == '1600'
+    assert all(feature.shortDescription for feature in [*description.input, *description.output])
+
+
+def test_the_step_comes_from_the_record_of_the_checkpoint(tmp_path, checkpoint):
+    copy = tmp_path / checkpoint.name
+    shutil.copy(checkpoint, copy)
+    sha256 = Verifier(lambda path: '').digest(copy)
+    file = File(copy.name, copy.stat().st_size, sha256)
+    record = Record('0123456789ab', 'refine', copy.stem, 29, 3, {}, 'interval', {}, {'weights': file})
+    (tmp_path / f'{copy.stem}.json').write_bytes(record.to_bytes())
+    (tmp_path / 'best.pth').hardlink_to(copy)
+    args = export_coreml.parse(flags(tmp_path / 'best.pth', tmp_path / 'x.mlpackage', '--resolution', 64, 64))
+    about = exporting.read_source(args).about
+    assert (about['step'], about['epoch'], about['run']) == ('29', '3', '0123456789ab')
+    assert json.dumps(about)  # plain words
+
+
+@pytest.mark.parametrize(
+    'more',
+    [
+        ('--resolution', 66, 50, '--precision', 'float32', '--array-inputs', '--no-image-outputs',
+         '--outputs', 'com', 'ref_sm', 'err_sm'),
+        ('--resolution', 64, 48, '--refine-form', 'masked', '--no-image-outputs',
+         '--minimum-deployment-target', 'iOS15'),
+        ('--resolution', 64, 48, '--model-refine-mode', 'thresholding', '--model-refine-threshold', '0.5'),
+        ('--resolution', 64, 48, '--plate-state', '--quantize', 'int8'),
+        pytest.param(('--resolution', 64, 48, '--quantize', 'palette6', '--minimum-deployment-target', 'iOS18'),
+                     marks=pytest.mark.slow),
+    ],
+)  # fmt: skip
+def test_every_form_is_proved_and_written(tmp_path, checkpoint, capsys, more):
+    assert run(checkpoint, tmp_path / 'x.mlpackage', *more) == 0
+    out = capsys.readouterr().out
+    assert out.count('cells refined differently') == (4 if '--quantize' in more else 2)
+    assert 'proved equal by running the program of the package' in out
+    assert [path.name for path in tmp_path.iterdir()] == ['x.mlpackage']
+
+
+def test_several_sizes_are_functions_with_common_weights(tmp_path, checkpoint, package):
+    path = tmp_path / 'two.mlpackage'
+    assert run(checkpoint, path, '--resolution', 96, 80, 64, 48) == 0
+    description = specification(path).description
+    assert [function.name for function in description.functions] == ['matte_96x80', 'matte_64x48']
+    assert description.defaultFunctionName == 'matte_96x80'
+    assert all(feature.shortDescription for function in description.functions for feature in function.input)
+    one, two = (sum(f.stat().st_size for f in p.rglob('*') if f.is_file()) for p in (package, path))
+    assert two < 1.3 * one
+    small = torch.rand(1, 3, 48, 64) * 255
+    outputs, _ = Program(path, function_name((64, 48)))({'src': small, 'bgr': small.flip(3)})
+    assert outputs['pha'].shape == (1, 1, 48, 64)
+
+
+def test_a_plate_as_state_is_one_input_less(tmp_path, checkpoint):
+    path = tmp_path / 'x.mlpackage'
+    assert run(checkpoint, path, '--resolution', 64, 48, '--plate-state') == 0
+    description = specification(path).description
+    assert [feature.name for feature in description.input] == ['src']
+    assert [feature.name for feature in description.state] == ['plate']
+    program = Program(path)
+    assert program.states == {'plate': (1, 3, 48, 64)}
+    src = torch.rand(1, 3, 48, 64) * 255
+    empty, other = (program({'src': src}, {'plate': plate})[0]['pha'] for plate in (torch.zeros_like(src), src))
+    assert (empty - other).abs().max() > 0.01
+
+
+@pytest.mark.parametrize('cells', [pytest.param(16_000, marks=pytest.mark.slow), 129_600])
+def test_indices_above_65535_keep_their_values(tmp_path, checkpoint, capsys, monkeypatch, cells):
+    """The converter's own passes wrap them from iOS 17 on: without the exception made here, HD is ruined."""
+    width, height = {16_000: (640, 400), 129_600: (1920, 1080)}[cells]
+    words = ('--resolution', width, height, '--minimum-deployment-target', 'iOS17', '--refine-form', 'gather')
+    fixed = tmp_path / 'fixed.mlpackage'
+    assert run(checkpoint, fixed, *words, pixels='80000') == 0
+    monkeypatch.setattr(coreml, '_pipeline', lambda ct: ct.PassPipeline.DEFAULT)
+    wrapped = run(checkpoint, tmp_path / 'wrapped.mlpackage', *words, pixels='80000')
+    # Smaller pictures have no such index: it is not something else that differs.
+    assert wrapped == (0 if cells < 65_536 else 1)
+    if wrapped:
+        assert 'not equal to the original, nothing written' in capsys.readouterr().err
+        assert [path.name for path in tmp_path.iterdir()] == ['fixed.mlpackage']
+
+
+def test_what_differs_leaves_nothing_and_harms_nothing(tmp_path, checkpoint, capsys, monkeypatch):
+    monkeypatch.setitem(coreml_parity.LIMITS, 'float16', Limits(0, 0, 0))
+    words = ('--resolution', 64, 48)
+    assert run(checkpoint, tmp_path / 'x.mlpackage', *words) == 1
+    assert 'not equal to the original, nothing written' in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []
+    there = tmp_path / 'there.mlpackage'
+    there.mkdir()
+    for name in ('file', 'Manifest.json'):
+        (there / name).write_text('mine')
+    assert run(checkpoint, there, *words, '-y') == 1
+    assert (there / 'file').read_text() == 'mine'
+    assert [path.name for path in tmp_path.iterdir()] == ['there.mlpackage']
+
+
+def test_what_cannot_be_run_is_not_written(tmp_path, checkpoint, capsys, monkeypatch):
+    monkeypatch.delitem(OPERATIONS, 'topk')
+    assert run(checkpoint, tmp_path / 'x.mlpackage', '--resolution', 64, 48) == 1
+    assert 'the program cannot be run: MIL operation topk' in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_existing_package_is_replaced_when_that_is_asked_for(tmp_path, checkpoint, capsys):
+    there = tmp_path / 'there.mlpackage'
+    there.mkdir()
+    (there / 'file').write_text('mine')
+    assert run(checkpoint, there, '--resolution', 64, 48, '-y') == 2
+    assert f'--output {there}: is a folder; choose another name' in capsys.readouterr().err
+    (there / 'Manifest.json').write_text('of a package')
+    assert run(checkpoint, there, '--resolution', 64, 48) == 2
+    assert f'--output {there}: exists; choose another name, or replace it with -y' in capsys.readouterr().err
+    assert run(checkpoint, there, '--resolution', 64, 48, '--no-validate', '-y') == 0
+    assert 'not compared with the original' in capsys.readouterr().out
+    assert sorted(path.name for path in there.iterdir()) == ['Data', 'Manifest.json']
+    assert [path.name for path in tmp_path.iterdir()] == ['there.mlpackage']
+
+
+@pytest.mark.parametrize(
+    ('more', 'message'),
+    [
+        (('--resolution', 64), '--resolution 64: width and height, in pairs'),
+        (('--resolution', 64, 8), '--resolution 64 8: sides must be in 16..16384'),
+        (('--resolution', 64, 64, '--outputs', 'hid'), '--outputs hid: mattingrefine has com, pha, fgr'),
+        (('--resolution', 64, 64, '--plate-state', '--minimum-deployment-target', 'iOS16'),
+         '--minimum-deployment-target iOS16: must be iOS18 for --plate-state'),
+        (('--resolution', 64, 64, '--model-refine-mode', 'thresholding', '--refine-form', 'gather'),
+         '--refine-form gather: in thresholding mode the number of cells depends on the picture'),
+        (('--resolution', 64, 64, '--minimum-deployment-target', 'iOS15'), '--no-image-outputs'),
+    ],
+)  # fmt: skip
+def test_flags_that_do_not_go_together_are_refused(tmp_path, checkpoint, capsys, more, message):
+    assert run(checkpoint, tmp_path / 'x.mlpackage', *more) == 2
+    assert message in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_names_that_cannot_be_written_are_refused(tmp_path, checkpoint, capsys):
+    assert run(checkpoint, tmp_path / 'no' / 'x.mlmodel', '--resolution', 64, 64) == 2
+    err = capsys.readouterr().err
+    assert 'must end in .mlpackage' in err
+    assert f'there is no folder {tmp_path / "no"}' in err
+
+
+def test_other_weights_than_named_are_refused(tmp_path, checkpoint, capsys):
+    base = tmp_path / 'base.pth'
+    torch.save(MattingBase('mobilenetv2').state_dict(), base)
+    words = ('--resolution', 64, 64)
+    assert run(base, tmp_path / 'x.mlpackage', *words) == 2
+    assert 'holds weights of mattingbase with mobilenetv2, not of mattingrefine' in capsys.readouterr().err
+    assert run(checkpoint, tmp_path / 'x.mlpackage', *words, backbone='resnet50') == 2
+    assert 'use --model-type mattingrefine --model-backbone mobilenetv2' in capsys.readouterr().err
+    assert [path.name for path in tmp_path.iterdir()] == ['base.pth']
+
+
+def test_a_missing_extra_is_named_before_anything_is_loaded(tmp_path, checkpoint, capsys, monkeypatch):
+    real = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, 'find_spec', lambda name: None if name == 'coremltools' else real(name))
+    assert run(checkpoint, tmp_path / 'x.mlpackage', '--resolution', 64, 64) == 2
+    assert (
+        "coremltools is not installed, which this export needs: pip install -e '.[export]'" in capsys.readouterr().err
+    )
+
+
+def test_a_comparison_counts_cells_and_forgives_none_that_are_nan():
+    ref = torch.zeros(1, 1, 2, 2)
+    ref[0, 0, 0] = 1
+    pha = torch.zeros(1, 1, 8, 8)
+    moved, other = ref.clone(), pha.clone()
+    moved[0, 0, 0, 1], moved[0, 0, 1, 1] = 0, 1
+    other[..., :4, :4] = 0.25
+    other[..., 4:, 4:] = 1  # refined by one alone: rounding decides that, so it does not count
+    found = compare('x', {'pha': pha, 'ref_sm': ref}, {'pha': other, 'ref_sm': moved})
+    assert (found.refined, found.differing) == (2, 2)
+    assert found.differences == {'pha': Difference(worst=0.25, mean=0.125, refined=0.25)}
+    assert found.problems(Limits(mean=1, worst=0.2, cells=0)) == ['pha differs by up to 2.5e-01, more than 2e-01']
+    assert found.problems(Limits(mean=0.2, worst=1, cells=0)) == [
+        'pha differs by 1.2e-01 (2.5e-01 in refined cells) in the mean, more than 2e-01'
+    ]
+    found = compare('x', {'pha': pha, 'ref_sm': ref}, {'pha': other, 'ref_sm': 1 - ref})
+    assert found.differences == {'pha': Difference(worst=0, mean=0, refined=0)}
+    assert found.problems(Limits(mean=1, worst=1, cells=0.9)) == ['4 of 2 cells are refined differently']
+    other[0, 0, 0, 0] = torch.nan
+    found = compare('x', {'pha': pha, 'ref_sm': ref}, {'pha': other, 'ref_sm': ref})
+    assert len(found.problems(Limits(mean=9, worst=9, cells=9))) == 2

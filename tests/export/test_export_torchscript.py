@@ -1,0 +1,345 @@
+"""export_torchscript.py: files that load, take settings, are weights, are proved or not there; C++."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+import warnings
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+import torch
+from support.inference_case import ROOT, Case, photo, read, room, save
+from torch import Tensor, nn
+
+import export_torchscript
+from checkpointing import weight_files
+from export import parity, torchscript
+from export.portable import PortableBase
+from inference.networks import load_network
+from model import MattingBase, MattingRefine
+from model.weights import describe, load_weights
+
+pytestmark = pytest.mark.usefixtures('one_thread')
+COMPILERS = ('c++', 'g++', 'clang++')
+
+
+@pytest.fixture(autouse=True)
+def small_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torchscript, 'SIZES', ((128, 96), (61, 84)))
+
+
+def flags(checkpoint: Path, output: Path, *more: object, model_type: str = 'mattingrefine') -> list[str]:
+    words = ['--model-type', model_type, '--model-backbone', 'mobilenetv2', '--model-checkpoint', checkpoint,
+             '--model-refine-sample-pixels', 800, '--output', output, *more]  # fmt: skip
+    return list(map(str, words))
+
+
+def run(*words: object, **options: str) -> int:
+    """Runs the script, for which every warning is a failure."""
+    with warnings.catch_warnings():
+        warnings.simplefilter('error')
+        return export_torchscript.main(flags(*words, **options))  # type: ignore[arg-type]
+
+
+def original(path: Path, **settings: object) -> MattingBase:
+    return load_network(path, **settings)[0].eval()
+
+
+def pictures(width: int, height: int, batch: int = 1) -> tuple[Tensor, Tensor]:
+    pair = [torch.from_numpy(x).permute(2, 0, 1)[None] / 255 for x in _shots(width, height)]
+    return pair[0].repeat(batch, 1, 1, 1), pair[1].repeat(batch, 1, 1, 1)
+
+
+def _shots(width: int, height: int) -> tuple[np.ndarray, np.ndarray]:
+    plate = room(0, width, height)
+    return photo(plate, 1), plate
+
+
+def assert_equal(exported: nn.Module, network: MattingBase, src: Tensor, bgr: Tensor, atol: float = 2e-5) -> None:
+    expected, found = (parity.outputs_of(x, src, bgr) for x in (network, exported))
+    assert found.keys() == expected.keys()
+    for name, value in found.items():
+        torch.testing.assert_close(value.float(), expected[name], atol=0 if name == 'ref_sm' else atol, rtol=0)
+
+
+@pytest.fixture(scope='module')
+def archive(checkpoints: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The refining network as TorchScript, with the script's own settings but for the number of pixels."""
+    path = tmp_path_factory.mktemp('archive') / 'model.pt'
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(torchscript, 'SIZES', ((128, 96), (61, 84)))
+        assert run(checkpoints['mattingrefine'], path) == 0
+    assert [x.name for x in path.parent.iterdir()] == ['model.pt']
+    return path
+
+
+@pytest.mark.filterwarnings('ignore:`torch.jit')
+def test_a_users_program_loads_it_and_sets_its_settings(archive: Path, checkpoints: dict[str, Path]) -> None:
+    extra = {'about.json': ''}
+    model = torch.jit.load(archive, _extra_files=extra)
+    held = (
+        model.backbone_scale,
+        model.refine_mode,
+        model.refine_sample_pixels,
+        model.refine_threshold,
+        model.refine_form,
+    )
+    assert held == (0.25, 'sampling', 800, 0.7, 'gather')
+    about = json.loads(extra['about.json'])
+    assert about['checkpoint'] == 'mattingrefine.pth'
+    assert about['checkpoint_sha256'] == weight_files.verifier().digest(checkpoints['mattingrefine'])
+    assert (about['model_type'], about['precision'], about['refine_form']) == ('mattingrefine', 'float32', 'gather')
+    assert not model.training
+    model.backbone_scale, model.refine_mode, model.refine_threshold = 0.5, 'thresholding', 0.35
+    network = original(
+        checkpoints['mattingrefine'], backbone_scale=0.5, refine_mode='thresholding', refine_threshold=0.35
+    )
+    assert_equal(model, network, *pictures(97, 70, batch=2))
+    ref = model(*pictures(97, 70))[5]
+    assert 0 < ref.mean() < 1
+
+
+def test_it_is_a_weight_file_too(archive: Path, checkpoints: dict[str, Path]) -> None:
+    weights = weight_files.read_whole(archive, weight_files.verifier())
+    assert weights.kind == 'TorchScript archive'
+    assert describe(weights.state_dict) == 'MattingRefine mobilenetv2'
+    network = MattingRefine('mobilenetv2')
+    assert load_weights(network, weights).percent == 100
+    trained = original(checkpoints['mattingrefine']).state_dict()
+    assert all(torch.equal(value, trained[name]) for name, value in network.state_dict().items())
+
+
+def test_pictures_are_matted_with_it(archive: Path, pair: Case) -> None:
+    assert pair.run('--output-format', 'pha=png') == 0
+    expected = [read(pair.out / 'pha' / name) for name in ('a.png', 'shots/b.0001.png')]
+    assert pair.run('--output-format', 'pha=png', '--model-checkpoint', archive, '-y') == 0
+    for before, name in zip(expected, ('a.png', 'shots/b.0001.png')):
+        assert np.array_equal(before, read(pair.out / 'pha' / name))
+
+
+def test_float16_halves_the_weights(tmp_path: Path, checkpoints: dict[str, Path], archive: Path, capsys) -> None:
+    path = tmp_path / 'half.pth'
+    assert run(checkpoints['mattingrefine'], path, '--precision', 'float16') == 0
+    printed = capsys.readouterr().out
+    assert 'against the network in float32, but for rounding' in printed
+    assert 'against the network in float16 (limits: ' in printed
+    with zipfile.ZipFile(path) as half, zipfile.ZipFile(archive) as whole:
+        sizes = [sum(x.file_size for x in z.infolist() if '/data/' in x.filename) for z in (half, whole)]
+    assert sizes[0] == pytest.approx(sizes[1] / 2, rel=0.01)
+    network = original(checkpoints['mattingrefine'])
+    torchscript.write(tmp_path / 'again.pt', network, 'float16', 'gather', {})
+    assert {x.dtype for x in network.parameters()} == {torch.float32}
+    module, about = torchscript.read(path)
+    assert about['precision'] == 'float16'
+    assert {x.dtype for x in module.parameters()} == {torch.float16}
+    src, bgr = pictures(97, 70)
+    assert module(src.half(), bgr.half())[0].dtype == torch.float16
+    assert module(src, bgr)[0].dtype == torch.float32  # which its pictures may be as well
+
+
+@pytest.mark.parametrize('name', ['model.pt', 'model.pt2'])
+def test_the_base_network_takes_any_size(tmp_path: Path, checkpoints: dict[str, Path], name: str) -> None:
+    assert run(checkpoints['mattingbase'], tmp_path / name, model_type='mattingbase') == 0
+    module, about = torchscript.read(tmp_path / name)
+    assert about['model_type'] == 'mattingbase'
+    assert 'refine_form' not in about
+    network = original(checkpoints['mattingbase'])
+    for size in ((17, 17), (97, 70), (64, 49, 3)):
+        assert_equal(module, network, *pictures(*size))
+    if name == 'model.pt2':
+        src, bgr = torch.export.load(tmp_path / name).example_inputs[0]  # which compilers ask for
+        assert src.shape == bgr.shape
+        assert src.numel() < 400_000
+
+
+@pytest.mark.parametrize(
+    ('mode', 'form', 'scale'),
+    [
+        ('thresholding', None, 0.25),
+        pytest.param('sampling', 'masked', 0.3, marks=pytest.mark.slow),
+        pytest.param('full', None, 0.125, marks=pytest.mark.slow),
+    ],
+)
+def test_a_program_takes_any_batch_and_multiples_of_4(
+    tmp_path: Path, checkpoints: dict[str, Path], mode: str, form: str | None, scale: float
+) -> None:
+    path, settings = tmp_path / 'model.pt2', {'backbone_scale': scale, 'refine_mode': mode, 'refine_threshold': 0.3}
+    words = ['--model-refine-mode', mode, '--model-backbone-scale', scale, '--model-refine-threshold', 0.3]
+    assert run(checkpoints['mattingrefine'], path, *words, *(['--refine-form', form] if form else [])) == 0
+    module, about = torchscript.read(path)
+    assert (about['refine_mode'], about['backbone_scale']) == (mode, str(scale))
+    assert about['refine_form'] == {'full': 'gather'}.get(mode, 'masked')
+    network = original(checkpoints['mattingrefine'], refine_sample_pixels=800, **settings)
+    least = {0.25: 68, 0.3: 60, 0.125: 136}[scale]
+    for size in ((least, least), (160, 140), (140, 152, 3)):
+        assert_equal(module, network, *pictures(*size))
+    with pytest.raises(Exception, match=r'Guard failed: .* % 4'):
+        module(*pictures(161, 160))
+    with pytest.raises(Exception, match=rf'Guard failed: src.size\(\)\[2\] >= {least}'):
+        module(*pictures(160, least - 4))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(('mode', 'precision'), [('sampling', 'float32'), ('thresholding', 'float16')])
+def test_a_program_that_gathers(tmp_path: Path, checkpoints: dict[str, Path], mode: str, precision: str) -> None:
+    path, words = tmp_path / 'model.pt2', ['--model-refine-mode', mode, '--refine-form', 'gather']
+    threshold = ['--model-refine-threshold', 0.3]
+    assert run(checkpoints['mattingrefine'], path, *words, *threshold, '--precision', precision) == 0
+    module, _ = torchscript.read(path)
+    dtype, tolerance = getattr(torch, precision), 2e-5 if precision == 'float32' else 0.05
+    network = original(checkpoints['mattingrefine'], refine_mode=mode, refine_sample_pixels=800, refine_threshold=0.3)
+    for size in ((100, 72), (80, 132, 3)):
+        src, bgr = pictures(*size)
+        expected, found = parity.outputs_of(network, src, bgr), parity.outputs_of(module, src.to(dtype), bgr.to(dtype))
+        compared = parity.compare('', expected, found)
+        assert not compared.problems(parity.Limits(tolerance, tolerance, 0.05 if precision == 'float16' else 0))
+        assert compared.refined > 0
+
+
+def shifted(make: Callable[..., PortableBase]) -> Callable[..., PortableBase]:
+    def made(*arguments: object) -> PortableBase:
+        portable = make(*arguments)
+        portable.decoder.conv4.bias.data[0] += 0.01  # type: ignore[union-attr]
+        return portable
+
+    return made
+
+
+def test_what_differs_leaves_nothing_and_harms_nothing(
+    tmp_path: Path, checkpoints: dict[str, Path], capsys, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    name = 'model.pt'
+    (tmp_path / name).write_bytes(b'of before')
+    monkeypatch.setattr(torchscript, 'portable_copy', shifted(torchscript.portable_copy))
+    words = checkpoints['mattingbase'], tmp_path / name, '-y'
+    assert run(*words, model_type='mattingbase') == 1
+    message = capsys.readouterr().err
+    assert 'not equal to the original, nothing written' in message
+    assert 'pha differs by' in message
+    assert [x.name for x in tmp_path.iterdir()] == [name]
+    assert (tmp_path / name).read_bytes() == b'of before'
+    assert run(*words, '--no-validate', model_type='mattingbase') == 0
+    assert 'not compared with the original' in capsys.readouterr().out
+    assert torchscript.read(tmp_path / name)[1]['checkpoint'] == 'mattingbase.pth'
+
+
+def test_a_setting_without_effect_is_found(
+    tmp_path: Path, checkpoints: dict[str, Path], capsys, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def set_others(module: nn.Module, name: str, value: object) -> None:
+        if name != 'refine_mode':
+            set_any(module, name, value)
+
+    set_any = torch.jit.RecursiveScriptModule.__setattr__
+    monkeypatch.setattr(torch.jit.RecursiveScriptModule, '__setattr__', set_others)
+    assert run(checkpoints['mattingrefine'], tmp_path / 'model.pt') == 1
+    err = capsys.readouterr().err
+    assert 'set to full: ' in err
+    assert 'set to thresholding: ' in err
+    assert 'set to sampling: ' not in err
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ('error', 'code', 'message'),
+    [(OSError(28, 'No space left on device'), 1, 'No space left'), (KeyboardInterrupt(), 130, 'nothing was written')],
+)
+def test_a_run_that_is_stopped_leaves_nothing(
+    tmp_path: Path, checkpoints: dict[str, Path], capsys, monkeypatch, error: BaseException, code: int, message: str
+) -> None:
+    def written_in_part(path: Path, *_: object) -> None:
+        path.write_bytes(b'PK')
+        raise error
+
+    monkeypatch.setattr(torchscript, 'write', written_in_part)
+    assert run(checkpoints['mattingbase'], tmp_path / 'model.pt', model_type='mattingbase') == code
+    assert message in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
+
+
+def test_names_that_cannot_be_written_are_refused_in_one_message(tmp_path: Path, checkpoints, capsys) -> None:
+    weights = checkpoints['mattingrefine']
+    assert run(weights, tmp_path / 'no' / 'model.onnx', '--model-backbone-scale', 0.7) == 2
+    err = capsys.readouterr().err
+    assert '3 problems:' in err
+    assert f'--output {tmp_path / "no" / "model.onnx"}: must end in .pt or .pth or .pt2' in err
+    assert f'there is no folder {tmp_path / "no"}' in err
+    assert '--model-backbone-scale 0.7: must be above 0 and at most 0.5' in err
+    (tmp_path / 'model.pt').touch()
+    assert run(weights, tmp_path / 'model.pt') == 2
+    assert 'exists; choose another name, or replace it with -y' in capsys.readouterr().err
+    (tmp_path / 'folder.pt').mkdir()
+    assert run(weights, tmp_path / 'folder.pt', '-y') == 2
+    assert 'is a folder' in capsys.readouterr().err
+    assert run(weights, weights, '-y') == 2
+    assert 'is the checkpoint itself' in capsys.readouterr().err
+    assert sorted(x.name for x in tmp_path.iterdir()) == ['folder.pt', 'model.pt']
+
+
+def test_other_weights_than_named_are_refused(tmp_path: Path, checkpoints: dict[str, Path], capsys) -> None:
+    picture, out = save(tmp_path / 'picture.png', room(0)), tmp_path / 'model.pt'
+    for weights, model_type, message in (
+        (checkpoints['mattingbase'], 'mattingrefine', 'use --model-type mattingbase --model-backbone mobilenetv2'),
+        (checkpoints['mattingrefine'], 'mattingbase', 'use --model-type mattingrefine --model-backbone mobilenetv2'),
+        (picture, 'mattingbase', 'not a weight file but a PNG picture'),
+    ):
+        assert run(weights, out, model_type=model_type) == 2
+        err = capsys.readouterr().err
+        assert message in err
+        assert err.count('\n') == 1
+    assert [x.name for x in tmp_path.iterdir()] == ['picture.png']
+
+
+def test_help_does_not_wait_for_torch() -> None:
+    code = 'import sys, export_torchscript as s\ntry: s.parse(["--help"])\nfinally: print("torch" in sys.modules)'
+    found = subprocess.run([sys.executable, '-c', code], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert found.stdout.splitlines()[-1] == 'False'
+    assert '--refine-form' in found.stdout
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+@pytest.mark.skipif(shutil.which('cmake') is None, reason='cmake is not installed')
+@pytest.mark.skipif(not any(map(shutil.which, COMPILERS)), reason='there is no C++ compiler')
+def test_the_program_in_cpp_writes_the_same_alpha(tmp_path: Path, archive: Path, checkpoints: dict[str, Path]) -> None:
+    build = tmp_path / 'build'
+    prefix = f'-DCMAKE_PREFIX_PATH={torch.utils.cmake_prefix_path}'
+    for command in (['cmake', '-S', ROOT / 'docs/cpp', '-B', build, prefix], ['cmake', '--build', build]):
+        made = subprocess.run(command, capture_output=True, text=True)
+        assert made.returncode == 0, made.stdout + made.stderr
+    shots = _shots(97, 70)
+    for name, picture in zip(('src.ppm', 'bgr.ppm'), shots):
+        save(tmp_path / name, picture)
+
+    def matting(*settings: str, plate: str = 'bgr.ppm') -> subprocess.CompletedProcess[str]:
+        names = [tmp_path / 'src.ppm', tmp_path / plate, tmp_path / 'pha.pgm']
+        return subprocess.run([build / 'matting', archive, *names, *settings], capture_output=True, text=True)
+
+    src, bgr = pictures(97, 70)
+    written = []
+    for scale, mode, pixels in ((0.25, 'sampling', 800), (0.5, 'full', 800), (0.3, 'thresholding', 800)):
+        settings = {'backbone_scale': scale, 'refine_mode': mode, 'refine_sample_pixels': pixels}
+        done = matting(*(f'{name}={value}' for name, value in settings.items()), 'refine_threshold=0.3')
+        assert done.returncode == 0, done.stderr
+        network = original(checkpoints['mattingrefine'], **settings, refine_threshold=0.3)
+        expected = (parity.outputs_of(network, src, bgr)['pha'][0, 0] * 255).round().numpy()
+        found = cv2.imread(str(tmp_path / 'pha.pgm'), cv2.IMREAD_UNCHANGED)
+        assert found.shape == (70, 97)
+        assert np.abs(found - expected).max() <= 1
+        written.append(found)
+    assert len({found.tobytes() for found in written}) == 3, 'settings have an effect'
+    save(tmp_path / 'small.ppm', shots[1][:64])
+    for wrong, message in (
+        (matting('refine_mod=full'), 'refine_mod=full: not name=value with the name of a setting of this model'),
+        (matting('refine_sample_pixels=0.5'), '0.5: not a number, or not a whole one'),
+        (matting(plate='small.ppm'), 'picture and plate must be of one size'),
+        (matting(plate='none.ppm'), f'{tmp_path / "none.ppm"}: not a binary PPM (P6) of 8 bits a channel'),
+    ):
+        assert (wrong.returncode, wrong.stderr) == (1, f'error: {message}\n')

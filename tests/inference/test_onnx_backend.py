@@ -1,0 +1,284 @@
+"""`--backend`: exported files run by the scripts give what the networks give; settings follow the file, or one line."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from support.inference_case import Case, photo, read, room, save
+
+import inference_images
+import inference_speed_test
+from common.devices import torch_threads
+from export import torchscript
+from inference import backend_options, backends
+from inference.networks import load_network
+from inference.speed import measure as speed
+from model import MattingBase
+from model.folding import folded
+
+onnx = pytest.importorskip('onnx')
+pytest.importorskip('onnxruntime')
+from export import onnx_file  # noqa: E402
+from inference import onnx_network  # noqa: E402
+
+pytestmark = [pytest.mark.usefixtures('one_thread'), pytest.mark.timeout(600)]
+CPU = torch.device('cpu')
+ABOUT = {'model_type': 'mattingrefine', 'backbone': 'mobilenetv2', 'backbone_scale': '0.25', 'refine_mode': 'sampling',
+         'refine_sample_pixels': '800', 'refine_threshold': '0.7', 'refine_kernel_size': '3'}  # fmt: skip
+
+
+def network(path: Path) -> MattingBase:
+    return load_network(path, refine_sample_pixels=800)[0].eval()
+
+
+@pytest.fixture(scope='module')
+def exported(checkpoints: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp('onnx') / 'model.onnx'
+    trained = folded(network(checkpoints['mattingrefine']))
+    onnx_file.save(onnx_file.convert(trained, form='masked', about=ABOUT), path)  # type: ignore[arg-type]
+    return path
+
+
+@pytest.fixture(scope='module')
+def archive(checkpoints: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp('archive') / 'model.pt'
+    about = {**ABOUT, 'precision': 'float32'}
+    torchscript.write(path, network(checkpoints['mattingrefine']), 'float32', 'gather', about)
+    return path
+
+
+def saying(file: Path, path: Path, **about: str) -> Path:
+    """A copy of an ONNX file that says something else of itself."""
+    model = onnx.load(file)
+    own = {entry.key: entry.value for entry in model.metadata_props}
+    onnx.helper.set_model_props(model, own | about)
+    onnx_file.save(model, path)
+    return path
+
+
+TYPES = ('com', 'pha', 'fgr', 'err', 'ref')
+
+
+@pytest.mark.parametrize('backend', ['onnx', 'torchscript'])
+def test_pictures_of_any_size_come_out_as_from_the_weights(
+    pair: Case, exported: Path, archive: Path, backend: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    odd = room(2, 97, 63)
+    save(pair.src / 'odd.png', photo(odd, 3))
+    pair.bgr = save(pair.bgr.parent / 'plates/a.png', room(0)).parent
+    save(pair.bgr / 'shots/b.0001.png', room(0))
+    save(pair.bgr / 'odd.png', odd)
+    formats = ['--output-format', *(f'{kind}=png' for kind in TYPES), '--batch-size', 2]
+    assert pair.run(*formats, types=TYPES) == 0
+    weights, pair.out = pair.out, pair.out.with_name('of a file')
+    file = {'onnx': exported, 'torchscript': archive}[backend]
+    assert pair.run(*formats, '--model-checkpoint', file, '--backend', backend, types=TYPES) == 0
+    assert f'{file}; on cpu in float32\n' in capsys.readouterr().out
+    for kind in TYPES:
+        for name in ('a', 'shots/b.0001', 'odd'):
+            expected, found = (read(folder / kind / f'{name}.png').astype(int) for folder in (weights, pair.out))
+            assert expected.shape == found.shape
+            assert np.abs(expected - found).max() <= (0 if kind == 'ref' else 1), (kind, name)
+        assert expected.std() > 5
+
+
+def parsed(*words: object) -> inference_images.argparse.Namespace:
+    flags = ['--model-type', 'mattingrefine', '--model-backbone', 'mobilenetv2', '--images-src', 's', '--images-bgr',
+             'b', '--output-dir', 'o', '--output-types', 'pha', *words]  # fmt: skip
+    return inference_images.parse(list(map(str, flags)))
+
+
+def test_settings_follow_the_file_unless_typed(exported: Path, archive: Path, tmp_path: Path) -> None:
+    held = {'backbone_scale': '0.5', 'refine_mode': 'thresholding', 'refine_threshold': '0.2', 'precision': 'float16'}
+    other = saying(exported, tmp_path / 'other.onnx', **held)
+    flags = ['--model-checkpoint', other, '--backend', 'onnx', '--model-refine-threshold', 0.7]
+    args = parsed(*flags)
+    assert sorted(args.typed) == sorted(
+        ['model_type', 'model_backbone', 'images_src', 'images_bgr', 'output_dir', 'output_types', 'model_checkpoint',
+         'backend', 'model_refine_threshold']
+    )  # fmt: skip
+    backend_options.follow(args)
+    assert (args.model_backbone_scale, args.model_refine_mode, args.precision) == (0.5, 'thresholding', 'float16')
+    assert (args.model_refine_sample_pixels, args.model_refine_kernel_size) == (800, 3)
+    assert args.model_refine_threshold == 0.7
+    assert type(args.model_refine_sample_pixels) is int
+    args = parsed('--model-checkpoint', archive, '--backend', 'torchscript', '--model-refine-mode', 'full')
+    backend_options.follow(args)
+    assert (args.model_refine_sample_pixels, args.model_refine_mode, args.precision) == (800, 'full', 'auto')
+
+
+def test_weights_have_no_settings_to_follow(checkpoints: dict[str, Path]) -> None:
+    args = parsed('--model-checkpoint', checkpoints['mattingrefine'])
+    before = dict(vars(args))
+    backend_options.follow(args)
+    assert vars(args) == before
+
+
+@pytest.mark.parametrize(
+    ('flags', 'message'),
+    [
+        (['--model-refine-sample-pixels', 1600], '--model-refine-sample-pixels 1600: {} was exported with 800, which'),
+        (['--model-backbone-scale', 0.5], '--model-backbone-scale 0.5: {} was exported with 0.25, which cannot be'),
+        (['--model-refine-mode', 'full'], '--model-refine-mode full: {} was exported with sampling, which cannot be'),
+        (['--model-backbone', 'resnet50'], '--model-backbone resnet50: {} was exported with mobilenetv2, which'),
+        (['--precision', 'bfloat16'], '--precision bfloat16: {} was exported with float32, which cannot be changed'),
+        (['--compile'], '--backend onnx: cannot be compiled; leave out --compile, or this backend'),
+        (['--backend', 'pytorch'], '--model-checkpoint {}: an ONNX file, which needs --backend onnx, not pytorch'),
+        (['--backend', 'torchscript'], '--model-checkpoint {}: an ONNX file, which needs --backend onnx, not torch'),
+    ],
+)
+def test_what_contradicts_the_file_is_one_line(
+    pair: Case, exported: Path, capsys: pytest.CaptureFixture[str], flags: list[object], message: str
+) -> None:
+    assert pair.run('--model-checkpoint', exported, '--backend', 'onnx', *flags) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith('error: ' + message.format(exported))
+    assert not pair.out.exists()
+
+
+def test_a_network_of_another_type_is_refused(pair: Case, exported: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert pair.run('--model-checkpoint', exported, '--backend', 'onnx', model_type='mattingbase') == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(f'error: --model-type mattingbase: {exported} was exported with mattingrefine, which cannot')
+
+
+def test_files_of_another_kind_are_refused(
+    pair: Case, exported: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    text, foreign, program = tmp_path / 'text.onnx', tmp_path / 'foreign.onnx', tmp_path / 'model.pt2'
+    text.write_text('no model')
+    program.write_text('')
+    value = onnx.helper.make_tensor_value_info('image', onnx.TensorProto.FLOAT, [1])
+    result = onnx.helper.make_tensor_value_info('result', onnx.TensorProto.FLOAT, [1])
+    graph = onnx.helper.make_graph([onnx.helper.make_node('Neg', ['image'], ['result'])], 'x', [value], [result])
+    opset = [onnx.helper.make_opsetid('', 20)]
+    onnx_file.save(onnx.helper.make_model(graph, opset_imports=opset, ir_version=10), foreign)
+    some = tmp_path / 'some.onnx'
+    onnx_file.save(onnx_file.chosen(onnx.load(exported), ['pha', 'fgr', 'err_sm']), some)
+    alpha = tmp_path / 'alpha.onnx'
+    onnx_file.save(onnx_file.chosen(onnx.load(exported), ['pha']), alpha)
+    weights = pair.checkpoints['mattingrefine']
+    for path, backend, types, message in (
+        (text, 'onnx', ('pha',), f'{text}: ONNX Runtime '),
+        (foreign, 'onnx', ('pha',), f'{foreign}: not made by export_onnx.py (its inputs: image), so how to use it'),
+        (weights, 'onnx', ('pha',), f'--backend onnx: needs an .onnx file, not {weights}; make one of it with export_'),
+        (weights, 'torchscript', ('pha',), f'--backend torchscript: needs a TorchScript archive, not {weights}; make'),
+        (program, 'pytorch', ('pha',), f'--model-checkpoint {program}: a program of torch.export, which no --backend'),
+        (some, 'onnx', ('err', 'ref'), f'--output-types ref: {some} was exported with --outputs pha fgr err_sm alone'),
+        (alpha, 'onnx', ('pha',), f'{alpha}: has no output fgr; export it with --outputs pha fgr'),
+    ):
+        assert pair.run('--model-checkpoint', path, '--backend', backend, types=types) == 2
+        (line,) = capsys.readouterr().err.splitlines()
+        assert line.startswith(f'error: {message}')
+        assert not pair.out.exists()
+    assert pair.run('--model-checkpoint', some, '--backend', 'onnx', types=('pha', 'err')) == 0
+
+
+def test_a_missing_runtime_is_one_line(
+    pair: Case, exported: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    find = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, 'find_spec', lambda name: None if name == 'onnxruntime' else find(name))
+    assert pair.run('--model-checkpoint', exported, '--backend', 'onnx') == 2
+    message = "error: --backend onnx: onnxruntime is not installed: pip install -e '.[export]'\n"
+    assert capsys.readouterr().err == message
+
+
+def test_an_archive_without_its_backend_gives_its_weights_and_says_so(
+    pair: Case, archive: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert pair.run('--model-checkpoint', archive) == 0
+    note = f'note: the weights of {archive} are used; --backend torchscript runs the archive as it is'
+    assert note in capsys.readouterr().err.splitlines()
+
+
+def test_each_run_has_as_many_threads_as_torch_and_runs_may_be_side_by_side(
+    exported: Path, checkpoints: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opened, plain = [], onnx_network.open_session
+
+    def watched(path: Path, device: str, threads: int, optimized: bool = True) -> object:
+        opened.append((threads, optimized))
+        return plain(path, device, threads, optimized)
+
+    monkeypatch.setattr(onnx_network, 'open_session', watched)
+    matting = backends.load({'path': exported, 'model_type': 'mattingrefine'}, 'onnx', CPU)
+    shots = [photo(room(0), i) for i in range(6)]
+    expected = [backends.Matting(network(checkpoints['mattingrefine']), CPU)(shot, room(0)).pha for shot in shots]
+    for threads in (1, 2):
+        with torch_threads(threads), ThreadPoolExecutor(3) as pool:
+            found = list(pool.map(lambda shot: matting(shot, room(0)).pha, shots))
+        for one, other in zip(found, expected):
+            assert np.abs(one.astype(int) - other).max() <= 1
+    assert opened == [(1, False), (1, True), (2, True)]
+
+
+def test_the_runtime_must_have_the_device(exported: Path) -> None:
+    with pytest.raises(ValueError, match=r'--device mps: ONNX Runtime .* has no such device; use --device cpu'):
+        onnx_network.OnnxNetwork(exported, torch.device('mps'))
+    assert backends.device_for('onnx', 'auto').type == ('cuda' if onnx_network.has_device('cuda') else 'cpu')
+
+
+FLAGS = ['--model-type', 'mattingrefine', '--model-backbone', 'mobilenetv2', '--device', 'cpu', '--repeats', '2']
+FLAGS += ['--resolution', '64', '48', '96', '64']
+
+
+def test_the_speed_of_a_file_and_of_weights_that_are_exported_for_it(
+    exported: Path,
+    checkpoints: dict[str, Path],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(speed, 'WARM_UP_SECONDS', 0)
+    monkeypatch.setattr(speed, '_gmac', lambda *_: None)  # half of the time
+    file = tmp_path / 's.json'
+    flags = [*FLAGS, '--model-checkpoint', str(exported), '--backend', 'onnx', '--json', str(file)]
+    assert inference_speed_test.main(flags) == 0
+    assert capsys.readouterr().out.splitlines()[0] == str(exported)
+    rows = json.loads(file.read_text())['rows']
+    assert [(row['width'], row['backend'], row['refine_sample_pixels']) for row in rows] == [
+        (64, 'onnx', 800), (96, 'onnx', 800)
+    ]  # fmt: skip
+    made: list[dict[str, str]] = []
+
+    def converted(_: object, precision: str, about: dict[str, str]) -> onnx.ModelProto:
+        made.append({**about, 'precision': precision})
+        return onnx.load(exported)
+
+    monkeypatch.setattr(onnx_file, 'convert', converted)
+    weights = str(checkpoints['mattingrefine'])
+    flags = [*FLAGS, '--model-checkpoint', weights, '--model-refine-sample-pixels', '800']
+    assert inference_speed_test.main([*flags, '--backend', 'pytorch', 'onnx', '--json', str(file), '-y']) == 0
+    assert made == [{**ABOUT, 'precision': 'float32'}]  # once for both sizes
+    rows = json.loads(file.read_text())['rows']
+    assert [row['backend'] for row in rows] == ['pytorch', 'onnx'] * 2
+    assert {row['checkpoint'] for row in rows} == {weights}
+    assert all(row['median_ms'] > 0 for row in rows)
+
+
+@pytest.mark.parametrize(
+    ('flags', 'message'),
+    [
+        (['--backend', 'onnx', 'pytorch'], '--model-checkpoint {}: an ONNX file, which needs --backend onnx, not pyt'),
+        (
+            ['--backend', 'onnx', '--model-backbone-scale', '0.5'],
+            '--model-backbone-scale 0.5: {} was exported with 0.25',
+        ),
+        (['--backend', 'onnx', '--precision', 'bfloat16'], '--precision bfloat16: --backend onnx has float32 and flo'),
+    ],
+)
+def test_the_speed_test_refuses_in_one_line(
+    exported: Path, capsys: pytest.CaptureFixture[str], flags: list[str], message: str
+) -> None:
+    assert inference_speed_test.main([*FLAGS, '--model-checkpoint', str(exported), *flags]) == 2
+    captured = capsys.readouterr()
+    assert captured.err.startswith('error: ' + message.format(exported))
+    assert captured.err.count('\n') == 1
+    assert captured.out == ''

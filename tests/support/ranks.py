@@ -1,0 +1,58 @@
+"""One optimizer step of a rank, for test_distributed: what it saw and the gradient that it took.
+
+BatchNorm is frozen, since torch synchronises it on GPUs only; a plain SGD step of length 1 leaves the gradient in
+the weights.
+"""
+
+import argparse
+import sys
+from pathlib import Path
+
+import torch
+
+from checkpointing.manager import Checkpoints
+from dataset.geometry import AffineRange
+from dataset.loaders import Compositions, TrainingBatches
+from dataset.sampling import Plan, StepSampler
+from dataset.synthetic import SyntheticBackgrounds, SyntheticMattes
+from model import MattingBase
+from training import distributed as devices
+from training.logs import Logger
+from training.loop import Run, _train_step
+from training.losses import base_loss
+from training.meters import Meter
+from training.state import TrainingState, make_scaler
+
+
+def step(model, batch):
+    true = batch.compose(64)
+    pha, fgr, err, _ = model(true.src, true.bgr)
+    return base_loss(pha, fgr, err, true.pha, true.fgr)
+
+
+def one_step(folder, accumulate):
+    ranks = devices.join_ranks('cpu')
+    torch.manual_seed(0)
+    module = MattingBase('mobilenetv2').eval()
+    optimizer = torch.optim.SGD([{'params': list(module.parameters()), 'lr': 1.0, 'initial_lr': 1.0, 'name': 'all'}])
+    state = TrainingState(module, optimizer, make_scaler(ranks.device, torch.float32))
+    before = {name: p.detach().clone() for name, p in module.named_parameters()}
+    data = Compositions(SyntheticMattes(10), SyntheticBackgrounds(10), AffineRange((0.4, 1)), AffineRange((1, 2)))
+    # 10 samples in one step: over 3 parts they are 3, 3 and 4.
+    sampler = StepSampler(Plan(10, 10, 10, 64), 0, 1, accumulate, ranks.rank, ranks.world)
+    batches = TrainingBatches(data, sampler, 0, pin=False)
+    options = argparse.Namespace(accumulate=accumulate, clip_grad=None, seed=0, lr_schedule='constant', warmup_steps=0)
+    run = Run(
+        state, devices.distribute(module, ranks), batches, [], step, step, step, options, 1, 1, ranks, torch.float32,
+        Checkpoints(Path(folder), 'base', 'run', {}), Logger(Path(folder), 0, 1, first=False),
+    )  # fmt: skip
+    result = _train_step(run, iter(batches), Meter())
+    gradient = {name: before[name] - p.detach() for name, p in module.named_parameters()}
+    torch.save(
+        {'gradient': gradient, 'names': result.names}, Path(folder) / f'{ranks.world}-{accumulate}-{ranks.rank}.pt'
+    )
+    devices.leave_ranks()
+
+
+if __name__ == '__main__':
+    one_step(sys.argv[1], int(sys.argv[2]))

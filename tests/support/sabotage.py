@@ -1,0 +1,214 @@
+"""What goes wrong in a run on purpose: called in the process of a run before it begins (see fork_server.py)."""
+
+import contextlib
+import errno
+import json
+import os
+import signal
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import nn
+
+import model
+import training.logs
+import training.loop
+from checkpointing.manager import Checkpoints
+from common.files import Disk
+from dataset.synthetic import SyntheticBackgrounds, SyntheticMattes
+from training import stage as stages
+from training.state import TrainingState
+
+# Made in the run's current folder when something goes wrong, for the time.
+EVENT = Path('event')
+
+
+class Tiny(nn.Module):
+    """A coarse network in small, with BatchNorm, Dropout and the three parts that have learning rates."""
+
+    def __init__(self, _: str = 'mobilenetv2'):
+        super().__init__()
+        self.backbone = nn.Sequential(nn.Conv2d(6, 8, 3, padding=1), nn.BatchNorm2d(8), nn.ReLU())
+        self.aspp = nn.Sequential(nn.Conv2d(8, 8, 1), nn.BatchNorm2d(8), nn.ReLU(), nn.Dropout(0.5))
+        self.decoder = nn.Conv2d(8, 37, 3, padding=1)
+
+    def forward(self, src, bgr):
+        out = self.decoder(self.aspp(self.backbone(torch.cat([src, bgr], 1)))).sigmoid()
+        return out[:, :1], out[:, 1:4], out[:, 4:5], out[:, 5:]
+
+
+def draw(index, side):
+    """A small picture of its own for each index: a disc in a colour on another."""
+    y, x = np.mgrid[:side, :side] / side
+    disc = (x - 0.3 - index % 5 / 10) ** 2 + (y - 0.5) ** 2 < 0.04 + index % 3 / 50
+    colour = np.random.default_rng(index).integers(0, 256, (2, 3))
+    return np.where(disc[..., None], *colour).astype(np.uint8), (disc * 255).astype(np.uint8)
+
+
+def tiny(put=setattr):
+    """The script trains the small network on pictures that are quickly drawn; `put` sets attributes."""
+    put(model, 'MattingBase', Tiny)
+    put(SyntheticMattes, 'read', lambda self, index, min_size=None: np.dstack(draw(index, 64)))
+    put(SyntheticBackgrounds, 'read', lambda self, index, min_size=None: draw(index + 1000, 64)[0])
+
+
+def around(owner, name, before=None, after=None):
+    """Calls functions before and after one of the library's; they get its arguments."""
+    real = getattr(owner, name)
+
+    def wrapped(*arguments, **more):
+        if before is not None:
+            before(*arguments)
+        result = real(*arguments, **more)
+        if after is not None:
+            after(*arguments)
+        return result
+
+    setattr(owner, name, wrapped)
+
+
+def mark_phases(path):
+    """Notes in a file what the run is at, so that the last line stays when it is killed.
+
+    'training' while it listens to signals, 'end' when it is about to stop listening; nothing before.
+    """
+    file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+    real, fitting = training.loop.listening, []
+
+    def mark(word):
+        os.write(file, f'{word}\n'.encode())
+
+    @contextlib.contextmanager
+    def listening():
+        with real() as request:
+            fitting.append(True)
+            mark('training')
+            try:
+                yield request
+            finally:
+                mark('end')
+
+    def saved(self, *_):
+        if self._committing is None:
+            mark('-saving')
+
+    training.loop.listening = listening
+    around(
+        training.loop, 'validate',
+        before=lambda *_: fitting and mark('validation'), after=lambda *_: fitting and mark('training'),
+    )  # fmt: skip
+    around(Checkpoints, 'save', before=lambda *_: mark('+saving'), after=saved)
+    around(Checkpoints, '_commit', after=lambda *_: mark('-saving'))
+
+
+def signal_at(step, number, rank=0):
+    """The process sends itself a signal once so many steps are done."""
+
+    def after(run, *_):
+        # The step that was just done is counted by the caller.
+        if run.state.progress.step + 1 == step and run.ranks.rank == rank:
+            if number == signal.SIGKILL:
+                run.checkpoints.settle()
+            EVENT.touch()
+            os.kill(os.getpid(), number)
+
+    around(training.loop, '_train_step', after=after)
+
+
+def signal_in(owner, name, count, number, rank=0):
+    """The process sends itself a signal at the beginning of the n-th call of a function of 'module:Class'."""
+    if int(os.environ.get('RANK', 0)) == rank:
+        _at_call(owner, name, count, lambda: os.kill(os.getpid(), number))
+
+
+def raise_in(owner, name, count, rank=0):
+    """The n-th call of a function raises what nobody expects."""
+
+    def fail():
+        raise RuntimeError('unexpected')
+
+    if int(os.environ.get('RANK', 0)) == rank:
+        _at_call(owner, name, count, fail)
+
+
+def _at_call(owner, name, count, action):
+    left = [count]
+
+    def before(*_):
+        left[0] -= 1
+        if left[0] == 0:
+            EVENT.touch()
+            action()
+
+    module, _, attribute = owner.partition(':')
+    holder = sys.modules[module]
+    around(getattr(holder, attribute) if attribute else holder, name, before=before)
+
+
+def slow_fsync(seconds):
+    """The disk takes its time."""
+    Disk.fsync = lambda *_: time.sleep(seconds)
+
+
+def hang_at(step, path):
+    """The run waits for ever once so many steps are done; a file says so."""
+
+    def after(run, *_):
+        if run.state.progress.step + 1 == step:
+            Path(path).touch()
+            time.sleep(600)
+
+    around(training.loop, '_train_step', after=after)
+
+
+def impatient(seconds):
+    """A run waits less long for the folder's lock."""
+    stages.FolderLock.__init__.__defaults__ = (seconds,)
+
+
+def note_names(folder):
+    """Writes a line with the step and the names of its samples on this rank."""
+    path = Path(folder) / f'rank-{os.environ.get("RANK", 0)}.jsonl'
+    real = training.loop._train_step
+
+    def train_step(run, batches, meter):
+        step, result = run.state.progress.step, real(run, batches, meter)
+        with path.open('a') as file:
+            file.write(json.dumps([step, result.names]) + '\n')
+        return result
+
+    training.loop._train_step = train_step
+
+
+def full_disk(times, rank=0):
+    """On one rank so many saves fail for want of space."""
+    left = [times if int(os.environ.get('RANK', 0)) == rank else 0]
+
+    def create(*_):
+        if left[0]:
+            left[0] -= 1
+            EVENT.touch()
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    around(Disk, 'create', before=create)
+
+
+def minutes_pass(minutes):
+    """Each step takes so many minutes by the clock."""
+    real, steps = time.monotonic, []
+    time.monotonic = lambda: real() + 60 * minutes * len(steps)
+    around(training.loop, '_train_step', after=lambda *_: steps.append(1))
+
+
+def forget_moments():
+    """A resumed run begins with a new optimizer."""
+    TrainingState._load_optimizer = lambda *_: None
+
+
+def forget_purge():
+    """A resumed run leaves the points of TensorBoard that are of steps after its checkpoint."""
+    real = training.logs.SummaryWriter
+    training.logs.SummaryWriter = lambda folder, purge_step: real(folder)

@@ -1,0 +1,78 @@
+"""Two and three processes against one, on the CPU."""
+
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from support import ranks
+from support.runs import ROOT, flags, load, names
+
+from training.distributed import launch
+
+HERE = Path(__file__).parents[1]
+
+
+@pytest.fixture
+def paths(monkeypatch):
+    monkeypatch.setenv('PYTHONPATH', f'{ROOT}:{HERE}')
+
+
+@pytest.fixture(scope='module')
+def alone(tmp_path_factory):
+    folder = tmp_path_factory.mktemp('alone')
+    ranks.one_step(folder, 1)
+    return torch.load(folder / '1-1-0.pt')
+
+
+@pytest.mark.parametrize(('world', 'accumulate'), [(2, 1), (3, 1), (1, 3), (2, 2)])
+def test_same_samples_and_same_gradient(tmp_path, paths, alone, world, accumulate):
+    if world > 1:
+        assert launch([str(HERE / 'support/ranks.py'), str(tmp_path), str(accumulate)], world) == 0
+    else:
+        ranks.one_step(tmp_path, accumulate)
+    seen = [torch.load(tmp_path / f'{world}-{accumulate}-{rank}.pt') for rank in range(world)]
+    assert sorted(n for part in seen for n in part['names']) == sorted(alone['names'])
+    for name, gradient in alone['gradient'].items():
+        scale = gradient.abs().max().clamp(min=1e-6)
+        for part in seen:
+            assert (part['gradient'][name] - gradient).abs().max() < 1e-3 * scale, name
+
+
+def test_the_script_trains_on_two_ranks(in_tmp, paths):
+    assert launch([str(ROOT / 'train_base.py'), *flags('run', max_steps=4, valid_samples=3)], 2) == 0
+    assert 'epoch-1-iter-3.pth' in names('checkpoint/run')
+    assert load('checkpoint/run/epoch-1-iter-3.state.pth')['progress']['step'] == 4
+    arguments = flags('run', max_steps=5, valid_samples=3, model_last_checkpoint='auto')
+    assert launch([str(ROOT / 'train_base.py'), *arguments], 2) == 0
+    assert load('checkpoint/run/epoch-1-iter-4.state.pth')['progress']['step'] == 5
+
+
+def test_torchrun_works_too(in_tmp, paths):
+    command = [sys.executable, '-m', 'torch.distributed.run', '--standalone', '--nproc-per-node', '2']
+    done = subprocess.run([*command, ROOT / 'train_base.py', *flags('run', max_steps=2)], check=False)
+    assert done.returncode == 0
+    assert 'epoch-0-iter-1.pth' in names('checkpoint/run')
+
+
+def test_a_signal_reaches_all_ranks_and_one_saves(in_tmp, paths):
+    program = 'import sys; from training.distributed import launch; sys.exit(launch(sys.argv[1:], 2))'
+    arguments = flags('run', epoch_end=500, checkpoint_interval=10**6)
+    command = [sys.executable, '-c', program, ROOT / 'train_base.py', *arguments]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        for line in process.stdout:
+            if line.startswith('step 2 of'):
+                process.send_signal(signal.SIGTERM)
+                break
+        rest = process.stdout.read()
+        assert process.wait(60) == 143
+    assert 'stopped by SIGTERM' in rest
+
+
+def test_a_rank_that_fails_ends_the_others(in_tmp, paths):
+    (in_tmp / 'half.py').write_text(
+        'import os, sys, time\nif os.environ["RANK"] == "1":\n    sys.exit(3)\ntime.sleep(100)\n'
+    )
+    assert launch([str(in_tmp / 'half.py')], 2) in (3, 143)

@@ -1,0 +1,190 @@
+"""Several ranks when one of them fails: the same samples on another number of ranks, and nobody waits for ever."""
+
+import itertools
+import json
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+
+import pytest
+from support.runs import HERE, ROOT, assert_same, curve, flags, load, names, record, server
+
+TINY = ('tiny',)
+CHECKPOINTS = 'checkpointing.manager:Checkpoints'
+AUTO = {'model_last_checkpoint': 'auto'}
+# Two epochs of three steps of six samples, which are shares of 6, 3 or 2 for one, two or three ranks.
+SIX = {'synthetic_size': 18, 'batch_size': 6, 'valid_samples': 3, 'checkpoint_interval': 1, 'ema_decay': 0.9}
+
+
+def start_ranks(folder, world, words, *sabotage):
+    """Starts a run of several ranks, each a child of the server."""
+    with socket.socket() as free:
+        free.bind(('localhost', 0))
+        port = free.getsockname()[1]
+    shared = {'MASTER_ADDR': 'localhost', 'MASTER_PORT': f'{port}', 'WORLD_SIZE': f'{world}'}
+    return [
+        server().start(folder, words, TINY, *sabotage, environment={**shared, 'RANK': f'{r}', 'LOCAL_RANK': f'{r}'})
+        for r in range(world)
+    ]
+
+
+def end_ranks(ranks, seconds=60):
+    """The exit codes of all ranks."""
+    deadline = time.monotonic() + seconds
+    return [rank.wait(max(0.1, deadline - time.monotonic())) for rank in ranks]
+
+
+def joined(lists):
+    return list(itertools.chain.from_iterable(lists))
+
+
+def samples_by_step(folder):
+    """The sorted names of the samples of all ranks for each step, of the last time that a rank saw it."""
+    seen = {}
+    for path in folder.glob('rank-*.jsonl'):
+        for step, samples in map(json.loads, path.read_text().splitlines()):
+            seen.setdefault(step, {})[path] = samples
+    return {step: sorted(joined(parts.values())) for step, parts in sorted(seen.items())}
+
+
+@pytest.mark.parametrize(
+    ('how', 'codes'), [(signal.SIGTERM, [143, 143]), pytest.param(signal.SIGKILL, [1, -9], marks=pytest.mark.slow)]
+)
+def test_another_number_of_ranks_sees_each_sample_once(tmp_path, how, codes):
+    alone, cut = tmp_path / 'alone', tmp_path / 'cut'
+    for folder in (alone, cut):
+        folder.mkdir()
+    words = flags('run', **SIX, **AUTO)
+    assert end_ranks(start_ranks(alone, 1, words, ['note_names', str(alone)])) == [0]
+    expected = samples_by_step(alone)
+    assert [len(set(samples)) for samples in expected.values()] == [6] * 6
+    for epoch in (0, 1):
+        assert len(set(joined(expected[3 * epoch + i] for i in range(3)))) == 18
+
+    # The second rank is asked to stop, or dies, once four steps are done: in the middle of the second epoch.
+    ranks = start_ranks(cut, 2, words, ['note_names', str(cut)], ['signal_at', 4, how, 1])
+    assert end_ranks(ranks) == codes
+    assert samples_by_step(cut) == {step: expected[step] for step in range(4)}
+    done = 1 + max(record(cut / 'checkpoint/run', path.stem)['step'] for path in cut.glob('checkpoint/run/*.json'))
+    assert done == (4 if how == signal.SIGTERM else 3)
+    for world in (1, 3):
+        folder = tmp_path / f'{world}'
+        shutil.copytree(cut, folder, ignore=shutil.ignore_patterns('rank-*'))
+        ranks = start_ranks(folder, world, words, ['note_names', str(folder)])
+        assert end_ranks(ranks) == [0] * world
+        assert samples_by_step(folder) == {step: expected[step] for step in range(done, 6)}
+
+
+def end_soon(folder, ranks):
+    """The exit codes of ranks that all end within ten seconds of what went wrong in one of them."""
+    codes = end_ranks(ranks)
+    assert time.time() - (folder / 'event').stat().st_mtime < 10
+    return codes
+
+
+def saved_names(folder):
+    return sorted({name.split('.')[0] for name in names(folder / 'checkpoint/run') if name.startswith('epoch')})
+
+
+def test_one_full_disk_costs_one_checkpoint(tmp_path):
+    ranks = start_ranks(tmp_path, 2, flags('run', **SIX), ['full_disk', 1])
+    assert end_ranks(ranks) == [0, 0]
+    assert ranks[0].text().count('could not save') == 1
+    assert saved_names(tmp_path) == [
+        'epoch-0', 'epoch-0-iter-1', 'epoch-0-iter-2', 'epoch-1', 'epoch-1-iter-3', 'epoch-1-iter-4', 'epoch-1-iter-5',
+    ]  # fmt: skip
+
+
+def test_three_full_disks_end_all_ranks(tmp_path):
+    ranks = start_ranks(tmp_path, 2, flags('run', **SIX), ['full_disk', 3])
+    assert end_soon(tmp_path, ranks) == [1, 1]
+    for rank in ranks:
+        assert '3 checkpoints in a row could not be saved' in rank.text()
+
+
+@pytest.mark.parametrize(
+    'name', ['_write', pytest.param('_move_into_place', marks=pytest.mark.slow)], ids=['before', 'in the background']
+)
+def test_an_exception_in_a_save_ends_all_ranks(tmp_path, name):
+    ranks = start_ranks(tmp_path, 2, flags('run', **SIX, **AUTO), ['raise_in', CHECKPOINTS, name, 2])
+    assert all(code == 1 for code in end_soon(tmp_path, ranks))
+    assert 'RuntimeError: unexpected' in ranks[0].text()
+    ranks = start_ranks(tmp_path, 2, flags('run', **SIX, **AUTO))
+    assert end_ranks(ranks) == [0, 0]
+    assert 'continuing this run from epoch-0-iter-0.pth: step 1' in ranks[0].text()
+
+
+@pytest.mark.parametrize('rank', [0, 1])
+def test_a_signal_to_one_rank_ends_all_with_a_checkpoint(tmp_path, rank):
+    words = flags('run', **{**SIX, 'checkpoint_interval': 100})
+    ranks = start_ranks(tmp_path, 2, words, ['signal_at', 2, signal.SIGUSR1, rank])
+    assert end_soon(tmp_path, ranks) == [138, 138]
+    assert 'stopped by SIGUSR1 after step 1; go on with --model-last-checkpoint auto' in ranks[0].text()
+    assert saved_names(tmp_path) == ['epoch-0-iter-1']
+
+
+def test_a_signal_to_one_rank_in_a_validation_is_heard_after_it(tmp_path):
+    # The rehearsal is the first validation; the end of the first epoch the second and, of averages, the third.
+    ranks = start_ranks(
+        tmp_path, 2, flags('run', **SIX), ['signal_in', 'training.loop', 'validate', 2, signal.SIGTERM, 1]
+    )
+    assert end_soon(tmp_path, ranks) == [143, 143]
+    assert 'stopped by SIGTERM after step 3' in ranks[0].text()
+    assert record(tmp_path / 'checkpoint/run', 'epoch-0')['metrics']
+
+
+def test_minutes_between_checkpoints_count_from_the_last_on_any_number_of_ranks(tmp_path):
+    words = flags('run', **{**SIX, 'checkpoint_interval': 100}, checkpoint_minutes=2, max_steps=6, epoch_end=20)
+    words += ['--synthetic-size', '600', '--log-valid-interval', '1000']
+    ranks = start_ranks(tmp_path, 2, words, ['minutes_pass', 1])
+    assert end_ranks(ranks) == [0, 0]
+    assert saved_names(tmp_path) == ['epoch-0-iter-1', 'epoch-0-iter-3', 'epoch-0-iter-5']
+
+
+# The second rank is late when it is started again, so that the first looks for it where it was before.
+SCRIPT = """
+import os, sys, time, torch, train_base
+from support import sabotage
+torch.set_num_threads(1)
+sabotage.tiny()
+if os.environ['TORCHELASTIC_RESTART_COUNT'] == '0':
+    sabotage.signal_at(4, 9, 1)
+else:
+    time.sleep(3 * int(os.environ['RANK']))
+sys.exit(train_base.main())
+"""
+
+
+@pytest.mark.slow
+def test_torchrun_restarts_and_goes_on_by_itself(tmp_path):
+    words = flags('run', **SIX, **AUTO)
+    whole = tmp_path / 'whole'
+    whole.mkdir()
+    assert end_ranks(start_ranks(whole, 2, words)) == [0, 0]
+    (tmp_path / 'script.py').write_text(SCRIPT)
+    command = [sys.executable, '-m', 'torch.distributed.run', '--standalone', '--nproc-per-node=2', '--max-restarts=2']
+    environment = {
+        **os.environ, 'PYTHONPATH': f'{ROOT}{os.pathsep}{HERE}', 'OMP_NUM_THREADS': '1',
+    }  # fmt: skip
+    with (tmp_path / 'output').open('w') as output:
+        process = subprocess.Popen(
+            [*command, 'script.py', *words], cwd=tmp_path, env=environment, stdout=output, stderr=output
+        )
+        try:
+            code = process.wait(90)
+        except subprocess.TimeoutExpired:
+            # It ends the ranks, too.
+            process.terminate()
+            process.wait(60)
+            code = None
+    text = (tmp_path / 'output').read_text()
+    assert code == 0, text
+    assert (tmp_path / 'event').exists()
+    assert text.count('continuing this run from') == 1
+    for name in ('epoch-1.pth', 'epoch-1.ema.pth', 'epoch-1.state.pth'):
+        assert_same(*(load(folder / 'checkpoint/run' / name) for folder in (whole, tmp_path)), name)
+    assert curve('run', 'loss', tmp_path / 'log') == curve('run', 'loss', whole / 'log')

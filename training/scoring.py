@@ -1,0 +1,284 @@
+"""Scores weights as training validates them: the fixed samples, the stage's own loss, one set after the other.
+
+Also re-estimates BatchNorm statistics over training batches. Nothing here imports torch before it is needed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+
+    from dataset.loaders import Compositions, ValidationBatches
+
+    from .distributed import Ranks
+    from .stage import Stage
+
+    State = Mapping[str, Tensor]
+
+# What scoring takes from the record of a checkpoint where no flag says otherwise.
+OF_THE_RUN = ('data_config', 'synthetic_size', 'valid_samples', 'train_resolution', 'batch_size', 'seed')
+OF_THE_REFINER = (
+    'model_backbone_scale', 'model_refine_mode', 'model_refine_sample_pixels', 'model_refine_threshold',
+)  # fmt: skip
+OF_THE_MACHINE = ('num_workers', 'device', 'precision')
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds the flags; those left out are the run's own, or the stage script's defaults for weights without a record."""
+    add = parser.add_argument_group('scoring (left out: as the run was trained, else as the stage script does)')
+    flag = add.add_argument
+    flag('--dataset-name', help='score on this data set\'s validation samples; "synthetic" needs no files')
+    flag('--data-config', type=Path, metavar='FILE', help='folders of each data set')
+    flag('--synthetic-size', type=int, metavar='N', help='training samples of "synthetic"')
+    flag('--valid-samples', type=int, metavar='N', help='validation samples')
+    flag('--train-resolution', type=int, metavar='PX', help='side of the square samples')
+    flag('--batch-size', type=int, metavar='N', help='samples of a batch')
+    flag('--model-backbone-scale', type=float, metavar='X', help='of the picture that the encoder sees (refine)')
+    flag('--model-refine-mode', choices=('full', 'sampling', 'thresholding'), help='which cells are refined')
+    flag('--model-refine-sample-pixels', type=int, metavar='N', help='pixels refined by sampling')
+    flag('--model-refine-threshold', type=float, metavar='X', help='error above which thresholding refines')
+    flag('--num-workers', type=int, metavar='N', help='processes that read pictures')
+    flag('--device', choices=('auto', 'cuda', 'mps', 'cpu'), help='where to compute')
+    flag('--precision', choices=('auto', 'float32', 'bfloat16', 'float16'), help='of the networks')
+
+
+@dataclass
+class Bench:
+    """A stage's network with its data, for one set of weights after the other.
+
+    Attributes:
+        stage: of the weights.
+        args: the stage script's command line.
+        ranks, dtype: where and how exactly it computes.
+        training: pictures of training.
+        valid_batches: the fixed samples.
+    """
+
+    stage: Stage
+    args: argparse.Namespace
+    ranks: Ranks
+    dtype: torch.dtype
+    training: Compositions
+    valid_batches: ValidationBatches
+
+    def score(self, state: State, metric: str = 'loss') -> dict[str, float]:
+        """The validation metrics of weights, as training logs them, without 'valid_'; lower is better.
+
+        Args:
+            state: the weights.
+            metric: that decides: 'conn' is slow and measured only then.
+
+        Raises:
+            ValueError: they do not fit the network.
+        """
+        from model.weights import load_weights
+
+        from .validation import validate
+
+        load_weights(self.stage.model, state)
+        scores = validate(
+            self.stage.model,
+            self.valid_batches,
+            lambda model, batch: self.stage.predict(model, batch).scores(metric == 'conn'),
+            self.ranks,
+            self.dtype,
+        )
+        assert scores is not None
+        return scores
+
+    def reestimate(self, state: State, batches: int) -> dict[str, Tensor]:
+        """The weights with BatchNorm statistics estimated anew, as plain means over training batches, without dropout.
+
+        Args:
+            state: the weights; all but the statistics come back as they are.
+            batches: of training, augmented as in training.
+
+        Raises:
+            ValueError: batches would be too small, or the weights do not fit the network.
+        """
+        from checkpointing.average import estimating_batch_norm
+        from dataset.loaders import TrainingBatches
+        from dataset.sampling import StepSampler
+        from model.weights import load_weights
+
+        from .distributed import in_precision
+        from .stage import make_plan
+
+        module = self.stage.model
+        load_weights(module, state)
+        pictures = (self.training.mattes, self.training.backgrounds)
+        plan = make_plan(self.args, self.stage.multiple, pictures, self.ranks)
+        workers, pin = _loading(self.args, self.ranks)
+        model = in_precision(module, self.ranks.device, self.dtype)
+        with estimating_batch_norm(module):
+            for batch in TrainingBatches(self.training, StepSampler(plan, 0, batches), workers, pin):
+                self.stage.predict(model, batch.to(self.ranks.device))
+        estimated = module.state_dict()
+        return {
+            name: estimated[name].to('cpu', tensor.dtype, copy=True)
+            if name.endswith(('running_mean', 'running_var'))
+            else tensor
+            for name, tensor in state.items()
+        }
+
+
+def prepare(given: argparse.Namespace, state: State, options: Mapping[str, Any]) -> Bench:
+    """Builds the stage that weights belong to, and its data.
+
+    Args:
+        given: the flags of `add_arguments`; None leaves a choice to the run.
+        state: weights, which say stage, backbone and the refiner's kernel size.
+        options: the command line that trained them, from a record; empty if there is none.
+
+    Raises:
+        ValueError: weights of no matting network, or what is wrong with flags or data.
+    """
+    import torch
+
+    from common.memory import keep_memory
+    from dataset.loaders import Compositions, ValidationBatches
+    from training import stage as stages
+
+    from . import distributed as devices
+
+    script, args = _command_line(given, state, options)
+    ranks = devices.Ranks(devices.choose_device(args.device))
+    keep_memory(ranks.device.type)
+    dtype = devices.choose_precision(args.precision, ranks.device)
+    train_sources, valid_sources = stages.sources(args)
+    stage = script.make_stage(args)
+    # As in training: in another memory layout sums are taken in another order.
+    stage.model.to(ranks.device, memory_format=torch.channels_last)
+    valid = Compositions(*valid_sources, stages.VALID_MATTE_RANGE, stages.VALID_BACKGROUND_RANGE)
+    side = args.train_resolution // stage.multiple * stage.multiple
+    return Bench(
+        stage,
+        args,
+        ranks,
+        dtype,
+        Compositions(*train_sources, stage.matte_range, stages.BACKGROUND_RANGE),
+        ValidationBatches(valid, args.valid_samples, side, args.batch_size, *_loading(args, ranks)),
+    )
+
+
+def judge(
+    given: argparse.Namespace,
+    average: dict[str, Tensor],
+    members: Mapping[str, Callable[[], State]],
+    options: Mapping[str, Any],
+    metric: str,
+) -> tuple[dict[str, Tensor], dict[str, dict[str, float]], list[str]]:
+    """Scores an average and its members.
+
+    Args:
+        given: the flags of `add_arguments`, `batch_norm` and `reestimate_batches`.
+        average: its weights, BatchNorm statistics averaged too.
+        members: how to read the weights of each, by name.
+        options: as for `prepare`.
+        metric: that decides.
+
+    Returns:
+        The average with the statistics that were asked for, all scores by name, and in words who wins.
+
+    Raises:
+        ValueError: no such metric, or as `prepare`.
+    """
+    bench = prepare(given, average, options)
+    averages = {'the average': average}
+    if given.batch_norm == 'reestimate':
+        averages = {
+            'the average, BatchNorm re-estimated': bench.reestimate(average, given.reestimate_batches),
+            'the average, BatchNorm averaged': average,
+        }
+    scores = {}
+    for name, state in averages.items():
+        scores[name] = bench.score(state, metric)
+        if metric not in scores[name]:
+            known = ', '.join(f'valid_{known}' for known in scores[name])
+            raise ValueError(f'--monitor {given.monitor or metric}: not one of {known}')
+    scores.update({name: bench.score(read(), metric) for name, read in members.items()})
+    words = [winner(scores, name, members, metric) for name in averages]
+    if given.batch_norm == 'reestimate':
+        # New statistics can help by themselves: what they do for the best member is no merit of the average.
+        best = min(members, key=lambda name: _finite(scores[name][metric]))
+        control = f'{best}, BatchNorm re-estimated'
+        scores[control] = bench.score(bench.reestimate(members[best](), given.reestimate_batches), metric)
+        words.append(winner(scores, next(iter(averages)), [control], metric).partition(';')[0])
+    return next(iter(averages.values())), scores, words
+
+
+def batch_norm(given: argparse.Namespace) -> str:
+    """What was done about BatchNorm statistics, in words."""
+    if given.batch_norm == 'average':
+        return 'BatchNorm statistics averaged'
+    batches = f'{given.reestimate_batches} training batches of {given.dataset_name}'
+    return f'BatchNorm statistics re-estimated over {batches}, without dropout'
+
+
+def winner(scores: Mapping[str, Mapping[str, float]], average: str, members: Collection[str], metric: str) -> str:
+    """Says whether an average beats the best of its members, and by how much; lower is better.
+
+    Args:
+        scores: by what is scored; one that is not finite is the worst.
+        average: which of them is the average.
+        members: which are the members.
+        metric: that decides.
+    """
+    member = min(members, key=lambda name: _finite(scores[name][metric]))
+    own, other = _finite(scores[average][metric]), _finite(scores[member][metric])
+    figures = f'{metric} {own:.6g} against {other:.6g} of {member}'
+    if own < other:
+        return f'{average} wins over its best member: {figures}, {_percent(other - own, other)} lower'
+    if own > other:
+        return f'{average} LOSES to its best member: {figures}, {_percent(own - other, other)} higher; use {member}'
+    return f'{average} is no better than its best member: {figures}'
+
+
+def _finite(value: float) -> float:
+    return value if math.isfinite(value) else math.inf
+
+
+def _percent(difference: float, of: float) -> str:
+    return f'{100 * difference / of:.2g} %' if 0 < of < math.inf else 'infinitely'
+
+
+def _command_line(
+    given: argparse.Namespace, state: State, options: Mapping[str, Any]
+) -> tuple[Any, argparse.Namespace]:
+    """The stage script for weights, and its checked flags."""
+    import train_base
+    import train_refine
+    from model.weights import describe
+
+    what = describe(state)
+    if what == 'an unknown network':
+        raise ValueError('--dataset-name: these are weights of no matting network, which cannot be scored')
+    model, backbone = what.split()
+    script: Any = train_refine if model == 'MattingRefine' else train_base
+    names = OF_THE_RUN + (OF_THE_REFINER if script is train_refine else ())
+    values = {name: options[name] for name in names if options.get(name) is not None}
+    for name in OF_THE_RUN + OF_THE_REFINER + OF_THE_MACHINE:
+        if getattr(given, name, None) is None:
+            continue
+        if name in OF_THE_REFINER and script is train_base:
+            raise ValueError(f'--{name.replace("_", "-")}: these are weights of the base stage, which has no refiner')
+        values[name] = getattr(given, name)
+    values.update(dataset_name=given.dataset_name, model_backbone=backbone, model_name='scored')
+    if script is train_refine:
+        values['model_refine_kernel_size'] = state['refiner.conv1.weight'].shape[2]
+    words = [word for name, value in values.items() for word in (f'--{name.replace("_", "-")}', str(value))]
+    return script, script.parse(words)
+
+
+def _loading(args: argparse.Namespace, ranks: Ranks) -> tuple[int, bool]:
+    from dataset.loaders import default_workers
+
+    return min(args.num_workers, default_workers()), ranks.device.type == 'cuda'
