@@ -25,34 +25,37 @@ import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+import train_base
+import train_refine
 from checkpointing.cli import (
     difference_table,
     folder_table,
-    megabytes,
     parse,
     policy_words,
     print_json,
     print_pairs,
-    progress,
-    say,
-    table,
 )
+from common.cli import report_error
+from common.console import megabytes, progress, say, table
 from training import scoring
 
 if TYPE_CHECKING:
     from checkpointing.inventory import Run
     from checkpointing.verify import Verdict
 
+# By the network that a stage trains.
+STAGES = {'MattingBase': train_base, 'MattingRefine': train_refine}
+
 
 def list_all(args: argparse.Namespace) -> int:
     """Prints a table of each run, and what else lies in its folder."""
     from checkpointing.inventory import inventory, run_folders
-    from checkpointing.weight_files import verifier
+    from checkpointing.verify import Verifier
 
     parents = args.paths or [args.checkpoint_dir]
     folders = [folder for parent in parents for folder in run_folders(parent)]
-    check = None if args.fast else verifier().check
-    found = [inventory(folder, check) for folder in progress(folders, ' folders')]
+    check = None if args.fast else Verifier().check
+    found = [inventory(folder, check) for folder in progress(folders, len(folders), ' folders', leave=False)]
     if args.json:
         print_json(found)
         return 0
@@ -66,15 +69,12 @@ def list_all(args: argparse.Namespace) -> int:
 def show(args: argparse.Namespace) -> int:
     """Prints what a file is, what it holds, and its record or provenance."""
     from checkpointing.diff import flatten, summarize
-    from checkpointing.record import read_records
-    from checkpointing.verify import owner, read_provenance
-    from checkpointing.weight_files import read_training_state, verifier
+    from checkpointing.origin import find_origin, read_training_state
     from model.weights import describe, read_weights
 
-    verdict = verifier().check(args.file)
-    path = args.file.resolve()
-    print(f'{args.file}: {megabytes(path.stat().st_size)}; {_words(verdict)}')
-    record, kind = owner(path, read_records(path.parent)) or (None, '')
+    origin = find_origin(args.file)
+    path, record, kind = args.file.resolve(), origin.record, origin.kind
+    print(f'{args.file}: {megabytes(path.stat().st_size)}; {_words(origin.verdict)}')
     if kind == 'state' or path.name.endswith('.state.pth'):
         content = read_training_state(path)
         tensors = flatten(content)
@@ -97,26 +97,26 @@ def show(args: argparse.Namespace) -> int:
         print(f'written {record.written}; reason: {record.reason}')
         print_pairs('metrics', record.metrics)
         print_pairs('options', {name: value for name, value in record.options.items() if value is not None})
-    if (provenance := read_provenance(path)) is not None:
-        print_pairs('provenance', provenance)
+    if origin.provenance is not None:
+        print_pairs('provenance', origin.provenance)
     return 0
 
 
 def verify(args: argparse.Namespace) -> int:
     """Prints a line for each file; 1 if any is damaged."""
     from checkpointing.inventory import targets
-    from checkpointing.weight_files import verifier
+    from checkpointing.verify import Verifier
 
-    verifying = verifier()
+    verifying = Verifier()
     paths = list(dict.fromkeys(file for path in args.paths or [args.checkpoint_dir] for file in targets(path)))
     for path in paths:
         if not path.exists():
             verifying.check(path)
     damaged = 0
-    for path in progress(paths):
+    for path in progress(paths, len(paths), ' files', leave=False):
         verdict = verifying.check(path)
         damaged += verdict.damaged
-        say(f'{path}: {_words(verdict)}')
+        say(f'{path}: {_words(verdict)}', to_stdout=True)
     print(f'{len(paths)} files, {damaged} damaged')
     return 1 if damaged else 0
 
@@ -144,43 +144,48 @@ def average(args: argparse.Namespace) -> int:
     """Writes the mean of several weight files; with a data set, says whether it is better than they are."""
     import torch
 
-    from checkpointing import weight_files as files
     from checkpointing.average import average as mean
-    from model.weights import read_weights
+    from checkpointing.average import bare_metric, choose_members, find_members
+    from checkpointing.convert import check_output, write_weights
+    from checkpointing.inventory import the_run
+    from checkpointing.origin import read_original
+    from checkpointing.verify import Verifier
 
-    verifying = files.verifier()
-    run = None if args.files else files.the_run(args.run, args.checkpoint_dir)
-    monitor = args.monitor or (run.policy().monitor if run else 'valid_loss')
-    members = files.members(files.chosen(args, run, monitor), verifying)
+    verifier, monitor, chosen = Verifier(), args.monitor or 'valid_loss', list(args.files)
+    if not chosen:
+        run = the_run(args.run, args.checkpoint_dir)
+        monitor = args.monitor or run.policy().monitor
+        chosen = choose_members(run, monitor, args.best, args.last, args.ema)
+    members = find_members(chosen, verifier)
     paths = {str(member.path): member.path for member in members}
-    files.check_output(args.output, args.overwrite, list(paths.values()), provenance=True)
-    state = mean((files.read_whole(path, verifying).state_dict for path in progress(list(paths.values()))), list(paths))
+    check_output(args.output, args.overwrite, list(paths.values()), provenance=True)
+    states = (read_original(path, verifier).state_dict for path in paths.values())
+    state = mean(progress(states, len(paths), ' files', leave=False), list(paths))
     how = f'mean of {len(paths)} in float64, dtypes and counters of the last'
     print(f'{how}: {", ".join(paths)}')
     scores: dict[str, dict[str, float]] = {}
     if args.dataset_name is not None:
         options = members[-1].record.options if members[-1].record else {}
-        read = {name: lambda path=path: read_weights(path).state_dict for name, path in paths.items()}
-        state, scores, words = scoring.judge(args, state, read, options, files.bare_metric(monitor))
+        read = {name: lambda path=path: read_original(path, verifier).state_dict for name, path in paths.items()}
+        state, scores, words = scoring.judge(STAGES, args, state, read, options, bare_metric(monitor))
         rows = [(name, *(f'{value:.6g}' for value in values.values())) for name, values in scores.items()]
         print('\n'.join([table([('weights', *next(iter(scores.values()))), *rows]), *words]))
     made_of = {
         'how': how,
         'batch_norm': scoring.batch_norm(args),
-        'members': [member.origin() for member in members],
+        'members': [{'path': str(x.path), 'sha256': x.sha256, **x.position, 'metrics': x.metrics} for x in members],
         'scores': scores,
         'torch': torch.__version__,
     }
-    files.write_weights(args.output, state, made_of)
+    write_weights(args.output, state, made_of)
     print(f'wrote {args.output} ({made_of["batch_norm"]})')
     return 0
 
 
 def prune(args: argparse.Namespace) -> int:
     """Removes what the policy of each run does not keep, unless its newest checkpoint is damaged."""
-    from checkpointing.inventory import links, others, runs
+    from checkpointing.inventory import links, others, runs, the_folder
     from checkpointing.lock import FolderLock
-    from checkpointing.weight_files import the_folder
 
     folder = the_folder(args.folder, args.checkpoint_dir)
     lock = FolderLock(folder, patience=0)
@@ -201,7 +206,7 @@ def _prune_run(run: Run, args: argparse.Namespace) -> str | None:
     """Prunes one run; returns why it did not."""
     from checkpointing.inventory import freed
     from checkpointing.links import refresh
-    from checkpointing.retention import remove, superfluous
+    from checkpointing.retention import removable, remove
     from common.files import Disk
     from training.options import monitor_name
 
@@ -216,7 +221,7 @@ def _prune_run(run: Run, args: argparse.Namespace) -> str | None:
     newest = run.records[-1]
     if problem := newest.problem(run.folder):
         return f'{run}: its newest checkpoint is damaged ({problem}); nothing of this run is removed'
-    paths = superfluous(run.records, policy, run.folder)
+    paths = removable(run.records, policy, run.folder)
     print(f'{run}: {policy_words(policy)}')
     for path in paths:
         print(f'  {"would remove" if args.dry_run else "removes"} {path.name}, {megabytes(path.stat().st_size)}')
@@ -231,7 +236,7 @@ def _prune_run(run: Run, args: argparse.Namespace) -> str | None:
 
 def pin(args: argparse.Namespace) -> int:
     """Pins checkpoints, or takes their pins away."""
-    from checkpointing.weight_files import checkpoint_of
+    from checkpointing.inventory import checkpoint_of
 
     pins = {}
     for path in args.files:
@@ -252,17 +257,17 @@ def convert(args: argparse.Namespace) -> int:
     """Writes weights as another kind of file or in another precision."""
     import torch
 
-    from checkpointing import weight_files as files
-    from checkpointing.convert import convert_state
+    from checkpointing.convert import check_output, convert_state, write_weights
+    from checkpointing.origin import read_original
     from model.weights import describe
 
-    weights = files.read_whole(args.file, files.verifier())
-    files.check_output(args.output, args.overwrite, [args.file])
+    weights = read_original(args.file).file
+    check_output(args.output, args.overwrite, [args.file])
     try:
         done = convert_state(weights.state_dict, getattr(torch, args.precision) if args.precision else None)
     except ValueError as error:
         raise ValueError(f'--precision {args.precision}: {error}; nothing was written') from None
-    files.write_weights(args.output, done.state)
+    write_weights(args.output, done.state)
     print(f'{args.file}: {weights.kind}, {describe(weights.state_dict)}')
     cast = f', {done.cast} cast to {args.precision}' if args.precision else ''
     print(f'wrote {args.output}: {len(done.state)} tensors{cast}; read back and compared')
@@ -281,18 +286,12 @@ COMMANDS = {
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the script; returns its exit code."""
     try:
-        args = parse(__doc__, argv)
+        args = parse(__doc__, argv, scoring.add_arguments)
         return COMMANDS[args.command](args)
-    except (ValueError, OSError) as error:
-        print(f'error: {error}', file=sys.stderr)
-        return 2
-    except RuntimeError as error:
-        if 'out of memory' not in str(error).lower():
-            raise
-        print(f'error: too little memory; lower --batch-size or --train-resolution ({error})', file=sys.stderr)
-        return 2
     except KeyboardInterrupt:
         return 130
+    except Exception as error:
+        return report_error(error, 2, memory='lower --batch-size or --train-resolution')
 
 
 if __name__ == '__main__':

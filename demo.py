@@ -8,10 +8,11 @@ Everything goes to demo_output/; the picture is demo_output/result.png. Run agai
 
 from __future__ import annotations
 
-import argparse
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+from common import cli
 
 if TYPE_CHECKING:
     import numpy as np
@@ -25,8 +26,8 @@ SIDE = 320
 
 def main(argv: list[str] | None = None) -> int:
     """Runs the demo; returns its exit code."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument('--steps', type=int, default=600, metavar='N', help='of the base stage (default: 600)')
+    parser = cli.Parser(__doc__)
+    parser.add_argument('--steps', type=int, default=600, metavar='N', help='of the base stage')
     parser.add_argument(
         '--refine-steps', type=int, metavar='N', help='of the refine stage (default: a quarter of that)'
     )
@@ -36,10 +37,12 @@ def main(argv: list[str] | None = None) -> int:
     import inference_images
     import train_base
     import train_refine
+    from common.devices import choose_device, fast_in_bfloat16
 
+    precision = 'bfloat16' if fast_in_bfloat16(choose_device('auto')) else 'auto'
     shared = [
         '--dataset-name', 'synthetic', '--synthetic-size', '8000', '--model-backbone', 'mobilenetv2',
-        '--num-workers', '2', '--valid-samples', '16', '--epoch-end', '1', '--precision', 'auto',
+        '--num-workers', '2', '--valid-samples', '16', '--epoch-end', '1', '--precision', precision,
         '--lr-schedule', 'cosine', '--warmup-steps', '30', '--model-last-checkpoint', 'auto',
         '--checkpoint-dir', str(OUT / 'checkpoint'), '--log-dir', str(OUT / 'log'), '--log-train-loss-interval', '25',
     ]  # fmt: skip
@@ -85,16 +88,16 @@ def draw_pictures() -> None:
     from torchvision.utils import save_image
 
     from dataset.geometry import AffineRange
-    from dataset.loaders import Compositions, collate
+    from dataset.loaders import WarpedPairs, collate
     from dataset.sampling import VALIDATION, Sample
     from dataset.synthetic import SyntheticBackgrounds, SyntheticMattes
 
     mattes, backgrounds = SyntheticMattes(100, seed=7), SyntheticBackgrounds(100, seed=7)
     still = AffineRange((0.9, 0.9), degrees=0, translate=0, shear=0, flip=0)
-    compositions = Compositions(mattes, backgrounds, still, AffineRange((1, 1), 0, 0, 0, 0))
+    pairs = WarpedPairs(mattes, backgrounds, still, AffineRange((1, 1), 0, 0, 0, 0))
     keys = [Sample(7, VALIDATION, i, i, i, SIDE, SIDE, len(SHOWN)) for i in SHOWN]
     with torch.no_grad():
-        true = collate([compositions[key] for key in keys]).compose(SIDE)
+        true = collate([pairs[key] for key in keys]).compose(SIDE)
     for folder, pictures in (('src', true.src), ('bgr', true.bgr)):
         (OUT / folder).mkdir(parents=True, exist_ok=True)
         for i, picture in zip(SHOWN, pictures):

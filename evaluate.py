@@ -29,8 +29,8 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from common.memory import keep_memory
-from inference import options
+from common import cli, console
+from common.devices import keep_memory
 
 if TYPE_CHECKING:
     from evaluation.plan import Plan
@@ -42,7 +42,7 @@ SCALINGS = ('bmv2', 'dim', 'rvm', 'raw')
 
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     """Reads the command line."""
-    parser = options.Parser(__doc__)
+    parser = cli.Parser(__doc__)
     add = parser.add_argument_group('what is scored').add_argument
     add('--checkpoint', type=Path, nargs='+', metavar='FILE', help='networks, to be run on --testset')
     add('--testset', type=Path, metavar='DIR',
@@ -54,10 +54,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     add('--base-only', action='store_true', help='add for each network that refines a row of it without its refiner')
     add('--clips', action='store_true', help='each folder of pictures is a clip, unless the set itself knows its clips')
     add = parser.add_argument_group('network (left out: as trained, else as published for the size)').add_argument
-    add('--model-backbone-scale', type=float, metavar='X', help='sides of what the coarse network sees')
-    add('--model-refine-mode', choices=('full', 'sampling', 'thresholding'), help='which cells are refined')
-    add('--model-refine-sample-pixels', type=int, metavar='N', help='pixels refined per picture, for sampling')
-    add('--model-refine-threshold', type=float, metavar='X', help='error above which a cell is refined, 0..1')
+    cli.add_refiner_arguments(add, None, kernel=False)
     add = parser.add_argument_group('figures').add_argument
     add('--metrics', nargs='+', choices=METRICS, help='all that can be computed if left out; dtssd is for clips')
     add('--region', choices=('unknown', 'whole'),
@@ -73,8 +70,8 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     add('--report', type=Path, metavar='FILE', help='write a page (.html) with the worst, median and best pictures')
     add('-y', dest='overwrite', action='store_true', help='replace these files if they are there')
     add = parser.add_argument_group('machine').add_argument
-    add('--device', choices=options.DEVICES, default='auto', help='of the networks; auto: cuda, else mps, else cpu')
-    add('--precision', choices=options.PRECISIONS, default='auto', help='auto: float16 on cuda, float32 elsewhere')
+    cli.add_device_argument(add)
+    cli.add_precision_argument(add)
     add('--batch-size', type=int, default=1, metavar='N', help='pictures of equal size computed at once')
     add('--num-workers', type=int, default=0, metavar='N',
         help='threads that read pictures, and as many that score; 0: one per core (CPU: per 2)')  # fmt: skip
@@ -92,9 +89,9 @@ def run(args: argparse.Namespace, plan: Plan) -> list[str]:
         ValueError: a picture cannot be read or computed.
         OSError: the alphas that the page shows cannot be kept.
     """
+    from common.console import say
     from evaluation.rows import rows, scored
     from evaluation.tables import legend, means_table, pictures_table, show, to_csv, to_json
-    from inference.pipeline import say
 
     for note in plan.notes:
         say(f'note: {note}')
@@ -139,14 +136,13 @@ def report(
 
 def keep(flag: str, path: Path, content: Callable[[], bytes]) -> list[str]:
     """Writes a file; returns what is wrong with it, which shall cost neither the others nor the table."""
-    from common import whole_files
-    from inference import pipeline
+    from common import files
 
     try:
-        whole_files.write_whole(path, content())
+        files.write_atomic(path, content())
     except (ValueError, OSError) as error:
         return [f'{flag}: {error}']
-    pipeline.say(f'{path}: written')
+    console.say(f'{path}: written')
     return []
 
 
@@ -169,7 +165,7 @@ def start(argv: Sequence[str] | None) -> int:
     except (ValueError, OSError) as error:
         problems = [f'stopped: {error}']
     except Exception as error:  # torch and OpenCV have types of their own
-        from common.devices import out_of_memory
+        from common.cli import out_of_memory
 
         if not out_of_memory(error):
             raise
@@ -181,9 +177,9 @@ def start(argv: Sequence[str] | None) -> int:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the script; returns its exit code."""
-    from inference.processes import until_stopped
+    from common.signals import run_until_stopped
 
-    return until_stopped(partial(start, argv), 'stopped: files are written at the end, whole or not at all')
+    return run_until_stopped(partial(start, argv), 'stopped: files are written at the end, whole or not at all')
 
 
 if __name__ == '__main__':

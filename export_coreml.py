@@ -29,9 +29,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from common import cli
+from common.network import ALL_OUTPUTS, OUTPUTS
 from export import cli as exporting
 from inference import options
-from model.outputs import ALL, OUTPUTS
 
 if TYPE_CHECKING:
     from export.coreml.conversion import Settings
@@ -43,7 +44,7 @@ MODULES = ('coremltools',)
 
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     """Reads the command line."""
-    parser = options.Parser(__doc__)
+    parser = cli.Parser(__doc__)
     options.add_model_arguments(parser)
     group = parser.add_argument_group('package')
     add = group.add_argument
@@ -58,7 +59,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     add('--array-inputs', dest='image_inputs', action='store_false', help='the same as --no-image-inputs')
     add('--image-outputs', action=argparse.BooleanOptionalAction, default=True,
         help='give pha as a grey image in half precision and fgr as an RGB one, instead of arrays of 0..1')  # fmt: skip
-    add('--outputs', nargs='+', default=['pha', 'fgr'], choices=('com', *ALL),
+    add('--outputs', nargs='+', default=['pha', 'fgr'], choices=('com', *ALL_OUTPUTS),
         help='com: the subject as RGB multiplied by alpha, and alpha, in an array of four channels')  # fmt: skip
     add('--plate-state', action='store_true',
         help='the plate is a state, written once, instead of an input; needs iOS18')  # fmt: skip
@@ -105,7 +106,7 @@ def prepare(args: argparse.Namespace) -> Settings:
         problems.append('--minimum-deployment-target iOS15: needs --refine-form masked')
     if target == 'iOS15' and args.image_outputs:
         problems.append('--minimum-deployment-target iOS15: has no images in half precision; add --no-image-outputs')
-    options.refuse(problems)
+    cli.raise_problems(problems)
     from export.coreml.conversion import Settings
 
     return Settings(sizes, tuple(dict.fromkeys(args.outputs)), args.precision, target, args.image_inputs,
@@ -159,7 +160,7 @@ def export(args: argparse.Namespace, settings: Settings) -> None:
             if args.validate:
                 loss = coreml_parity.LOSSES[settings.quantize]
                 prove(args, source, settings, package, loss, f'what {settings.quantize} costs, by')
-        options.refuse(exporting.name_problems(args))  # what has come there in the meantime
+        cli.raise_problems(exporting.name_problems(args))  # what has come there in the meantime
         place(package, args.output)
     size = sum(file.stat().st_size for file in args.output.rglob('*') if file.is_file())
     print(f'{args.output}: {size / 1e6:.1f} MB, for {settings.target} and later'

@@ -24,9 +24,10 @@ import argparse
 import sys
 from collections.abc import Sequence
 
+from common import cli
+from common.network import ALL_OUTPUTS, OUTPUTS
 from export import cli as exporting
 from inference import options
-from model.outputs import ALL, OUTPUTS
 
 # Of the oldest operators that torch writes, and of the newest that it converts to.
 OPSETS = range(18, 26)
@@ -34,7 +35,7 @@ OPSETS = range(18, 26)
 
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     """Reads the command line."""
-    parser = options.Parser(__doc__)
+    parser = cli.Parser(__doc__)
     options.add_model_arguments(parser)
     exporting.add_output_arguments(parser, 'the file, which ends in .onnx')
     group = parser.add_argument_group('export')
@@ -42,7 +43,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     add('--onnx-opset-version', type=int, default=20, metavar='N',
         help=f'version of the operators, {OPSETS[0]} to {OPSETS[-1]}; lower for older runtimes')  # fmt: skip
     add('--precision', choices=('float32', 'float16'), default='float32', help='of weights, pictures and results')
-    add('--outputs', nargs='+', metavar='NAME', choices=ALL,
+    add('--outputs', nargs='+', metavar='NAME', choices=ALL_OUTPUTS,
         help='of pha fgr pha_sm fgr_sm err_sm ref_sm, mattingbase: pha fgr err hid; all if left out')  # fmt: skip
     exporting.add_form_argument(group, 'gather, but masked for thresholding')
     return parser.parse_args(argv)
@@ -57,7 +58,7 @@ def check(args: argparse.Namespace) -> None:
     foreign = [name for name in args.outputs or () if name not in OUTPUTS[args.model_type]]
     if foreign:
         problems.append(f'--outputs {" ".join(foreign)}: {args.model_type} has {" ".join(OUTPUTS[args.model_type])}')
-    options.refuse(problems)
+    cli.raise_problems(problems)
 
 
 def export(args: argparse.Namespace) -> None:

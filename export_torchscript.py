@@ -17,6 +17,7 @@ import argparse
 import sys
 from collections.abc import Sequence
 
+from common import cli
 from export import cli as exporting
 from inference import options
 
@@ -25,7 +26,7 @@ SUFFIXES = ('.pt', '.pth', '.pt2')
 
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     """Reads the command line."""
-    parser = options.Parser(__doc__)
+    parser = cli.Parser(__doc__)
     options.add_model_arguments(parser)
     exporting.add_output_arguments(parser, '.pt or .pth: TorchScript; .pt2: a program of torch.export')
     group = parser.add_argument_group('export')
@@ -44,7 +45,7 @@ def export(args: argparse.Namespace) -> None:
         export.ParityError: the file gives other results than the network.
     """
     problems = options.model_problems(args) + exporting.output_problems(args, SUFFIXES)
-    options.refuse(problems)
+    cli.raise_problems(problems)
     import torch
 
     from export import torchscript

@@ -29,18 +29,20 @@ from collections.abc import Sequence
 from functools import partial
 from typing import TYPE_CHECKING
 
-from common.memory import keep_memory
+from common import cli
+from common.devices import keep_memory
 from inference import backend_options, options
 
 if TYPE_CHECKING:
     from inference.images.inputs import Job
     from inference.images.writer import PictureWriter
     from inference.predictor import Matting
+    from inference.processes import Shard
 
 
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     """Reads the command line."""
-    parser = options.Parser(__doc__)
+    parser = cli.Parser(__doc__)
     options.add_model_arguments(parser)
     options.add_picture_arguments(parser)
     options.add_output_arguments(parser)
@@ -48,7 +50,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     return backend_options.parse(parser, argv)
 
 
-def prepare(args: argparse.Namespace, share: options.Share) -> tuple[list[Job], PictureWriter]:
+def prepare(args: argparse.Namespace, shard: Shard) -> tuple[list[Job], PictureWriter]:
     """Pairs pictures with plates and checks everything that can be checked before the model is loaded.
 
     Returns:
@@ -68,30 +70,29 @@ def prepare(args: argparse.Namespace, share: options.Share) -> tuple[list[Job], 
     notes: list[str] = []
     if not unusable:
         jobs, unusable, notes = find_jobs(args.images_src, args.images_bgr, args.output_dir, args.resize_bgr)
-    mine = jobs[share.rank :: share.world]
-    others = [job for i, job in enumerate(jobs) if i % share.world != share.rank]
+    mine = jobs[shard.rank :: shard.world]
+    others = [job for i, job in enumerate(jobs) if i % shard.world != shard.rank]
     problems += unusable + output_folder_problems(writer, mine, others, args.overwrite)
-    options.refuse(problems)
-    for note in notes if share.rank == 0 else []:
+    cli.raise_problems(problems)
+    for note in notes if shard.rank == 0 else []:
         print(note, file=sys.stderr)
     return mine, writer
 
 
-def run(
-    jobs: list[Job], matting: Matting, writer: PictureWriter, args: argparse.Namespace, share: options.Share
-) -> int:
+def run(jobs: list[Job], matting: Matting, writer: PictureWriter, args: argparse.Namespace, shard: Shard) -> int:
     """Mattes all pictures; returns the exit code. A picture that fails is reported and passed over."""
+    from common.console import progress, say
     from common.devices import torch_threads
     from inference.images.report import Report
     from inference.images.stages import compute, load, write
-    from inference.pipeline import Pipeline, progress, say
+    from inference.pipeline import Pipeline
 
     # Pictures of one plate follow each other, so that few plates are held; and of one size, so that batches fill.
     jobs = sorted(jobs, key=lambda job: (job.bgr, job.size or (0, 0)))
     largest = max((width * height for width, height in (job.size or (1, 1) for job in jobs)), default=1)
     batches = math.ceil(len(jobs) / args.batch_size)
     pixels = largest * args.batch_size
-    threads = options.share_cores(args, matting.device.type, batches, pixels, share.local_world)
+    threads = options.share_cores(args, matting.device.type, batches, pixels, shard.local_world)
     stage_load = partial(load, matting=matting, resize=args.resize_bgr, align=args.preprocess_alignment)
     stage_write = partial(write, writer=writer)
     report, start = Report(), time.monotonic()
@@ -100,19 +101,19 @@ def run(
         spread = partial(pipeline.ahead, threads=threads.batches) if threads.batches > 1 else map
         computed = compute(loaded, matting, args.batch_size, set(writer.formats), spread)
         written = pipeline.ahead(stage_write, computed, threads.files)
-        for item in progress(written, len(jobs), ' pictures', show=share.rank == 0):
+        for item in progress(written, len(jobs), ' pictures', show=shard.rank == 0):
             for line in report.add(item):
                 say(line)
     for line in report.summary():
         say(line)
     rate = report.done / max(time.monotonic() - start, 1e-9)
-    part = f'process {share.rank}: ' if share.world > 1 else ''
+    part = f'process {shard.rank}: ' if shard.world > 1 else ''
     counts = f'{report.done} pictures done, {report.failed} failed, {rate:.2f} per second'
     print(f'{part}{counts}, in {writer.folder}', flush=True)
     return 1 if report.failed else 0
 
 
-def start(argv: Sequence[str] | None, share: options.Share) -> int:
+def start(argv: Sequence[str] | None, shard: Shard) -> int:
     """Reads the flags, prepares everything and runs; returns the exit code."""
     args = parse(argv)
     if args.device in ('auto', 'cpu'):
@@ -120,26 +121,26 @@ def start(argv: Sequence[str] | None, share: options.Share) -> int:
     # Threads of one layer wait awake for each other, but not for long: decoders and encoders need the cores, too.
     os.environ.setdefault('GOMP_SPINCOUNT', '100000')
     try:
-        jobs, writer = prepare(args, share)
+        jobs, writer = prepare(args, shard)
         from inference.backends import device_for, load
 
-        device = device_for(args.backend, args.device, share.local_rank)
+        device = device_for(args.backend, args.device, shard.local_rank)
         matting = load(options.model_arguments(args), args.backend, device, args.precision, args.compile)
     except (ValueError, OSError) as error:
         print(f'error: {error}', file=sys.stderr)
         return 2
     except (RuntimeError, MemoryError) as error:
-        from common.devices import out_of_memory
+        from common.cli import out_of_memory
 
         if not out_of_memory(error):
             raise
         print(f'error: too little memory for {args.model_checkpoint}: {error}', file=sys.stderr)
         return 2
-    if share.rank == 0:
+    if shard.rank == 0:
         precision = str(matting.dtype).removeprefix('torch.')
         print(f'{matting.loaded or args.model_checkpoint}; on {matting.device} in {precision}', flush=True)
     try:
-        return run(jobs, matting, writer, args, share)
+        return run(jobs, matting, writer, args, shard)
     except OSError as error:
         print(f'error: stopped: {error}', file=sys.stderr)
         return 1
@@ -147,22 +148,23 @@ def start(argv: Sequence[str] | None, share: options.Share) -> int:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the script; returns its exit code."""
-    from inference.processes import StopSignals, common_exit_code
+    from common.signals import StopSignals
+    from inference.processes import common_exit_code, process_shard
 
-    share = options.process_share()
+    shard = process_shard()
     with StopSignals() as signals:
         try:
-            code = start(argv, share)
+            code = start(argv, shard)
         except BaseException as error:
             # A signal during an import may come out as any error.
             if signals.number or isinstance(error, KeyboardInterrupt):
                 print('stopped: files written so far are whole; -y allows to write there again', file=sys.stderr)
                 return 128 + (signals.number or signal.SIGINT)
-            if share.world == 1 or not isinstance(error, Exception):
+            if shard.world == 1 or not isinstance(error, Exception):
                 raise
             traceback.print_exc()
             code = 1
-    return common_exit_code(code, share)
+    return common_exit_code(code, shard)
 
 
 if __name__ == '__main__':

@@ -34,7 +34,8 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from common.memory import keep_memory
+from common import cli, network
+from common.devices import keep_memory
 from inference import backend_options, options
 from inference.speed import sweep
 from inference.speed.table import COLUMNS, cells, fields, line
@@ -50,7 +51,7 @@ Images = tuple['np.ndarray', 'np.ndarray'] | None
 
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     """Reads the command line."""
-    parser = options.Parser(__doc__)
+    parser = cli.Parser(__doc__)
     options.add_model_arguments(parser, sweep=True)
     add = parser.add_argument_group('pictures').add_argument
     add('--batch-size', type=int, default=1, metavar='N', help='pictures computed at once')
@@ -74,7 +75,7 @@ def prepare(args: argparse.Namespace) -> tuple[list[Work], Images]:
     Raises:
         ValueError: with all that is wrong, one line each.
     """
-    problems, images, sizes = sweep.measuring_problems(args), None, [sweep.SIZES['hd']]
+    problems, images, sizes = sweep.measuring_problems(args), None, [network.SIZES['hd']]
     try:
         if args.resolution:
             sizes = sweep.read_sizes(args.resolution)
@@ -85,7 +86,7 @@ def prepare(args: argparse.Namespace) -> tuple[list[Work], Images]:
         problems.append(str(error))
     rows = sweep.make_rows(args, sizes)
     problems += sweep.row_problems(rows)
-    options.refuse(problems)
+    cli.raise_problems(problems)
     from inference.speed.measure import Work
 
     return [
@@ -98,8 +99,8 @@ def run(args: argparse.Namespace, works: list[Work], images: Images, device: tor
     """Measures row after row; returns the exit code. A row that fails is reported and passed over."""
     from tqdm import tqdm
 
-    from common.devices import out_of_memory
-    from common.whole_files import write_whole
+    from common.cli import out_of_memory
+    from common.files import write_atomic
     from inference.speed import measure as speed
 
     where = speed.machine(device)
@@ -129,7 +130,7 @@ def run(args: argparse.Namespace, works: list[Work], images: Images, device: tor
             with bar.external_write_mode():
                 print(text, flush=True)
             if args.json is not None:  # after each row: an hour's work is not lost to the last one
-                write_whole(args.json, (json.dumps(report, indent=2, default=str) + '\n').encode())
+                write_atomic(args.json, (json.dumps(report, indent=2, default=str) + '\n').encode())
     return 0 if len(report['rows']) == len(works) else 1
 
 

@@ -27,7 +27,8 @@ from contextlib import ExitStack
 from functools import partial
 from typing import TYPE_CHECKING
 
-from common.memory import keep_memory
+from common import cli
+from common.devices import keep_memory
 from inference import backend_options, options
 from inference.video import options as video_options
 
@@ -39,7 +40,7 @@ if TYPE_CHECKING:
 
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     """Reads the command line."""
-    parser = options.Parser(__doc__)
+    parser = cli.Parser(__doc__)
     options.add_model_arguments(parser)
     video_options.add_video_arguments(parser)
     video_options.add_video_output_arguments(parser)
@@ -54,13 +55,14 @@ def check(args: argparse.Namespace) -> None:
         ValueError: with all that is wrong, one line each.
     """
     problems = backend_options.network_problems(args) + video_options.video_problems(args)
-    options.refuse(problems)
+    cli.raise_problems(problems)
 
 
 def run(job: VideoJob, outputs: Pictures | Videos, matting: Matting, args: argparse.Namespace) -> int:
     """Mattes the video; returns the exit code. Whatever stops it, the files are finished."""
+    from common.console import progress, say
     from common.devices import torch_threads
-    from inference.pipeline import Pipeline, progress, say
+    from inference.pipeline import Pipeline
     from inference.video.job import Findings
     from inference.video.stages import compute, render
 
@@ -119,7 +121,7 @@ def start(argv: Sequence[str] | None) -> int:
 
 def finish(work: Callable[[], int]) -> int:
     """Does the work; an error that a user can do something about becomes a line and exit code 1."""
-    from common.devices import out_of_memory
+    from common.cli import out_of_memory
     from inference.images.stages import SPARE_MEMORY
 
     try:
@@ -135,9 +137,9 @@ def finish(work: Callable[[], int]) -> int:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the script; returns its exit code."""
-    from inference.processes import until_stopped
+    from common.signals import run_until_stopped
 
-    return until_stopped(partial(start, argv), 'stopped: what was done, if anything, is kept and plays')
+    return run_until_stopped(partial(start, argv), 'stopped: what was done, if anything, is kept and plays')
 
 
 if __name__ == '__main__':

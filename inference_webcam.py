@@ -27,7 +27,9 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from common.memory import keep_memory
+from common import cli
+from common.devices import keep_memory
+from common.network import MIN_SIDE
 from inference import backend_options, options
 from inference.webcam import options as webcam_options
 
@@ -40,7 +42,7 @@ if TYPE_CHECKING:
 
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     """Reads the command line."""
-    parser = options.Parser(__doc__)
+    parser = cli.Parser(__doc__)
     options.add_model_arguments(parser)
     webcam_options.add_camera_arguments(parser)
     webcam_options.add_display_arguments(parser)
@@ -55,7 +57,7 @@ def check(args: argparse.Namespace) -> None:
         ValueError: with all that is wrong, one line each.
     """
     problems = backend_options.network_problems(args) + webcam_options.webcam_problems(args)
-    options.refuse(problems)
+    cli.raise_problems(problems)
 
 
 def open_camera(args: argparse.Namespace) -> Camera:
@@ -75,7 +77,7 @@ def open_camera(args: argparse.Namespace) -> Camera:
     if [width, height] != asked and (camera.live or 'resolution' in args.typed):
         note = f'{args.source} gives {width}x{height}, which is used'
         print(f'note: --resolution {asked[0]} {asked[1]}: {note}', file=sys.stderr)
-    least = webcam_options.LEAST_SIDE
+    least = MIN_SIDE
     if min(width, height) < least:
         camera.close()
         raise ValueError(f'--source {args.source}: {width}x{height} is too small; it must be at least {least} each')
@@ -104,7 +106,7 @@ def read_pictures(args: argparse.Namespace, size: tuple[int, int]) -> tuple[np.n
 
 def run(camera: Camera, live: Live, virtual: Any, args: argparse.Namespace) -> int:
     """Shows or writes pictures; returns the exit code."""
-    from common.devices import out_of_memory
+    from common.cli import out_of_memory
     from inference.images.stages import SPARE_MEMORY
     from inference.matte import NotFiniteError
     from inference.webcam.viewer import Viewer, write_pictures
@@ -172,9 +174,9 @@ def start(argv: Sequence[str] | None) -> int:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the script; returns its exit code."""
-    from inference.processes import until_stopped
+    from common.signals import run_until_stopped
 
-    return until_stopped(partial(start, argv), 'stopped')
+    return run_until_stopped(partial(start, argv), 'stopped')
 
 
 if __name__ == '__main__':

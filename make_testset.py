@@ -24,16 +24,16 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from inference import options
+from common import cli
 
 if TYPE_CHECKING:
+    from common.signals import StopSignals
     from evaluation.testset.recipes import Recipe, Settings, Sources
-    from inference.processes import StopSignals
 
 
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     """Reads the command line."""
-    parser = options.Parser(__doc__)
+    parser = cli.Parser(__doc__)
     add = parser.add_argument_group('sources: three folders, or a data set of the configuration').add_argument
     add('--fgr', type=Path, metavar='DIR', help='foregrounds, in sub-folders or not')
     add('--pha', type=Path, metavar='DIR', help='their alphas, of equal relative path')
@@ -144,7 +144,7 @@ def prepare(args: argparse.Namespace) -> tuple[list[Recipe], Sources, Settings]:
         problems += folder_problems(args.output_dir, sources, args.overwrite)
     except OSError as error:
         problems.append(f'--output-dir {args.output_dir}: {error.strerror or error}')
-    options.refuse(problems)
+    cli.raise_problems(problems)
     assert sources is not None
     return recipes, sources, settings
 
@@ -159,8 +159,9 @@ def start(argv: Sequence[str] | None, signals: StopSignals) -> int:
         return 2
     import cv2
 
+    from common.console import progress
     from evaluation.testset.compose import compose_testset
-    from inference.pipeline import Pipeline, progress
+    from inference.pipeline import Pipeline
 
     unit = ' clips' if settings.clip_frames > 1 else ' pictures'
     threads = min(4, os.cpu_count() or 1)  # each holds 0.7 GB at 4K
@@ -186,7 +187,7 @@ def start(argv: Sequence[str] | None, signals: StopSignals) -> int:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the script; returns its exit code."""
-    from inference.processes import StopSignals
+    from common.signals import StopSignals
 
     with StopSignals() as signals:
         try:

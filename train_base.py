@@ -22,6 +22,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from common import cli
 from training import options
 
 if TYPE_CHECKING:
@@ -31,7 +32,7 @@ if TYPE_CHECKING:
 
 def parse(argv: list[str] | None) -> argparse.Namespace:
     """Reads and checks the command line; raises ValueError with all that is wrong."""
-    parser = options.Parser(__doc__)
+    parser = cli.Parser(__doc__)
     options.add_arguments(parser, batch_size=8, resolution=512, epoch_end=8, images_interval=2000, valid_interval=5000)
     parser.add_argument(
         '--model-pretrain-initialization', metavar='imagenet|FILE',
@@ -43,7 +44,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     source = args.model_pretrain_initialization
     if source not in (None, 'imagenet') and not Path(source).is_file():
         found.append(f"--model-pretrain-initialization {source}: no such file; give a file or 'imagenet'")
-    options.refuse(found)
+    cli.raise_problems(found)
     return args
 
 

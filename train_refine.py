@@ -22,6 +22,8 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from common import cli
+from common.network import RefinerSettings
 from training import options
 
 if TYPE_CHECKING:
@@ -31,25 +33,12 @@ if TYPE_CHECKING:
 
 def parse(argv: list[str] | None) -> argparse.Namespace:
     """Reads and checks the command line; raises ValueError with all that is wrong."""
-    parser = options.Parser(__doc__)
+    parser = cli.Parser(__doc__)
     options.add_arguments(parser, batch_size=4, resolution=2048, epoch_end=1, images_interval=1000, valid_interval=2000)
     add = parser.add_argument_group('refiner').add_argument
-    add('--model-backbone-scale', type=float, default=0.25, metavar='X', help='of the picture that the encoder sees')
-    add('--model-refine-mode', choices=('full', 'sampling', 'thresholding'), default='sampling',
-        help='which 4x4 cells are refined: all, a fixed number, or those above a threshold')  # fmt: skip
-    add('--model-refine-sample-pixels', type=int, default=80_000, metavar='N', help='pixels refined by sampling')
-    add('--model-refine-thresholding', '--model-refine-threshold', type=float, default=0.7, metavar='X',
-        dest='model_refine_threshold', help='predicted error above which thresholding refines, 0 to 1')  # fmt: skip
-    add('--model-refine-kernel-size', type=int, choices=(1, 3), default=3, help="of the refiner's convolutions")
+    cli.add_refiner_arguments(add, RefinerSettings())
     args = parser.parse_args(argv)
-    found = options.problems(args)
-    if not 0 < args.model_backbone_scale <= 0.5:
-        found.append(f'--model-backbone-scale {args.model_backbone_scale}: must be above 0 and at most 0.5')
-    if args.model_refine_sample_pixels < 16:
-        found.append(f'--model-refine-sample-pixels {args.model_refine_sample_pixels}: must be at least 16')
-    if not 0 <= args.model_refine_threshold <= 1:
-        found.append(f'--model-refine-threshold {args.model_refine_threshold}: must be from 0 to 1')
-    options.refuse(found)
+    cli.raise_problems(options.problems(args) + cli.refiner_problems(args))
     return args
 
 
@@ -60,14 +49,7 @@ def make_stage(args: argparse.Namespace) -> Stage:
     from training.losses import refine_loss
     from training.stage import Prediction, Stage
 
-    model = MattingRefine(
-        args.model_backbone,
-        args.model_backbone_scale,
-        args.model_refine_mode,
-        args.model_refine_sample_pixels,
-        args.model_refine_threshold,
-        args.model_refine_kernel_size,
-    )
+    model = MattingRefine(args.model_backbone, **vars(RefinerSettings.from_options(vars(args))))
 
     def predict(model: Forward, batch: Any) -> Prediction:
         true = batch.compose(args.train_resolution)

@@ -99,8 +99,7 @@ def work(args: argparse.Namespace) -> None:
     import torch
 
     from benchmarks.published.network import Published
-    from common.devices import choose_device
-    from common.memory import keep_memory
+    from common.devices import choose_device, keep_memory
     from inference import Matting
     from inference.speed.measure import peak_mib
     from model import MattingRefine

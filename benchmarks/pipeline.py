@@ -134,7 +134,7 @@ def report_stages(
     """Prints and returns what each stage costs alone, and how near the pipeline comes to what they allow."""
     from picture_stages import stage_costs
 
-    from common.memory import keep_memory
+    from common.devices import keep_memory
     from inference import Matting
 
     keep_memory(network.device)

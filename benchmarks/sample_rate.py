@@ -24,8 +24,8 @@ import machine
 if TYPE_CHECKING:
     import numpy as np
 
-    from dataset.loaders import Compositions, Source
-    from dataset.sampling import Plan
+    from dataset.loaders import Source, WarpedPairs
+    from dataset.sampling import SamplingPlan
 
 Files = tuple[Path, Path, Path]
 
@@ -163,17 +163,17 @@ def decode(files: Files) -> None:
             image.load()
 
 
-def training(stage: Stage, files: Files) -> tuple[Compositions, Plan]:
+def training(stage: Stage, files: Files) -> tuple[WarpedPairs, SamplingPlan]:
     """A stage's data set, of one picture of each kind many times over, and its steps."""
     from dataset.geometry import AffineRange
-    from dataset.loaders import Compositions
-    from dataset.sampling import Plan
+    from dataset.loaders import WarpedPairs
+    from dataset.sampling import SamplingPlan
     from dataset.sources import BackgroundFiles, MatteFiles
 
     fgr, pha, bgr = files
     mattes, backgrounds = MatteFiles([(fgr, pha)] * SAMPLES), BackgroundFiles([bgr] * SAMPLES)
-    data = Compositions(mattes, backgrounds, AffineRange((stage.matte_scale, 1)), AffineRange((1, 2)))
-    return data, Plan(SAMPLES, SAMPLES, stage.batch_size, stage.side, stage.multiple)
+    data = WarpedPairs(mattes, backgrounds, AffineRange((stage.matte_scale, 1)), AffineRange((1, 2)))
+    return data, SamplingPlan(SAMPLES, SAMPLES, stage.batch_size, stage.side, stage.multiple)
 
 
 class Timed:

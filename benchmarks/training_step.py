@@ -62,10 +62,10 @@ def time_steps(args: argparse.Namespace, device: Any) -> dict[str, dict[str, flo
     import torch
 
     from benchmarks.published.network import Published
-    from common.memory import keep_memory
+    from common.devices import keep_memory
     from dataset.geometry import AffineRange
-    from dataset.loaders import Compositions, collate
-    from dataset.sampling import Plan
+    from dataset.loaders import WarpedPairs, collate
+    from dataset.sampling import SamplingPlan
     from dataset.synthetic import SyntheticBackgrounds, SyntheticMattes
     from model import MattingBase, MattingRefine
     from training import distributed as devices
@@ -85,14 +85,14 @@ def time_steps(args: argparse.Namespace, device: Any) -> dict[str, dict[str, flo
 
     steps: dict[str, tuple[Callable[..., Any], nn.Module, torch.optim.Optimizer]] = {
         'ours': (
-            devices.in_precision(net, device, dtype),  # type: ignore[arg-type]
+            devices.autocast_forward(net, device, dtype),  # type: ignore[arg-type]
             ours,
             torch.optim.Adam(ours.parameters(), fused=device.type != 'mps'),
         ),
         'published': (published_model, published, torch.optim.Adam(published.parameters())),
     }
-    data = Compositions(SyntheticMattes(64), SyntheticBackgrounds(64), AffineRange((0.4, 1)), AffineRange((1, 2)))
-    plan = Plan(64, 64, args.batch_size, args.train_resolution, 4)
+    data = WarpedPairs(SyntheticMattes(64), SyntheticBackgrounds(64), AffineRange((0.4, 1)), AffineRange((1, 2)))
+    plan = SamplingPlan(64, 64, args.batch_size, args.train_resolution, 4)
     times: dict[str, dict[str, list[float]]] = {name: defaultdict(list) for name in steps}
     for i in range(args.steps + 2):
         batch = collate([data[key] for key in plan.step(i)]).to(device)

@@ -32,14 +32,14 @@ def main() -> None:
 
     import torch
 
-    from dataset.loaders import Compositions, ValidationBatches
+    from dataset.loaders import ValidationBatches, WarpedPairs
     from inference import Matting
     from metrics.matting import SCALINGS, mse, sad
     from model import MattingBase, MattingRefine
     from model.weights import load_weights
     from training.stage import VALID_BACKGROUND_RANGE, VALID_MATTE_RANGE, sources
 
-    data = Compositions(*sources(args)[1], VALID_MATTE_RANGE, VALID_BACKGROUND_RANGE)
+    data = WarpedPairs(*sources(args)[1], VALID_MATTE_RANGE, VALID_BACKGROUND_RANGE)
     loader = ValidationBatches(data, args.valid_samples, args.train_resolution, 1, 0, pin=False)
     models: dict[str, torch.nn.Module] = {}
     if args.base:

@@ -4,10 +4,15 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
+
+from .inventory import Run
+from .origin import Origin, find_origin
+from .verify import Verifier
 
 
 def average(states: Iterable[Mapping[str, Tensor]], names: Sequence[str] = ()) -> dict[str, Tensor]:
@@ -109,3 +114,59 @@ def _check(
     broken = [key for key, tensor in state.items() if tensor.is_floating_point() and not tensor.isfinite().all()]
     if broken:
         raise ValueError(f'{name} has values that are not finite, in {", ".join(broken[:3])}; leave it out')
+
+
+def choose_members(run: Run, monitor: str, best: int | None, last: int | None, ema: bool = False) -> list[Path]:
+    """Choose the files of a run that are to be averaged, oldest first.
+
+    Args:
+        run: whose checkpoints are meant.
+        monitor: the metric of the best.
+        best: that many of the best.
+        last: that many of the newest, where `best` is None.
+        ema: take the averages that training kept.
+
+    Raises:
+        ValueError: the run has too few.
+    """
+    kind = 'ema' if ema else 'weights'
+    if best is not None:
+        records = run.best(best, kind, metric_name(monitor, ema))
+    else:
+        assert last is not None
+        records = run.newest(last, kind)
+    return [run.folder / record.files[kind].name for record in records]
+
+
+def metric_name(monitor: str, ema: bool) -> str:
+    """Return the metric of plain or of averaged weights, such as 'valid_ema_loss', for a name of either or 'loss'."""
+    return ('valid_ema_' if ema else 'valid_') + bare_metric(monitor)
+
+
+def bare_metric(monitor: str) -> str:
+    """Return what validation calls a metric, such as 'loss' for 'valid_ema_loss'."""
+    return monitor.removeprefix('valid_').removeprefix('ema_')
+
+
+def find_members(paths: Sequence[Path], verifier: Verifier) -> list[Origin]:
+    """Find where the files of an average come from, the newest last.
+
+    Checkpoints of one run are ordered by step, other files stay as they are given.
+
+    Raises:
+        FileNotFoundError: no such file.
+        ValueError: fewer than two files, or one given twice.
+    """
+    found: list[Origin] = []
+    for path in paths:
+        if not path.is_file():
+            raise FileNotFoundError(f'{path}: no such file')
+        for other in found:
+            if path.samefile(other.path):
+                raise ValueError(f'{path} and {other.path} are one file; each counts once')
+        found.append(find_origin(path, verifier))
+    if len(found) < 2:
+        raise ValueError(f'an average needs at least two files, not {len(found)}')
+    if len({member.record.run if member.record else None for member in found}) == 1:
+        found.sort(key=lambda member: member.record.step if member.record else 0)
+    return found

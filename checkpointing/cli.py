@@ -6,52 +6,52 @@ Nothing here imports torch, so `--help` answers at once.
 from __future__ import annotations
 
 import argparse
-import json
-import math
 import textwrap
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
-from training import scoring
+from common import cli, console
+from common.console import megabytes, table
 
 if TYPE_CHECKING:
     from .diff import Comparison
     from .retention import Policy
 
-T = TypeVar('T')
-
 LEAST = {'top': 1, 'keep': 1, 'best': 1, 'every': 1, 'keep_states': 2, 'last': 2, 'reestimate_batches': 1}
 
 
-def parse(description: str | None, argv: Sequence[str] | None) -> argparse.Namespace:
-    """Reads the command line; `command` is the name of what is to be done.
+def parse(
+    description: str | None, argv: Sequence[str] | None, add_scoring: Callable[[argparse.ArgumentParser], None]
+) -> argparse.Namespace:
+    """Read the command line; `command` is the name of what is to be done.
+
+    Args:
+        description: of the script.
+        argv: the words; those of the process if None.
+        add_scoring: adds the flags of scoring, which training knows.
 
     Raises:
         ValueError: all that is wrong with its values.
     """
-    layout = argparse.RawDescriptionHelpFormatter
-    parser = argparse.ArgumentParser(description=description, formatter_class=layout, allow_abbrev=False)
+    parser = cli.Parser(description)
     commands = parser.add_subparsers(required=True, metavar='COMMAND', dest='command')
 
     def command(name: str, summary: str) -> argparse.ArgumentParser:
         about = f'{summary[0].upper()}{summary[1:]}.'
-        return commands.add_parser(name, help=summary, description=about, allow_abbrev=False)
+        return commands.add_parser(name, help=summary, description=about)
 
     _add_looking(command)
-    _add_average(command('average', 'the mean of several weight files, scored against each if data is given'))
+    average = command('average', 'the mean of several weight files, scored against each if data is given')
+    _add_average(average)
+    add_scoring(average)
     _add_changing(command)
     args = parser.parse_args(argv)
     least = {**LEAST, 'best': 2} if args.command == 'average' else LEAST
-    found = [
-        f'--{name.replace("_", "-")} {value}: must be at least {low}'
-        for name, low in least.items()
-        if (value := getattr(args, name, None)) is not None and value < low
-    ]
+    found = cli.at_least_problems(args, least)
     if args.command == 'average':
         found += _average_problems(args)
-    if found:
-        raise ValueError('\n  '.join([f'{len(found)} problems:', *found] if found[1:] else found))
+    cli.raise_problems(found)
     return args
 
 
@@ -73,7 +73,7 @@ def _add_looking(command: Callable[[str, str], argparse.ArgumentParser]) -> None
     sub = command('diff', 'how two weight files differ, tensor by tensor, the largest difference first')
     sub.add_argument('first', type=Path, metavar='A')
     sub.add_argument('second', type=Path, metavar='B')
-    sub.add_argument('--top', type=int, default=10, metavar='N', help='tensors shown (default: 10)')
+    sub.add_argument('--top', type=int, default=10, metavar='N', help='tensors shown')
     sub.add_argument('--json', action='store_true', help='for programs; all tensors')
 
 
@@ -87,11 +87,10 @@ def _add_average(sub: argparse.ArgumentParser) -> None:
     add('--monitor', metavar='METRIC',
         help="loss, sad, mse, mad, grad, fg_mse or conn decides (default: the run's own, or loss)")  # fmt: skip
     add('--batch-norm', choices=('average', 'reestimate'), default='average',
-        help='statistics: averaged, or estimated anew over training batches (default: average)')  # fmt: skip
-    add('--reestimate-batches', type=int, default=50, metavar='N', help='training batches for that (default: 50)')
+        help='statistics: averaged, or estimated anew over training batches')  # fmt: skip
+    add('--reestimate-batches', type=int, default=50, metavar='N', help='training batches for that')
     _add_output(sub)
     _add_parent(sub)
-    scoring.add_arguments(sub)
 
 
 def _average_problems(args: argparse.Namespace) -> list[str]:
@@ -138,21 +137,7 @@ def _add_output(sub: argparse.ArgumentParser) -> None:
 
 def _add_parent(sub: argparse.ArgumentParser) -> None:
     sub.add_argument('--checkpoint-dir', type=Path, default=Path('checkpoint'), metavar='DIR',
-                     help='parent of the run folders (default: checkpoint)')  # fmt: skip
-
-
-def table(rows: Sequence[Sequence[str]], indent: str = '  ') -> str:
-    """Rows in aligned columns, the first row their names; columns of numbers to the right."""
-    columns = list(zip(*rows))
-    widths = [max(map(len, column)) for column in columns]
-    right = [all(cell[:1] in '-0123456789in' and len(cell) < 12 for cell in column[1:]) for column in columns]
-    lines = ('  '.join(c.rjust(w) if r else c.ljust(w) for c, w, r in zip(row, widths, right)) for row in rows)
-    return '\n'.join(indent + line.rstrip() for line in lines)
-
-
-def megabytes(size: int) -> str:
-    """Bytes in words, in decimal units."""
-    return f'{size / 1e6:.1f} MB' if size >= 1e5 else f'{size / 1e3:.1f} kB' if size >= 1000 else f'{size} B'
+                     help='parent of the run folders')  # fmt: skip
 
 
 def folder_table(folder: Mapping[str, Any]) -> str:
@@ -216,27 +201,5 @@ def print_pairs(title: str, content: Mapping[str, Any]) -> None:
 
 
 def print_json(content: Any) -> None:
-    """Prints JSON that every reader takes: what is not finite becomes null."""
-    print(json.dumps(_finite(content), indent=1, default=str))
-
-
-def _finite(content: Any) -> Any:
-    if isinstance(content, Mapping):
-        return {key: _finite(value) for key, value in content.items()}
-    if isinstance(content, (list, tuple)):
-        return [_finite(value) for value in content]
-    return None if isinstance(content, float) and not math.isfinite(content) else content
-
-
-def progress(items: Sequence[T], unit: str = ' files') -> Iterator[T]:
-    """Goes through items, with a bar where there is a terminal."""
-    from tqdm import tqdm
-
-    yield from tqdm(items, unit=unit, disable=None, leave=False, dynamic_ncols=True)
-
-
-def say(line: str) -> None:
-    """Prints a line above the bar."""
-    from tqdm import tqdm
-
-    tqdm.write(line)
+    """Print JSON that every reader takes."""
+    print(console.to_json(content))

@@ -1,13 +1,22 @@
-"""Weights in another precision or kind of file."""
+"""Weights in another precision or kind of file, and the writing of weight files that are made from others."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import json
+import os
+import time
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import BinaryIO
+from pathlib import Path
+from typing import Any, BinaryIO
 
 import torch
 from torch import Tensor
+
+from common.cli import output_file_problems, raise_problems
+from common.files import Disk, read_back, sync, unlink_quietly, write_durable, write_new
+
+from .verify import provenance_path, read_provenance
 
 SUFFIXES = ('.pth', '.safetensors')
 
@@ -79,3 +88,64 @@ def check_suffix(suffix: str) -> None:
             import safetensors.torch  # noqa: F401
         except ImportError:
             raise ValueError("needs the package safetensors: pip install 'background-matting[safetensors]'") from None
+
+
+def check_output(out: Path, overwrite: bool, inputs: Sequence[Path], provenance: bool = False) -> None:
+    """Refuse names that are taken.
+
+    Args:
+        out: the file to be written.
+        overwrite: whether it may be there.
+        inputs: must not be written over.
+        provenance: whether one will be written too.
+
+    Raises:
+        ValueError: no such folder, another suffix than .pth and .safetensors, a file that is there, one of the inputs,
+            or a name that training uses in the folder of a run; a provenance of another file.
+    """
+    try:
+        check_suffix(out.suffix)
+    except ValueError as error:
+        raise ValueError(f'-o {out}: {error}') from None
+    raise_problems(output_file_problems('-o', out, overwrite, inputs))
+    about = provenance_path(out)
+    if provenance and about.exists() and read_provenance(out) is None:
+        raise ValueError(f'-o {out}: {about.name} is there and speaks of another file; choose another name')
+    reserved = out.name.startswith('epoch-') or out.name in ('best.pth', 'last.pth')
+    if reserved and any(out.parent.glob('epoch-*.json')):
+        raise ValueError(f'-o {out}: training uses this name in the folder of a run; choose another name')
+
+
+def write_weights(
+    out: Path, state: Mapping[str, Tensor], provenance: Mapping[str, Any] | None = None, disk: Disk | None = None
+) -> None:
+    """Writes weights and, beside them, where they come from. The file is there whole and as it was meant, or not.
+
+    Args:
+        out: .pth or .safetensors.
+        state: contiguous tensors, each of its own memory.
+        provenance: completed by name, size, sha256 and time; None writes none.
+        disk: the file operations.
+
+    Raises:
+        OSError: the disk's own error; what was under the name is untouched.
+    """
+    disk = disk or Disk()
+    temporary = out.with_name(f'.{out.name}.{os.getpid()}.tmp')
+    about = provenance_path(out)
+    try:
+        crc = write_new(disk, temporary, lambda file: write_state(file, state, out.suffix))
+        sync(disk, temporary)
+        size, sha256 = read_back(disk, temporary, crc)
+        # Of the file before: it would call the new one damaged.
+        if read_provenance(out) is not None:
+            disk.unlink(about)
+        disk.replace(temporary, out)
+    except BaseException:
+        unlink_quietly(temporary)
+        raise
+    disk.fsync_folder(out.parent)
+    if provenance is not None:
+        file = {'file': out.name, 'size': size, 'sha256': sha256, 'written': time.strftime('%Y-%m-%dT%H:%M:%S%z')}
+        text = json.dumps({**file, **provenance}, indent=1).encode()
+        write_durable(disk, about, lambda target: target.write(text))

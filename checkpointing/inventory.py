@@ -117,6 +117,52 @@ def runs(folder: Path) -> list[Run]:
     return sorted(found, key=lambda run: max(record.written for record in run.records))
 
 
+def checkpoint_of(path: Path) -> tuple[Path, str]:
+    """The folder and the name of the checkpoint that a file, or a link such as best.pth, belongs to.
+
+    Raises:
+        ValueError: it belongs to none.
+    """
+    real = path.resolve()
+    owned = owner(real, read_records(real.parent)) if real.is_file() else None
+    if owned is None:
+        raise ValueError(f'{path}: no checkpoint with a record; give the .pth file of one in the folder of its run')
+    return real.parent, owned[0].name
+
+
+def the_run(folder: Path | None, parent: Path) -> Run:
+    """The only run in a folder, or below the parent if no folder is given.
+
+    Raises:
+        ValueError: there is none, or more than one.
+    """
+    found = runs(the_folder(folder, parent))
+    if len(found) != 1:
+        names = ', '.join(f'{run.stage} {run.run}' for run in found) or 'none'
+        raise ValueError(f'{folder or parent}: needs one run, and there are {len(found)} ({names}); give files by name')
+    return found[0]
+
+
+def the_folder(folder: Path | None, parent: Path) -> Path:
+    """The folder given, or the only one with a run below the parent.
+
+    Raises:
+        FileNotFoundError: no such folder.
+        ValueError: there is none, or more than one to choose from.
+    """
+    if folder is not None:
+        if not folder.is_dir():
+            raise FileNotFoundError(f'{folder}: no such folder')
+        if not runs(folder):
+            raise ValueError(f'{folder}: holds no checkpoint with a record')
+        return folder
+    found = [path for path in run_folders(parent) if runs(path)]
+    if len(found) != 1:
+        names = ', '.join(map(str, found)) or 'none'
+        raise ValueError(f'{parent}: which run? There are {len(found)} ({names}); give a folder')
+    return found[0]
+
+
 def inventory(folder: Path, check: Callable[[Path], Verdict] | None = None) -> dict[str, Any]:
     """All that is known of a folder, in plain types.
 

@@ -12,7 +12,7 @@ from collections.abc import Collection, Sequence
 from pathlib import Path
 from string import Formatter
 
-from common.files import Disk, digest, unlink_quietly, write_through
+from common.files import Disk, digest, unlink_quietly, write_durable
 
 from .record import CheckpointError, Record, best_records
 from .retention import Policy
@@ -103,7 +103,7 @@ def link_file(disk: Disk, source: Path, target: Path, temporary: Path) -> None:
         if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EIO):
             raise
         with source.open('rb') as file:
-            write_through(disk, target, lambda copy: shutil.copyfileobj(file, copy, 1 << 20), temporary)
+            write_durable(disk, target, lambda copy: shutil.copyfileobj(file, copy, 1 << 20), temporary)
         return
     try:
         disk.replace(temporary, target)

@@ -27,14 +27,14 @@ from typing import Any
 
 import torch
 
-from common.files import Disk, read_back, sync, unlink_quietly, write_new, write_through
+from common.files import Disk, read_back, sync, unlink_quietly, write_durable, write_new
 
 from . import links
 from .content import Content, file_name, tensor_bytes
 from .links import link_file
 from .lock import FolderLock
 from .record import CheckpointError, File, Record, best_records, read_records
-from .retention import Policy, remove, superfluous
+from .retention import Policy, removable, remove
 
 log = logging.getLogger(__name__)
 
@@ -258,7 +258,7 @@ class Checkpoints:
     def _commit_record(self, record: Record) -> None:
         path = self.folder / f'{record.name}.json'
         text = record.to_bytes()
-        write_through(self.disk, path, lambda file: file.write(text), self._temporary(path.name))
+        write_durable(self.disk, path, lambda file: file.write(text), self._temporary(path.name))
 
     def _clear_way(self, name: str) -> None:
         """Sets aside what has a checkpoint's name and is not of this run's records: nothing is written over."""
@@ -285,7 +285,7 @@ class Checkpoints:
         records = self.records()
         try:
             links.refresh(self.disk, self.folder, records, newest, self.policy)
-            paths = superfluous(records, self.policy, self.folder)
+            paths = removable(records, self.policy, self.folder)
             remove(self.disk, self.folder, paths)
         except (OSError, CheckpointError) as error:
             log.warning('%s: could not tidy up: %s', self.folder, error)

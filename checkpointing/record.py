@@ -8,13 +8,19 @@ import json
 import math
 import time
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
 from common.files import digest
+from common.network import RefinerSettings
 
 FORMAT = 2
+
+
+def refiner_identity(settings: RefinerSettings) -> dict[str, Any]:
+    """Return the settings of a refiner as an identity holds them; `Record.refiner` reads them."""
+    return {name.replace('_', ' '): value for name, value in vars(settings).items()}
 
 
 class CheckpointError(ValueError):
@@ -87,6 +93,13 @@ class Record:
         if record.to_bytes() != raw:
             raise CheckpointError(f'{path}: a damaged checkpoint record')
         return record
+
+    @property
+    def refiner(self) -> RefinerSettings | None:
+        """The settings that the refiner was trained with; None for the base stage."""
+        names = [f.name for f in fields(RefinerSettings)]
+        held = {name: self.identity[key] for name in names if (key := name.replace('_', ' ')) in self.identity}
+        return RefinerSettings(**held) if held else None
 
     def to_bytes(self) -> bytes:
         """The record's file: JSON that ends with the sha256 of the rest."""

@@ -103,7 +103,7 @@ def decide_kept(records: Sequence[Record], policy: Policy, folder: Path) -> dict
     return kept
 
 
-def superfluous(records: Sequence[Record], policy: Policy, folder: Path) -> list[Path]:
+def removable(records: Sequence[Record], policy: Policy, folder: Path) -> list[Path]:
     """The files that may go by the policy.
 
     A record without weights is what a deletion that was cut has left, and goes too.
@@ -122,7 +122,7 @@ def superfluous(records: Sequence[Record], policy: Policy, folder: Path) -> list
 
 
 def remove(disk: Disk, folder: Path, paths: Sequence[Path]) -> None:
-    """Removes what `superfluous` names; records only when their files are gone for good.
+    """Removes what `removable` names; records only when their files are gone for good.
 
     Weights without a record would be taken for somebody's, and stay for ever.
     """

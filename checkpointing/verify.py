@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import zipfile
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -27,15 +27,9 @@ class Verdict:
 
 
 class Verifier:
-    """Compares files with what is known of them; reads each once, under however many names it has.
+    """Compares files with what is known of them; reads each once, under however many names it has."""
 
-    Args:
-        read: reads a weight file that has no checksums, says in words how that went, and raises ValueError if it is
-            damaged.
-    """
-
-    def __init__(self, read: Callable[[Path], str]):
-        self.read = read
+    def __init__(self) -> None:
         self.records: dict[Path, list[Record]] = {}
         self.digests: dict[tuple[int, int], str] = {}
 
@@ -99,11 +93,16 @@ class Verifier:
         return (_by_checksums(path) if is_zip else None) or self._by_reading(path)
 
     def _by_reading(self, path: Path) -> Verdict:
+        from model.weights import read_weights
+
         try:
-            words = self.read(path)
+            read_weights(path)
         except ValueError as error:
-            return Verdict(True, str(error).removeprefix(f'{path}: '))
-        return Verdict(False, f'{words}; no checksum in this kind of file')
+            reason = str(error).removeprefix(f'{path}: ')
+            if 'not a weight file' in reason:
+                return Verdict(True, reason)
+            return Verdict(False, f'not read: {reason}; no checksum in this kind of file')
+        return Verdict(False, 'readable; no checksum in this kind of file')
 
 
 def _by_checksums(path: Path) -> Verdict | None:

@@ -1,10 +1,14 @@
-"""The few file operations that saving uses, in one small object, so that a test can fail, kill or forget each."""
+"""Files that are whole or not there: the operations that saving uses, and the ways of writing made of them.
+
+`Disk` holds the operations in one small object, so that a test can fail, kill or forget each.
+"""
 
 from __future__ import annotations
 
 import contextlib
 import hashlib
 import os
+import secrets
 import shutil
 import zlib
 from collections.abc import Callable
@@ -87,7 +91,7 @@ def write_new(disk: Disk, path: Path, save: Callable[[BinaryIO], Any]) -> int:
         raise
 
 
-def write_through(disk: Disk, path: Path, save: Callable[[BinaryIO], Any], temporary: Path | None = None) -> None:
+def write_durable(disk: Disk, path: Path, save: Callable[[BinaryIO], Any], temporary: Path | None = None) -> None:
     """Writes a file so that it is there whole under its name, or not at all, and stays there.
 
     The temporary file lies in the same folder: across file systems a rename is a copy that can be cut.
@@ -104,6 +108,25 @@ def write_through(disk: Disk, path: Path, save: Callable[[BinaryIO], Any], tempo
         unlink_quietly(temporary)
         raise
     disk.fsync_folder(path.parent)
+
+
+def write_atomic(path: Path, data: bytes | memoryview) -> None:
+    """Write under a hidden name and rename, so that a process that dies leaves the old file or the new one.
+
+    Nothing waits for the disk: after a power cut the file may be empty. Use `write_durable` for what must survive one.
+    Folders are made as needed.
+
+    Raises:
+        OSError: it cannot be written. The message names the file.
+    """
+    unfinished = path.with_name(f'.{secrets.token_hex(8)}.tmp')  # the name's length plus anything may be too long
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        unfinished.write_bytes(data)
+        os.replace(unfinished, path)
+    except OSError as error:
+        unlink_quietly(unfinished)
+        raise OSError(f'{path}: cannot be written: {error.strerror or error}') from error
 
 
 def sync(disk: Disk, path: Path) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
 import signal
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -15,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, default_collate
 
-from common.memory import keep_memory
+from common.devices import cores, keep_memory
 
 from .augmentation import Composite, compose_training, compose_validation
 from .geometry import AffineRange, draw_affine, warp
@@ -83,7 +82,7 @@ class Batch:
 
 
 @dataclass(frozen=True)
-class Compositions(Dataset):
+class WarpedPairs(Dataset):
     """Decodes a sample's matte and background and warps them to its crop; the key says how.
 
     Args:
@@ -124,7 +123,7 @@ def _read(source: Source, first: int, side: int, errors: list[str]) -> np.ndarra
 
 
 def collate(items: Sequence[tuple[np.ndarray, np.ndarray, Sample, str, list[str]]]) -> Batch:
-    """Makes a batch of what `Compositions` returned."""
+    """Makes a batch of what `WarpedPairs` returned."""
     mattes, backgrounds, samples, names, errors = zip(*items)
     return Batch(
         _stack(mattes),
@@ -150,7 +149,7 @@ def _start_worker(_: int) -> None:
             signal.signal(getattr(signal, name), signal.SIG_IGN)
 
 
-def _loader(dataset: Compositions, batches: Any, workers: int, pin: bool) -> DataLoader:
+def _loader(dataset: WarpedPairs, batches: Any, workers: int, pin: bool) -> DataLoader:
     return DataLoader(
         dataset,
         batch_sampler=batches,
@@ -175,7 +174,7 @@ class TrainingBatches:
         ImageError: while iterating, when more than 1 % of an epoch's samples could not be read.
     """
 
-    def __init__(self, dataset: Compositions, sampler: StepSampler, workers: int, pin: bool):
+    def __init__(self, dataset: WarpedPairs, sampler: StepSampler, workers: int, pin: bool):
         self.plan, self.world = sampler.plan, sampler.world
         self.loader = _loader(dataset, sampler, workers, pin)
         self.unreadable: dict[int, list[str]] = {}
@@ -215,7 +214,7 @@ class ValidationBatches:
 
     def __init__(
         self,
-        dataset: Compositions,
+        dataset: WarpedPairs,
         count: int,
         side: int,
         batch_size: int,
@@ -247,4 +246,4 @@ def _plainly(loader: DataLoader) -> Iterator[Batch]:
 
 def default_workers() -> int:
     """Loader processes that fit the machine: one a core, 16 at most."""
-    return min(16, len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count() or 1)
+    return min(16, cores())

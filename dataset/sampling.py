@@ -50,7 +50,7 @@ class Sample:
 
 
 @dataclass(frozen=True)
-class Plan:
+class SamplingPlan:
     """The samples of every step of a run, in batches that differ by at most one sample.
 
     An epoch is the longer of the two lists, in an order of its own; the shorter list repeats, shuffled apart, so that
@@ -147,7 +147,7 @@ class StepSampler:
         rank, world: of this process.
     """
 
-    plan: Plan
+    plan: SamplingPlan
     start: int
     end: int
     accumulate: int = 1

@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import argparse
-import math
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from common import network
 from inference import options
-from inference.speed import sweep
 
 if TYPE_CHECKING:
-    from model.weights import WeightFile
+    from checkpointing.origin import NetworkWeights
+    from common.network import RefinerSettings
 
 # Flags of a refiner, and what a checkpoint's record calls them.
 OF_THE_REFINER = {
@@ -86,73 +86,54 @@ def _unread(args: argparse.Namespace, networks: list[Network]) -> list[str]:
 
 
 def _network(args: argparse.Namespace, path: Path, size: tuple[int, int]) -> Network:
-    from checkpointing import weight_files
-    from checkpointing.record import read_records
-    from checkpointing.verify import owner
-    from model.weights import describe
+    from checkpointing.origin import read_network
 
-    verifier = weight_files.verifier()
-    weights = weight_files.read_whole(path, verifier)
-    state = weights.state_dict
-    held = describe(state).lower().split()
-    if len(held) != 2:
-        raise ValueError(f'{path}: not the weights of a matting network')
+    weights = read_network(path)
     flags = argparse.Namespace(**vars(args))
     flags.model_checkpoint = path
-    flags.model_type, flags.model_backbone = held
-    about: dict[str, Any] = {'checkpoint': str(path), 'checkpoint_sha256': verifier.digest(path)}
-    owned = owner(path.resolve(), read_records(path.resolve().parent))
-    if owned is not None:
-        about |= {'run': owned[0].run, 'epoch': owned[0].epoch, 'step': owned[0].step}
+    flags.model_type, flags.model_backbone = weights.model_type, weights.backbone
+    flags.model_refine_kernel_size = weights.kernel_size
+    origin = weights.origin
+    about: dict[str, Any] = {'checkpoint': str(path), 'checkpoint_sha256': origin.sha256, **origin.position}
     report = f'{path}: {flags.model_type} with {flags.model_backbone}'
-    flags.model_refine_kernel_size = _check(weights, *held)
+    _check(weights)
     if flags.model_type == 'mattingrefine':
-        report += f'; {_complete(flags, {} if owned is None else owned[0].identity, size)}'
+        report += f'; {_complete(flags, origin.refiner, size)}'
     else:
         # Nobody reads them, but the checks, which all of them pass.
-        flags.model_backbone_scale, flags.model_refine_sample_pixels = sweep.SETTINGS['hd']
+        flags.model_backbone_scale, flags.model_refine_sample_pixels = network.PUBLISHED['hd']
         flags.model_refine_mode, flags.model_refine_threshold = 'sampling', 0.7
     arguments = options.model_arguments(flags)
     about |= {name: value for name, value in arguments.items() if name != 'path'}
     return Network(flags, about, report)
 
 
-def _check(weights: WeightFile, model_type: str, backbone: str) -> int:
-    """Sees that a file has all tensors of its network and no others, so that building it later cannot fail.
-
-    Returns:
-        The kernel size of the refiner; 3 where there is none.
-
-    Raises:
-        ValueError: the file does not fit.
-    """
+def _check(weights: NetworkWeights) -> None:
+    """Raise ValueError unless the file has all tensors of its network and no others: building it later cannot fail."""
     import torch
 
     from inference.networks import make_network
     from model.weights import load_weights
 
-    first = weights.state_dict.get('refiner.conv1.weight')
-    kernel = 1 if first is not None and first.shape[2:] == (1, 1) else 3
-    refiner = {'refine_kernel_size': kernel} if model_type == 'mattingrefine' else {}
+    refiner = {'refine_kernel_size': weights.kernel_size} if weights.model_type == 'mattingrefine' else {}
     with torch.device('meta'):
-        model = make_network({'model_type': model_type, 'backbone': backbone, **refiner})
+        model = make_network({'model_type': weights.model_type, 'backbone': weights.backbone, **refiner})
     with warnings.catch_warnings():
         warnings.simplefilter('ignore')  # that a network without memory takes no values
-        load_weights(model, weights)
-    return kernel
+        load_weights(model, weights.file)
 
 
-def _complete(flags: argparse.Namespace, trained: dict[str, Any], size: tuple[int, int]) -> str:
+def _complete(flags: argparse.Namespace, trained: RefinerSettings | None, size: tuple[int, int]) -> str:
     """Gives the refiner's flags that were left out their values; returns in words what was taken from where."""
-    kind = '4k' if math.prod(size) > 2 * math.prod(sweep.SIZES['hd']) else 'hd'
-    scale, pixels = sweep.SETTINGS[kind]
+    kind = network.published_size(size)
+    scale, pixels = network.PUBLISHED[kind]
     published = dict(zip(OF_THE_REFINER, (scale, 'sampling', pixels, 0.7)))
     origins: dict[str, list[str]] = {}
-    for name, key in OF_THE_REFINER.items():
+    for name in OF_THE_REFINER:
         origin = 'as given'
         if getattr(flags, name) is None:
-            origin = 'as trained' if key in trained else f'as published for {kind}'
-            setattr(flags, name, trained.get(key, published[name]))
+            origin = 'as trained' if trained else f'as published for {kind}'
+            setattr(flags, name, getattr(trained, name.removeprefix('model_')) if trained else published[name])
         origins.setdefault(origin, []).append(name)
     read = ['model_backbone_scale', 'model_refine_mode', *OF_A_MODE.get(flags.model_refine_mode, [])]
     words = {

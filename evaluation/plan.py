@@ -12,11 +12,12 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from common import cli
+from common.network import MIN_SIDE
 from dataset.sources import image_size
 from evaluation.testset.layout import MANIFEST, find_testset, some
 from inference import options
 from inference.images.inputs import Job
-from inference.speed import sweep
 
 from .folders import Predictions, Truth, as_clips, clip_problems, find_predictions, find_truth, size_problems, truths_of
 from .results import Results
@@ -64,17 +65,17 @@ def prepare(args: argparse.Namespace) -> Plan:
         ValueError: with all that is wrong, one line each.
     """
     problems = _choice_problems(args) + _output_problems(args) + options.device_problems(args)
-    options.refuse(problems)
+    cli.raise_problems(problems)
     plan, problems = Plan(), []
     if args.checkpoint:
         plan, problems = _plan_for_networks(args)
     elif args.predictions:
         plan, problems = _plan_for_predictions(args)
-    options.refuse(problems)
+    cli.raise_problems(problems)
     earlier, problems, notes = _earlier(args, plan)
     if args.report and plan.metrics == ['dtssd']:
         problems.append('--report: shows pictures, and dtssd is of clips; ask for another metric as well')
-    options.refuse(problems)
+    cli.raise_problems(problems)
     return replace(plan, earlier=earlier, notes=plan.notes + notes)
 
 
@@ -195,7 +196,7 @@ def _size_problems(what: str, truths: Sequence[Truth], plates: dict[str, Path]) 
 
 
 def _too_small(args: argparse.Namespace, truths: Sequence[Truth], sizes: dict[str, tuple[int, int]]) -> list[str]:
-    least = sweep.LEAST_SIDE
+    least = MIN_SIDE
     small = [f'{x.src} is {"x".join(map(str, sizes[x.name]))}' for x in truths if min(sizes[x.name]) < least]
     return [f'--testset {args.testset}: networks need {least}x{least} pixels; {some(small)}'] if small else []
 

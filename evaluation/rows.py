@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from common.console import progress
 from common.devices import choose_device, torch_threads
 from dataset.sources import read_alpha, read_rgb
 from inference import options
@@ -22,7 +23,7 @@ from inference.images.report import Item
 from inference.images.stages import compute, load
 from inference.images.writer import PictureWriter
 from inference.matte import NotFiniteError, Pending
-from inference.pipeline import Pipeline, progress
+from inference.pipeline import Pipeline
 from inference.predictor import Matting
 
 from .folders import Predictions, Truth

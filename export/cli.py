@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from common import cli
 from inference import options
 from inference.backend_options import INSTALL
 
@@ -110,7 +111,7 @@ def unfinished(args: argparse.Namespace) -> Iterator[Path]:
     with tempfile.TemporaryDirectory(prefix=f'.{args.output.name}.', dir=args.output.parent) as folder:
         path = Path(folder) / args.output.name
         yield path
-        options.refuse(name_problems(args))  # what has come there in the meantime
+        cli.raise_problems(name_problems(args))  # what has come there in the meantime
         os.replace(path, args.output)
     proved = '' if args.validate else '; not compared with the original'
     print(f'{args.output}: {args.output.stat().st_size / 1e6:.1f} MB{proved}', flush=True)
@@ -123,24 +124,14 @@ def read_source(args: argparse.Namespace) -> Source:
         FileNotFoundError: no such file.
         ValueError: it is damaged, or holds other weights than the flags say.
     """
-    from checkpointing import weight_files
-    from checkpointing.record import read_records
     from inference.networks import load_network
 
     arguments, path = options.model_arguments(args), args.model_checkpoint
-    verifier = weight_files.verifier()
-    verdict = verifier.check(path)
-    if verdict.damaged:
-        raise ValueError(f'{path}: damaged: {verdict.text}')
-    network, report = load_network(**arguments)
+    network, report, origin = load_network(**arguments)
     about = {key: str(value) for key, value in arguments.items() if key != 'path'}
-    sha256, trained = verifier.digest(path), None
-    about |= {'checkpoint': path.name, 'checkpoint_sha256': sha256}
-    # By content: best.pth is another name of a checkpoint's file.
-    for record in read_records(path.resolve().parent):
-        if sha256 in (file.sha256 for file in record.files.values()):
-            about |= {'run': record.run, 'epoch': str(record.epoch), 'step': str(record.step)}
-            trained = record.identity.get('backbone scale')
+    about |= {'checkpoint': path.name, 'checkpoint_sha256': origin.sha256}
+    about |= {key: str(value) for key, value in origin.position.items()}
+    trained = origin.refiner.backbone_scale if origin.refiner else None
     text = str(report)
     if 'backbone_scale' in about:
         text += f'; backbone scale {about["backbone_scale"]}, {about["refine_mode"]}'
@@ -187,7 +178,7 @@ def finish(run: Callable[[], None]) -> int:
         print(f'error: {error}', file=sys.stderr)
         return 1
     except (MemoryError, RuntimeError) as error:
-        from common.devices import out_of_memory
+        from common.cli import out_of_memory
 
         if not isinstance(error, MemoryError) and not out_of_memory(error):
             raise

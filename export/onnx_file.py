@@ -13,8 +13,8 @@ import onnxruntime
 import torch
 from torch import Tensor, nn
 
+from common.network import OUTPUT_MEANINGS, OUTPUTS
 from model import MattingBase, MattingRefine
-from model.outputs import MEANINGS, OUTPUTS
 
 from . import ParityError, parity
 from .parity import Comparison, Limits
@@ -75,7 +75,7 @@ def convert(
         del thing.metadata_props[:]
     for value in (*graph.input, *graph.output):
         _name_axes(value)
-        value.doc_string = MEANINGS.get(value.name) or PICTURE.format(4 if refines else 1)
+        value.doc_string = OUTPUT_MEANINGS.get(value.name) or PICTURE.format(4 if refines else 1)
     said = {'precision': precision, 'sides_multiple_of': '4' if refines else '1', 'torch': torch.__version__}
     said |= {'refine_form': form} if refines else {}
     onnx.helper.set_model_props(model, {**(about or {}), **said, 'outputs': ' '.join(names)})

@@ -11,9 +11,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from common.network import OUTPUTS
 from dataset.sources import read_rgb
 from dataset.synthetic import SyntheticBackgrounds, SyntheticMattes
-from model.outputs import OUTPUTS
 
 from . import ParityError
 

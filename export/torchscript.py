@@ -36,7 +36,7 @@ LIMITS = {'float32': Limits(mean=1e-5, worst=2e-4, cells=0.002), 'float16': Limi
 ROUNDING = Limits(mean=0.03, worst=0.5, cells=0.2)
 # Of what the coarse network of a program sees, in pixels: below it the encoder ends in a side of 1, which torch.export
 # treats as another case than all others.
-LEAST_SIDE = 17
+MIN_PROGRAM_SIDE = 17
 
 
 def write(path: Path, network: MattingBase, precision: str, form: str, about: Mapping[str, str]) -> None:
@@ -102,8 +102,8 @@ def program(portable: PortableBase) -> ExportedProgram:
 def sides_allowed(network: MattingBase) -> tuple[int, int]:
     """The least side of pictures that a network's program takes, and what all sides must be multiples of."""
     if not isinstance(network, (MattingRefine, PortableRefine)):
-        return LEAST_SIDE, 1
-    return 4 * math.ceil(LEAST_SIDE / network.backbone_scale / 4), 4
+        return MIN_PROGRAM_SIDE, 1
+    return 4 * math.ceil(MIN_PROGRAM_SIDE / network.backbone_scale / 4), 4
 
 
 def proofs(

@@ -13,11 +13,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from common.devices import choose_device, choose_precision, out_of_memory
+from common.cli import out_of_memory
+from common.console import say
+from common.devices import choose_device, choose_precision
 from model.weights import describe, read_weights
 
 from .networks import random_network
-from .pipeline import say
 from .predictor import Matting
 
 

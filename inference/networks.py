@@ -9,14 +9,15 @@ from typing import Any
 import torch
 from torchvision.models.resnet import Bottleneck
 
+from checkpointing.origin import Origin, read_network
 from model import MattingBase, MattingRefine
-from model.weights import LoadReport, describe, load_weights, read_weights
+from model.weights import LoadReport, load_weights
 
 
 def load_network(
     path: str | Path, model_type: str | None = None, backbone: str | None = None, **refine: Any
-) -> tuple[MattingBase, LoadReport]:
-    """The network whose weights a file holds, in training mode, and the report of their loading.
+) -> tuple[MattingBase, LoadReport, Origin]:
+    """Build the network whose weights a file holds.
 
     Args:
         path: weights.
@@ -24,30 +25,28 @@ def load_network(
         backbone: 'resnet101', 'resnet50' or 'mobilenetv2'; what the file holds if left out, as is the kernel size.
         refine: arguments of `MattingRefine`.
 
+    Returns:
+        The network in training mode, the report of its loading, and where the weights come from.
+
     Raises:
         FileNotFoundError: no such file.
-        ValueError: the file holds no weights, or those of another network or refiner.
+        ValueError: the file is damaged, or holds no weights, or those of another network or refiner.
     """
-    weights = read_weights(path)
-    held = describe(weights.state_dict).lower().split()
-    held_type, held_backbone = held if len(held) == 2 else (None, None)
+    weights = read_network(Path(path))
+    held_type, held_backbone, kernel = weights.model_type, weights.backbone, weights.kernel_size
     model_type, backbone = model_type or held_type, backbone or held_backbone
-    if held_type is None or model_type is None or backbone is None:
-        raise ValueError(f'{path}: not the weights of a matting network ({weights.kind})')
     if (held_type, held_backbone) != (model_type, backbone):
         raise ValueError(
             f'{path} holds weights of {held_type} with {held_backbone}, not of {model_type} with {backbone}: '
             f'use --model-type {held_type} --model-backbone {held_backbone}, or another file'
         )
-    if model_type == 'mattingrefine':
-        kernel = weights.state_dict['refiner.conv1.weight'].shape[-1]
-        if refine.setdefault('refine_kernel_size', kernel) != kernel:
-            raise ValueError(
-                f'{path}: its refiner has kernels of size {kernel}, not {refine["refine_kernel_size"]}: '
-                f'use --model-refine-kernel-size {kernel}'
-            )
+    if model_type == 'mattingrefine' and refine.setdefault('refine_kernel_size', kernel) != kernel:
+        raise ValueError(
+            f'{path}: its refiner has kernels of size {kernel}, not {refine["refine_kernel_size"]}: '
+            f'use --model-refine-kernel-size {kernel}'
+        )
     model = MattingRefine(backbone, **refine) if model_type == 'mattingrefine' else MattingBase(backbone)
-    return model, load_weights(model, weights)
+    return model, load_weights(model, weights.file), weights.origin
 
 
 def make_network(model: Mapping[str, Any]) -> MattingBase:

@@ -11,43 +11,17 @@ import argparse
 import math
 import os
 import shutil
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-MODEL_TYPES = ('mattingbase', 'mattingrefine')
-BACKBONES = ('resnet101', 'resnet50', 'mobilenetv2')
-DEVICES = ('auto', 'cuda', 'mps', 'cpu')
-PRECISIONS = ('auto', 'float32', 'bfloat16', 'float16')
+from common import cli, devices
+from common.network import BACKBONES, MODEL_TYPES, RefinerSettings
+
 BACKENDS = ('pytorch', 'torchscript', 'onnx')
 OUTPUT_TYPES = ('com', 'pha', 'fgr', 'err', 'ref')
 PICTURE_FORMATS = ('png', 'jpg', 'webp')
 DEFAULT_FORMATS = {'com': 'png', 'pha': 'jpg', 'fgr': 'jpg', 'err': 'jpg', 'ref': 'jpg'}
-
-
-class Parser(argparse.ArgumentParser):
-    """An argument parser that shows defaults and keeps the description's line breaks."""
-
-    def __init__(self, description: str | None):
-        super().__init__(description=description, formatter_class=_Help, allow_abbrev=False)
-
-
-class _Help(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionHelpFormatter):
-    def _get_help_string(self, action: argparse.Action) -> str | None:
-        if action.default is None or action.default is False or action.required:
-            return action.help
-        return super()._get_help_string(action)
-
-
-def refuse(problems: Sequence[str]) -> None:
-    """Refuses a command line.
-
-    Raises:
-        ValueError: with all that is wrong, one line each, if anything is.
-    """
-    if problems:
-        raise ValueError('\n  '.join([f'{len(problems)} problems:', *problems]) if problems[1:] else problems[0])
 
 
 def add_model_arguments(parser: argparse.ArgumentParser, sweep: bool = False) -> None:
@@ -62,20 +36,25 @@ def add_model_arguments(parser: argparse.ArgumentParser, sweep: bool = False) ->
     add('--model-type', required=True, choices=MODEL_TYPES,
         help='mattingrefine: full resolution; mattingbase: the coarse network alone, on the whole picture')  # fmt: skip
     if sweep:
-        add('--model-backbone', required=True, nargs='+', choices=(*BACKBONES, 'all'), help='one encoder or several')
+        add(
+            '--model-backbone',
+            required=True,
+            nargs='+',
+            choices=(*BACKBONES, 'all'),
+            help='one encoder or several',
+        )
     else:
-        add('--model-backbone', required=True, choices=BACKBONES, help='encoder that the weights were trained with')
-    add('--model-backbone-scale', type=float, default=None if sweep else 0.25, metavar='X',
-        help='sides of what the coarse network sees, of the picture\'s; 0.25 for HD, 0.125 for 4K')  # fmt: skip
+        add(
+            '--model-backbone',
+            required=True,
+            choices=BACKBONES,
+            help='encoder that the weights were trained with',
+        )
     add('--model-checkpoint', type=Path, required=not sweep, metavar='FILE',
         help='weights; random ones if left out' if sweep else 'weights')  # fmt: skip
-    add('--model-refine-mode', choices=('full', 'sampling', 'thresholding'), default='sampling',
-        help='refine all cells of 4x4 pixels, a fixed number, or those of large error')  # fmt: skip
-    add('--model-refine-sample-pixels', type=int, default=None if sweep else 80_000, metavar='N',
-        help='pixels refined per picture, for sampling; 80000 for HD, 320000 for 4K')  # fmt: skip
-    add('--model-refine-threshold', type=float, default=0.7, metavar='X',
-        help='error above which a cell is refined, 0..1, for thresholding')  # fmt: skip
-    add('--model-refine-kernel-size', type=int, choices=(1, 3), default=3, help='of the refiner, as it was trained')
+    cli.add_refiner_arguments(add, RefinerSettings())
+    if sweep:
+        parser.set_defaults(model_backbone_scale=None, model_refine_sample_pixels=None)
 
 
 def model_problems(args: argparse.Namespace) -> list[str]:
@@ -83,13 +62,7 @@ def model_problems(args: argparse.Namespace) -> list[str]:
     found = []
     if args.model_checkpoint is not None and not args.model_checkpoint.is_file():
         found.append(f'--model-checkpoint {args.model_checkpoint}: no such file')
-    if not 0 < args.model_backbone_scale <= 0.5:
-        found.append(f'--model-backbone-scale {args.model_backbone_scale}: must be above 0 and at most 0.5')
-    if args.model_refine_sample_pixels < 16:
-        found.append(f'--model-refine-sample-pixels {args.model_refine_sample_pixels}: must be at least 16, one cell')
-    if not 0 <= args.model_refine_threshold <= 1:
-        found.append(f'--model-refine-threshold {args.model_refine_threshold}: must be in 0..1')
-    return found
+    return found + cli.refiner_problems(args)
 
 
 def model_arguments(args: argparse.Namespace) -> dict[str, Any]:
@@ -118,9 +91,11 @@ def add_device_arguments(parser: argparse.ArgumentParser, sweep: bool = False, w
         workers: threads read and write.
     """
     add = parser.add_argument_group('machine').add_argument
-    add('--device', choices=DEVICES, default='auto', help='auto: cuda, else mps, else cpu')
-    add('--precision', choices=PRECISIONS, nargs='+' if sweep else None, default=['float32'] if sweep else 'auto',
-        help='auto: float16 on cuda, float32 elsewhere')  # fmt: skip
+    cli.add_device_argument(add)
+    if sweep:
+        add('--precision', choices=cli.PRECISIONS, nargs='+', default=['float32'], help=cli.AUTO_PRECISION)
+    else:
+        cli.add_precision_argument(add)
     add('--compile', action=argparse.BooleanOptionalAction, default=False,
         help='compile the network: the first picture of a size takes half a minute or more, others less')  # fmt: skip
     add('--backend', choices=BACKENDS, nargs='+' if sweep else None, default=['pytorch'] if sweep else 'pytorch',
@@ -143,8 +118,8 @@ def device_problems(args: argparse.Namespace) -> list[str]:
         found.append(f'--num-workers {args.num_workers}: must be at least 0')
     if args.compile and args.device != 'cuda' and not _has_compiler():
         found.append('--compile: needs a C++ compiler for the CPU, such as g++; install one or leave the flag out')
-    if args.device == 'cpu' and args.precision == 'float16' and getattr(args, 'backend', None) != 'onnx':
-        found.append('--precision float16: needs a GPU; use bfloat16 or float32 with --device cpu')
+    if getattr(args, 'backend', None) != 'onnx':
+        found += cli.precision_problems(args.device, args.precision)
     if args.device in ('cuda', 'mps'):
         from common.devices import choose_device
 
@@ -225,25 +200,6 @@ def output_formats(args: argparse.Namespace) -> dict[str, str]:
     return {kind: given.get(kind, DEFAULT_FORMATS[kind]) for kind in args.output_types}
 
 
-@dataclass(frozen=True)
-class Share:
-    """Which part of the work is this process's: every `world`-th item, from item `rank` on."""
-
-    rank: int = 0
-    world: int = 1
-    local_rank: int = 0
-    local_world: int = 1
-
-
-def process_share(environ: Mapping[str, str] = os.environ) -> Share:
-    """Reads what torchrun tells its processes; without it, all the work is this process's."""
-    rank, world, local_rank, local_world = (
-        int(environ.get(name, default))
-        for name, default in (('RANK', 0), ('WORLD_SIZE', 1), ('LOCAL_RANK', 0), ('LOCAL_WORLD_SIZE', 1))
-    )
-    return Share(rank, world, local_rank, local_world)
-
-
 # What one thread computes in about 0.4 s with MobileNetV2, and holds in less than 200 MB.
 PIXELS_OF_A_THREAD = 2_500_000
 MOST_THREADS = 16  # that do the same
@@ -279,7 +235,7 @@ def share_cores(args: argparse.Namespace, device: str, batches: int, pixels: int
         pixels: of the largest one.
         processes: on this machine, this one included.
     """
-    cores = max(1, _cores() // processes)
+    cores = max(1, devices.cores() // processes)
     if device != 'cpu':
         return Threads(args.num_workers or min(MOST_THREADS, cores), 1, 0)
     if processes == 1 and os.environ.get('OMP_NUM_THREADS', '').isdigit():  # torchrun sets it by itself
@@ -291,7 +247,3 @@ def share_cores(args: argparse.Namespace, device: str, batches: int, pixels: int
     together = min(cores // min(cores, math.ceil(pixels / PIXELS_OF_A_THREAD)), batches, MOST_THREADS)
     together = 1 if args.compile else max(1, together)
     return Threads(args.num_workers or min(MOST_THREADS, max(1, cores // 2)), together, cores // together)
-
-
-def _cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count() or 1

@@ -1,4 +1,4 @@
-"""Decode, compute and encode at the same time: stages that run ahead of each other on threads, and a progress display.
+"""Decode, compute and encode at the same time: stages that run ahead of each other on threads.
 
 Pillow, OpenCV and torch release Python's lock while they work, so threads are enough and pixels are never copied
 between processes. A stage is a plain function from one item to one result:
@@ -15,23 +15,17 @@ With one thread a stage handles its items strictly in order, which is what readi
 from __future__ import annotations
 
 import itertools
-import sys
 import threading
-import time
 from collections import OrderedDict, deque
 from collections.abc import Callable, Hashable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
 from typing import Any, Generic, TypeVar
 
-from tqdm import tqdm
-
-from .processes import interruption
+from common.signals import interruption
 
 Item = TypeVar('Item')
 Result = TypeVar('Result')
-
-PLAIN_LINE_SECONDS = 10.0
 
 
 class Pipeline:
@@ -129,36 +123,3 @@ class Recent(Generic[Result]):
                         del self._kept[key]
                 future.set_exception(error)
         return future.result()
-
-
-def progress(
-    items: Iterable[Item], total: int | Callable[[], int | None], unit: str, show: bool = True
-) -> Iterator[Item]:
-    """Pass items through and show how many of `total` are done, the rate and the time left.
-
-    A bar where stderr is a terminal, else a plain line every ten seconds. Print with `say` meanwhile. `unit` begins
-    with a space. A total that is only guessed, and guessed better as time goes by, is a function; it may know nothing.
-    """
-    estimate = total if callable(total) else lambda: total
-    if not show or sys.stderr.isatty():
-        with tqdm(total=estimate(), unit=unit, disable=not show, dynamic_ncols=True) as bar:
-            for item in items:
-                yield item
-                bar.total = estimate()
-                bar.update()
-            bar.total = bar.n
-        return
-    start = last = time.monotonic()
-    for done, item in enumerate(items, 1):
-        yield item
-        now, expected = time.monotonic(), estimate()
-        if now - last >= PLAIN_LINE_SECONDS and done != expected:
-            last, rate = now, done / (now - start)
-            of = f'/{expected}' if expected else ''
-            left = f', {tqdm.format_interval(max(0, expected - done) / rate)} left' if expected else ''
-            print(f'{done}{of}{unit}, {rate:.2f} per second{left}', file=sys.stderr, flush=True)
-
-
-def say(text: str) -> None:
-    """Print a line to stderr without tearing the bar."""
-    tqdm.write(text, file=sys.stderr)

@@ -105,7 +105,7 @@ class Matting:
             FileNotFoundError: no such file.
             ValueError: the file holds no weights, or those of another network or refiner.
         """
-        model, report = load_network(path, model_type, backbone, **refine)
+        model, report, _ = load_network(path, model_type, backbone, **refine)
         matting = cls(model, device, precision, compiled)
         matting.loaded = report
         return matting

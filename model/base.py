@@ -6,11 +6,12 @@ import torch
 from torch import Tensor, nn
 from torchvision.models.segmentation.deeplabv3 import ASPP
 
+from common.network import MIN_SIDE
+
 from .backbone import make_backbone
 from .decoder import Decoder
 
 # Below this side the encoder's last stage has nothing left to look at.
-MIN_SIDE = 16
 
 
 class MattingBase(nn.Module):

@@ -9,7 +9,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .base import MIN_SIDE, MattingBase, check_pair
+from common.network import MIN_SIDE
+
+from .base import MattingBase, check_pair
 from .refiner import Pyramid, Refiner, make_pyramid
 
 

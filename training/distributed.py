@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import signal
 import socket
@@ -17,10 +18,13 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
+from common.devices import choose_device
+
+log = logging.getLogger(__name__)
+
 Forward = Callable[[Tensor, Tensor], tuple[Tensor, ...]]
 # How long ranks get to save and leave once one of them has ended.
 GRACE_SECONDS = 30
-PRECISIONS = {'float32': torch.float32, 'bfloat16': torch.bfloat16, 'float16': torch.float16}
 
 
 @dataclass(frozen=True)
@@ -69,41 +73,6 @@ class Ranks:
         values = values.to(self.device)
         dist.all_reduce(values)
         return values.cpu()
-
-
-def choose_device(name: str) -> torch.device:
-    """The device for `--device`: auto takes cuda, then mps, then cpu.
-
-    Raises:
-        ValueError: the device asked for is not there.
-    """
-    there = {'cuda': torch.cuda.is_available(), 'mps': torch.backends.mps.is_available(), 'cpu': True}
-    if name == 'auto':
-        name = next(device for device, present in there.items() if present)
-    if not there[name]:
-        raise ValueError(f'--device {name}: there is none on this machine; use --device auto or cpu')
-    return torch.device(name)
-
-
-def choose_precision(name: str, device: torch.device) -> torch.dtype:
-    """The dtype of the networks' forward pass for `--precision`.
-
-    auto: on a GPU bfloat16 where the hardware has it, else float16 with loss scaling; on a CPU bfloat16 where it has
-    matrix units for it (AMX: about twice as fast), else float32.
-
-    Raises:
-        ValueError: float16 on a CPU, where convolutions in it are slower than in float32 and overflow.
-    """
-    if name == 'float16' and device.type == 'cpu':
-        raise ValueError('--precision float16 needs a GPU; use bfloat16 or float32 on a CPU')
-    if name != 'auto':
-        return PRECISIONS[name]
-    if device.type == 'cpu':
-        capabilities = torch.cpu.get_capabilities() if hasattr(torch.cpu, 'get_capabilities') else {}
-        return torch.bfloat16 if capabilities.get('amx_bf16') else torch.float32
-    if device.type == 'mps':
-        return torch.float32
-    return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float16
 
 
 def gpus_to_use(device: str) -> int:
@@ -201,7 +170,7 @@ def distribute(module: nn.Module, ranks: Ranks, compiled: bool = False) -> nn.Mo
     return torch.compile(net, dynamic=True) if compiled else net  # type: ignore[return-value]
 
 
-def in_precision(net: nn.Module, device: torch.device, dtype: torch.dtype) -> Forward:
+def autocast_forward(net: nn.Module, device: torch.device, dtype: torch.dtype) -> Forward:
     """The network as a function that computes in `dtype` and returns float32, so that losses are exact."""
 
     def forward(src: Tensor, bgr: Tensor) -> tuple[Tensor, ...]:
@@ -212,3 +181,18 @@ def in_precision(net: nn.Module, device: torch.device, dtype: torch.dtype) -> Fo
         return tuple(output.float() for output in outputs)
 
     return forward
+
+
+def requeue() -> None:
+    """Put the SLURM job that this process belongs to back in the queue; say so if that fails."""
+    job = os.environ['SLURM_JOB_ID']
+    # A task of a job array goes by array id and number.
+    if 'SLURM_ARRAY_JOB_ID' in os.environ:
+        job = f'{os.environ["SLURM_ARRAY_JOB_ID"]}_{os.environ["SLURM_ARRAY_TASK_ID"]}'
+    try:
+        subprocess.run(['scontrol', 'requeue', job], check=True, capture_output=True, text=True, timeout=60)
+    except (OSError, subprocess.SubprocessError) as error:
+        reason = getattr(error, 'stderr', None) or error
+        log.error('--requeue: job %s could not be put back in the queue: %s', job, str(reason).strip())
+    else:
+        log.info('job %s is back in the queue', job)

@@ -18,9 +18,9 @@ from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 from checkpointing.content import Content
 from checkpointing.manager import FAILURES_IN_A_ROW, Checkpoints, Point
 from checkpointing.record import CheckpointError, Record
-from common.signals import StopRequest, listening, requeue, signal_name
+from common.signals import StopRequest, listening, signal_name
 
-from .distributed import Forward, Ranks, in_precision
+from .distributed import Forward, Ranks, autocast_forward, requeue
 from .logs import Logger
 from .meters import BadSteps, Meter, StepResult
 from .options import template_problem
@@ -32,7 +32,7 @@ log = logging.getLogger(__name__)
 
 # On a GPU the host looks at losses, signals and bad steps only so often, because each look waits for the device.
 LOOK_INTERVAL = 10
-CUT = 'go on with --model-last-checkpoint auto'
+RESUME_HINT = 'go on with --model-last-checkpoint auto'
 
 
 @dataclass
@@ -83,7 +83,7 @@ def fit(run: Run) -> int:
     batches, meter, bad_steps = iter(run.batches), Meter(), BadSteps(run.state)
     run.state.module.train()
     with listening() as signal:
-        if owes(run) and not _make_up(run, signal):
+        if pending_work(run) and not _make_up(run, signal):
             return _stop(run, progress.step - 1, signal.number)
         while progress.step < run.end:
             step = progress.step
@@ -110,7 +110,7 @@ def fit(run: Run) -> int:
     return 0
 
 
-def owes(run: Run) -> bool:
+def pending_work(run: Run) -> bool:
     """Whether the end of the last run came before all that was due after its last step: a validation or a name."""
     if run.resumed is None:
         return False
@@ -147,7 +147,7 @@ def _train_step(run: Run, batches: Iterator[Any], meter: Meter) -> StepResult:
     factor = learning_rate_factor(step, run.end, run.options.lr_schedule, run.options.warmup_steps)
     for group in state.optimizer.param_groups:
         group['lr'] = group['initial_lr'] * factor
-    model = in_precision(run.net, ranks.device, run.dtype)
+    model = autocast_forward(run.net, ranks.device, run.dtype)
     losses: dict[str, Tensor] = {}
     names: list[str] = []
     for part in range(run.options.accumulate):
@@ -226,7 +226,7 @@ def _stop(run: Run, step: int, number: int) -> int:
     """Saves after a signal, without the validation that may be due: the resumed run makes up for it."""
     reason = signal_name(number)
     saved = _save(run, {f'epoch-{step // run.steps_per_epoch}-iter-{step}': reason}, step, {}, wait=True)
-    log.info('stopped by %s after step %d; %s', reason, step, CUT if saved else 'NOT saved')
+    log.info('stopped by %s after step %d; %s', reason, step, RESUME_HINT if saved else 'NOT saved')
     if saved and run.options.requeue and reason == 'SIGUSR1' and run.ranks.first:
         requeue()
     return 128 + number
@@ -274,6 +274,6 @@ def _in_evaluation(run: Run, function: Callable[[Forward, Any], Any], batch: Any
     """Calls a function of (model, batch) without gradients and without touching BatchNorm statistics."""
     run.state.module.eval()
     with torch.no_grad():
-        result = function(in_precision(run.state.module, run.ranks.device, run.dtype), batch)
+        result = function(autocast_forward(run.state.module, run.ranks.device, run.dtype), batch)
     run.state.module.train()
     return result

@@ -8,21 +8,8 @@ import string
 from collections.abc import Collection
 from pathlib import Path
 
-BACKBONES = ('resnet101', 'resnet50', 'mobilenetv2')
-
-
-class Parser(argparse.ArgumentParser):
-    """An argument parser that shows defaults and keeps the description's line breaks."""
-
-    def __init__(self, description: str | None):
-        super().__init__(description=description, formatter_class=_Help, allow_abbrev=False)
-
-
-class _Help(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionHelpFormatter):
-    def _get_help_string(self, action: argparse.Action) -> str | None:
-        if action.default is None or action.default is False or action.required:
-            return action.help
-        return super()._get_help_string(action)
+from common import cli
+from common.network import BACKBONES
 
 
 def add_arguments(
@@ -104,9 +91,8 @@ def add_arguments(
     add('--accumulate', type=int, default=1, metavar='N', help='batches of a step, one after the other')
 
     add = parser.add_argument_group('machine').add_argument
-    add('--device', choices=('auto', 'cuda', 'mps', 'cpu'), default='auto', help='auto: the first of these there is')
-    add('--precision', choices=('auto', 'float32', 'bfloat16', 'float16'), default='auto',
-        help='of the networks; auto: bfloat16 where that is fast, else float16 on a GPU, float32 on a CPU')  # fmt: skip
+    cli.add_device_argument(add)
+    cli.add_precision_argument(add, '; a run that goes on keeps its own')
     add('--compile', action=argparse.BooleanOptionalAction, default=False,
         help='compile the network: minutes at the start, faster steps')  # fmt: skip
     add('--log-dir', type=Path, default=Path('log'), metavar='DIR', help='parent of the TensorBoard folder')
@@ -126,11 +112,7 @@ def problems(args: argparse.Namespace) -> list[str]:
         'epoch_start': 0, 'checkpoint_epoch_interval': 1, 'checkpoint_best': 1, 'checkpoint_keep': 1,
         'checkpoint_keep_every': 1, 'checkpoint_keep_states': 2,
     }  # fmt: skip
-    found = [
-        f'{_flag(name)} {value}: must be at least {low}'
-        for name, low in least.items()
-        if (value := getattr(args, name)) is not None and value < low
-    ]
+    found = cli.at_least_problems(args, least)
     if args.batch_size == 1:
         found[0] += ', since BatchNorm cannot learn from one sample'
     if not args.learning_rate_scale > 0:
@@ -143,8 +125,7 @@ def problems(args: argparse.Namespace) -> list[str]:
         found.append(f'--epoch-start {args.epoch_start}: must be below --epoch-end {args.epoch_end}')
     if args.model_name in ('', '.', '..') or Path(args.model_name).name != args.model_name:
         found.append(f'--model-name {args.model_name!r}: must be the name of a folder, without separators')
-    if args.device == 'cpu' and args.precision == 'float16':
-        found.append('--precision float16: needs a GPU; use bfloat16 or float32 with --device cpu')
+    found += cli.precision_problems(args.device, args.precision)
     found += _checkpoint_problems(args)
     if args.dataset_name != 'synthetic' and not args.data_config.is_file():
         found.append(f'--data-config {args.data_config}: no such file; it names the folders of {args.dataset_name!r}')
@@ -191,13 +172,3 @@ def template_problem(template: str, metrics: Collection[str] = ()) -> str | None
     if '/' in name or '\\' in name or name.startswith(('.', 'epoch-')):
         return 'must be the name of a file that does not begin with "epoch-" or a dot, without separators'
     return None
-
-
-def refuse(found: list[str]) -> None:
-    """Raises one ValueError that lists all problems, if there are any."""
-    if found:
-        raise ValueError('\n'.join(found) if len(found) == 1 else '\n  '.join([f'{len(found)} problems:', *found]))
-
-
-def _flag(name: str) -> str:
-    return '--' + name.replace('_', '-')

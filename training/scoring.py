@@ -12,11 +12,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from common import cli
+
 if TYPE_CHECKING:
     import torch
     from torch import Tensor
 
-    from dataset.loaders import Compositions, ValidationBatches
+    from dataset.loaders import ValidationBatches, WarpedPairs
 
     from .distributed import Ranks
     from .stage import Stage
@@ -41,13 +43,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     flag('--valid-samples', type=int, metavar='N', help='validation samples')
     flag('--train-resolution', type=int, metavar='PX', help='side of the square samples')
     flag('--batch-size', type=int, metavar='N', help='samples of a batch')
-    flag('--model-backbone-scale', type=float, metavar='X', help='of the picture that the encoder sees (refine)')
-    flag('--model-refine-mode', choices=('full', 'sampling', 'thresholding'), help='which cells are refined')
-    flag('--model-refine-sample-pixels', type=int, metavar='N', help='pixels refined by sampling')
-    flag('--model-refine-threshold', type=float, metavar='X', help='error above which thresholding refines')
+    cli.add_refiner_arguments(flag, None, kernel=False)
     flag('--num-workers', type=int, metavar='N', help='processes that read pictures')
-    flag('--device', choices=('auto', 'cuda', 'mps', 'cpu'), help='where to compute')
-    flag('--precision', choices=('auto', 'float32', 'bfloat16', 'float16'), help='of the networks')
+    cli.add_device_argument(flag)
+    cli.add_precision_argument(flag)
 
 
 @dataclass
@@ -66,7 +65,7 @@ class Bench:
     args: argparse.Namespace
     ranks: Ranks
     dtype: torch.dtype
-    training: Compositions
+    training: WarpedPairs
     valid_batches: ValidationBatches
 
     def score(self, state: State, metric: str = 'loss') -> dict[str, float]:
@@ -109,7 +108,7 @@ class Bench:
         from dataset.sampling import StepSampler
         from model.weights import load_weights
 
-        from .distributed import in_precision
+        from .distributed import autocast_forward
         from .stage import make_plan
 
         module = self.stage.model
@@ -117,7 +116,7 @@ class Bench:
         pictures = (self.training.mattes, self.training.backgrounds)
         plan = make_plan(self.args, self.stage.multiple, pictures, self.ranks)
         workers, pin = _loading(self.args, self.ranks)
-        model = in_precision(module, self.ranks.device, self.dtype)
+        model = autocast_forward(module, self.ranks.device, self.dtype)
         with estimating_batch_norm(module):
             for batch in TrainingBatches(self.training, StepSampler(plan, 0, batches), workers, pin):
                 self.stage.predict(model, batch.to(self.ranks.device))
@@ -130,10 +129,11 @@ class Bench:
         }
 
 
-def prepare(given: argparse.Namespace, state: State, options: Mapping[str, Any]) -> Bench:
+def prepare(scripts: Mapping[str, Any], given: argparse.Namespace, state: State, options: Mapping[str, Any]) -> Bench:
     """Builds the stage that weights belong to, and its data.
 
     Args:
+        scripts: the stage script of each network, by the network's name.
         given: the flags of `add_arguments`; None leaves a choice to the run.
         state: weights, which say stage, backbone and the refiner's kernel size.
         options: the command line that trained them, from a record; empty if there is none.
@@ -143,33 +143,34 @@ def prepare(given: argparse.Namespace, state: State, options: Mapping[str, Any])
     """
     import torch
 
-    from common.memory import keep_memory
-    from dataset.loaders import Compositions, ValidationBatches
+    from common.devices import choose_device, choose_precision, keep_memory
+    from dataset.loaders import ValidationBatches, WarpedPairs
     from training import stage as stages
 
     from . import distributed as devices
 
-    script, args = _command_line(given, state, options)
-    ranks = devices.Ranks(devices.choose_device(args.device))
+    script, args = _command_line(scripts, given, state, options)
+    ranks = devices.Ranks(choose_device(args.device))
     keep_memory(ranks.device.type)
-    dtype = devices.choose_precision(args.precision, ranks.device)
+    dtype = choose_precision(args.precision, ranks.device)
     train_sources, valid_sources = stages.sources(args)
     stage = script.make_stage(args)
     # As in training: in another memory layout sums are taken in another order.
     stage.model.to(ranks.device, memory_format=torch.channels_last)
-    valid = Compositions(*valid_sources, stages.VALID_MATTE_RANGE, stages.VALID_BACKGROUND_RANGE)
+    valid = WarpedPairs(*valid_sources, stages.VALID_MATTE_RANGE, stages.VALID_BACKGROUND_RANGE)
     side = args.train_resolution // stage.multiple * stage.multiple
     return Bench(
         stage,
         args,
         ranks,
         dtype,
-        Compositions(*train_sources, stage.matte_range, stages.BACKGROUND_RANGE),
+        WarpedPairs(*train_sources, stage.matte_range, stages.BACKGROUND_RANGE),
         ValidationBatches(valid, args.valid_samples, side, args.batch_size, *_loading(args, ranks)),
     )
 
 
 def judge(
+    scripts: Mapping[str, Any],
     given: argparse.Namespace,
     average: dict[str, Tensor],
     members: Mapping[str, Callable[[], State]],
@@ -179,6 +180,7 @@ def judge(
     """Scores an average and its members.
 
     Args:
+        scripts: as for `prepare`.
         given: the flags of `add_arguments`, `batch_norm` and `reestimate_batches`.
         average: its weights, BatchNorm statistics averaged too.
         members: how to read the weights of each, by name.
@@ -191,7 +193,7 @@ def judge(
     Raises:
         ValueError: no such metric, or as `prepare`.
     """
-    bench = prepare(given, average, options)
+    bench = prepare(scripts, given, average, options)
     averages = {'the average': average}
     if given.batch_norm == 'reestimate':
         averages = {
@@ -251,28 +253,26 @@ def _percent(difference: float, of: float) -> str:
 
 
 def _command_line(
-    given: argparse.Namespace, state: State, options: Mapping[str, Any]
+    scripts: Mapping[str, Any], given: argparse.Namespace, state: State, options: Mapping[str, Any]
 ) -> tuple[Any, argparse.Namespace]:
     """The stage script for weights, and its checked flags."""
-    import train_base
-    import train_refine
     from model.weights import describe
 
     what = describe(state)
     if what == 'an unknown network':
         raise ValueError('--dataset-name: these are weights of no matting network, which cannot be scored')
     model, backbone = what.split()
-    script: Any = train_refine if model == 'MattingRefine' else train_base
-    names = OF_THE_RUN + (OF_THE_REFINER if script is train_refine else ())
+    script, refines = scripts[model], model == 'MattingRefine'
+    names = OF_THE_RUN + (OF_THE_REFINER if refines else ())
     values = {name: options[name] for name in names if options.get(name) is not None}
     for name in OF_THE_RUN + OF_THE_REFINER + OF_THE_MACHINE:
         if getattr(given, name, None) is None:
             continue
-        if name in OF_THE_REFINER and script is train_base:
+        if name in OF_THE_REFINER and not refines:
             raise ValueError(f'--{name.replace("_", "-")}: these are weights of the base stage, which has no refiner')
         values[name] = getattr(given, name)
     values.update(dataset_name=given.dataset_name, model_backbone=backbone, model_name='scored')
-    if script is train_refine:
+    if refines:
         values['model_refine_kernel_size'] = state['refiner.conv1.weight'].shape[2]
     words = [word for name, value in values.items() for word in (f'--{name.replace("_", "-")}', str(value))]
     return script, script.parse(words)

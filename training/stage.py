@@ -16,17 +16,17 @@ from torch import Tensor, nn
 
 from checkpointing.lock import FolderLock
 from checkpointing.manager import Checkpoints
-from checkpointing.record import CheckpointError
+from checkpointing.origin import read_original
+from checkpointing.record import CheckpointError, Record
 from checkpointing.resume import Resume, decide, refuse_overwriting
 from checkpointing.retention import Policy
-from checkpointing.weight_files import read_whole, verifier
-from common.memory import keep_memory
+from common.devices import choose_precision, fast_in_bfloat16, keep_memory
 from dataset.augmentation import Composite
 from dataset.checks import check_files
 from dataset.geometry import AffineRange
-from dataset.loaders import Compositions, Source, TrainingBatches, ValidationBatches, default_workers
+from dataset.loaders import Source, TrainingBatches, ValidationBatches, WarpedPairs, default_workers
 from dataset.paths import read_data_config
-from dataset.sampling import Plan, StepSampler
+from dataset.sampling import SamplingPlan, StepSampler
 from dataset.sources import BackgroundFiles, ImageError, MatteFiles
 from dataset.synthetic import SyntheticBackgrounds, SyntheticMattes
 from metrics.matting import SCALINGS, conn, fg_mse, grad, mad, mse, sad
@@ -35,8 +35,8 @@ from model.weights import load_weights
 from . import distributed as devices
 from .distributed import Ranks
 from .logs import Logger, set_up_logging
-from .loop import Run, fit, owes, rehearse
-from .state import Average, Progress, TrainingState, make_scaler
+from .loop import Run, fit, pending_work, rehearse
+from .state import EMA, Progress, TrainingState, make_scaler
 
 log = logging.getLogger(__name__)
 
@@ -122,7 +122,7 @@ def train(args: argparse.Namespace, make_stage: Callable[[argparse.Namespace], S
         return devices.launch(command, count)
     try:
         run = _prepare(args, make_stage)
-        done = run.state.progress.step >= run.end and not owes(run)
+        done = run.state.progress.step >= run.end and not pending_work(run)
         if done:
             steps = run.state.progress.step
             log.info('nothing to do: %d steps are done; raise --epoch-end or --max-steps to go on', steps)
@@ -156,13 +156,12 @@ def _prepare(args: argparse.Namespace, make_stage: Callable[[argparse.Namespace]
     ranks = devices.join_ranks(args.device)
     keep_memory(ranks.device.type)
     set_up_logging(ranks.first)
-    dtype = devices.choose_precision(args.precision, ranks.device)
     train_sources, valid_sources = sources(args)
     torch.manual_seed(args.seed)
     # One after the other, so that weights are downloaded once.
     stage = ranks.in_turn(lambda: make_stage(args))
     plan = make_plan(args, stage.multiple, train_sources, ranks)
-    valid = Compositions(*valid_sources, VALID_MATTE_RANGE, VALID_BACKGROUND_RANGE)
+    valid = WarpedPairs(*valid_sources, VALID_MATTE_RANGE, VALID_BACKGROUND_RANGE)
     if min(args.valid_samples, max(map(len, valid_sources))) < ranks.world:
         raise ValueError(f'--valid-samples: {ranks.world} ranks need at least {ranks.world} validation samples')
     folder = args.checkpoint_dir / args.model_name
@@ -182,6 +181,7 @@ def _prepare(args: argparse.Namespace, make_stage: Callable[[argparse.Namespace]
     resume = ranks.in_turn(
         lambda: decide(args.model_last_checkpoint, folder, stage.name, identity, args.model_start_weights)
     )
+    dtype = _precision(args.precision, resume.record, ranks.device)
     state = _state(args, stage, ranks, dtype)
     _begin(args, stage, state, resume, plan, folder)
     end = min(args.epoch_end * plan.steps_per_epoch, args.max_steps or sys.maxsize)
@@ -195,10 +195,11 @@ def _prepare(args: argparse.Namespace, make_stage: Callable[[argparse.Namespace]
     workers = -(-min(args.num_workers, default_workers()) // ranks.world)
     pin = ranks.device.type == 'cuda'
     sampler = StepSampler(plan, state.progress.step, end, args.accumulate, ranks.rank, ranks.world)
-    training = Compositions(*train_sources, stage.matte_range, BACKGROUND_RANGE)
+    training = WarpedPairs(*train_sources, stage.matte_range, BACKGROUND_RANGE)
     side = args.train_resolution // stage.multiple * stage.multiple
     per_rank = max(1, args.batch_size // ranks.world)
     plain = {name: str(value) if isinstance(value, Path) else value for name, value in vars(args).items()}
+    plain['precision'] = str(dtype).removeprefix('torch.')
     return Run(
         state=state,
         net=devices.distribute(state.module, ranks, args.compile),
@@ -243,14 +244,16 @@ def sources(args: argparse.Namespace) -> tuple[tuple[Source, Source], tuple[Sour
     )
 
 
-def make_plan(args: argparse.Namespace, multiple: int, sources: tuple[Source, Source], ranks: Ranks) -> Plan:
+def make_plan(args: argparse.Namespace, multiple: int, sources: tuple[Source, Source], ranks: Ranks) -> SamplingPlan:
     """The samples of every step.
 
     Raises:
         ValueError: some batches would be too small for BatchNorm, which needs two samples: on every rank where it is
             not synchronised, as it is over GPUs.
     """
-    plan = Plan(*map(len, sources), args.batch_size * args.accumulate, args.train_resolution, multiple, args.seed)
+    plan = SamplingPlan(
+        *map(len, sources), args.batch_size * args.accumulate, args.train_resolution, multiple, args.seed
+    )
     synchronised = ranks.device.type == 'cuda' and ranks.world > 1
     least = 2 * args.accumulate * ranks.world
     if not synchronised and plan.smallest_batch < least:
@@ -260,6 +263,16 @@ def make_plan(args: argparse.Namespace, multiple: int, sources: tuple[Source, So
             f'{least} are needed; change the batch size or use fewer ranks'
         )
     return plan
+
+
+def _precision(name: str, goes_on_from: Record | None, device: torch.device) -> torch.dtype:
+    """The dtype of the network; 'auto' keeps that of the run that goes on."""
+    if name == 'auto' and goes_on_from is not None:
+        name = goes_on_from.options.get('precision', 'auto')
+        if name == 'auto' and fast_in_bfloat16(device):
+            # Records name what was taken; older ones say 'auto', which was this.
+            name = 'bfloat16'
+    return choose_precision(name, device)
 
 
 def _state(args: argparse.Namespace, stage: Stage, ranks: Ranks, dtype: torch.dtype) -> TrainingState:
@@ -272,12 +285,12 @@ def _state(args: argparse.Namespace, stage: Stage, ranks: Ranks, dtype: torch.dt
     for group in groups:
         group['initial_lr'] = group['lr']
     optimizer = torch.optim.Adam(groups, fused=ranks.device.type in ('cuda', 'cpu'))
-    ema = Average(module, args.ema_decay) if args.ema_decay else None
+    ema = EMA(module, args.ema_decay) if args.ema_decay else None
     return TrainingState(module, optimizer, make_scaler(ranks.device, dtype), ema)
 
 
 def _begin(
-    args: argparse.Namespace, stage: Stage, state: TrainingState, resume: Resume, plan: Plan, folder: Path
+    args: argparse.Namespace, stage: Stage, state: TrainingState, resume: Resume, plan: SamplingPlan, folder: Path
 ) -> None:
     """Puts the state where the run begins, and says in one line how it begins."""
     if resume.record is not None and resume.content is not None:
@@ -292,7 +305,7 @@ def _begin(
     first_epoch = args.epoch_start or 0
     refuse_overwriting(folder, resume.run, first_epoch)
     if resume.weights is not None:
-        weights = read_whole(resume.weights, verifier())
+        weights = read_original(resume.weights).file
         log.info('new run with weights from %s', load_weights(state.module, weights, stage.allow_missing))
     else:
         log.info('new run with new weights')

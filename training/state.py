@@ -16,7 +16,7 @@ FORMAT = 1
 NEVER = 2**31 - 1
 
 
-class Average:
+class EMA:
     """An exponential moving average of a network's weights.
 
     The decay starts low and rises as (1 + n) / (10 + n), so that a short run is not dominated by its random start.
@@ -71,7 +71,7 @@ class TrainingState:
     module: nn.Module
     optimizer: torch.optim.Optimizer
     scaler: torch.amp.GradScaler
-    ema: Average | None = None
+    ema: EMA | None = None
     progress: Progress = field(default_factory=Progress)
 
     def weights(self) -> dict[str, Tensor]:

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from .distributed import Forward, Ranks, in_precision
+from .distributed import Forward, Ranks, autocast_forward
 
 Score = Callable[[Forward, Any], dict[str, torch.Tensor]]
 
@@ -37,7 +37,7 @@ def validate(
     """
     training = module.training
     module.eval()
-    model = in_precision(module, ranks.device, dtype)
+    model = autocast_forward(module, ranks.device, dtype)
     names: list[str] = []
     sums: torch.Tensor | None = None
     count = 0

@@ -2,7 +2,7 @@
 figures. It needs no network, no server and, to be read, no script.
 
     data = report_bytes(results, pictures, sort_by='sad')
-    write_whole(Path('report.html'), data)
+    write_atomic(Path('report.html'), data)
 """
 
 from __future__ import annotations

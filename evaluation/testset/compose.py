@@ -22,7 +22,7 @@ from typing import Any, Literal
 import cv2
 import numpy as np
 
-from common.whole_files import write_whole
+from common.files import write_atomic
 from dataset.sources import MatteFiles, read_rgb
 from metrics.trimap import trimap
 
@@ -129,7 +129,7 @@ def compose_testset(
         dataset.readers.ImageError: a source cannot be read.
         OSError: a source is missing, or a file cannot be written.
     """
-    write_whole(folder / UNFINISHED, b'This test set is being made, or its making was interrupted.\n')
+    write_atomic(folder / UNFINISHED, b'This test set is being made, or its making was interrupted.\n')
     (folder / MANIFEST).unlink(missing_ok=True)
     failed = threading.Event()
 
@@ -139,7 +139,7 @@ def compose_testset(
             if failed.is_set() or stopped():  # a clip may have a thousand frames to go
                 break
             data = _png(picture)
-            write_whole(folder / path, data)
+            write_atomic(folder / path, data)
             hashes[path] = hashlib.sha256(data).hexdigest()
         return hashes
 
@@ -148,7 +148,7 @@ def compose_testset(
     except BaseException:
         failed.set()
         raise
-    write_whole(folder / MANIFEST, _manifest(recipes, made, sources, settings).encode())
+    write_atomic(folder / MANIFEST, _manifest(recipes, made, sources, settings).encode())
     (folder / UNFINISHED).unlink()
 
 

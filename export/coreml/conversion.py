@@ -14,9 +14,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from common.network import OUTPUTS
 from export.portable import PortableBase, PortableRefine
 from model import MattingBase, MattingRefine
-from model.outputs import OUTPUTS
 
 # Of images, which Core ML holds as 8 bits a channel or, for alpha, as one half-precision number.
 IMAGES = ('pha', 'fgr')

@@ -8,12 +8,12 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from model.outputs import MEANINGS
+from common.network import OUTPUT_MEANINGS
 
 from .conversion import PLATE, Settings, quiet
 
 DESCRIPTIONS = {
-    **MEANINGS,
+    **OUTPUT_MEANINGS,
     'src': 'the picture with the subject, RGB',
     'bgr': 'the same scene without the subject, RGB, from the same camera at the same place and exposure',
     PLATE: 'the same scene without the subject, RGB as planes (1, 3, H, W), 0..255; write it once',

@@ -12,7 +12,8 @@ from functools import partial
 
 import cv2
 
-from common.devices import out_of_memory
+from common.cli import out_of_memory
+from common.network import MIN_SIDE
 from dataset.sources import ImageError, read_rgb
 from inference.matte import NotFiniteError, Pending
 from inference.pipeline import batches
@@ -26,7 +27,6 @@ from .writer import PictureWriter
 
 Started = tuple[list[Item], Pending | None]
 
-LEAST_SIDE = 16  # of a picture, which the encoders divide by 16
 SPARE_MEMORY = 'lower --batch-size, --model-backbone-scale or --model-refine-sample-pixels, or --precision float16'
 
 
@@ -35,7 +35,7 @@ def load(job: Job, matting: Matting, resize: bool, align: bool) -> Item:
     try:
         src = read_rgb(job.src)
         height, width = src.shape[:2]
-        if min(height, width) < LEAST_SIDE:
+        if min(height, width) < MIN_SIDE:
             raise ValueError(f'{width}x{height} is too small: pictures must be at least 16 x 16')
         try:
             plate = matting.plate(job.bgr, (width, height) if resize else None)

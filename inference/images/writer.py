@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import cv2
 import numpy as np
 
-from common.whole_files import write_whole
+from common.files import write_atomic
 
 if TYPE_CHECKING:
     from inference.matte import Matte
@@ -68,7 +68,7 @@ class PictureWriter:
         path = self.path(kind, name)
         # The cut-out is made for this one use, so its channels may be swapped where they are.
         turned = _bgr(picture, in_place=kind == 'com')
-        write_whole(path, _encoded(path, turned, self._parameters[self.formats[kind]]).data)
+        write_atomic(path, _encoded(path, turned, self._parameters[self.formats[kind]]).data)
 
 
 def output_folder_problems(

@@ -7,21 +7,17 @@ from __future__ import annotations
 
 import argparse
 import itertools
-import math
 import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from common.network import BACKBONES, MIN_SIDE, PUBLISHED, SIZES, published_size
 from inference import backend_options, options
 
 if TYPE_CHECKING:
     import numpy as np
 
-SIZES = {'hd': (1920, 1080), '4k': (3840, 2160)}
-# As published: backbone scale and pixels to refine. Those of 4k are for more than twice the pixels of hd.
-SETTINGS = {'hd': (0.25, 80_000), '4k': (0.125, 320_000)}
-LEAST_SIDE = 16
 
 Size = tuple[int, int]
 
@@ -39,9 +35,9 @@ def read_sizes(words: Sequence[str]) -> list[Size]:
             found.append(SIZES[word.lower()])
             continue
         pair = [word, *itertools.islice(rest, 1)]
-        if len(pair) < 2 or not all(side.isdecimal() and int(side) >= LEAST_SIDE for side in pair):
+        if len(pair) < 2 or not all(side.isdecimal() and int(side) >= MIN_SIDE for side in pair):
             raise ValueError(
-                f'--resolution {" ".join(pair)}: must be hd, 4k, or width and height of at least {LEAST_SIDE} pixels'
+                f'--resolution {" ".join(pair)}: must be hd, 4k, or width and height of at least {MIN_SIDE} pixels'
             )
         found.append((int(pair[0]), int(pair[1])))
     return found
@@ -53,14 +49,14 @@ def make_rows(args: argparse.Namespace, sizes: Sequence[Size]) -> list[argparse.
     Raises:
         ValueError: see `backend_options.follow`.
     """
-    backbones = options.BACKBONES if 'all' in args.model_backbone else args.model_backbone
+    backbones = BACKBONES if 'all' in args.model_backbone else args.model_backbone
     rows = []
     for values in itertools.product(*map(dict.fromkeys, (backbones, sizes, args.precision, args.backend))):
         row = argparse.Namespace(**vars(args))
         row.model_backbone, row.resolution, row.precision, row.backend = values
         if not backend_options.backend_problems(row, convertible=True):
             backend_options.follow(row)
-        scale, pixels = SETTINGS['4k' if math.prod(row.resolution) > 2 * math.prod(SIZES['hd']) else 'hd']
+        scale, pixels = PUBLISHED[published_size(row.resolution)]
         if row.model_backbone_scale is None:
             row.model_backbone_scale = scale
         if row.model_refine_sample_pixels is None:
@@ -124,7 +120,7 @@ def read_images(src: Path, bgr: Path) -> tuple[np.ndarray, np.ndarray]:
 
     pictures = {'--image-src': read_rgb(src), '--image-bgr': read_rgb(bgr)}
     sizes = [x.shape[1::-1] for x in pictures.values()]
-    if sizes[0] != sizes[1] or min(sizes[0]) < LEAST_SIDE:
+    if sizes[0] != sizes[1] or min(sizes[0]) < MIN_SIDE:
         listed = ', '.join(f'{flag} is {width}x{height}' for flag, (width, height) in zip(pictures, sizes))
-        raise ValueError(f'{listed}: must be of one size, with sides of at least {LEAST_SIDE}')
+        raise ValueError(f'{listed}: must be of one size, with sides of at least {MIN_SIDE}')
     return pictures['--image-src'], pictures['--image-bgr']

@@ -12,13 +12,14 @@ from typing import Any
 
 import numpy as np
 
+from common.network import MIN_SIDE
 from inference.compositing import covering, fitted
 from inference.images.inputs import NAMED
 from inference.images.writer import PictureWriter
 from inference.plates.steady import SteadyPlate
 from inference.predictor import Matting
 
-from .options import LEAST_SIDE, output_paths
+from .options import output_paths
 from .outputs import Pictures, Videos
 from .plate import frames_again, is_picture, read_plate
 from .reader import VideoFrame, VideoReader
@@ -51,7 +52,7 @@ class VideoJob:
         with ExitStack() as opening:
             self.reader = opening.enter_context(VideoReader(args.video_src))
             self.size = tuple(args.video_resize or (self.reader.width, self.reader.height))
-            if min(self.size) < LEAST_SIDE:
+            if min(self.size) < MIN_SIDE:
                 raise ValueError(
                     f'--video-src {args.video_src}: {_by(self.size)} is too small: at least 16 x 16 is needed'
                 )

@@ -11,13 +11,13 @@ import math
 import os
 from pathlib import Path
 
+from common.network import MIN_SIDE
 from inference import options
 
 from .formats import DEFAULT_QUALITY, FORMATS, WORST_QUALITY
 
 SEQUENCE_FORMAT = '--sequence-format'
 INSTALL = "pip install -e '.[video]'"
-LEAST_SIDE = 16  # of a picture, which the encoders divide by 16
 
 
 def add_video_arguments(parser: argparse.ArgumentParser) -> None:
@@ -63,7 +63,7 @@ def video_problems(args: argparse.Namespace) -> list[str]:
         if path is not None and not path.is_file():
             found.append(f'{flag} {path}: {"a folder, not a file" if path.is_dir() else "no such file"}')
     found += _plate_problems(args)
-    if args.video_resize and min(args.video_resize) < LEAST_SIDE:
+    if args.video_resize and min(args.video_resize) < MIN_SIDE:
         found.append(f'--video-resize {args.video_resize[0]} {args.video_resize[1]}: must be at least 16 x 16')
     if args.batch_size < 1:
         found.append(f'--batch-size {args.batch_size}: must be at least 1')

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from common.whole_files import write_whole
+from common.files import write_atomic
 from inference.compositing import composite, cut_out
 from inference.images.writer import PictureWriter
 from inference.matte import Matte
@@ -53,7 +53,7 @@ class Pictures:
         elif earlier is not None:
             self.note = f'{writer.folder}: made with other settings, so all pictures are made anew'
         if not self._resumes:
-            write_whole(record, text.encode())
+            write_atomic(record, text.encode())
         self._since = record.stat().st_mtime_ns  # older pictures were made with other settings
 
     def done(self, index: int) -> bool:

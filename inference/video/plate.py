@@ -7,9 +7,9 @@ from pathlib import Path
 
 import numpy as np
 
+from common.console import progress
 from dataset.paths import IMAGE_SUFFIXES
 from dataset.sources import read_rgb
-from inference.pipeline import progress
 
 from .reader import VideoFrame, VideoReader
 

@@ -9,7 +9,7 @@ import argparse
 import os
 from pathlib import Path
 
-LEAST_SIDE = 16  # of a picture, which the encoders divide by 16
+from common.network import MIN_SIDE
 
 
 def add_camera_arguments(parser: argparse.ArgumentParser) -> None:
@@ -42,8 +42,8 @@ def webcam_problems(args: argparse.Namespace) -> list[str]:
     named = args.source.isdigit() or '://' in args.source or args.source.startswith('/dev/')
     if not named and not Path(args.source).is_file():
         found.append(f'--source {args.source}: no such file; cameras are given by number, the first is 0')
-    if min(args.resolution) < LEAST_SIDE:
-        found.append(f'--resolution {args.resolution[0]} {args.resolution[1]}: must be at least {LEAST_SIDE} each')
+    if min(args.resolution) < MIN_SIDE:
+        found.append(f'--resolution {args.resolution[0]} {args.resolution[1]}: must be at least {MIN_SIDE} each')
     for flag, path in (('--plate', args.plate), ('--target-bgr', args.target_bgr)):
         if path and not path.is_file():
             found.append(f'{flag} {path}: no such file')

@@ -10,8 +10,9 @@ from typing import Any
 import cv2
 import numpy as np
 
-from common.whole_files import write_whole
-from inference.pipeline import Pipeline, progress
+from common.console import progress
+from common.files import write_atomic
+from inference.pipeline import Pipeline
 
 from .camera import Camera, Shot
 from .live import FrameRate, Live, Shown
@@ -141,7 +142,7 @@ def save_picture(path: Path, picture: np.ndarray) -> None:
     Raises:
         OSError: it cannot be written.
     """
-    write_whole(path, cv2.imencode('.png', cv2.cvtColor(picture, cv2.COLOR_RGB2BGR))[1].data)
+    write_atomic(path, cv2.imencode('.png', cv2.cvtColor(picture, cv2.COLOR_RGB2BGR))[1].data)
 
 
 def write_pictures(camera: Camera, live: Live, count: int, folder: Path, virtual: Any = None) -> int:

@@ -15,6 +15,7 @@ import checkpoints
 from checkpointing.average import average, estimating_batch_norm
 from checkpointing.convert import convert_state, write_state
 from checkpointing.diff import compare, flatten, summarize
+from checkpoints import STAGES
 from model import MattingRefine
 from training import scoring
 
@@ -270,20 +271,20 @@ def test_the_refine_stage_takes_its_settings_from_weights_then_flags_then_the_re
         'model_refine_mode': 'full', 'model_backbone_scale': 0.5, 'model_refine_kernel_size': 3, 'data_config': None,
         'model_backbone': 'resnet50', 'precision': 'bfloat16',
     }  # fmt: skip
-    bench = scoring.prepare(given(train_resolution=64, precision='float32'), weights, options)
+    bench = scoring.prepare(STAGES, given(train_resolution=64, precision='float32'), weights, options)
     args = bench.args
     assert (args.train_resolution, args.valid_samples, args.batch_size, args.epoch_end) == (64, 2, 2, 1)
     assert (args.model_backbone, args.model_backbone_scale) == ('mobilenetv2', 0.5)
     assert (args.model_refine_mode, args.model_refine_kernel_size) == ('full', 1)
     assert (bench.dtype, bench.stage.name) == (torch.float32, 'refine')
     assert bench.score(weights).keys() == {'loss', 'sad', 'mse', 'mad', 'grad', 'fg_mse'}
-    defaults = scoring.prepare(given(valid_samples=2, synthetic_size=4), weights, {}).args
+    defaults = scoring.prepare(STAGES, given(valid_samples=2, synthetic_size=4), weights, {}).args
     assert (defaults.train_resolution, defaults.model_refine_sample_pixels) == (2048, 80_000)
 
 
 def test_weights_of_nothing_known_and_flags_of_the_other_stage_are_refused(trained):
     with pytest.raises(ValueError, match='weights of no matting network'):
-        scoring.prepare(given(), {'w': torch.zeros(1)}, {})
+        scoring.prepare(STAGES, given(), {'w': torch.zeros(1)}, {})
     base = load(trained / 'checkpoint/whole/epoch-0.pth')
     with pytest.raises(ValueError, match='--model-refine-mode: these are weights of the base stage'):
-        scoring.prepare(given(model_refine_mode='full'), base, {})
+        scoring.prepare(STAGES, given(model_refine_mode='full'), base, {})

@@ -219,12 +219,12 @@ def test_mutant_whose_links_point_at_another_file_is_caught(tmp_path, monkeypatc
         check_sequences(tmp_path, range(1_000))
 
 
-@pytest.mark.parametrize('part', ['_drop_former', 'superfluous', 'pinned', 'refresh'])
+@pytest.mark.parametrize('part', ['_drop_former', 'removable', 'pinned', 'refresh'])
 def test_mutant_without_a_part_of_it_is_caught(tmp_path, monkeypatch, part):
     mutants = {
         '_drop_former': (checkpointing.links, lambda *arguments: None),
         'refresh': (checkpointing.links, lambda *arguments: None),
-        'superfluous': (checkpointing.manager, lambda *arguments: []),
+        'removable': (checkpointing.manager, lambda *arguments: []),
         'pinned': (checkpointing.retention, lambda folder: set()),
     }
     module, mutant = mutants[part]

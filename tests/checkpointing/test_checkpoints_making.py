@@ -13,7 +13,7 @@ from safetensors import safe_open
 from support.checkpoint_folders import call, contents, flip, foreign, load, make, names
 from support.faults import FailingDisk
 
-from checkpointing import weight_files
+from checkpointing.convert import write_weights
 from common.files import Disk, digest
 
 
@@ -130,9 +130,9 @@ def test_averages_that_are_refused_write_nothing(run, capsys, words, message):
 @pytest.mark.parametrize(
     ('out', 'message'),
     [
-        ('there.pth', 'there.pth: exists; choose another name, or write over it with -y'),
-        ('a.pth', 'a.pth: is one of the inputs'),
-        ('folder.pth', 'folder.pth: exists; choose another name'),
+        ('there.pth', 'there.pth: exists; choose another name, or add -y to replace it'),
+        ('a.pth', 'a.pth: is one of the files to read'),
+        ('folder.pth', 'folder.pth: is a folder; choose another name'),
         ('nowhere/out.pth', 'there is no folder nowhere'),
         ('out.bin', "the suffix '.bin' is not one of .pth, .safetensors"),
         ('checkpoint/run/epoch-7.pth', 'training uses this name in the folder of a run'),
@@ -175,12 +175,12 @@ def test_writing_over_takes_the_old_provenance_along(in_tmp, capsys):
 def test_a_failing_disk_leaves_the_old_file_or_the_new_one(in_tmp):
     old, new = {'w': torch.zeros(9)}, {'w': torch.ones(9)}
     counting = FailingDisk()
-    weight_files.write_weights(Path('out.pth'), old, {'how': 'x'}, counting)
+    write_weights(Path('out.pth'), old, {'how': 'x'}, counting)
     assert len(counting.done) >= 8
     for at in range(1, len(counting.done) + 2):
-        weight_files.write_weights(Path('out.pth'), old)
+        write_weights(Path('out.pth'), old)
         with pytest.raises(OSError, match='No space left') if at <= len(counting.done) else nullcontext():
-            weight_files.write_weights(Path('out.pth'), new, {'how': 'y'}, FailingDisk(at))
+            write_weights(Path('out.pth'), new, {'how': 'y'}, FailingDisk(at))
         assert load('out.pth')['w'].tolist() in ([0] * 9, [1] * 9)
         assert set(names('.')) <= {'out.pth', 'out.provenance.json'}
 
@@ -201,7 +201,7 @@ def test_the_content_is_on_the_disk_before_the_name(in_tmp):
             done.append('folder')
             super().fsync_folder(folder)
 
-    weight_files.write_weights(Path('out.pth'), {'w': torch.zeros(9)}, {'how': 'x'}, Telling())
+    write_weights(Path('out.pth'), {'w': torch.zeros(9)}, {'how': 'x'}, Telling())
     assert done == ['fsync .tmp', 'replace out.pth', 'folder', 'fsync .tmp', 'replace out.provenance.json', 'folder']
 
 
@@ -214,9 +214,9 @@ def test_a_disk_that_gives_back_something_else_changes_nothing(in_tmp):
             at = data.index(torch.full((9,), 3.0).numpy().tobytes())
             temporary.write_bytes(data[:at] + b'\1' + data[at + 1 :])
 
-    weight_files.write_weights(Path('out.pth'), {'w': torch.zeros(9)})
+    write_weights(Path('out.pth'), {'w': torch.zeros(9)})
     with pytest.raises(OSError, match='gives back something else than was written'):
-        weight_files.write_weights(Path('out.pth'), {'w': torch.full((9,), 3.0)}, None, Lying())
+        write_weights(Path('out.pth'), {'w': torch.full((9,), 3.0)}, None, Lying())
     assert load('out.pth')['w'].sum() == 0
     assert names('.') == ['out.pth']
 

@@ -151,7 +151,7 @@ def test_mutant_that_writes_records_in_place_is_caught(tmp_path, monkeypatch):
         common.files.sync(disk, path)
         disk.fsync_folder(path.parent)
 
-    check_mutant(tmp_path, monkeypatch, checkpointing.manager, 'write_through', in_place)
+    check_mutant(tmp_path, monkeypatch, checkpointing.manager, 'write_durable', in_place)
 
 
 def test_mutant_that_writes_over_somebodys_files_is_caught(tmp_path, monkeypatch):

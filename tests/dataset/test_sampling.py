@@ -9,12 +9,12 @@ from torch.utils.data import DataLoader
 
 from dataset.augmentation import _move, _turn_hue, compose_training
 from dataset.geometry import Affine, AffineRange, draw_affine, warp
-from dataset.loaders import Compositions, TrainingBatches, ValidationBatches, collate
-from dataset.sampling import VALIDATION, Plan, Sample, StepSampler, rng, split, validation_samples
+from dataset.loaders import TrainingBatches, ValidationBatches, WarpedPairs, collate
+from dataset.sampling import VALIDATION, Sample, SamplingPlan, StepSampler, rng, split, validation_samples
 from dataset.sources import ImageError
 from dataset.synthetic import SyntheticBackgrounds, SyntheticMattes
 
-PLAN = Plan(mattes=23, backgrounds=7, batch_size=6, resolution=64, multiple=4, seed=5)
+PLAN = SamplingPlan(mattes=23, backgrounds=7, batch_size=6, resolution=64, multiple=4, seed=5)
 
 
 def epoch(plan, number):
@@ -50,7 +50,7 @@ def test_a_step_is_found_without_what_came_before():
 
 @pytest.mark.parametrize(('accumulate', 'world'), [(1, 2), (2, 1), (2, 2), (1, 3)])
 def test_ranks_and_parts_share_a_steps_samples(accumulate, world):
-    plan = Plan(48, 48, 12, 64, seed=1)
+    plan = SamplingPlan(48, 48, 12, 64, seed=1)
     ranks = [list(StepSampler(plan, 0, 4, accumulate, rank, world)) for rank in range(world)]
     for step in range(4):
         parts = [ranks[r][step * accumulate + a] for a in range(accumulate) for r in range(world)]
@@ -59,7 +59,7 @@ def test_ranks_and_parts_share_a_steps_samples(accumulate, world):
 
 
 def test_a_rank_without_a_sample_keeps_the_others_company():
-    plan = Plan(5, 5, 4, 64, seed=1)
+    plan = SamplingPlan(5, 5, 4, 64, seed=1)
     ranks = [list(StepSampler(plan, 0, 2, 1, rank, 4)) for rank in range(4)]
     for step in range(2):
         counted = [s for rank in ranks for s in rank[step] if s.step_size]
@@ -69,7 +69,7 @@ def test_a_rank_without_a_sample_keeps_the_others_company():
 
 
 def test_crops_stay_within_half_and_all_of_the_resolution():
-    crops = np.array([Plan(9, 9, 3, 2048, 4).crop(step) for step in range(500)])
+    crops = np.array([SamplingPlan(9, 9, 3, 2048, 4).crop(step) for step in range(500)])
     assert crops.min() >= 1024
     assert crops.max() <= 2047
     assert not (crops % 4).any()
@@ -141,11 +141,11 @@ def test_affine_draws_fill_their_ranges():
 
 @pytest.fixture(scope='module')
 def compositions():
-    return Compositions(SyntheticMattes(12), SyntheticBackgrounds(12), AffineRange((0.4, 1)), AffineRange((1, 2)))
+    return WarpedPairs(SyntheticMattes(12), SyntheticBackgrounds(12), AffineRange((0.4, 1)), AffineRange((1, 2)))
 
 
 def batches(compositions, accumulate=1, rank=0, world=1, workers=0, start=0):
-    plan = Plan(12, 12, 6, 64, seed=2)
+    plan = SamplingPlan(12, 12, 6, 64, seed=2)
     sampler = StepSampler(plan, start, 2, accumulate, rank, world)
     return list(TrainingBatches(compositions, sampler, workers, pin=False))
 
@@ -258,10 +258,10 @@ class Breaking:
 
 
 def breaking_batches(count, broken):
-    data = Compositions(
+    data = WarpedPairs(
         Breaking(SyntheticMattes(count), broken), SyntheticBackgrounds(count), AffineRange((1, 1)), AffineRange((1, 1))
     )
-    plan = Plan(count, count, 10, 64, seed=0)
+    plan = SamplingPlan(count, count, 10, 64, seed=0)
     return TrainingBatches(data, StepSampler(plan, 0, plan.steps_per_epoch), 0, pin=False)
 
 

@@ -107,7 +107,7 @@ def test_a_file_that_cannot_be_written_costs_nothing_else(
             raise OSError(f'{path}: cannot be written: No space left on device')
         path.write_bytes(data)
 
-    monkeypatch.setattr('whole_files.write_whole', full)
+    monkeypatch.setattr('common.files.write_atomic', full)
     files = [word for kind in ('json', 'csv') for word in (f'--{kind}', str(tmp_path / f'x.{kind}'))]
     assert evaluate.main(['--predictions', str(testset / 'pha'), '--truth', str(testset), *files]) == 1
     captured = capsys.readouterr()

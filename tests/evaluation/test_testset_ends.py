@@ -71,8 +71,8 @@ def test_a_stop_ends_a_long_clip_at_its_next_picture(sources, tmp_path, capsys, 
                 os.kill(os.getpid(), signal.SIGINT)
         return write(path, data)
 
-    write = compose.write_whole
-    monkeypatch.setattr(compose, 'write_whole', interrupting)
+    write = compose.write_atomic
+    monkeypatch.setattr(compose, 'write_atomic', interrupting)
     assert script(sources, tmp_path / 'out', '--clip-frames', 3000) == 130
     assert 'stopped' in capsys.readouterr().err
     assert 0 < len(written) < 500
@@ -86,8 +86,8 @@ def test_a_stop_in_the_last_picture_leaves_no_test_set(sources, tmp_path, monkey
             os.kill(os.getpid(), signal.SIGINT)
         return write(path, data)
 
-    write = compose.write_whole
-    monkeypatch.setattr(compose, 'write_whole', interrupting)
+    write = compose.write_atomic
+    monkeypatch.setattr(compose, 'write_atomic', interrupting)
     assert script(sources, tmp_path / 'out', '--limit', 1) == 130
     with pytest.raises(ValueError, match='an unfinished test set'):
         find_testset(tmp_path / 'out')

@@ -16,7 +16,7 @@ from support.inference_case import ROOT, photo, room, save
 from torch import Tensor
 
 import export_onnx
-from checkpointing import weight_files
+from checkpointing.verify import Verifier
 from export import parity
 from inference.networks import load_network
 from model import MattingBase
@@ -107,7 +107,7 @@ def test_opencv_runs_it(exported: Path, checkpoints: dict[str, Path]) -> None:
 def test_the_file_says_what_it_is_and_where_it_comes_from(exported: Path, checkpoints: dict[str, Path]) -> None:
     model = onnx.load(exported)
     about = {entry.key: entry.value for entry in model.metadata_props}
-    assert about.pop('checkpoint_sha256') == weight_files.verifier().digest(checkpoints['mattingrefine'])
+    assert about.pop('checkpoint_sha256') == Verifier().digest(checkpoints['mattingrefine'])
     assert about == {
         'model_type': 'mattingrefine', 'backbone': 'mobilenetv2', 'backbone_scale': '0.25', 'refine_mode': 'sampling',
         'refine_sample_pixels': '800', 'refine_threshold': '0.7', 'refine_kernel_size': '3', 'refine_form': 'gather',

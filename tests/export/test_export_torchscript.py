@@ -19,7 +19,8 @@ from support.inference_case import ROOT, Case, photo, read, room, save
 from torch import Tensor, nn
 
 import export_torchscript
-from checkpointing import weight_files
+from checkpointing.origin import read_original
+from checkpointing.verify import Verifier
 from export import parity, torchscript
 from export.portable import PortableBase
 from inference.networks import load_network
@@ -94,7 +95,7 @@ def test_a_users_program_loads_it_and_sets_its_settings(archive: Path, checkpoin
     assert held == (0.25, 'sampling', 800, 0.7, 'gather')
     about = json.loads(extra['about.json'])
     assert about['checkpoint'] == 'mattingrefine.pth'
-    assert about['checkpoint_sha256'] == weight_files.verifier().digest(checkpoints['mattingrefine'])
+    assert about['checkpoint_sha256'] == Verifier().digest(checkpoints['mattingrefine'])
     assert (about['model_type'], about['precision'], about['refine_form']) == ('mattingrefine', 'float32', 'gather')
     assert not model.training
     model.backbone_scale, model.refine_mode, model.refine_threshold = 0.5, 'thresholding', 0.35
@@ -107,7 +108,7 @@ def test_a_users_program_loads_it_and_sets_its_settings(archive: Path, checkpoin
 
 
 def test_it_is_a_weight_file_too(archive: Path, checkpoints: dict[str, Path]) -> None:
-    weights = weight_files.read_whole(archive, weight_files.verifier())
+    weights = read_original(archive).file
     assert weights.kind == 'TorchScript archive'
     assert describe(weights.state_dict) == 'MattingRefine mobilenetv2'
     network = MattingRefine('mobilenetv2')

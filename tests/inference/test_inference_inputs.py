@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 
 from inference.images.inputs import Job, find_jobs
-from inference.options import Share, Threads, process_share, share_cores
+from inference.options import Threads, share_cores
+from inference.processes import Shard, process_shard
 
 
 def make(folder: Path, *names: str, size: tuple[int, int] = (8, 6)) -> Path:
@@ -191,9 +192,9 @@ def test_files_of_other_formats_are_counted(tmp_path: Path) -> None:
 
 
 def test_the_share_of_a_process_comes_from_torchrun() -> None:
-    assert process_share({}) == Share(0, 1, 0, 1)
+    assert process_shard({}) == Shard(0, 1, 0, 1)
     told = {'RANK': '5', 'WORLD_SIZE': '8', 'LOCAL_RANK': '1', 'LOCAL_WORLD_SIZE': '4'}
-    assert process_share(told) == Share(5, 8, 1, 4)
+    assert process_shard(told) == Shard(5, 8, 1, 4)
 
 
 def test_cores_are_shared_by_the_processes_of_a_machine_and_by_the_stages(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -14,14 +14,15 @@ from typing import Any
 import pytest
 import torch
 
-import inference.predictor
+import common.console
 import inference_images
+from common.console import progress
 from common.devices import torch_threads
+from common.signals import StopSignals
 from inference.images.inputs import Job
 from inference.images.report import Item
 from inference.images.stages import compute
-from inference.pipeline import Pipeline, Recent, batches, progress
-from inference.processes import StopSignals
+from inference.pipeline import Pipeline, Recent, batches
 
 
 def test_results_come_in_order_and_work_overlaps() -> None:
@@ -122,7 +123,7 @@ def test_recent_raises_to_everyone_who_asks() -> None:
 def test_progress_prints_plain_lines_where_there_is_no_terminal(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(inference.pipeline, 'PLAIN_LINE_SECONDS', 0.0)
+    monkeypatch.setattr(common.console, 'PLAIN_LINE_SECONDS', 0.0)
     assert list(progress(range(3), 3, ' pictures')) == [0, 1, 2]
     lines = capsys.readouterr().err.splitlines()
     assert [line.split()[0] for line in lines] == ['1/3', '2/3']

@@ -15,8 +15,8 @@ import pytest
 import torch
 
 import inference_images
-from inference.options import Share
-from inference.processes import StopSignals, common_exit_code
+from common.signals import StopSignals
+from inference.processes import Shard, common_exit_code
 from model import MattingBase
 
 SCRIPT = Path(inference_images.__file__)
@@ -102,8 +102,8 @@ def test_handlers_are_put_back_where_no_signal_came() -> None:
 
 
 def test_one_process_waits_for_nobody() -> None:
-    assert common_exit_code(1, Share(), {'MASTER_ADDR': 'nowhere', 'MASTER_PORT': '1'}) == 1
-    assert common_exit_code(2, Share(1, 2), {}) == 2
+    assert common_exit_code(1, Shard(), {'MASTER_ADDR': 'nowhere', 'MASTER_PORT': '1'}) == 1
+    assert common_exit_code(2, Shard(1, 2), {}) == 2
 
 
 def test_a_process_with_a_broken_picture_does_not_cost_the_others_theirs(folder: Path) -> None:

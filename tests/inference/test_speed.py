@@ -11,10 +11,11 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from common.memory import keep_memory
+from common.devices import keep_memory
+from common.network import PUBLISHED as PUBLISHED_SETTINGS
+from common.network import SIZES
 from inference import Matting, backends, networks
 from inference.speed import measure as speed
-from inference.speed import sweep
 from inference.speed.measure import Work
 from model import MattingBase, MattingRefine
 
@@ -89,11 +90,11 @@ COUNTED = {'resnet50': (34.210, 41.325), 'resnet101': (43.870, 50.985), 'mobilen
 @pytest.mark.parametrize('backbone', PUBLISHED)
 def test_gmac_is_what_was_published_less_batch_norm(backbone: str) -> None:
     for name, published, expected in zip(('hd', '4k'), PUBLISHED[backbone], COUNTED[backbone]):
-        scale, pixels = sweep.SETTINGS[name]
+        scale, pixels = PUBLISHED_SETTINGS[name]
         model = {**REFINE, 'backbone': backbone, 'backbone_scale': scale, 'refine_sample_pixels': pixels}
         with torch.device('meta'):
             network = networks.make_network(model).eval()
-            picture = torch.empty(1, 3, *reversed(sweep.SIZES[name]))
+            picture = torch.empty(1, 3, *reversed(SIZES[name]))
         assert speed.count_gmac(network, picture, picture) == pytest.approx(expected, abs=0.001)
         assert expected + 2 * normalised_values(network, picture) / 1e9 == pytest.approx(published, rel=0.01)
 

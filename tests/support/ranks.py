@@ -12,8 +12,8 @@ import torch
 
 from checkpointing.manager import Checkpoints
 from dataset.geometry import AffineRange
-from dataset.loaders import Compositions, TrainingBatches
-from dataset.sampling import Plan, StepSampler
+from dataset.loaders import TrainingBatches, WarpedPairs
+from dataset.sampling import SamplingPlan, StepSampler
 from dataset.synthetic import SyntheticBackgrounds, SyntheticMattes
 from model import MattingBase
 from training import distributed as devices
@@ -37,9 +37,9 @@ def one_step(folder, accumulate):
     optimizer = torch.optim.SGD([{'params': list(module.parameters()), 'lr': 1.0, 'initial_lr': 1.0, 'name': 'all'}])
     state = TrainingState(module, optimizer, make_scaler(ranks.device, torch.float32))
     before = {name: p.detach().clone() for name, p in module.named_parameters()}
-    data = Compositions(SyntheticMattes(10), SyntheticBackgrounds(10), AffineRange((0.4, 1)), AffineRange((1, 2)))
+    data = WarpedPairs(SyntheticMattes(10), SyntheticBackgrounds(10), AffineRange((0.4, 1)), AffineRange((1, 2)))
     # 10 samples in one step: over 3 parts they are 3, 3 and 4.
-    sampler = StepSampler(Plan(10, 10, 10, 64), 0, 1, accumulate, ranks.rank, ranks.world)
+    sampler = StepSampler(SamplingPlan(10, 10, 10, 64), 0, 1, accumulate, ranks.rank, ranks.world)
     batches = TrainingBatches(data, sampler, 0, pin=False)
     options = argparse.Namespace(accumulate=accumulate, clip_grad=None, seed=0, lr_schedule='constant', warmup_steps=0)
     run = Run(

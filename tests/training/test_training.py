@@ -171,12 +171,12 @@ def test_ten_steps_without_a_finite_loss_stop_the_run_and_change_nothing(in_tmp,
 
 def test_a_step_without_a_finite_loss_leaves_no_trace_in_the_averages_statistics():
     from training.meters import BadSteps
-    from training.state import Average, TrainingState, make_scaler
+    from training.state import EMA, TrainingState, make_scaler
 
     module = torch.nn.Sequential(torch.nn.Conv2d(3, 4, 1), torch.nn.BatchNorm2d(4))
     state = TrainingState(
         module, torch.optim.Adam(module.parameters()), make_scaler(torch.device('cpu'), torch.float32),
-        Average(module, 0.9),
+        EMA(module, 0.9),
     )  # fmt: skip
     bad_steps = BadSteps(state)
     module[1].running_mean.fill_(float('nan'))
@@ -218,10 +218,10 @@ def test_three_saves_that_fail_stop_the_run(in_tmp, capsys, monkeypatch):
 
 
 def test_the_average_survives_a_step_without_a_finite_loss():
-    from training.state import Average
+    from training.state import EMA
 
     module = torch.nn.Sequential(torch.nn.Conv2d(3, 4, 1), torch.nn.BatchNorm2d(4))
-    average = Average(module, 0.9)
+    average = EMA(module, 0.9)
     clean = {k: v.clone() for k, v in module.state_dict().items()}
     module[1].running_mean.fill_(float('nan'))
     average.update(module)

@@ -1,0 +1,85 @@
+"""What scripts print: progress, tables, sizes, JSON."""
+
+from __future__ import annotations
+
+import json
+import math
+import sys
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Any, TypeVar
+
+T = TypeVar('T')
+
+PLAIN_LINE_SECONDS = 10.0
+
+
+def progress(
+    items: Iterable[T], total: int | Callable[[], int | None], unit: str, show: bool = True, leave: bool = True
+) -> Iterator[T]:
+    """Pass items through and show how many of `total` are done, the rate and the time left.
+
+    A bar where stderr is a terminal, else a plain line every ten seconds. Print with `say` meanwhile.
+
+    Args:
+        items: consumed one by one.
+        total: how many there are; a function where that is only estimated, and the estimate improves. It may return
+            None.
+        unit: of an item, beginning with a space.
+        show: False passes the items through alone.
+        leave: keep the full bar on the terminal.
+    """
+    from tqdm import tqdm
+
+    estimate = total if callable(total) else lambda: total
+    if not show or sys.stderr.isatty():
+        with tqdm(total=estimate(), unit=unit, disable=not show, dynamic_ncols=True, leave=leave) as bar:
+            for item in items:
+                yield item
+                bar.total = estimate()
+                bar.update()
+            bar.total = bar.n
+        return
+    start = last = time.monotonic()
+    for done, item in enumerate(items, 1):
+        yield item
+        now, expected = time.monotonic(), estimate()
+        if now - last >= PLAIN_LINE_SECONDS and done != expected:
+            last, rate = now, done / (now - start)
+            of = f'/{expected}' if expected else ''
+            left = f', {tqdm.format_interval(max(0, expected - done) / rate)} left' if expected else ''
+            print(f'{done}{of}{unit}, {rate:.2f} per second{left}', file=sys.stderr, flush=True)
+
+
+def say(text: str, to_stdout: bool = False) -> None:
+    """Print a line, to stderr if not said otherwise, without tearing a progress bar."""
+    from tqdm import tqdm
+
+    tqdm.write(text, file=sys.stdout if to_stdout else sys.stderr)
+
+
+def table(rows: Sequence[Sequence[str]], indent: str = '  ') -> str:
+    """Lay rows out in aligned columns, numbers to the right; the first row holds the columns' names."""
+    columns = list(zip(*rows))
+    widths = [max(map(len, column)) for column in columns]
+    right = [all(cell[:1] in '-0123456789in' and len(cell) < 12 for cell in column[1:]) for column in columns]
+    lines = ('  '.join(c.rjust(w) if r else c.ljust(w) for c, w, r in zip(row, widths, right)) for row in rows)
+    return '\n'.join(indent + line.rstrip() for line in lines)
+
+
+def megabytes(size: int) -> str:
+    """Format a number of bytes in decimal units."""
+    return f'{size / 1e6:.1f} MB' if size >= 1e5 else f'{size / 1e3:.1f} kB' if size >= 1000 else f'{size} B'
+
+
+def to_json(content: Any) -> str:
+    """Format JSON that every reader takes: what is not finite becomes null."""
+    return json.dumps(_finite(content), indent=1, default=str)
+
+
+def _finite(content: Any) -> Any:
+    if isinstance(content, Mapping):
+        return {key: _finite(value) for key, value in content.items()}
+    if isinstance(content, (list, tuple)):
+        return [_finite(value) for value in content]
+    return None if isinstance(content, float) and not math.isfinite(content) else content

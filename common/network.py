@@ -1,0 +1,90 @@
+"""Networks by name: the words and settings that flags, records and exported files share. Imports no torch."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from typing import Any
+
+MODEL_TYPES = ('mattingbase', 'mattingrefine')
+BACKBONES = ('resnet101', 'resnet50', 'mobilenetv2')
+REFINE_MODES = ('full', 'sampling', 'thresholding')
+OUTPUTS = {
+    'mattingrefine': ('pha', 'fgr', 'pha_sm', 'fgr_sm', 'err_sm', 'ref_sm'),
+    'mattingbase': ('pha', 'fgr', 'err', 'hid'),
+}
+ALL_OUTPUTS = tuple(dict.fromkeys(name for names in OUTPUTS.values() for name in names))
+OUTPUT_MEANINGS = {
+    'pha': 'alpha, 0..1: how much of each pixel is the subject',
+    'fgr': 'colours of the subject, RGB, to be shown where alpha is above 0',
+    'pha_sm': 'alpha of the coarse network, 0..1',
+    'fgr_sm': 'colours of the subject from the coarse network, 0..1',
+    'err_sm': 'error that the coarse network expects of its alpha, 0..1',
+    'ref_sm': 'cells of 4 x 4 pixels that were refined, 1 or 0',
+    'err': 'error that the network expects of its alpha, 0..1',
+    'hid': 'features for a refiner',
+}
+# Smallest side of a picture, which the encoders divide by 16.
+MIN_SIDE = 16
+# Width and height of a size, and the backbone scale and refined pixels that are published for it (paper, section 5).
+SIZES = {'hd': (1920, 1080), '4k': (3840, 2160)}
+PUBLISHED = {'hd': (0.25, 80_000), '4k': (0.125, 320_000)}
+
+
+def published_size(size: tuple[int, int]) -> str:
+    """Return whose published settings a size (width, height) takes: those of '4k' above twice the pixels of HD."""
+    return '4k' if math.prod(size) > 2 * math.prod(SIZES['hd']) else 'hd'
+
+
+@dataclass(frozen=True)
+class RefinerSettings:
+    """How `MattingRefine` refines.
+
+    Attributes:
+        backbone_scale: sides of what the coarse network sees, of the picture's; above 0, at most 0.5.
+        refine_mode: one of `REFINE_MODES`.
+        refine_sample_pixels: pixels refined per picture by sampling, at least 16.
+        refine_threshold: predicted error above which thresholding refines a cell, 0..1.
+        refine_kernel_size: of the refiner's convolutions, 1 or 3; part of the weights.
+    """
+
+    backbone_scale: float = 0.25
+    refine_mode: str = 'sampling'
+    refine_sample_pixels: int = 80_000
+    refine_threshold: float = 0.7
+    refine_kernel_size: int = 3
+
+    @staticmethod
+    def from_options(options: Mapping[str, Any]) -> RefinerSettings:
+        """Take the values of `--model-backbone-scale` and `--model-refine-*`, of a command line or a record."""
+        names = [field.name for field in fields(RefinerSettings)]
+        return RefinerSettings(**{name: options[f'model_{name}'] for name in names if f'model_{name}' in options})
+
+
+@dataclass(frozen=True)
+class NetworkSettings:
+    """Which network it is, and for `mattingrefine` how it refines.
+
+    Attributes:
+        model_type: one of `MODEL_TYPES`.
+        backbone: one of `BACKBONES`.
+        refiner: settings of the refiner; None for `mattingbase`.
+    """
+
+    model_type: str
+    backbone: str
+    refiner: RefinerSettings | None = None
+
+    @staticmethod
+    def from_options(options: Mapping[str, Any]) -> NetworkSettings:
+        """Take the values of the `--model-*` flags."""
+        refines = options['model_type'] == 'mattingrefine'
+        refiner = RefinerSettings.from_options(options) if refines else None
+        return NetworkSettings(options['model_type'], options['model_backbone'], refiner)
+
+    @property
+    def values(self) -> dict[str, Any]:
+        """All settings by name, in plain values."""
+        refiner = {} if self.refiner is None else vars(self.refiner)
+        return {'model_type': self.model_type, 'backbone': self.backbone, **refiner}
