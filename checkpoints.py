@@ -43,8 +43,8 @@ if TYPE_CHECKING:
     from checkpointing.inventory import Run
     from checkpointing.verify import Verdict
 
-# By the network that a stage trains.
-STAGES = {'MattingBase': train_base, 'MattingRefine': train_refine}
+# By the model type that a stage trains.
+STAGES = {'mattingbase': train_base, 'mattingrefine': train_refine}
 
 
 def list_all(args: argparse.Namespace) -> int:
@@ -165,9 +165,8 @@ def average(args: argparse.Namespace) -> int:
     print(f'{how}: {", ".join(paths)}')
     scores: dict[str, dict[str, float]] = {}
     if args.dataset_name is not None:
-        options = members[-1].record.options if members[-1].record else {}
         read = {name: lambda path=path: read_original(path, verifier).state_dict for name, path in paths.items()}
-        state, scores, words = scoring.judge(STAGES, args, state, read, options, bare_metric(monitor))
+        state, scores, words = scoring.judge(STAGES, args, state, read, members[-1].record, bare_metric(monitor))
         rows = [(name, *(f'{value:.6g}' for value in values.values())) for name, values in scores.items()]
         print('\n'.join([table([('weights', *next(iter(scores.values()))), *rows]), *words]))
     made_of = {

@@ -20,18 +20,21 @@ from __future__ import annotations
 import argparse
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from common import cli
 from training import options
+from training.settings import TrainingSettings
 
 if TYPE_CHECKING:
-    from training.distributed import Forward
-    from training.stage import Prediction, Stage
+    from dataset.loaders import Batch
+    from training.distributed import Forward, Ranks
+    from training.loop import Run
+    from training.validation import Prediction
 
 
 def parse(argv: list[str] | None) -> argparse.Namespace:
-    """Reads and checks the command line; raises ValueError with all that is wrong."""
+    """Read and check the command line; raise ValueError with all that is wrong."""
     parser = cli.Parser(__doc__)
     options.add_arguments(parser, batch_size=8, resolution=512, epoch_end=8, images_interval=2000, valid_interval=5000)
     parser.add_argument(
@@ -40,53 +43,51 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
         'ImageNet weights, or a published DeepLabV3 file',
     )  # fmt: skip
     args = parser.parse_args(argv)
-    found = options.problems(args)
-    source = args.model_pretrain_initialization
-    if source not in (None, 'imagenet') and not Path(source).is_file():
-        found.append(f"--model-pretrain-initialization {source}: no such file; give a file or 'imagenet'")
-    cli.raise_problems(found)
+    problems = options.problems(args)
+    weights = args.model_pretrain_initialization
+    if weights not in (None, 'imagenet') and not Path(weights).is_file():
+        problems.append(f"--model-pretrain-initialization {weights}: no such file; give a file or 'imagenet'")
+    cli.raise_problems(problems)
     return args
 
 
-def make_stage(args: argparse.Namespace) -> Stage:
-    """The coarse network, its learning rates and its loss."""
-    from dataset.geometry import AffineRange
+def make_run(args: argparse.Namespace, ranks: Ranks) -> Run:
+    """The stage in full view: data, network, optimizer, step, and where the run begins."""
     from model import MattingBase
     from model.pretrained import initialize
     from training.losses import base_loss
-    from training.stage import Prediction, Stage, log
+    from training.stage import begin, log, make_optimizer, open_data
+    from training.validation import Prediction
 
-    model = MattingBase(args.model_backbone)
-    if args.model_pretrain_initialization:
-        log.info('first weights from %s', initialize(model, args.model_pretrain_initialization))
+    def make_network() -> MattingBase:
+        network = MattingBase(args.model_backbone)
+        if args.model_pretrain_initialization:
+            log.info('first weights from %s', initialize(network, args.model_pretrain_initialization))
+        return network
 
-    def predict(model: Forward, batch: Any) -> Prediction:
+    def step(network: Forward, batch: Batch) -> Prediction:
         true = batch.compose(args.train_resolution)
-        pred_pha, pred_fgr, pred_err, _ = model(true.src, true.bgr)
+        pred_pha, pred_fgr, pred_err, _ = network(true.src, true.bgr)
         losses = base_loss(pred_pha, pred_fgr, pred_err, true.pha, true.fgr)
         return Prediction(losses, pred_pha, pred_fgr, {'train_pred_err': pred_err}, true)
 
-    return Stage(
-        name='base',
-        model=model,
-        learning_rates={'backbone': 1e-4, 'aspp': 5e-4, 'decoder': 5e-4},
-        matte_range=AffineRange(scale=(0.4, 1)),
-        multiple=1,
-        predict=predict,
-        identity={},
-    )
+    settings = TrainingSettings.from_options(vars(args))
+    data = open_data(settings.data, ranks, matte_scale=(0.4, 1), crop_multiple=1)
+    network = ranks.build(make_network)
+    optimizer = make_optimizer(network, {'backbone': 1e-4, 'aspp': 5e-4, 'decoder': 5e-4}, args.learning_rate_scale)
+    return begin('base', settings, ranks, data, network, optimizer, step)
+
+
+def train(args: argparse.Namespace, ranks: Ranks) -> int:
+    """Train to the end or to a signal; return the exit code."""
+    from training.loop import fit
+
+    return fit(make_run(args, ranks))
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Runs the script; returns its exit code."""
-    try:
-        args = parse(argv)
-    except ValueError as error:
-        print(f'error: {error}', file=sys.stderr)
-        return 2
-    from training.stage import train
-
-    return train(args, make_stage, [str(Path(__file__).resolve()), *(sys.argv[1:] if argv is None else argv)])
+    """Run the script; return its exit code."""
+    return options.main(__file__, parse, train, argv)
 
 
 if __name__ == '__main__':

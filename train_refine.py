@@ -19,72 +19,61 @@ from __future__ import annotations
 
 import argparse
 import sys
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from common import cli
 from common.network import RefinerSettings
 from training import options
+from training.settings import TrainingSettings
 
 if TYPE_CHECKING:
-    from training.distributed import Forward
-    from training.stage import Prediction, Stage
+    from dataset.loaders import Batch
+    from training.distributed import Forward, Ranks
+    from training.loop import Run
+    from training.validation import Prediction
 
 
 def parse(argv: list[str] | None) -> argparse.Namespace:
-    """Reads and checks the command line; raises ValueError with all that is wrong."""
+    """Read and check the command line; raise ValueError with all that is wrong."""
     parser = cli.Parser(__doc__)
     options.add_arguments(parser, batch_size=4, resolution=2048, epoch_end=1, images_interval=1000, valid_interval=2000)
-    add = parser.add_argument_group('refiner').add_argument
-    cli.add_refiner_arguments(add, RefinerSettings())
+    cli.add_refiner_arguments(parser.add_argument_group('refiner').add_argument, RefinerSettings())
     args = parser.parse_args(argv)
     cli.raise_problems(options.problems(args) + cli.refiner_problems(args))
     return args
 
 
-def make_stage(args: argparse.Namespace) -> Stage:
-    """The whole network, its learning rates and its loss."""
-    from dataset.geometry import AffineRange
+def make_run(args: argparse.Namespace, ranks: Ranks) -> Run:
+    """The stage in full view: data, network, optimizer, step, and where the run begins."""
     from model import MattingRefine
     from training.losses import refine_loss
-    from training.stage import Prediction, Stage
+    from training.stage import begin, make_optimizer, open_data
+    from training.validation import Prediction
 
-    model = MattingRefine(args.model_backbone, **vars(RefinerSettings.from_options(vars(args))))
-
-    def predict(model: Forward, batch: Any) -> Prediction:
+    def step(network: Forward, batch: Batch) -> Prediction:
         true = batch.compose(args.train_resolution)
-        pred_pha, pred_fgr, pred_pha_sm, pred_fgr_sm, pred_err_sm, ref_sm = model(true.src, true.bgr)
+        pred_pha, pred_fgr, pred_pha_sm, pred_fgr_sm, pred_err_sm, ref_sm = network(true.src, true.bgr)
         losses = refine_loss(pred_pha, pred_fgr, pred_pha_sm, pred_fgr_sm, pred_err_sm, true.pha, true.fgr)
         return Prediction(losses, pred_pha, pred_fgr, {'train_pred_err': pred_err_sm, 'train_pred_ref': ref_sm}, true)
 
-    return Stage(
-        name='refine',
-        model=model,
-        learning_rates={'backbone': 5e-5, 'aspp': 5e-5, 'decoder': 1e-4, 'refiner': 3e-4},
-        matte_range=AffineRange(scale=(0.3, 1)),
-        multiple=4,
-        predict=predict,
-        identity={
-            'backbone scale': args.model_backbone_scale,
-            'refine mode': args.model_refine_mode,
-            'refine sample pixels': args.model_refine_sample_pixels,
-            'refine threshold': args.model_refine_threshold,
-            'refine kernel size': args.model_refine_kernel_size,
-        },
-        allow_missing=('refiner.',),
-    )
+    settings, refiner = TrainingSettings.from_options(vars(args)), RefinerSettings.from_options(vars(args))
+    data = open_data(settings.data, ranks, matte_scale=(0.3, 1), crop_multiple=4)
+    network = ranks.build(lambda: MattingRefine(args.model_backbone, **vars(refiner)))
+    rates = {'backbone': 5e-5, 'aspp': 5e-5, 'decoder': 1e-4, 'refiner': 3e-4}
+    optimizer = make_optimizer(network, rates, args.learning_rate_scale)
+    return begin('refine', settings, ranks, data, network, optimizer, step, refiner)
+
+
+def train(args: argparse.Namespace, ranks: Ranks) -> int:
+    """Train to the end or to a signal; return the exit code."""
+    from training.loop import fit
+
+    return fit(make_run(args, ranks))
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Runs the script; returns its exit code."""
-    try:
-        args = parse(argv)
-    except ValueError as error:
-        print(f'error: {error}', file=sys.stderr)
-        return 2
-    from training.stage import train
-
-    return train(args, make_stage, [str(Path(__file__).resolve()), *(sys.argv[1:] if argv is None else argv)])
+    """Run the script; return its exit code."""
+    return options.main(__file__, parse, train, argv)
 
 
 if __name__ == '__main__':

@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import logging
 import os
-import signal
-import socket
 import subprocess
 import sys
-import time
+import uuid
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -18,13 +16,13 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from common.devices import choose_device
+from common.devices import choose_device, cores
 
 log = logging.getLogger(__name__)
 
 Forward = Callable[[Tensor, Tensor], tuple[Tensor, ...]]
-# How long ranks get to save and leave once one of them has ended.
-GRACE_SECONDS = 30
+# The launcher passes these on to its ranks.
+SIGNALS = 'SIGTERM,SIGINT,SIGUSR1'
 
 
 @dataclass(frozen=True)
@@ -56,6 +54,11 @@ class Ranks:
             dist.barrier()
         return result
 
+    def build(self, make: Callable[[], nn.Module]) -> Any:
+        """Make a network on this rank's device; the first rank begins, so that weights are downloaded once."""
+        # Convolutions are 1.1 to 1.2 times as fast in this layout on a CPU.
+        return self.in_turn(make).to(device=self.device, memory_format=torch.channels_last)
+
     def share_buffers(self, module: nn.Module) -> None:
         """Gives every rank the first one's buffers: BatchNorm statistics, where they are not synchronised."""
         if self.world == 1:
@@ -83,48 +86,30 @@ def gpus_to_use(device: str) -> int:
 
 
 def launch(command: Sequence[str], count: int) -> int:
-    """Runs a command once for each of `count` ranks of this machine and returns its exit code.
+    """Run a command once for each of `count` ranks of this machine, by torch's own launcher; return the exit code.
 
-    Signals are passed on, so that every rank saves; when one rank fails the others are ended too.
+    Signals are passed on, so that every rank saves; when one rank fails the others are ended, too. Either way they get
+    30 seconds before they are killed.
     """
-    with socket.socket() as free:
-        free.bind(('localhost', 0))
-        port = free.getsockname()[1]
-    shared = {**os.environ, 'MASTER_ADDR': 'localhost', 'MASTER_PORT': str(port), 'WORLD_SIZE': str(count)}
-    children = [
-        subprocess.Popen(
-            [sys.executable, *command], env={**shared, 'RANK': str(i), 'LOCAL_RANK': str(i)}, start_new_session=True
-        )
-        for i in range(count)
-    ]
+    from torch.distributed.elastic.multiprocessing.api import SignalException
+    from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+    from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
-    passed_on: list[int] = []
-
-    def pass_on(number: int, _: object = None) -> None:
-        passed_on.append(number)
-        for child in children:
-            child.send_signal(number)
-
-    numbers = [getattr(signal, name) for name in ('SIGINT', 'SIGTERM', 'SIGUSR1') if hasattr(signal, name)]
-    previous = {number: signal.signal(number, pass_on) for number in numbers}
+    # What the launcher logs of a rank that failed is a traceback of its own: the rank has said what was wrong.
+    logging.getLogger('torch.distributed.elastic').setLevel(logging.CRITICAL)
+    config = LaunchConfig(
+        min_nodes=1, max_nodes=1, nproc_per_node=count, run_id=uuid.uuid4().hex, rdzv_backend='c10d',
+        rdzv_endpoint='localhost:0', max_restarts=0, monitor_interval=0.2, signals_to_handle=SIGNALS,
+    )  # fmt: skip
+    os.environ.setdefault('OMP_NUM_THREADS', str(max(1, cores() // count)))
     try:
-        while (codes := [child.poll() for child in children]).count(None) and not any(codes):
-            time.sleep(0.2)
-        if not passed_on and None in codes:
-            pass_on(signal.SIGTERM)
-        # A rank that waits for a failed one never gets to see a signal.
-        deadline = time.monotonic() + GRACE_SECONDS
-        while None in codes and time.monotonic() < deadline:
-            time.sleep(0.2)
-            codes = [child.poll() for child in children]
-    finally:
-        for child in children:
-            child.kill()
-            child.wait()
-        for number, handler in previous.items():
-            signal.signal(number, handler)
-    first = next((code for code in codes if code), 0)
-    return first if first >= 0 else 128 - first
+        elastic_launch(config, sys.executable)(*command)
+    except ChildFailedError as error:
+        code = error.get_first_failure()[1].exitcode
+        return code if code >= 0 else 128 - code
+    except SignalException as error:
+        return 128 + int(error.sigval)
+    return 0
 
 
 def join_ranks(device: str) -> Ranks:
@@ -171,7 +156,7 @@ def distribute(module: nn.Module, ranks: Ranks, compiled: bool = False) -> nn.Mo
 
 
 def autocast_forward(net: nn.Module, device: torch.device, dtype: torch.dtype) -> Forward:
-    """The network as a function that computes in `dtype` and returns float32, so that losses are exact."""
+    """Return the network as a function that computes in `dtype` and returns float32, so that losses are exact."""
 
     def forward(src: Tensor, bgr: Tensor) -> tuple[Tensor, ...]:
         # In the layout of the weights: the networks never mix two.

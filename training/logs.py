@@ -48,7 +48,7 @@ class Logger:
     def __init__(self, folder: Path, start: int, end: int, first: bool = True):
         self.folder, self.first = folder, first
         self.terminal = first and sys.stderr.isatty()
-        self.bar = tqdm(initial=start, total=end, unit='step', disable=not self.terminal, dynamic_ncols=True)
+        self.bar: tqdm | None = None
         self.start, self.end = start, end
         self.writer: SummaryWriter | None = None
         self.purge_step: int | None = start
@@ -94,6 +94,8 @@ class Logger:
             waiting: share of the time spent waiting for data, 0..1.
         """
         if self.terminal:
+            if self.bar is None:
+                self.bar = tqdm(initial=self.start, total=self.end, unit='step', dynamic_ncols=True)
             self.bar.set_postfix_str(f'loss {loss:.4f}, {rate:.1f} samples/s, waiting {waiting:.0%}', refresh=False)
             self.bar.update(done - self.bar.n)
             self.bar.refresh()
@@ -105,6 +107,7 @@ class Logger:
 
     def close(self) -> None:
         """Finishes the files and the line."""
-        self.bar.close()
+        if self.bar is not None:
+            self.bar.close()
         if self.writer is not None:
             self._write(lambda writer: writer.close())

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import argparse
 import itertools
 import logging
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
@@ -19,20 +18,26 @@ from checkpointing.content import Content
 from checkpointing.manager import FAILURES_IN_A_ROW, Checkpoints, Point
 from checkpointing.record import CheckpointError, Record
 from common.signals import StopRequest, listening, signal_name
+from dataset.readers import ImageError
 
-from .distributed import Forward, Ranks, autocast_forward, requeue
+from .distributed import Ranks, autocast_forward, requeue
 from .logs import Logger
 from .meters import BadSteps, Meter, StepResult
 from .options import template_problem
-from .schedule import dropout_seed, due, learning_rate_factor, names_due
+from .schedule import Schedule, dropout_seed
+from .settings import LoopSettings
 from .state import TrainingState, is_dynamic
-from .validation import Score, validate
+from .validation import Prediction, Step, validate
 
 log = logging.getLogger(__name__)
 
 # On a GPU the host looks at losses, signals and bad steps only so often, because each look waits for the device.
 LOOK_INTERVAL = 10
 RESUME_HINT = 'go on with --model-last-checkpoint auto'
+
+
+class TrainingStopped(Exception):
+    """An error that a user can do something about ended a training after its first step."""
 
 
 @dataclass
@@ -42,14 +47,12 @@ class Run:
     Attributes:
         state: what is trained and saved.
         net: state.module, or its wrapper over several ranks.
-        batches: yields options.accumulate batches a step, from state.progress.step on; each has `len`, `.share` (of
+        batches: yields settings.accumulate batches a step, from state.progress.step on; each has `len`, `.share` (of
             the step's samples over all ranks), `.names` and `.to(device)`.
         valid_batches: the same batches each time they are iterated.
-        step: (model, batch) -> named loss terms with 'total'; model is a function of src and bgr.
-        score: (model, batch) -> named means, 'loss' among them.
-        pictures: (model, batch) -> named pictures (B, C, H, W).
-        options: the command line.
-        steps_per_epoch, end: optimizer steps of an epoch, and the step to stop before.
+        step: makes a prediction, with its losses, for a batch.
+        settings: what is done at a step.
+        schedule: what is due when, and learning rates.
         ranks, dtype, checkpoints, logger: where, how exactly, what is kept and what is told.
         resumed: the checkpoint that the run goes on from, if any.
     """
@@ -58,12 +61,9 @@ class Run:
     net: nn.Module
     batches: Iterable[Any]
     valid_batches: Iterable[Any]
-    step: Callable[[Forward, Any], dict[str, Tensor]]
-    score: Score
-    pictures: Callable[[Forward, Any], Mapping[str, Tensor]]
-    options: argparse.Namespace
-    steps_per_epoch: int
-    end: int
+    step: Step
+    settings: LoopSettings
+    schedule: Schedule
     ranks: Ranks
     dtype: torch.dtype
     checkpoints: Checkpoints
@@ -72,38 +72,65 @@ class Run:
 
 
 def fit(run: Run) -> int:
-    """Trains until the run's end or a signal, and returns the exit code: 0, or 128 + the signal's number.
+    """Train until the run's end or a signal; return the exit code: 0, or 128 + the signal's number.
 
     Raises:
-        FloatingPointError: ten steps in a row without a finite loss, with the names of the samples.
-        CheckpointError: three checkpoints in a row that could not be saved, or the last one.
+        ValueError, OSError: before the first step: the data, the metric or the folder will not do.
+        TrainingStopped: ten steps in a row without a finite loss, too many unreadable pictures, or checkpoints that
+            could not be saved, three in a row or the last one.
     """
-    progress, options = run.state.progress, run.options
+    try:
+        done = run.state.progress.step >= run.schedule.end and not pending_work(run)
+        if done:
+            steps = run.state.progress.step
+            log.info('nothing to do: %d steps are done; raise --epoch-end or --max-steps to go on', steps)
+        else:
+            rehearse(run)
+        if run.ranks.first and (run.resumed is not None or not done):
+            run.checkpoints.open()
+        return 0 if done else _fit(run)
+    finally:
+        run.checkpoints.close()
+        run.logger.close()
+
+
+def _fit(run: Run) -> int:
+    try:
+        return _train(run)
+    except (CheckpointError, ImageError, FloatingPointError) as error:
+        raise TrainingStopped(str(error)) from error
+    except (ValueError, OSError) as error:
+        raise RuntimeError('a fault of the toolkit, not of the command line') from error
+
+
+def _train(run: Run) -> int:
+    progress, settings, schedule = run.state.progress, run.settings, run.schedule
     look_interval = 1 if run.ranks.device.type == 'cpu' else LOOK_INTERVAL
     batches, meter, bad_steps = iter(run.batches), Meter(), BadSteps(run.state)
     run.state.module.train()
     with listening() as signal:
         if pending_work(run) and not _make_up(run, signal):
             return _stop(run, progress.step - 1, signal.number)
-        while progress.step < run.end:
+        while progress.step < schedule.end:
             step = progress.step
             result = _train_step(run, batches, meter)
             bad_steps.note(result)
             progress.step += 1
 
-            log_now = progress.step % options.log_train_loss_interval == 0
-            draw_now = progress.step % options.log_train_images_interval == 0
-            if not (progress.step % look_interval == 0 or log_now or draw_now or any(due(run, progress.step))):
+            log_now = progress.step % settings.log_train_loss_interval == 0
+            draw_now = progress.step % settings.log_train_images_interval == 0
+            due = any(schedule.due(progress.step))
+            if not (progress.step % look_interval == 0 or log_now or draw_now or due):
                 continue
             stop, late, *counts = run.ranks.agree(signal.number, _late(run), *bad_steps.counts())
             bad_steps.look(counts, result.names)
             if log_now:
                 meter.report(run.logger, run.state, result)
             if draw_now and run.ranks.first:
-                run.logger.pictures(step, _in_evaluation(run, run.pictures, result.batch))
+                run.logger.pictures(step, _predict(run, result.batch).pictures())
             if stop:
                 return _stop(run, step, int(stop))
-            if late or any(due(run, progress.step)):
+            if late or due:
                 if not _finish_step(run, step, signal, bool(late)):
                     return _stop(run, step, signal.number)
                 meter.restart()
@@ -114,14 +141,14 @@ def pending_work(run: Run) -> bool:
     """Whether the end of the last run came before all that was due after its last step: a validation or a name."""
     if run.resumed is None:
         return False
-    unnamed = not all(map(run.checkpoints.record, names_due(run, run.resumed.step)))
+    unnamed = not all(map(run.checkpoints.record, run.schedule.names_due(run.resumed.step)))
     return bool(run.ranks.agree(_unvalidated(run) or unnamed)[0])
 
 
 def _unvalidated(run: Run) -> bool:
     """Whether a signal kept the validation from being made that was due."""
     assert run.resumed is not None
-    return due(run, run.resumed.step + 1).validation and not run.resumed.metrics
+    return run.schedule.due(run.resumed.step + 1).validation and not run.resumed.metrics
 
 
 def rehearse(run: Run) -> None:
@@ -130,13 +157,13 @@ def rehearse(run: Run) -> None:
     Raises:
         ValueError: --monitor or --checkpoint-best-name names no metric.
     """
-    names = validate(run.state.module, itertools.islice(run.valid_batches, 2), run.score, run.ranks, run.dtype) or {}
+    names = _validate_module(run, run.state.module, itertools.islice(run.valid_batches, 2)) or {}
     known = [f'valid_{name}' for name in names]
     if run.state.ema is not None:
         known += [f'valid_ema_{name}' for name in names]
-    if run.options.monitor not in known:
-        raise ValueError(f'--monitor {run.options.monitor}: not one of {", ".join(known)}')
-    template = run.options.checkpoint_best_name
+    if run.settings.monitor not in known:
+        raise ValueError(f'--monitor {run.settings.monitor}: not one of {", ".join(known)}')
+    template = run.settings.checkpoint_best_name
     if template is not None and (problem := template_problem(template, known)):
         raise ValueError(f'--checkpoint-best-name {template}: {problem}')
 
@@ -144,23 +171,23 @@ def rehearse(run: Run) -> None:
 def _train_step(run: Run, batches: Iterator[Any], meter: Meter) -> StepResult:
     """Forward and backward over the accumulated parts, then the optimizer; waits for nothing on the device."""
     state, ranks, step = run.state, run.ranks, run.state.progress.step
-    factor = learning_rate_factor(step, run.end, run.options.lr_schedule, run.options.warmup_steps)
+    factor = run.schedule.learning_rate_factor(step)
     for group in state.optimizer.param_groups:
         group['lr'] = group['initial_lr'] * factor
     model = autocast_forward(run.net, ranks.device, run.dtype)
     losses: dict[str, Tensor] = {}
     names: list[str] = []
-    for part in range(run.options.accumulate):
+    for part in range(run.settings.accumulate):
         with meter.waiting():
             batch = next(batches)
         names += batch.names
         batch = batch.to(ranks.device)
         # Dropout is the one draw left to torch's global generator: seeded here, it has no state to save either.
-        torch.manual_seed(dropout_seed(run.options.seed, step, part * ranks.world + ranks.rank))
+        torch.manual_seed(dropout_seed(run.settings.seed, step, part * ranks.world + ranks.rank))
         # Gradients are averaged over ranks once, with the last part; shares make the mean one over samples.
-        last = part + 1 == run.options.accumulate
+        last = part + 1 == run.settings.accumulate
         with nullcontext() if last or ranks.world == 1 else run.net.no_sync():  # type: ignore[operator]
-            terms = run.step(model, batch)
+            terms = run.step(model, batch).losses
             total = terms['total']
             # A loss of inf can have finite gradients; times NaN they are not, and the step is left out.
             total = total * (1 + 0 * total.detach())
@@ -170,8 +197,8 @@ def _train_step(run: Run, batches: Iterator[Any], meter: Meter) -> StepResult:
     state.scaler.unscale_(state.optimizer)
     parameters = list(state.module.parameters())
     norm = get_total_norm([p.grad for p in parameters if p.grad is not None])
-    if run.options.clip_grad:
-        clip_grads_with_norm_(parameters, run.options.clip_grad, norm)
+    if run.settings.clip_grad:
+        clip_grads_with_norm_(parameters, run.settings.clip_grad, norm)
     state.scaler.step(state.optimizer)
     state.scaler.update(None if is_dynamic(state.scaler) else 1.0)
     state.optimizer.zero_grad(set_to_none=True)
@@ -183,20 +210,20 @@ def _train_step(run: Run, batches: Iterator[Any], meter: Meter) -> StepResult:
 
 def _late(run: Run) -> bool:
     """Whether the last checkpoint is older than --checkpoint-minutes."""
-    minutes = run.options.checkpoint_minutes
+    minutes = run.settings.checkpoint_minutes
     return run.ranks.first and minutes is not None and time.monotonic() - run.checkpoints.saved_at >= 60 * minutes
 
 
 def _finish_step(run: Run, step: int, signal: StopRequest, late: bool = False) -> bool:
     """Validates and saves what is due after a step; False if a signal cut that off."""
-    last = step + 1 == run.end
-    metrics = _validate(run, step, signal) if due(run, step + 1).validation else {}
+    last = step + 1 == run.schedule.end
+    metrics = _validate(run, step, signal) if run.schedule.due(step + 1).validation else {}
     if metrics is None:
         return False
     run.logger.scalars(step, metrics)
-    names = names_due(run, step, late)
+    names = run.schedule.names_due(step, late)
     if not names and _is_best(run, metrics):
-        names = {f'epoch-{step // run.steps_per_epoch}-iter-{step}': 'best'}
+        names = {run.schedule.interval_name(step): 'best'}
     if names and not _save(run, names, step, metrics, wait=last) and last:
         raise CheckpointError('the last checkpoint of the run could not be saved')
     return True
@@ -212,8 +239,8 @@ def _make_up(run: Run, signal: StopRequest) -> bool:
         if validated is None:
             return False
         metrics = validated
-    names = names_due(run, step) or {run.resumed.name: run.resumed.reason}
-    if not _save(run, names, step, metrics, wait=True) and step + 1 == run.end:
+    names = run.schedule.names_due(step) or {run.resumed.name: run.resumed.reason}
+    if not _save(run, names, step, metrics, wait=True) and step + 1 == run.schedule.end:
         raise CheckpointError('the last checkpoint of the run could not be saved')
     if unvalidated:
         # Logged only now: had the run been killed before, it would validate and log once more.
@@ -225,9 +252,9 @@ def _make_up(run: Run, signal: StopRequest) -> bool:
 def _stop(run: Run, step: int, number: int) -> int:
     """Saves after a signal, without the validation that may be due: the resumed run makes up for it."""
     reason = signal_name(number)
-    saved = _save(run, {f'epoch-{step // run.steps_per_epoch}-iter-{step}': reason}, step, {}, wait=True)
+    saved = _save(run, {run.schedule.interval_name(step): reason}, step, {}, wait=True)
     log.info('stopped by %s after step %d; %s', reason, step, RESUME_HINT if saved else 'NOT saved')
-    if saved and run.options.requeue and reason == 'SIGUSR1' and run.ranks.first:
+    if saved and run.settings.requeue and reason == 'SIGUSR1' and run.ranks.first:
         requeue()
     return 128 + number
 
@@ -240,11 +267,11 @@ def _validate(run: Run, step: int, signal: StopRequest) -> dict[str, float] | No
     if run.state.ema is not None:
         modules['valid_ema_'] = run.state.ema.module
     for prefix, module in modules.items():
-        scores = validate(module, run.valid_batches, run.score, run.ranks, run.dtype, signal.__bool__)
+        scores = _validate_module(run, module, run.valid_batches, signal)
         if scores is None:
             return None
         metrics.update({prefix + name: score for name, score in scores.items()})
-    epoch = step // run.steps_per_epoch
+    epoch = run.schedule.epoch(step)
     log.info('epoch %d, step %d: %s', epoch, step, ', '.join(f'{k} {v:.5f}' for k, v in metrics.items()))
     return metrics
 
@@ -261,7 +288,7 @@ def _save(run: Run, names: dict[str, str], step: int, metrics: dict[str, float],
         # Once a step is saved, what it logged is not logged again.
         run.logger.flush()
         content = Content(run.state.weights(), run.state.state_dict(), run.state.ema_weights())
-        run.checkpoints.save(names, Point(step, step // run.steps_per_epoch, metrics), content)
+        run.checkpoints.save(names, Point(step, run.schedule.epoch(step), metrics), content)
         if wait:
             run.checkpoints.settle()
     failures = run.ranks.agree(run.checkpoints.failures)[0]
@@ -270,10 +297,17 @@ def _save(run: Run, names: dict[str, str], step: int, metrics: dict[str, float],
     return not failures
 
 
-def _in_evaluation(run: Run, function: Callable[[Forward, Any], Any], batch: Any) -> Any:
-    """Calls a function of (model, batch) without gradients and without touching BatchNorm statistics."""
+def _validate_module(
+    run: Run, module: nn.Module, batches: Iterable[Any], signal: StopRequest | None = None
+) -> dict[str, float] | None:
+    stop = (lambda: False) if signal is None else signal.__bool__
+    return validate(module, batches, run.step, run.ranks, run.dtype, run.settings.monitor, stop)
+
+
+def _predict(run: Run, batch: Any) -> Prediction:
+    """Predict a batch without gradients and without touching BatchNorm statistics."""
     run.state.module.eval()
     with torch.no_grad():
-        result = function(autocast_forward(run.state.module, run.ranks.device, run.dtype), batch)
+        result = run.step(autocast_forward(run.state.module, run.ranks.device, run.dtype), batch)
     run.state.module.train()
     return result

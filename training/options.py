@@ -5,11 +5,16 @@ from __future__ import annotations
 import argparse
 import os
 import string
-from collections.abc import Collection
+import sys
+from collections.abc import Callable, Collection
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from common import cli
 from common.network import BACKBONES
+
+if TYPE_CHECKING:
+    from .distributed import Ranks
 
 
 def add_arguments(
@@ -96,6 +101,29 @@ def add_arguments(
     add('--compile', action=argparse.BooleanOptionalAction, default=False,
         help='compile the network: minutes at the start, faster steps')  # fmt: skip
     add('--log-dir', type=Path, default=Path('log'), metavar='DIR', help='parent of the TensorBoard folder')
+
+
+def main(
+    script: str,
+    parse: Callable[[list[str] | None], argparse.Namespace],
+    train: Callable[[argparse.Namespace, Ranks], int],
+    argv: list[str] | None,
+) -> int:
+    """Run a stage script: read its command line, then import torch and train; return the exit code.
+
+    Args:
+        script: path of the script.
+        parse: reads and checks the command line.
+        train: trains the stage.
+        argv: the words; those of the process if None.
+    """
+    try:
+        args = parse(argv)
+    except ValueError as error:
+        return cli.report_error(error, 2)
+    from .stage import run_script
+
+    return run_script(args, train, [str(Path(script).resolve()), *(sys.argv[1:] if argv is None else argv)])
 
 
 def monitor_name(text: str) -> str:

@@ -1,4 +1,4 @@
-"""Scores weights as training validates them: the fixed samples, the stage's own loss, one set after the other.
+"""Scores weights as training validates them: the fixed samples, the stage's own step, one set after the other.
 
 Also re-estimates BatchNorm statistics over training batches. Nothing here imports torch before it is needed.
 """
@@ -6,7 +6,9 @@ Also re-estimates BatchNorm statistics over training batches. Nothing here impor
 from __future__ import annotations
 
 import argparse
+import itertools
 import math
+import uuid
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,13 +17,11 @@ from typing import TYPE_CHECKING, Any
 from common import cli
 
 if TYPE_CHECKING:
-    import torch
     from torch import Tensor
 
-    from dataset.loaders import ValidationBatches, WarpedPairs
+    from checkpointing.record import Record
 
-    from .distributed import Ranks
-    from .stage import Stage
+    from .loop import Run
 
     State = Mapping[str, Tensor]
 
@@ -49,27 +49,20 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     cli.add_precision_argument(flag)
 
 
-@dataclass
+@dataclass(frozen=True)
 class Bench:
-    """A stage's network with its data, for one set of weights after the other.
+    """A run of a stage that never trains: it scores one set of weights after the other.
 
     Attributes:
-        stage: of the weights.
+        run: with the network, the data and the step of the stage.
         args: the stage script's command line.
-        ranks, dtype: where and how exactly it computes.
-        training: pictures of training.
-        valid_batches: the fixed samples.
     """
 
-    stage: Stage
+    run: Run
     args: argparse.Namespace
-    ranks: Ranks
-    dtype: torch.dtype
-    training: WarpedPairs
-    valid_batches: ValidationBatches
 
     def score(self, state: State, metric: str = 'loss') -> dict[str, float]:
-        """The validation metrics of weights, as training logs them, without 'valid_'; lower is better.
+        """Return the validation metrics of weights, as training logs them, without 'valid_'; lower is better.
 
         Args:
             state: the weights.
@@ -82,44 +75,33 @@ class Bench:
 
         from .validation import validate
 
-        load_weights(self.stage.model, state)
-        scores = validate(
-            self.stage.model,
-            self.valid_batches,
-            lambda model, batch: self.stage.predict(model, batch).scores(metric == 'conn'),
-            self.ranks,
-            self.dtype,
-        )
+        run = self.run
+        load_weights(run.state.module, state)
+        scores = validate(run.state.module, run.valid_batches, run.step, run.ranks, run.dtype, metric)
         assert scores is not None
         return scores
 
     def reestimate(self, state: State, batches: int) -> dict[str, Tensor]:
-        """The weights with BatchNorm statistics estimated anew, as plain means over training batches, without dropout.
+        """Return the weights with BatchNorm statistics as plain means over training batches, without dropout.
 
         Args:
             state: the weights; all but the statistics come back as they are.
             batches: of training, augmented as in training.
 
         Raises:
-            ValueError: batches would be too small, or the weights do not fit the network.
+            ValueError: the weights do not fit the network.
         """
         from checkpointing.average import estimating_batch_norm
-        from dataset.loaders import TrainingBatches
-        from dataset.sampling import StepSampler
         from model.weights import load_weights
 
         from .distributed import autocast_forward
-        from .stage import make_plan
 
-        module = self.stage.model
+        run, module = self.run, self.run.state.module
         load_weights(module, state)
-        pictures = (self.training.mattes, self.training.backgrounds)
-        plan = make_plan(self.args, self.stage.multiple, pictures, self.ranks)
-        workers, pin = _loading(self.args, self.ranks)
-        model = autocast_forward(module, self.ranks.device, self.dtype)
+        model = autocast_forward(module, run.ranks.device, run.dtype)
         with estimating_batch_norm(module):
-            for batch in TrainingBatches(self.training, StepSampler(plan, 0, batches), workers, pin):
-                self.stage.predict(model, batch.to(self.ranks.device))
+            for batch in itertools.islice(run.batches, batches):
+                run.step(model, batch.to(run.ranks.device))
         estimated = module.state_dict()
         return {
             name: estimated[name].to('cpu', tensor.dtype, copy=True)
@@ -129,44 +111,26 @@ class Bench:
         }
 
 
-def prepare(scripts: Mapping[str, Any], given: argparse.Namespace, state: State, options: Mapping[str, Any]) -> Bench:
-    """Builds the stage that weights belong to, and its data.
+def prepare(scripts: Mapping[str, Any], given: argparse.Namespace, state: State, record: Record | None) -> Bench:
+    """Build the stage that weights belong to, and its data.
 
     Args:
-        scripts: the stage script of each network, by the network's name.
+        scripts: the stage script of each model type.
         given: the flags of `add_arguments`; None leaves a choice to the run.
         state: weights, which say stage, backbone and the refiner's kernel size.
-        options: the command line that trained them, from a record; empty if there is none.
+        record: of the checkpoint that they come from, which says how they were trained, if there is one.
 
     Raises:
         ValueError: weights of no matting network, or what is wrong with flags or data.
     """
-    import torch
+    from common.devices import choose_device, keep_memory
 
-    from common.devices import choose_device, choose_precision, keep_memory
-    from dataset.loaders import ValidationBatches, WarpedPairs
-    from training import stage as stages
+    from .distributed import Ranks
 
-    from . import distributed as devices
-
-    script, args = _command_line(scripts, given, state, options)
-    ranks = devices.Ranks(choose_device(args.device))
+    script, args = _command_line(scripts, given, state, record)
+    ranks = Ranks(choose_device(args.device))
     keep_memory(ranks.device.type)
-    dtype = choose_precision(args.precision, ranks.device)
-    train_sources, valid_sources = stages.sources(args)
-    stage = script.make_stage(args)
-    # As in training: in another memory layout sums are taken in another order.
-    stage.model.to(ranks.device, memory_format=torch.channels_last)
-    valid = WarpedPairs(*valid_sources, stages.VALID_MATTE_RANGE, stages.VALID_BACKGROUND_RANGE)
-    side = args.train_resolution // stage.multiple * stage.multiple
-    return Bench(
-        stage,
-        args,
-        ranks,
-        dtype,
-        WarpedPairs(*train_sources, stage.matte_range, stages.BACKGROUND_RANGE),
-        ValidationBatches(valid, args.valid_samples, side, args.batch_size, *_loading(args, ranks)),
-    )
+    return Bench(script.make_run(args, ranks), args)
 
 
 def judge(
@@ -174,7 +138,7 @@ def judge(
     given: argparse.Namespace,
     average: dict[str, Tensor],
     members: Mapping[str, Callable[[], State]],
-    options: Mapping[str, Any],
+    record: Record | None,
     metric: str,
 ) -> tuple[dict[str, Tensor], dict[str, dict[str, float]], list[str]]:
     """Scores an average and its members.
@@ -184,7 +148,7 @@ def judge(
         given: the flags of `add_arguments`, `batch_norm` and `reestimate_batches`.
         average: its weights, BatchNorm statistics averaged too.
         members: how to read the weights of each, by name.
-        options: as for `prepare`.
+        record: as for `prepare`.
         metric: that decides.
 
     Returns:
@@ -193,7 +157,7 @@ def judge(
     Raises:
         ValueError: no such metric, or as `prepare`.
     """
-    bench = prepare(scripts, given, average, options)
+    bench = prepare(scripts, given, average, record)
     averages = {'the average': average}
     if given.batch_norm == 'reestimate':
         averages = {
@@ -253,32 +217,30 @@ def _percent(difference: float, of: float) -> str:
 
 
 def _command_line(
-    scripts: Mapping[str, Any], given: argparse.Namespace, state: State, options: Mapping[str, Any]
+    scripts: Mapping[str, Any], given: argparse.Namespace, state: State, record: Record | None
 ) -> tuple[Any, argparse.Namespace]:
-    """The stage script for weights, and its checked flags."""
-    from model.weights import describe
+    """Return the stage script for weights, and its checked command line."""
+    from checkpointing.origin import network_of
 
-    what = describe(state)
-    if what == 'an unknown network':
+    network = network_of(state)
+    if network is None:
         raise ValueError('--dataset-name: these are weights of no matting network, which cannot be scored')
-    model, backbone = what.split()
-    script, refines = scripts[model], model == 'MattingRefine'
-    names = OF_THE_RUN + (OF_THE_REFINER if refines else ())
-    values = {name: options[name] for name in names if options.get(name) is not None}
+    refines, values = network[0] == 'mattingrefine', {}
+    if record is not None:
+        values = {name: record.options[name] for name in OF_THE_RUN if record.options.get(name) is not None}
+        if refines and record.refiner is not None:
+            values |= {f'model_{name}': value for name, value in vars(record.refiner).items()}
     for name in OF_THE_RUN + OF_THE_REFINER + OF_THE_MACHINE:
         if getattr(given, name, None) is None:
             continue
         if name in OF_THE_REFINER and not refines:
-            raise ValueError(f'--{name.replace("_", "-")}: these are weights of the base stage, which has no refiner')
+            raise ValueError(f'{cli.flag(name)}: these are weights of the base stage, which has no refiner')
         values[name] = getattr(given, name)
-    values.update(dataset_name=given.dataset_name, model_backbone=backbone, model_name='scored')
+    # A name of its own, since nothing is read from or written to the folder of a run.
+    values |= {'dataset_name': given.dataset_name, 'model_backbone': network[1], 'model_name': uuid.uuid4().hex}
     if refines:
         values['model_refine_kernel_size'] = state['refiner.conv1.weight'].shape[2]
-    words = [word for name, value in values.items() for word in (f'--{name.replace("_", "-")}', str(value))]
-    return script, script.parse(words)
-
-
-def _loading(args: argparse.Namespace, ranks: Ranks) -> tuple[int, bool]:
-    from dataset.loaders import default_workers
-
-    return min(args.num_workers, default_workers()), ranks.device.type == 'cuda'
+    if getattr(given, 'batch_norm', None) == 'reestimate':
+        values['epoch_end'] = given.reestimate_batches  # which have at least one batch each
+    script = scripts[network[0]]
+    return script, script.parse([word for name, value in values.items() for word in (cli.flag(name), str(value))])

@@ -1,4 +1,4 @@
-"""What both stage scripts do between their flags and `fit`: data, model, resume, loaders."""
+"""What the stage scripts are made of: data, optimizer, the beginning of the run; and what goes on around them."""
 
 from __future__ import annotations
 
@@ -6,37 +6,39 @@ import argparse
 import logging
 import multiprocessing
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from checkpointing.lock import FolderLock
 from checkpointing.manager import Checkpoints
 from checkpointing.origin import read_original
-from checkpointing.record import CheckpointError, Record
+from checkpointing.record import Record, refiner_identity
 from checkpointing.resume import Resume, decide, refuse_overwriting
-from checkpointing.retention import Policy
+from common.cli import report_error
 from common.devices import choose_precision, fast_in_bfloat16, keep_memory
-from dataset.augmentation import Composite
+from common.network import RefinerSettings
 from dataset.checks import check_files
 from dataset.geometry import AffineRange
 from dataset.loaders import Source, TrainingBatches, ValidationBatches, WarpedPairs, default_workers
 from dataset.paths import read_data_config
 from dataset.sampling import SamplingPlan, StepSampler
-from dataset.sources import BackgroundFiles, ImageError, MatteFiles
+from dataset.sources import BackgroundFiles, MatteFiles
 from dataset.synthetic import SyntheticBackgrounds, SyntheticMattes
-from metrics.matting import SCALINGS, conn, fg_mse, grad, mad, mse, sad
 from model.weights import load_weights
 
-from . import distributed as devices
+from . import distributed
 from .distributed import Ranks
 from .logs import Logger, set_up_logging
-from .loop import Run, fit, pending_work, rehearse
+from .loop import Run, TrainingStopped
+from .schedule import Schedule
+from .settings import DataSettings, TrainingSettings
 from .state import EMA, Progress, TrainingState, make_scaler
+from .validation import Step
 
 log = logging.getLogger(__name__)
 
@@ -45,196 +47,121 @@ VALID_MATTE_RANGE = AffineRange(scale=(0.3, 1), flip=0)
 VALID_BACKGROUND_RANGE = AffineRange(scale=(1, 1.2), flip=0)
 
 
-@dataclass(frozen=True)
-class Prediction:
-    """What a stage makes of a batch.
+def run_script(
+    args: argparse.Namespace, train: Callable[[argparse.Namespace, Ranks], int], command: Sequence[str]
+) -> int:
+    """Run a stage script on all visible GPUs and return the exit code.
 
-    Attributes:
-        losses: named terms and 'total'.
-        pha, fgr: (B, 1, H, W) and (B, 3, H, W), 0..1.
-        more: further pictures for TensorBoard, by tag.
-        true: what was predicted from, and what should have been.
-    """
-
-    losses: dict[str, Tensor]
-    pha: Tensor
-    fgr: Tensor
-    more: dict[str, Tensor]
-    true: Composite
-
-    def scores(self, connectivity: bool = False) -> dict[str, Tensor]:
-        """The validation metrics over whole pictures, means over the batch; 'conn' only if asked for: it is slow."""
-        metrics = (sad, mse, mad, grad, conn) if connectivity else (sad, mse, mad, grad)
-        errors = {metric.__name__: metric(self.pha, self.true.pha) for metric in metrics}
-        # A crop without a subject must not make the mean over all NaN: nothing is wrong with its foreground.
-        subject = self.true.pha.amax((1, 2, 3)) > 0
-        errors['fg_mse'] = torch.where(subject, fg_mse(self.fgr, self.true.fgr, self.true.pha), 0)
-        means = {name: error.mean() * SCALINGS['bmv2'][name] for name, error in errors.items()}
-        return {'loss': self.losses['total'], **means}
-
-    def pictures(self) -> dict[str, Tensor]:
-        """The pictures for TensorBoard, under the published tags."""
-        return {
-            'train_pred_pha': self.pha,
-            'train_pred_fgr': self.fgr,
-            'train_pred_com': self.fgr * self.pha,
-            'train_true_src': self.true.src,
-            'train_true_bgr': self.true.bgr,
-            **self.more,
-        }
-
-
-@dataclass(frozen=True)
-class Stage:
-    """What differs between the stages.
-
-    Attributes:
-        name: 'base' or 'refine'.
-        model: with its first weights.
-        learning_rates: by the model's child of that name.
-        matte_range: of the training affine of foreground and alpha.
-        multiple: of which a crop's sides are multiples.
-        predict: runs the model, as a function of src and bgr, on a batch.
-        identity: flags of the stage that a run must not change when it goes on.
-        allow_missing: parts of the model that a given weight file may lack.
-    """
-
-    name: str
-    model: nn.Module
-    learning_rates: dict[str, float]
-    matte_range: AffineRange
-    multiple: int
-    predict: Callable[[devices.Forward, Any], Prediction]
-    identity: dict[str, Any]
-    allow_missing: tuple[str, ...] = ()
-
-
-def train(args: argparse.Namespace, make_stage: Callable[[argparse.Namespace], Stage], command: list[str]) -> int:
-    """Trains a stage and returns the exit code; mistakes of the user's end in one message and code 2.
+    What a user can mend ends in one message: with code 2 before the first step, else with 1.
 
     Args:
         args: the checked command line.
-        make_stage: builds the stage; called with torch's generator seeded.
-        command: the script and its arguments, to start it again for each GPU.
+        train: trains the stage; called with torch's generator seeded.
+        command: the script and its arguments, to start it once more for each GPU.
     """
-    count = devices.gpus_to_use(args.device)
+    count = distributed.gpus_to_use(args.device)
     if count > 1:
-        return devices.launch(command, count)
+        return distributed.launch(command, count)
     try:
-        run = _prepare(args, make_stage)
-        done = run.state.progress.step >= run.end and not pending_work(run)
-        if done:
-            steps = run.state.progress.step
-            log.info('nothing to do: %d steps are done; raise --epoch-end or --max-steps to go on', steps)
-        else:
-            rehearse(run)
-        if run.ranks.first and (run.resumed is not None or not done):
-            run.checkpoints.open()
+        ranks = distributed.join_ranks(args.device)
+        keep_memory(ranks.device.type)
+        set_up_logging(ranks.first)
+        torch.manual_seed(args.seed)
+        return train(args, ranks)
+    except TrainingStopped as error:
+        print(f'error: {error}', file=sys.stderr)
+        return 1
     except (ValueError, OSError) as error:
-        return _refuse(error, 2)
+        return report_error(error, 2)
     except KeyboardInterrupt:
         return 130
-    try:
-        return 0 if done else fit(run)
-    except (CheckpointError, ImageError, FloatingPointError) as error:
-        return _refuse(error, 1)
     finally:
-        run.checkpoints.close()
-        run.logger.close()
-        devices.leave_ranks()
-        # They are deaf to the signal by which the interpreter would end them.
+        distributed.leave_ranks()
+        # Loader workers ignore SIGTERM, so the interpreter's clean-up would wait for them for ever.
         for worker in multiprocessing.active_children():
             worker.kill()
 
 
-def _refuse(error: Exception, code: int) -> int:
-    print(f'error: {error}', file=sys.stderr)
-    return code
+@dataclass(frozen=True)
+class Data:
+    """The samples of a run: warped pairs of pictures, and which of them each step sees.
+
+    Attributes:
+        settings: the flags.
+        training, validation: the pairs.
+        plan: the samples of every step.
+    """
+
+    settings: DataSettings
+    training: WarpedPairs
+    validation: WarpedPairs
+    plan: SamplingPlan
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """What a run must not change when it goes on."""
+        valid = (self.settings.valid_samples, len(self.validation.mattes), len(self.validation.backgrounds))
+        return {
+            'data': self.settings.dataset_name,
+            'pictures': [self.plan.mattes, self.plan.backgrounds],
+            'samples of a step': self.plan.batch_size,
+            'resolution': self.settings.train_resolution,
+            'seed': self.settings.seed,
+            'validation': [*valid],
+        }
+
+    def training_batches(self, ranks: Ranks, start: int, end: int) -> TrainingBatches:
+        """Return the batches of this rank for the steps from `start` to before `end`."""
+        sampler = StepSampler(self.plan, start, end, self.settings.accumulate, ranks.rank, ranks.world)
+        return TrainingBatches(self.training, sampler, *self._loading(ranks))
+
+    def validation_batches(self, ranks: Ranks) -> ValidationBatches:
+        """Return the fixed validation batches of this rank."""
+        settings, multiple = self.settings, self.plan.multiple
+        side = settings.train_resolution // multiple * multiple
+        per_rank = max(1, settings.batch_size // ranks.world)
+        samples, place = settings.valid_samples, (ranks.rank, ranks.world)
+        return ValidationBatches(self.validation, samples, side, per_rank, *self._loading(ranks), *place)
+
+    def _loading(self, ranks: Ranks) -> tuple[int, bool]:
+        """Return the worker processes of this rank, and whether pictures lie in page-locked memory."""
+        workers = -(-min(self.settings.num_workers, default_workers()) // ranks.world)
+        return workers, ranks.device.type == 'cuda'
 
 
-def _prepare(args: argparse.Namespace, make_stage: Callable[[argparse.Namespace], Stage]) -> Run:
-    ranks = devices.join_ranks(args.device)
-    keep_memory(ranks.device.type)
-    set_up_logging(ranks.first)
-    train_sources, valid_sources = sources(args)
-    torch.manual_seed(args.seed)
-    # One after the other, so that weights are downloaded once.
-    stage = ranks.in_turn(lambda: make_stage(args))
-    plan = make_plan(args, stage.multiple, train_sources, ranks)
-    valid = WarpedPairs(*valid_sources, VALID_MATTE_RANGE, VALID_BACKGROUND_RANGE)
-    if min(args.valid_samples, max(map(len, valid_sources))) < ranks.world:
-        raise ValueError(f'--valid-samples: {ranks.world} ranks need at least {ranks.world} validation samples')
-    folder = args.checkpoint_dir / args.model_name
-    identity = {
-        'backbone': args.model_backbone,
-        'data': args.dataset_name,
-        'pictures': [plan.mattes, plan.backgrounds],
-        'samples of a step': plan.batch_size,
-        'resolution': args.train_resolution,
-        'seed': args.seed,
-        'validation': [args.valid_samples, *map(len, valid_sources)],
-        **stage.identity,
-    }
-    lock = FolderLock(folder)
-    if ranks.first and folder.is_dir():
-        lock.take()
-    resume = ranks.in_turn(
-        lambda: decide(args.model_last_checkpoint, folder, stage.name, identity, args.model_start_weights)
-    )
-    dtype = _precision(args.precision, resume.record, ranks.device)
-    state = _state(args, stage, ranks, dtype)
-    _begin(args, stage, state, resume, plan, folder)
-    end = min(args.epoch_end * plan.steps_per_epoch, args.max_steps or sys.maxsize)
-    log.info(
-        '%s stage on %s in %s, %d rank%s; %d + %d training pictures, %d steps of an epoch; steps %d to %d',
-        stage.name, ranks.device, str(dtype).removeprefix('torch.'), ranks.world, 's' * (ranks.world > 1),
-        plan.mattes, plan.backgrounds, plan.steps_per_epoch, state.progress.step, end,
-    )  # fmt: skip
-    if ranks.agree(state.progress.step, -state.progress.step) != [state.progress.step, -state.progress.step]:
-        raise ValueError('--checkpoint-dir: the ranks see different checkpoints; all machines must share that folder')
-    workers = -(-min(args.num_workers, default_workers()) // ranks.world)
-    pin = ranks.device.type == 'cuda'
-    sampler = StepSampler(plan, state.progress.step, end, args.accumulate, ranks.rank, ranks.world)
-    training = WarpedPairs(*train_sources, stage.matte_range, BACKGROUND_RANGE)
-    side = args.train_resolution // stage.multiple * stage.multiple
-    per_rank = max(1, args.batch_size // ranks.world)
-    plain = {name: str(value) if isinstance(value, Path) else value for name, value in vars(args).items()}
-    plain['precision'] = str(dtype).removeprefix('torch.')
-    return Run(
-        state=state,
-        net=devices.distribute(state.module, ranks, args.compile),
-        batches=TrainingBatches(training, sampler, workers, pin),
-        valid_batches=ValidationBatches(
-            valid, args.valid_samples, side, per_rank, workers, pin, ranks.rank, ranks.world
-        ),
-        step=lambda model, batch: stage.predict(model, batch).losses,
-        score=lambda model, batch: stage.predict(model, batch).scores(args.monitor.endswith('_conn')),
-        pictures=lambda model, batch: stage.predict(model, batch).pictures(),
-        options=args,
-        steps_per_epoch=plan.steps_per_epoch,
-        end=end,
-        ranks=ranks,
-        dtype=dtype,
-        checkpoints=Checkpoints(folder, stage.name, resume.run, identity, Policy.from_options(vars(args)), plain, lock),
-        logger=Logger(args.log_dir / args.model_name, state.progress.step, end, ranks.first),
-        resumed=resume.record,
-    )
+def open_data(settings: DataSettings, ranks: Ranks, matte_scale: tuple[float, float], crop_multiple: int) -> Data:
+    """Check the data and lay out the samples of every step.
 
-
-def sources(args: argparse.Namespace) -> tuple[tuple[Source, Source], tuple[Source, Source]]:
-    """The (mattes, backgrounds) of training and of validation, checked.
+    Args:
+        settings: the flags.
+        ranks: that share the samples.
+        matte_scale: least and largest scale of the training affine of foreground and alpha.
+        crop_multiple: the sides of a crop are multiples of it.
 
     Raises:
-        ValueError: all that is wrong with the data, in one message.
+        ValueError: all that is wrong with the data, in one message; too few samples for the ranks.
     """
-    if args.dataset_name == 'synthetic':
-        count = args.synthetic_size
-        valid = args.valid_samples
+    training, validation = _sources(settings)
+    plan = _plan(settings, crop_multiple, training, ranks)
+    if min(settings.valid_samples, max(map(len, validation))) < ranks.world:
+        raise ValueError(f'--valid-samples: {ranks.world} ranks need at least {ranks.world} validation samples')
+    return Data(
+        settings,
+        WarpedPairs(*training, AffineRange(scale=matte_scale), BACKGROUND_RANGE),
+        WarpedPairs(*validation, VALID_MATTE_RANGE, VALID_BACKGROUND_RANGE),
+        plan,
+    )
+
+
+def _sources(settings: DataSettings) -> tuple[tuple[Source, Source], tuple[Source, Source]]:
+    """Return the (mattes, backgrounds) of training and of validation, checked."""
+    if settings.dataset_name == 'synthetic':
+        count, valid = settings.synthetic_size, settings.valid_samples
         return (
             (SyntheticMattes(count, seed=0), SyntheticBackgrounds(count, seed=0)),
             (SyntheticMattes(valid, seed=1), SyntheticBackgrounds(valid, seed=1)),
         )
-    report = check_files(read_data_config(args.data_config, args.dataset_name))
+    report = check_files(read_data_config(settings.data_config, settings.dataset_name))
     for note in report.notes:
         log.info(note)
     report.raise_for_findings()
@@ -244,71 +171,143 @@ def sources(args: argparse.Namespace) -> tuple[tuple[Source, Source], tuple[Sour
     )
 
 
-def make_plan(args: argparse.Namespace, multiple: int, sources: tuple[Source, Source], ranks: Ranks) -> SamplingPlan:
-    """The samples of every step.
+def _plan(settings: DataSettings, multiple: int, sources: tuple[Source, Source], ranks: Ranks) -> SamplingPlan:
+    """Lay out the samples of every step; raise ValueError where some batches are too small for BatchNorm.
 
-    Raises:
-        ValueError: some batches would be too small for BatchNorm, which needs two samples: on every rank where it is
-            not synchronised, as it is over GPUs.
+    It needs two samples: on every rank, unless it is synchronised, as it is over GPUs.
     """
-    plan = SamplingPlan(
-        *map(len, sources), args.batch_size * args.accumulate, args.train_resolution, multiple, args.seed
-    )
+    samples = settings.batch_size * settings.accumulate
+    plan = SamplingPlan(len(sources[0]), len(sources[1]), samples, settings.train_resolution, multiple, settings.seed)
     synchronised = ranks.device.type == 'cuda' and ranks.world > 1
-    least = 2 * args.accumulate * ranks.world
+    least = 2 * settings.accumulate * ranks.world
     if not synchronised and plan.smallest_batch < least:
         raise ValueError(
-            f'--batch-size {args.batch_size}: with {plan.samples_per_epoch} samples of an epoch, --accumulate '
-            f'{args.accumulate} and {ranks.world} ranks, some batches have {plan.smallest_batch} samples, and at least '
-            f'{least} are needed; change the batch size or use fewer ranks'
+            f'--batch-size {settings.batch_size}: with {plan.samples_per_epoch} samples of an epoch, --accumulate '
+            f'{settings.accumulate} and {ranks.world} ranks, some batches have {plan.smallest_batch} samples, and at '
+            f'least {least} are needed; change the batch size or use fewer ranks'
         )
     return plan
 
 
-def _precision(name: str, goes_on_from: Record | None, device: torch.device) -> torch.dtype:
-    """The dtype of the network; 'auto' keeps that of the run that goes on."""
-    if name == 'auto' and goes_on_from is not None:
-        name = goes_on_from.options.get('precision', 'auto')
+def make_optimizer(network: nn.Module, rates: Mapping[str, float], scale: float) -> torch.optim.Optimizer:
+    """Make the optimizer, Adam.
+
+    Args:
+        network: on its device.
+        rates: learning rate of each of the network's children that is trained.
+        scale: multiplies all rates.
+    """
+    groups: list[dict[str, Any]] = [
+        {'name': name, 'params': list(getattr(network, name).parameters()), 'lr': rate * scale}
+        for name, rate in rates.items()
+    ]
+    for group in groups:
+        group['initial_lr'] = group['lr']
+    device = groups[0]['params'][0].device.type
+    return torch.optim.Adam(groups, fused=device in ('cuda', 'cpu'))
+
+
+def begin(
+    stage: str,
+    settings: TrainingSettings,
+    ranks: Ranks,
+    data: Data,
+    network: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    step: Step,
+    refiner: RefinerSettings | None = None,
+) -> Run:
+    """Begin a run, or put it where it was when it stopped; says in one line which.
+
+    Args:
+        stage: 'base' or 'refine'.
+        settings: the flags.
+        ranks: that train.
+        data: what is trained on.
+        network: with its first weights, on its device.
+        optimizer: of the network.
+        step: makes a prediction, with its losses, for a batch.
+        refiner: settings of the refine stage; weights that a new run takes may lack its parameters.
+
+    Raises:
+        CheckpointError: the checkpoint is not one to go on from, or the folder is in use.
+        FileNotFoundError: no such file.
+        ValueError: the weights do not fit the network.
+    """
+    folder = settings.run.checkpoint_dir / settings.run.model_name
+    identity = {'backbone': settings.run.model_backbone, **data.identity}
+    if refiner is not None:
+        identity |= refiner_identity(refiner)
+    lock = FolderLock(folder)
+    if ranks.first and folder.is_dir():
+        lock.take()
+    last, start = settings.run.model_last_checkpoint, settings.run.model_start_weights
+    resume = ranks.in_turn(lambda: decide(last, folder, stage, identity, start))
+    dtype = _precision(settings.run.precision, resume.record, ranks.device)
+    ema = EMA(network, settings.run.ema_decay) if settings.run.ema_decay else None
+    state = TrainingState(network, optimizer, make_scaler(ranks.device, dtype), ema)
+    schedule = Schedule(settings.schedule, data.plan.steps_per_epoch)
+    _put_in_place(settings, state, resume, schedule, folder, () if refiner is None else ('refiner.',))
+    position = state.progress.step
+    log.info(
+        '%s stage on %s in %s, %d rank%s; %d + %d training pictures, %d steps of an epoch; steps %d to %d',
+        stage, ranks.device, str(dtype).removeprefix('torch.'), ranks.world, 's' * (ranks.world > 1),
+        data.plan.mattes, data.plan.backgrounds, schedule.steps_per_epoch, position, schedule.end,
+    )  # fmt: skip
+    if ranks.agree(position, -position) != [position, -position]:
+        raise ValueError('--checkpoint-dir: the ranks see different checkpoints; all machines must share that folder')
+    options = {**settings.options, 'precision': str(dtype).removeprefix('torch.')}
+    return Run(
+        state=state,
+        net=distributed.distribute(network, ranks, settings.run.compile),
+        batches=data.training_batches(ranks, position, schedule.end),
+        valid_batches=data.validation_batches(ranks),
+        step=step,
+        settings=settings.loop,
+        schedule=schedule,
+        ranks=ranks,
+        dtype=dtype,
+        checkpoints=Checkpoints(folder, stage, resume.run, identity, settings.policy, options, lock),
+        logger=Logger(settings.run.log_dir / settings.run.model_name, position, schedule.end, ranks.first),
+        resumed=resume.record,
+    )
+
+
+def _precision(name: str, resumed: Record | None, device: torch.device) -> torch.dtype:
+    """Return the dtype of the network; 'auto' keeps that of the run that goes on."""
+    if name == 'auto' and resumed is not None:
+        name = resumed.options.get('precision', 'auto')
         if name == 'auto' and fast_in_bfloat16(device):
-            # Records name what was taken; older ones say 'auto', which was this.
+            # Records name the dtype; those of earlier versions say 'auto', which was bfloat16 here.
             name = 'bfloat16'
     return choose_precision(name, device)
 
 
-def _state(args: argparse.Namespace, stage: Stage, ranks: Ranks, dtype: torch.dtype) -> TrainingState:
-    # Convolutions are 1.1 to 1.2 times as fast in this layout on a CPU.
-    module = stage.model.to(ranks.device, memory_format=torch.channels_last)
-    groups = [
-        {'name': name, 'params': list(getattr(module, name).parameters()), 'lr': rate * args.learning_rate_scale}
-        for name, rate in stage.learning_rates.items()
-    ]
-    for group in groups:
-        group['initial_lr'] = group['lr']
-    optimizer = torch.optim.Adam(groups, fused=ranks.device.type in ('cuda', 'cpu'))
-    ema = EMA(module, args.ema_decay) if args.ema_decay else None
-    return TrainingState(module, optimizer, make_scaler(ranks.device, dtype), ema)
-
-
-def _begin(
-    args: argparse.Namespace, stage: Stage, state: TrainingState, resume: Resume, plan: SamplingPlan, folder: Path
+def _put_in_place(
+    settings: TrainingSettings,
+    state: TrainingState,
+    resume: Resume,
+    schedule: Schedule,
+    folder: Path,
+    allow_missing: tuple[str, ...],
 ) -> None:
-    """Puts the state where the run begins, and says in one line how it begins."""
+    """Put the state where the run begins, and say in one line how it begins."""
+    asked = settings.run.epoch_start
     if resume.record is not None and resume.content is not None:
         state.load_state_dict(resume.content.state, resume.content.weights, resume.content.ema)
-        position = state.progress.step // plan.steps_per_epoch
+        epoch = schedule.epoch(state.progress.step)
         # Under auto the same line serves the first start and every restart.
-        if args.epoch_start not in (None, position) and args.model_last_checkpoint != 'auto':
-            raise ValueError(f'--epoch-start {args.epoch_start}: {resume.record.name}.pth goes on in epoch {position}')
+        if asked not in (None, epoch) and settings.run.model_last_checkpoint != 'auto':
+            raise ValueError(f'--epoch-start {asked}: {resume.record.name}.pth goes on in epoch {epoch}')
         log.info('continuing this run from %s.pth: step %d, epoch %d, 100.0 %% of the parameters',
-                 resume.record.name, state.progress.step, position)  # fmt: skip
+                 resume.record.name, state.progress.step, epoch)  # fmt: skip
         return
-    first_epoch = args.epoch_start or 0
-    refuse_overwriting(folder, resume.run, first_epoch)
+    refuse_overwriting(folder, resume.run, asked or 0)
     if resume.weights is not None:
         weights = read_original(resume.weights).file
-        log.info('new run with weights from %s', load_weights(state.module, weights, stage.allow_missing))
+        log.info('new run with weights from %s', load_weights(state.module, weights, allow_missing))
     else:
         log.info('new run with new weights')
-        if stage.allow_missing:
-            log.warning('the %s stage learns far worse without a base checkpoint: --model-start-weights', stage.name)
-    state.progress = Progress(step=first_epoch * plan.steps_per_epoch)
+        if allow_missing:
+            log.warning('the refine stage learns far worse without a base checkpoint: --model-start-weights')
+    state.progress = Progress(step=(asked or 0) * schedule.steps_per_epoch)

@@ -15,7 +15,9 @@ import checkpoints
 from checkpointing.average import average, estimating_batch_norm
 from checkpointing.convert import convert_state, write_state
 from checkpointing.diff import compare, flatten, summarize
+from checkpointing.record import Record, refiner_identity
 from checkpoints import STAGES
+from common.network import RefinerSettings
 from model import MattingRefine
 from training import scoring
 
@@ -268,23 +270,24 @@ def test_the_refine_stage_takes_its_settings_from_weights_then_flags_then_the_re
     weights = MattingRefine('mobilenetv2', 0.5, 'sampling', 160, 0.5, 1).state_dict()
     options = {
         'train_resolution': 128, 'valid_samples': 2, 'synthetic_size': 4, 'batch_size': 2, 'epoch_end': 9,
-        'model_refine_mode': 'full', 'model_backbone_scale': 0.5, 'model_refine_kernel_size': 3, 'data_config': None,
-        'model_backbone': 'resnet50', 'precision': 'bfloat16',
+        'data_config': None, 'model_backbone': 'resnet50', 'precision': 'bfloat16',
     }  # fmt: skip
-    bench = scoring.prepare(STAGES, given(train_resolution=64, precision='float32'), weights, options)
+    identity = refiner_identity(RefinerSettings(0.5, 'full', refine_kernel_size=3))
+    record = Record('r', 'refine', 'epoch-0', 1, 0, {}, 'epoch', identity, {}, options)
+    bench = scoring.prepare(STAGES, given(train_resolution=64, precision='float32'), weights, record)
     args = bench.args
     assert (args.train_resolution, args.valid_samples, args.batch_size, args.epoch_end) == (64, 2, 2, 1)
     assert (args.model_backbone, args.model_backbone_scale) == ('mobilenetv2', 0.5)
     assert (args.model_refine_mode, args.model_refine_kernel_size) == ('full', 1)
-    assert (bench.dtype, bench.stage.name) == (torch.float32, 'refine')
+    assert (bench.run.dtype, bench.run.checkpoints.stage) == (torch.float32, 'refine')
     assert bench.score(weights).keys() == {'loss', 'sad', 'mse', 'mad', 'grad', 'fg_mse'}
-    defaults = scoring.prepare(STAGES, given(valid_samples=2, synthetic_size=4), weights, {}).args
+    defaults = scoring.prepare(STAGES, given(valid_samples=2, synthetic_size=4), weights, None).args
     assert (defaults.train_resolution, defaults.model_refine_sample_pixels) == (2048, 80_000)
 
 
 def test_weights_of_nothing_known_and_flags_of_the_other_stage_are_refused(trained):
     with pytest.raises(ValueError, match='weights of no matting network'):
-        scoring.prepare(STAGES, given(), {'w': torch.zeros(1)}, {})
+        scoring.prepare(STAGES, given(), {'w': torch.zeros(1)}, None)
     base = load(trained / 'checkpoint/whole/epoch-0.pth')
     with pytest.raises(ValueError, match='--model-refine-mode: these are weights of the base stage'):
-        scoring.prepare(STAGES, given(model_refine_mode='full'), base, {})
+        scoring.prepare(STAGES, given(model_refine_mode='full'), base, None)

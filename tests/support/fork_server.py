@@ -25,8 +25,8 @@ import torch
 
 import train_base  # noqa: F401
 import train_refine  # noqa: F401
+import training.stage  # noqa: F401
 from support import sabotage
-from training import stage as stages  # noqa: F401
 
 
 def start(request):

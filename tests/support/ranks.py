@@ -4,7 +4,6 @@ BatchNorm is frozen, since torch synchronises it on GPUs only; a plain SGD step 
 the weights.
 """
 
-import argparse
 import sys
 from pathlib import Path
 
@@ -21,13 +20,16 @@ from training.logs import Logger
 from training.loop import Run, _train_step
 from training.losses import base_loss
 from training.meters import Meter
+from training.schedule import Schedule
+from training.settings import LoopSettings, ScheduleSettings
 from training.state import TrainingState, make_scaler
+from training.validation import Prediction
 
 
 def step(model, batch):
     true = batch.compose(64)
     pha, fgr, err, _ = model(true.src, true.bgr)
-    return base_loss(pha, fgr, err, true.pha, true.fgr)
+    return Prediction(base_loss(pha, fgr, err, true.pha, true.fgr), pha, fgr, {}, true)
 
 
 def one_step(folder, accumulate):
@@ -41,9 +43,10 @@ def one_step(folder, accumulate):
     # 10 samples in one step: over 3 parts they are 3, 3 and 4.
     sampler = StepSampler(SamplingPlan(10, 10, 10, 64), 0, 1, accumulate, ranks.rank, ranks.world)
     batches = TrainingBatches(data, sampler, 0, pin=False)
-    options = argparse.Namespace(accumulate=accumulate, clip_grad=None, seed=0, lr_schedule='constant', warmup_steps=0)
+    settings = LoopSettings(0, accumulate, None, 1, 1, 'valid_loss', None, None, False)
+    schedule = Schedule(ScheduleSettings(1, 1, 1, 1, 1, 'constant', 0), steps_per_epoch=1)
     run = Run(
-        state, devices.distribute(module, ranks), batches, [], step, step, step, options, 1, 1, ranks, torch.float32,
+        state, devices.distribute(module, ranks), batches, [], step, settings, schedule, ranks, torch.float32,
         Checkpoints(Path(folder), 'base', 'run', {}), Logger(Path(folder), 0, 1, first=False),
     )  # fmt: skip
     result = _train_step(run, iter(batches), Meter())

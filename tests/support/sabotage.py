@@ -19,7 +19,7 @@ import training.loop
 from checkpointing.manager import Checkpoints
 from common.files import Disk
 from dataset.synthetic import SyntheticBackgrounds, SyntheticMattes
-from training import stage as stages
+from training import stage
 from training.state import TrainingState
 
 # Made in the run's current folder when something goes wrong, for the time.
@@ -166,7 +166,7 @@ def hang_at(step, path):
 
 def impatient(seconds):
     """A run waits less long for the folder's lock."""
-    stages.FolderLock.__init__.__defaults__ = (seconds,)
+    stage.FolderLock.__init__.__defaults__ = (seconds,)
 
 
 def note_names(folder):

@@ -13,7 +13,7 @@ from checkpointing.record import read_records
 from checkpointing.retention import Policy
 from dataset.augmentation import Composite
 from metrics import matting as metrics
-from training import stage as stages
+from training.validation import Prediction
 
 RUN = Path('checkpoint/run')
 CHEAP = {'valid_loss', 'valid_sad', 'valid_mse', 'valid_mad', 'valid_grad', 'valid_fg_mse'}
@@ -30,7 +30,7 @@ def test_a_batch_has_the_mean_of_its_pictures_as_papers_print_it():
     pha, true_pha, fgr, true_fgr = (torch.rand(2, channels, 12, 16) for channels in (1, 1, 3, 3))
     true_pha[1] = 0
     true = Composite(src=fgr, bgr=fgr, pha=true_pha, fgr=true_fgr)
-    scores = stages.Prediction({'total': torch.tensor(0.25)}, pha, fgr, {}, true).scores(connectivity=True)
+    scores = Prediction({'total': torch.tensor(0.25)}, pha, fgr, {}, true).scores(connectivity=True)
     factors = {'sad': 1e-3, 'mse': 1e3, 'mad': 1e3, 'grad': 1, 'conn': 1}
     for name, factor in factors.items():
         assert scores[name].item() == pytest.approx(getattr(metrics, name)(pha, true_pha).mean().item() * factor)
@@ -44,7 +44,7 @@ def test_a_batch_has_the_mean_of_its_pictures_as_papers_print_it():
 def test_a_foreground_that_is_not_a_number_is_never_the_best():
     ones = torch.ones(2, 3, 4, 4)
     true = Composite(src=ones, bgr=ones, pha=ones[:, :1], fgr=ones)
-    scores = stages.Prediction({'total': ones.mean()}, ones[:, :1], ones * float('nan'), {}, true).scores()
+    scores = Prediction({'total': ones.mean()}, ones[:, :1], ones * float('nan'), {}, true).scores()
     assert scores['fg_mse'].isnan()
 
 
@@ -72,11 +72,9 @@ def test_connectivity_is_measured_where_it_decides_and_only_there(tiny):
 
 def test_a_run_whose_records_know_fewer_metrics_goes_on(tiny, monkeypatch, capsys):
     words = {'checkpoint_interval': 1, 'log_valid_interval': 1, 'epoch_end': 1, 'model_last_checkpoint': 'auto'}
-    full = stages.Prediction.scores
+    full = Prediction.scores
     with monkeypatch.context() as patched:
-        patched.setattr(
-            stages.Prediction, 'scores', lambda *given: {k: full(*given)[k] for k in ('loss', 'sad', 'mse')}
-        )
+        patched.setattr(Prediction, 'scores', lambda *given: {k: full(*given)[k] for k in ('loss', 'sad', 'mse')})
         assert train_base.main(flags('run', max_steps=2, **words)) == 0
     assert record(RUN, 'epoch-0-iter-1')['metrics'].keys() == {'valid_loss', 'valid_sad', 'valid_mse'}
     # What the old ones do not know cannot make them the best, and does not make them superfluous.
@@ -89,9 +87,9 @@ def test_a_run_whose_records_know_fewer_metrics_goes_on(tiny, monkeypatch, capsy
 
 def test_names_of_the_best_pass_over_records_that_lack_what_is_named(tiny, monkeypatch, caplog):
     words = {'checkpoint_interval': 1, 'log_valid_interval': 1, 'epoch_end': 1, 'model_last_checkpoint': 'auto'}
-    full = stages.Prediction.scores
+    full = Prediction.scores
     with monkeypatch.context() as patched:
-        patched.setattr(stages.Prediction, 'scores', lambda *given: {'loss': full(*given)['loss']})
+        patched.setattr(Prediction, 'scores', lambda *given: {'loss': full(*given)['loss']})
         assert train_base.main(flags('run', max_steps=2, **words)) == 0
     named = flags('run', checkpoint_best=3, checkpoint_keep=1, checkpoint_best_name='grad-{valid_grad:.1f}', **words)
     assert train_base.main(named) == 0

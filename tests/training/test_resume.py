@@ -1,6 +1,5 @@
 """A resumed run is the uninterrupted one: at any step, with any number of workers, in every part of its state."""
 
-import argparse
 import copy
 import signal
 from collections import OrderedDict
@@ -17,6 +16,8 @@ from checkpointing.retention import Policy
 from training.distributed import Ranks
 from training.logs import Logger
 from training.loop import Run, fit
+from training.schedule import Schedule
+from training.settings import LoopSettings, ScheduleSettings
 from training.state import EMA, TrainingState, make_scaler
 
 TINY = ('tiny',)
@@ -123,12 +124,22 @@ class Batch:
 # Step 2 overflows at any scale, step 7 at the scale that a forgetful run would have. Steps 3 and 4 have no finite loss:
 # a run that is cut after step 3 is cut in a row of bad steps.
 LOUD = {2: 1e3, 3: float('nan'), 4: float('nan'), 7: 300.0}
-RESUME_HINT, END = 4, 9
+CUT, END = 4, 9
 
 
-def step_losses(model, batch):
+class Loud:
+    """What the stage predicts, as far as the loop looks at it."""
+
+    def __init__(self, losses):
+        self.losses = losses
+
+    def scores(self, _):
+        return {'loss': torch.zeros(())}
+
+
+def step(model, batch):
     (out,) = model(batch.src, batch.bgr)
-    return {'total': (out**2).mean() * LOUD.get(batch.step, 1.0)}
+    return Loud({'total': (out**2).mean() * LOUD.get(batch.step, 1.0)})
 
 
 def make_run(folder, seed):
@@ -138,14 +149,14 @@ def make_run(folder, seed):
     groups = [{'params': list(net.parameters()), 'lr': 0.01, 'initial_lr': 0.01, 'name': 'all'}]
     scaler = torch.amp.GradScaler('cpu', init_scale=2.0**120, growth_interval=2)
     state = TrainingState(net, torch.optim.Adam(groups), scaler, EMA(net, 0.9))
-    options = argparse.Namespace(
-        accumulate=1, clip_grad=None, seed=0, lr_schedule='cosine', warmup_steps=2, log_train_loss_interval=100,
-        log_train_images_interval=100, log_valid_interval=100, checkpoint_interval=1, checkpoint_epoch_interval=100,
-        checkpoint_minutes=None, requeue=False, monitor='valid_loss',
+    settings = LoopSettings(
+        seed=0, accumulate=1, clip_grad=None, log_train_loss_interval=100, log_train_images_interval=100,
+        monitor='valid_loss', checkpoint_best_name=None, checkpoint_minutes=None, requeue=False,
     )  # fmt: skip
+    schedule = Schedule(ScheduleSettings(1, END, 100, 1, 100, 'cosine', 2), steps_per_epoch=100)
     policy = Policy(states=END)
     return Run(
-        state, net, [], [Batch(1000)], step_losses, lambda *_: {'loss': torch.zeros(())}, None, options, 100, END,
+        state, net, [], [Batch(1000)], step, settings, schedule,
         Ranks(torch.device('cpu')), torch.float32, Checkpoints(folder, 'base', 'run', {}, policy),
         Logger(folder / 'log', 0, END, first=False),
     )  # fmt: skip
@@ -165,7 +176,7 @@ def uninterrupted(tmp_path_factory):
     return finish(make_run(tmp_path_factory.mktemp('uninterrupted'), seed=0))
 
 
-def check_resumed_equals_uninterrupted(folder, uninterrupted, cut=RESUME_HINT, forget=lambda content: None):
+def check_resumed_equals_uninterrupted(folder, uninterrupted, cut=CUT, forget=lambda content: None):
     """Goes on once so many steps are done, and compares all that is saved from then on.
 
     Args:
@@ -227,7 +238,7 @@ def forget_buffers(name, value):
         'updates of the average': lambda c: c.state.update(ema_updates=0),
         'bad steps': lambda c: c.state['progress'].update(skipped=0),
         'bad steps in a row': lambda c: c.state['progress'].update(skipped_in_a_row=0),
-        'step': lambda c: c.state['progress'].update(step=RESUME_HINT - 1),
+        'step': lambda c: c.state['progress'].update(step=CUT - 1),
         'running mean': forget_buffers('norm.running_mean', 0.0),
         'running variance': forget_buffers('norm.running_var', 1.0),
         'batches tracked': forget_buffers('norm.num_batches_tracked', 0),
@@ -241,7 +252,7 @@ def test_leaving_out_a_part_of_the_state_is_seen(tmp_path, uninterrupted, forget
 
 
 def test_leaving_out_the_scaler_changes_weights_once_a_step_overflows(tmp_path, uninterrupted):
-    content = copy.deepcopy(uninterrupted[RESUME_HINT - 1])
+    content = copy.deepcopy(uninterrupted[CUT - 1])
     run = make_run(tmp_path, seed=1)
     run.state.load_state_dict({**content.state, 'scaler': {}}, content.weights, content.ema)
     resumed = finish(run)

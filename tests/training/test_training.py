@@ -12,7 +12,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 import train_base
 import train_refine
-from training.loop import learning_rate_factor
+from training.schedule import learning_rate_factor
 
 
 @pytest.fixture(scope='module')
@@ -241,16 +241,18 @@ def test_the_average_survives_a_step_without_a_finite_loss():
      (4, 1001, 'cpu', 2, False), (4, 1000, 'cpu', 2, True), (2, 3, 'cpu', 1, False)],
 )  # fmt: skip
 def test_batches_that_batchnorm_can_learn_from(batch, count, device, world, fits):
-    from training import stage as stages
     from training.distributed import Ranks
+    from training.settings import TrainingSettings
+    from training.stage import open_data
 
-    args = train_base.parse(flags('run', batch_size=batch))
+    words = flags('run', batch_size=batch, synthetic_size=count, valid_samples=world)
+    settings = TrainingSettings.from_options(vars(train_base.parse(words)))
     ranks = Ranks(torch.device(device), 0, world)
     if fits:
-        assert stages.make_plan(args, 1, (range(count), range(count)), ranks).batch_size == batch
+        assert open_data(settings.data, ranks, (0.4, 1), 1).plan.batch_size == batch
     else:
         with pytest.raises(ValueError, match='at least'):
-            stages.make_plan(args, 1, (range(count), range(count)), ranks)
+            open_data(settings.data, ranks, (0.4, 1), 1)
 
 
 @pytest.mark.parametrize('script', ['train_base', 'train_refine', 'inference_images'])
