@@ -40,7 +40,7 @@ from common.console import megabytes, progress, say, table
 from training import scoring
 
 if TYPE_CHECKING:
-    from checkpointing.inventory import Run
+    from checkpointing.inventory import RecordedRun
     from checkpointing.verify import Verdict
 
 # By the model type that a stage trains.
@@ -201,7 +201,7 @@ def prune(args: argparse.Namespace) -> int:
     return 0
 
 
-def _prune_run(run: Run, args: argparse.Namespace) -> str | None:
+def _prune_run(run: RecordedRun, args: argparse.Namespace) -> str | None:
     """Prunes one run; returns why it did not."""
     from checkpointing.inventory import freed
     from checkpointing.links import refresh
@@ -236,18 +236,20 @@ def _prune_run(run: Run, args: argparse.Namespace) -> str | None:
 def pin(args: argparse.Namespace) -> int:
     """Pins checkpoints, or takes their pins away."""
     from checkpointing.inventory import checkpoint_of
+    from common.files import Disk, write_durable
 
-    pins = {}
+    disk, pins = Disk(), {}
     for path in args.files:
         folder, name = checkpoint_of(path)
         pins[name] = folder / f'{name}.pin'
     for name, path in pins.items():
         there = path.exists()
         if args.remove:
-            path.unlink(missing_ok=True)
+            if there:
+                disk.unlink(path)
             print(f'{name} is no longer pinned' if there else f'{name} was not pinned')
         else:
-            path.touch()
+            write_durable(disk, path, lambda _: None)
             print(f'{name} {"was pinned already" if there else "is pinned"}')
     return 0
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from .inventory import Run
+from .inventory import RecordedRun
 from .origin import Origin, find_origin
 from .verify import Verifier
 
@@ -116,7 +116,7 @@ def _check(
         raise ValueError(f'{name} has values that are not finite, in {", ".join(broken[:3])}; leave it out')
 
 
-def choose_members(run: Run, monitor: str, best: int | None, last: int | None, ema: bool = False) -> list[Path]:
+def choose_members(run: RecordedRun, monitor: str, best: int | None, last: int | None, ema: bool = False) -> list[Path]:
     """Choose the files of a run that are to be averaged, oldest first.
 
     Args:

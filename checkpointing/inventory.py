@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from .record import Record, best_records, broken_records, read_records
+from .record import Record, broken_records, read_records
 from .retention import LEAST_STATES, Policy, decide_kept
 from .verify import Verdict, inode, owner, read_provenance, record_problem
 
@@ -15,7 +15,7 @@ WEIGHTS = ('.pth', '.pt', '.safetensors')
 
 
 @dataclass(frozen=True)
-class Run:
+class RecordedRun:
     """The checkpoints of one run and stage in a folder; several may share one.
 
     Attributes:
@@ -67,7 +67,7 @@ class Run:
         Raises:
             ValueError: there are fewer.
         """
-        found = best_records((r for r in self.records if r.has(self.folder, kind)), metric, self.policy().mode, count)
+        found = self.policy(monitor=metric).best_records((r for r in self.records if r.has(self.folder, kind)), count)
         return self._enough(found, count, f'{kind} and a finite {metric}')
 
     def newest(self, count: int, kind: str) -> list[Record]:
@@ -108,12 +108,12 @@ def run_folders(parent: Path) -> list[Path]:
     return [path for path in (parent, *sorted(parent.iterdir())) if path.is_dir() and _holds_checkpoints(path)]
 
 
-def runs(folder: Path) -> list[Run]:
+def runs(folder: Path) -> list[RecordedRun]:
     """The runs in a folder, the one that wrote last at the end."""
     grouped: dict[tuple[str, str], list[Record]] = {}
     for record in read_records(folder):
         grouped.setdefault((record.run, record.stage), []).append(record)
-    found = [Run(folder, run, stage, records) for (run, stage), records in grouped.items()]
+    found = [RecordedRun(folder, run, stage, records) for (run, stage), records in grouped.items()]
     return sorted(found, key=lambda run: max(record.written for record in run.records))
 
 
@@ -130,7 +130,7 @@ def checkpoint_of(path: Path) -> tuple[Path, str]:
     return real.parent, owned[0].name
 
 
-def the_run(folder: Path | None, parent: Path) -> Run:
+def the_run(folder: Path | None, parent: Path) -> RecordedRun:
     """The only run in a folder, or below the parent if no folder is given.
 
     Raises:
@@ -192,7 +192,7 @@ def inventory(folder: Path, check: Callable[[Path], Verdict] | None = None) -> d
     }
 
 
-def _checkpoints(run: Run, check: Callable[[Path], Verdict] | None) -> Iterator[dict[str, Any]]:
+def _checkpoints(run: RecordedRun, check: Callable[[Path], Verdict] | None) -> Iterator[dict[str, Any]]:
     policy = run.policy()
     kept = decide_kept(run.records, policy, run.folder)
     due = run.due_files()
@@ -211,7 +211,7 @@ def _checkpoints(run: Run, check: Callable[[Path], Verdict] | None) -> Iterator[
         }
 
 
-def _damage(run: Run, record: Record, path: Path, check: Callable[[Path], Verdict] | None) -> str:
+def _damage(run: RecordedRun, record: Record, path: Path, check: Callable[[Path], Verdict] | None) -> str:
     if check is not None:
         verdict = check(path)
         return f'{path.name}: {verdict.text}' if verdict.damaged else ''

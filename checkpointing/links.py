@@ -14,7 +14,7 @@ from string import Formatter
 
 from common.files import Disk, digest, unlink_quietly, write_durable
 
-from .record import CheckpointError, Record, best_records
+from .record import CheckpointError, Record
 from .retention import Policy
 
 log = logging.getLogger(__name__)
@@ -30,7 +30,7 @@ def refresh(disk: Disk, folder: Path, records: Sequence[Record], newest: Record,
         newest: the checkpoint just written.
         policy: says what is best, and how the best are named.
     """
-    best = best_records((r for r in records if r.has(folder, 'weights')), policy.monitor, policy.mode, policy.best)
+    best = policy.best_records(r for r in records if r.has(folder, 'weights'))
     wanted = {'last.pth': newest.files['weights'].name}
     if best:
         wanted['best.pth'] = best_file(best[0], policy.monitor)

@@ -33,7 +33,7 @@ from . import links
 from .content import Content, file_name, tensor_bytes
 from .links import link_file
 from .lock import FolderLock
-from .record import CheckpointError, File, Record, best_records, read_records
+from .record import CheckpointError, File, Record, read_records
 from .retention import Policy, removable, remove
 
 log = logging.getLogger(__name__)
@@ -148,8 +148,7 @@ class Checkpoints:
         self.settle()
         records = [r for r in self.records() if r.has(self.folder, 'weights')]
         candidate = Record(self.run, self.stage, '', -1, 0, metrics, '', {}, {})
-        best = best_records([*records, candidate], self.policy.monitor, self.policy.mode, self.policy.best)
-        return candidate in best
+        return candidate in self.policy.best_records([*records, candidate])
 
     def record(self, name: str) -> Record | None:
         """This run's record of that name."""

@@ -5,9 +5,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
-import math
 import time
-from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
@@ -156,16 +154,3 @@ def broken_records(folder: Path) -> list[Path]:
         except CheckpointError:
             broken.append(path)
     return broken
-
-
-def best_records(records: Iterable[Record], monitor: str, mode: str, count: int = 1) -> list[Record]:
-    """The `count` records of the best metrics, the best first.
-
-    Ties keep the earlier; NaN, inf and missing values never win; of several records of one step the first counts.
-    """
-    sign = 1 if mode == 'min' else -1
-    candidates: dict[int, Record] = {}
-    for record in records:
-        if math.isfinite(record.metrics.get(monitor, math.nan)):
-            candidates.setdefault(record.step, record)
-    return sorted(candidates.values(), key=lambda r: sign * r.metrics[monitor])[:count]

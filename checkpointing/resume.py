@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from common.files import Disk
+
 from .content import Content, read_content
 from .links import free_name
 from .record import CheckpointError, Record, broken_records, read_records
@@ -112,7 +114,7 @@ def _newest_whole(folder: Path, records: list[Record]) -> Record | None:
         problem = record.problem(folder)
         if problem is None:
             for path, why in damaged:
-                path.rename(free_name(path.with_suffix('.json.damaged')))
+                Disk().replace(path, free_name(path.with_suffix('.json.damaged')))
                 log.warning('%s cannot be resumed from: %s; its record is set aside', path.with_suffix(''), why)
             return record
         damaged.append((folder / f'{record.name}.json', problem))

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from common.files import Disk
 
-from .record import Record, best_records
+from .record import Record
 
 LEAST_STATES = 2
 
@@ -45,6 +46,22 @@ class Policy:
         }  # fmt: skip
         return Policy(**{name: options[flag] for name, flag in flags.items() if flag in options})
 
+    def best_records(self, records: Iterable[Record], count: int | None = None) -> list[Record]:
+        """Return the records of the best metrics, the best first: the one place that decides which is best.
+
+        Ties keep the earlier; NaN, inf and missing values never win; of several records of one step the first counts.
+
+        Args:
+            records: oldest first.
+            count: how many; as many as the policy keeps if left out.
+        """
+        sign = 1 if self.mode == 'min' else -1
+        candidates: dict[int, Record] = {}
+        for record in records:
+            if math.isfinite(record.metrics.get(self.monitor, math.nan)):
+                candidates.setdefault(record.step, record)
+        return sorted(candidates.values(), key=lambda r: sign * r.metrics[self.monitor])[: count or self.best]
+
 
 @dataclass(frozen=True)
 class Kept:
@@ -72,9 +89,9 @@ def decide_kept(records: Sequence[Record], policy: Policy, folder: Path) -> dict
     steps = sorted({r.step for r in whole})
     newest = set(steps[-policy.keep :] if policy.keep is not None else steps)
     with_state = set(sorted({r.step for r in whole if r.has(folder, 'state')})[-max(policy.states, LEAST_STATES) :])
-    best = [r.name for r in best_records(whole, policy.monitor, policy.mode, policy.best)]
+    best = [r.name for r in policy.best_records(whole)]
     # A deletion that was cut leaves none of these without weights: somebody else did.
-    never_deleted = {r.name for r in best_records(records, policy.monitor, policy.mode, policy.best)}
+    never_deleted = {r.name for r in policy.best_records(records)}
     never_deleted |= {r.name for r in records[-1:]}
     first_of: dict[int, int] = {}
     if policy.every:

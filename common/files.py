@@ -19,7 +19,7 @@ BLOCK = 1 << 20
 
 
 class Disk:
-    """The operations themselves. Whatever changes a run's folder goes through them."""
+    """The operations. Whatever changes a run's folder goes through them, but for cleaning up after a failed save."""
 
     def create(self, path: Path) -> BinaryIO:
         """Opens a new file for writing."""
@@ -167,7 +167,10 @@ def digest(path: Path) -> str:
 
 
 def unlink_quietly(path: Path) -> None:
-    """Removes a file if it is there."""
+    """Remove a temporary file, or what a failed save has placed, if it is there; an error leaves it where it is.
+
+    No operation of `Disk`, since nothing depends on it: what is left costs space until the run's next start.
+    """
     with contextlib.suppress(OSError):
         path.unlink()
 

@@ -10,7 +10,7 @@ from support.faults import FailingDisk
 
 from checkpointing.content import Content, read_content
 from checkpointing.manager import Checkpoints, Point
-from checkpointing.record import CheckpointError, Record, best_records, read_records
+from checkpointing.record import CheckpointError, Record, read_records
 from checkpointing.resume import decide, refuse_overwriting
 from checkpointing.retention import Policy, decide_kept
 from common.files import Disk, write_new
@@ -100,7 +100,7 @@ def test_best(tmp_path, mode, metrics, best):
     made = checkpoints(tmp_path, monitor='m', mode=mode)
     for step, value in enumerate(metrics):
         save(made, step, {} if value is None else {'m': value})
-    found = best_records(read_records(tmp_path), 'm', mode)
+    found = Policy(monitor='m', mode=mode).best_records(read_records(tmp_path), 1)
     assert (found[0].step if found else None) == best
     if best is None:
         assert not (tmp_path / 'best.pth').exists()
