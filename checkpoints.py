@@ -48,7 +48,7 @@ STAGES = {'mattingbase': train_base, 'mattingrefine': train_refine}
 
 
 def list_all(args: argparse.Namespace) -> int:
-    """Prints a table of each run, and what else lies in its folder."""
+    """Print a table of each run, and what else lies in its folder."""
     from checkpointing.inventory import inventory, run_folders
     from checkpointing.verify import Verifier
 
@@ -67,7 +67,7 @@ def list_all(args: argparse.Namespace) -> int:
 
 
 def show(args: argparse.Namespace) -> int:
-    """Prints what a file is, what it holds, and its record or provenance."""
+    """Print what a file is, what it holds, and its record or provenance."""
     from checkpointing.diff import flatten, summarize
     from checkpointing.origin import find_origin, read_training_state
     from model.weights import describe, read_weights
@@ -103,7 +103,7 @@ def show(args: argparse.Namespace) -> int:
 
 
 def verify(args: argparse.Namespace) -> int:
-    """Prints a line for each file; 1 if any is damaged."""
+    """Print a line for each file; return 1 if any is damaged."""
     from checkpointing.inventory import targets
     from checkpointing.verify import Verifier
 
@@ -126,7 +126,7 @@ def _words(verdict: Verdict) -> str:
 
 
 def diff(args: argparse.Namespace) -> int:
-    """Prints the tensors that differ; 1 if any does."""
+    """Print the tensors that differ; return 1 if any does."""
     from dataclasses import asdict
 
     from checkpointing.diff import compare
@@ -141,7 +141,7 @@ def diff(args: argparse.Namespace) -> int:
 
 
 def average(args: argparse.Namespace) -> int:
-    """Writes the mean of several weight files; with a data set, says whether it is better than they are."""
+    """Write the mean of several weight files; with a data set, say whether it is better than they are."""
     import torch
 
     from checkpointing.average import average as mean
@@ -182,7 +182,7 @@ def average(args: argparse.Namespace) -> int:
 
 
 def prune(args: argparse.Namespace) -> int:
-    """Removes what the policy of each run does not keep, unless its newest checkpoint is damaged."""
+    """Remove what the policy of each run does not keep, unless its newest checkpoint is damaged."""
     from checkpointing.inventory import links, others, runs, the_folder
     from checkpointing.lock import FolderLock
 
@@ -202,7 +202,7 @@ def prune(args: argparse.Namespace) -> int:
 
 
 def _prune_run(run: RecordedRun, args: argparse.Namespace) -> str | None:
-    """Prunes one run; returns why it did not."""
+    """Prune one run; return why it was not done, or None."""
     from checkpointing.inventory import freed
     from checkpointing.links import refresh
     from checkpointing.retention import removable, remove
@@ -234,7 +234,7 @@ def _prune_run(run: RecordedRun, args: argparse.Namespace) -> str | None:
 
 
 def pin(args: argparse.Namespace) -> int:
-    """Pins checkpoints, or takes their pins away."""
+    """Pin checkpoints, or take their pins away."""
     from checkpointing.inventory import checkpoint_of
     from common.files import Disk, write_durable
 
@@ -255,7 +255,7 @@ def pin(args: argparse.Namespace) -> int:
 
 
 def convert(args: argparse.Namespace) -> int:
-    """Writes weights as another kind of file or in another precision."""
+    """Write weights as another kind of file or in another precision."""
     import torch
 
     from checkpointing.convert import check_output, convert_state, write_weights
@@ -285,7 +285,7 @@ COMMANDS = {
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Runs the script; returns its exit code."""
+    """Run the script; return its exit code."""
     try:
         args = parse(__doc__, argv, scoring.add_arguments)
         return COMMANDS[args.command](args)

@@ -25,7 +25,7 @@ SIDE = 320
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Runs the demo; returns its exit code."""
+    """Run the demo; return its exit code."""
     parser = cli.Parser(__doc__)
     parser.add_argument('--steps', type=int, default=600, metavar='N', help='of the base stage')
     parser.add_argument(
@@ -78,12 +78,12 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def command(script: str, words: list[str]) -> str:
-    """The command line that does the same."""
+    """Return the command line that does the same."""
     return f'  python {script} {" ".join(words)}\n'
 
 
 def draw_pictures() -> None:
-    """Writes sources, plates and new backgrounds that no training sample was drawn from."""
+    """Write sources, plates and new backgrounds that no training sample was drawn from."""
     import torch
     from torchvision.utils import save_image
 
@@ -105,7 +105,7 @@ def draw_pictures() -> None:
 
 
 def show_result() -> Path:
-    """Lays the pictures out in rows and returns the path of the sheet."""
+    """Lay the pictures out in rows and return the path of the sheet."""
     import cv2
     import numpy as np
 
@@ -126,7 +126,7 @@ def show_result() -> Path:
 
 
 def blend(fgr: np.ndarray, bgr: np.ndarray | int, pha: np.ndarray) -> np.ndarray:
-    """Puts fgr over bgr; all uint8, pha (H, W, 1)."""
+    """Put fgr over bgr; all uint8, pha (H, W, 1)."""
     weight = pha.astype('float32') / 255
     return (fgr * weight + bgr * (1 - weight)).round().astype('uint8')
 

@@ -52,7 +52,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
 
 
 def make_run(args: argparse.Namespace, ranks: Ranks) -> Run:
-    """The stage in full view: data, network, optimizer, step, and where the run begins."""
+    """Build the stage in full view: data, network, optimizer, step, and where the run begins."""
     from model import MattingBase
     from model.pretrained import initialize
     from training.losses import base_loss

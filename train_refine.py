@@ -44,7 +44,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
 
 
 def make_run(args: argparse.Namespace, ranks: Ranks) -> Run:
-    """The stage in full view: data, network, optimizer, step, and where the run begins."""
+    """Build the stage in full view: data, network, optimizer, step, and where the run begins."""
     from model import MattingRefine
     from training.losses import refine_loss
     from training.stage import begin, make_optimizer, open_data

@@ -16,7 +16,7 @@ from .verify import Verifier
 
 
 def average(states: Iterable[Mapping[str, Tensor]], names: Sequence[str] = ()) -> dict[str, Tensor]:
-    """The mean of several networks' weights, summed in float64.
+    """Return the mean of several networks' weights, summed in float64.
 
     BatchNorm statistics are averaged like everything else. Only one state is held at a time beside the sum, so that
     many large ones can be given by a generator.
@@ -50,7 +50,7 @@ def average(states: Iterable[Mapping[str, Tensor]], names: Sequence[str] = ()) -
 
 @contextlib.contextmanager
 def estimating_batch_norm(model: nn.Module) -> Iterator[None]:
-    """Inside, every forward pass counts equally into new BatchNorm statistics; nothing else changes.
+    """Count every forward pass in the block equally into new BatchNorm statistics; change nothing else.
 
     The rest of the network is in evaluation mode: without dropout, whose noise would enter the statistics of the
     layers behind it, these are what the network meets when it is used.

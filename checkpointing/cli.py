@@ -56,7 +56,7 @@ def parse(
 
 
 def _add_looking(command: Callable[[str, str], argparse.ArgumentParser]) -> None:
-    """Adds the commands that change nothing."""
+    """Add the commands that change nothing."""
     sub = command('list', 'every checkpoint: metric, size, what is kept and why, whether it is whole')
     sub.add_argument('paths', nargs='*', type=Path, metavar='FOLDER', help='of a run; all if left out')
     sub.add_argument('--fast', action='store_true', help='look at sizes only')
@@ -106,7 +106,7 @@ def _average_problems(args: argparse.Namespace) -> list[str]:
 
 
 def _add_changing(command: Callable[[str, str], argparse.ArgumentParser]) -> None:
-    """Adds the commands that remove, mark or write."""
+    """Add the commands that remove, mark or write."""
     sub = command('prune', "remove what a policy does not keep: the run's own, changed by these flags")
     add = sub.add_argument
     add('folder', nargs='?', type=Path, metavar='FOLDER', help='may be left out if there is only one run')
@@ -141,7 +141,7 @@ def _add_parent(sub: argparse.ArgumentParser) -> None:
 
 
 def folder_table(folder: Mapping[str, Any]) -> str:
-    """A folder's inventory: a table of each run, then what else lies there."""
+    """Format a folder's inventory: a table of each run, then what else lies there."""
     lines = [f'{folder["folder"]}: {megabytes(folder["size"])}']
     for run in folder['runs']:
         rows = [('name', 'step', 'epoch', run['policy']['monitor'], 'size', 'kept because', 'verified')]
@@ -160,7 +160,7 @@ def folder_table(folder: Mapping[str, Any]) -> str:
 
 
 def difference_table(result: Comparison, first: Path, second: Path, top: int) -> str:
-    """How two weight files differ: their tensors with the largest differences, and what is in one only.
+    """Format how two weight files differ: the largest differences, and what is in one of them only.
 
     Counters, which differ between any two checkpoints, are counted and not listed.
     """
@@ -185,7 +185,7 @@ def difference_table(result: Comparison, first: Path, second: Path, top: int) ->
 
 
 def policy_words(policy: Policy) -> str:
-    """What a policy keeps."""
+    """Say in words what a policy keeps."""
     newest = 'all' if policy.keep is None else f'the newest {policy.keep}'
     every = f', of one in {policy.every} steps' if policy.every else ''
     best = f'the best {policy.best} by {policy.monitor} ({policy.mode})'
@@ -193,7 +193,7 @@ def policy_words(policy: Policy) -> str:
 
 
 def print_pairs(title: str, content: Mapping[str, Any]) -> None:
-    """Prints names and values, as many on a line as fit."""
+    """Print names and values, as many on a line as fit."""
     if not content:
         return
     text = ', '.join(f'{name} {value}' for name, value in content.items())

@@ -13,14 +13,14 @@ from .record import Record
 
 @dataclass(frozen=True)
 class Content:
-    """What a checkpoint holds: weights, the rest of the training state, averaged weights or None."""
+    """The content of a checkpoint: weights, the rest of the training state, averaged weights or None."""
 
     weights: dict[str, torch.Tensor]
     state: dict[str, Any]
     ema: dict[str, torch.Tensor] | None = None
 
     def parts(self) -> dict[str, Any]:
-        """The content of each file, in the order in which they are written.
+        """Return the content of each file, in the order in which the files are written.
 
         The state first: a weight file without a record but beside a state is a half-written checkpoint, and may be
         replaced; one without either is somebody's.
@@ -30,12 +30,12 @@ class Content:
 
 
 def file_name(name: str, kind: str) -> str:
-    """The file of a checkpoint that holds its 'weights', 'state' or 'ema'."""
+    """Return the file of a checkpoint that holds its 'weights', 'state' or 'ema'."""
     return f'{name}.pth' if kind == 'weights' else f'{name}.{kind}.pth'
 
 
 def read_content(folder: Path, record: Record) -> Content:
-    """Reads a checkpoint that verified, without running code from it."""
+    """Read a checkpoint that verified, without running code from it."""
 
     def load(kind: str) -> Any:
         return torch.load(folder / record.files[kind].name, map_location='cpu', weights_only=True)
@@ -44,7 +44,7 @@ def read_content(folder: Path, record: Record) -> Content:
 
 
 def tensor_bytes(content: Any) -> int:
-    """Bytes of the tensors in a content or a part of it."""
+    """Return the bytes of the tensors in a content or a part of it."""
     if isinstance(content, torch.Tensor):
         return content.numel() * content.element_size()
     if isinstance(content, dict):

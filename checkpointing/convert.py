@@ -37,7 +37,7 @@ class Conversion:
 
 
 def convert_state(state: Mapping[str, Tensor], dtype: torch.dtype | None = None) -> Conversion:
-    """Casts the floating tensors of a state_dict and leaves all others as they are.
+    """Cast the floating tensors of a state_dict and leave all others as they are.
 
     Args:
         state: tensors by name.
@@ -69,7 +69,7 @@ def convert_state(state: Mapping[str, Tensor], dtype: torch.dtype | None = None)
 
 
 def write_state(file: BinaryIO, state: Mapping[str, Tensor], suffix: str) -> None:
-    """Writes contiguous tensors of their own memory as '.pth', a bare state_dict, or as '.safetensors'."""
+    """Write contiguous tensors, each with memory of its own, as '.pth' (a bare state_dict) or '.safetensors'."""
     if suffix == '.pth':
         torch.save(dict(state), file)
         return
@@ -80,7 +80,7 @@ def write_state(file: BinaryIO, state: Mapping[str, Tensor], suffix: str) -> Non
 
 
 def check_suffix(suffix: str) -> None:
-    """Raises ValueError if files of this suffix cannot be written."""
+    """Raise ValueError if files of this suffix cannot be written."""
     if suffix not in SUFFIXES:
         raise ValueError(f'the suffix {suffix!r} is not one of {", ".join(SUFFIXES)}')
     if suffix == '.safetensors':
@@ -119,7 +119,7 @@ def check_output(out: Path, overwrite: bool, inputs: Sequence[Path], provenance:
 def write_weights(
     out: Path, state: Mapping[str, Tensor], provenance: Mapping[str, Any] | None = None, disk: Disk | None = None
 ) -> None:
-    """Writes weights and, beside them, where they come from. The file is there whole and as it was meant, or not.
+    """Write weights, whole or not at all, and beside them where they come from.
 
     Args:
         out: .pth or .safetensors.

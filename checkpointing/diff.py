@@ -16,7 +16,7 @@ STATISTICS = ('running_mean', 'running_var', 'num_batches_tracked')
 
 @dataclass(frozen=True)
 class Difference:
-    """How the values of a tensor differ.
+    """A tensor whose values differ.
 
     Attributes:
         name: of the tensor.
@@ -35,7 +35,7 @@ class Difference:
 
 @dataclass(frozen=True)
 class Comparison:
-    """What two state_dicts have in common and what not.
+    """A comparison of two state_dicts.
 
     Attributes:
         tensors: in both.
@@ -69,7 +69,7 @@ class Summary:
 
 
 def compare(first: Mapping[str, Tensor], second: Mapping[str, Tensor]) -> Comparison:
-    """Compares two state_dicts in float64; NaN equals NaN, and an infinity itself."""
+    """Compare two state_dicts in float64; NaN equals NaN, and an infinity itself."""
     both = [name for name in first if name in second]
     pairs = {name: (first[name], second[name]) for name in both}
     shapes = {k: (str(list(a.shape)), str(list(b.shape))) for k, (a, b) in pairs.items() if a.shape != b.shape}
@@ -87,7 +87,7 @@ def compare(first: Mapping[str, Tensor], second: Mapping[str, Tensor]) -> Compar
 
 
 def summarize(state: Mapping[str, Tensor]) -> Summary:
-    """Counts what a state_dict holds; what is trained is told from statistics by name."""
+    """Count what a state_dict holds; what is trained is told from statistics by name."""
     sizes = {name: tensor.numel() for name, tensor in state.items()}
     statistics = sum(size for name, size in sizes.items() if name.endswith(STATISTICS))
     non_finite = {name: int((~tensor.double().isfinite()).sum()) for name, tensor in state.items()}
@@ -101,7 +101,7 @@ def summarize(state: Mapping[str, Tensor]) -> Summary:
 
 
 def flatten(content: Any, name: str = '') -> dict[str, Tensor]:
-    """The tensors of nested dictionaries and lists, such as a training state, by their way through them."""
+    """Return the tensors of nested dictionaries and lists, such as a training state, by their path in it."""
     if isinstance(content, Tensor):
         return {name: content}
     items = content.items() if isinstance(content, Mapping) else enumerate(content) if isinstance(content, list) else ()

@@ -35,7 +35,7 @@ class RecordedRun:
         return self.records[-1].options
 
     def policy(self, **changes: Any) -> Policy:
-        """What the run keeps by its own flags.
+        """Return what the run keeps by its own flags.
 
         Args:
             **changes: fields of the policy that replace the run's; None leaves them.
@@ -44,7 +44,7 @@ class RecordedRun:
         return replace(Policy.from_options(self.options), **given)
 
     def due_files(self) -> dict[str, list[Path]]:
-        """For each checkpoint the files that should be there.
+        """Return for each checkpoint the files that should be there.
 
         Older ones have lost their training state to the policy, and one that the policy does not keep may be what a
         deletion that was cut has left.
@@ -62,7 +62,7 @@ class RecordedRun:
         return due
 
     def best(self, count: int, kind: str, metric: str) -> list[Record]:
-        """The `count` checkpoints of the best metric that have a file of a kind, oldest first.
+        """Return the `count` checkpoints of the best metric that have a file of a kind, oldest first.
 
         Raises:
             ValueError: there are fewer.
@@ -71,7 +71,7 @@ class RecordedRun:
         return self._enough(found, count, f'{kind} and a finite {metric}')
 
     def newest(self, count: int, kind: str) -> list[Record]:
-        """The `count` newest checkpoints that have a file of a kind, one of each step, oldest first.
+        """Return the `count` newest checkpoints that have a file of a kind, one of each step, oldest first.
 
         Raises:
             ValueError: there are fewer.
@@ -98,7 +98,7 @@ class Other:
 
 
 def run_folders(parent: Path) -> list[Path]:
-    """The folder itself if it holds weights or records, and those of its folders that do.
+    """Return the folder itself if it holds weights or records, and those of its folders that do.
 
     Raises:
         FileNotFoundError: no such folder.
@@ -109,7 +109,7 @@ def run_folders(parent: Path) -> list[Path]:
 
 
 def runs(folder: Path) -> list[RecordedRun]:
-    """The runs in a folder, the one that wrote last at the end."""
+    """Return the runs in a folder, the one that wrote last at the end."""
     grouped: dict[tuple[str, str], list[Record]] = {}
     for record in read_records(folder):
         grouped.setdefault((record.run, record.stage), []).append(record)
@@ -118,7 +118,7 @@ def runs(folder: Path) -> list[RecordedRun]:
 
 
 def checkpoint_of(path: Path) -> tuple[Path, str]:
-    """The folder and the name of the checkpoint that a file, or a link such as best.pth, belongs to.
+    """Return folder and name of the checkpoint that a file, or a link such as best.pth, belongs to.
 
     Raises:
         ValueError: it belongs to none.
@@ -131,7 +131,7 @@ def checkpoint_of(path: Path) -> tuple[Path, str]:
 
 
 def the_run(folder: Path | None, parent: Path) -> RecordedRun:
-    """The only run in a folder, or below the parent if no folder is given.
+    """Return the only run in a folder, or below the parent if no folder is given.
 
     Raises:
         ValueError: there is none, or more than one.
@@ -144,7 +144,7 @@ def the_run(folder: Path | None, parent: Path) -> RecordedRun:
 
 
 def the_folder(folder: Path | None, parent: Path) -> Path:
-    """The folder given, or the only one with a run below the parent.
+    """Return the folder given, or the only one with a run below the parent.
 
     Raises:
         FileNotFoundError: no such folder.
@@ -164,7 +164,7 @@ def the_folder(folder: Path | None, parent: Path) -> Path:
 
 
 def inventory(folder: Path, check: Callable[[Path], Verdict] | None = None) -> dict[str, Any]:
-    """All that is known of a folder, in plain types.
+    """Return all that is known of a folder, in plain types.
 
     Args:
         folder: of one or several runs.
@@ -220,7 +220,7 @@ def _damage(run: RecordedRun, record: Record, path: Path, check: Callable[[Path]
 
 
 def links(folder: Path, read: bool = True) -> dict[str, str]:
-    """Names for people in a folder, such as best.pth, and the checkpoints' files that they stand for."""
+    """Return the links in a folder, such as best.pth, and the checkpoint file that each stands for."""
     records = read_records(folder)
     own = {file.name for record in records for file in record.files.values()}
     found = {}
@@ -232,7 +232,7 @@ def links(folder: Path, read: bool = True) -> dict[str, str]:
 
 
 def others(folder: Path, linked: Iterable[str], read: bool = True) -> list[Other]:
-    """The files of a folder that belong to no checkpoint, and records that cannot be read.
+    """Return the files of a folder that belong to no checkpoint, and records that cannot be read.
 
     Args:
         folder: of a run.
@@ -270,7 +270,7 @@ def _stray(path: Path, known: set[str], broken: Sequence[Path], read: bool) -> s
 
 
 def targets(path: Path) -> list[Path]:
-    """The files to verify for a path: itself, or for a folder all that checkpoints and weights consist of there."""
+    """Return the files to verify for a path: the file itself, or all checkpoints and weights of a folder."""
     if not path.is_dir():
         return [path]
     found = []
@@ -282,12 +282,12 @@ def targets(path: Path) -> list[Path]:
 
 
 def size_on_disk(paths: Iterable[Path]) -> int:
-    """Bytes of files that are there, each counted once under however many names."""
+    """Return the bytes that files take, each counted once under however many names."""
     return sum({inode(path): path.stat().st_size for path in paths if path.is_file()}.values())
 
 
 def freed(paths: Sequence[Path]) -> int:
-    """Bytes that removing these names gives back; what has another name besides stays."""
+    """Return the bytes that removing these names gives back; a file that has another name stays."""
     names: dict[tuple[int, int], int] = {}
     for path in paths:
         names[inode(path)] = names.get(inode(path), 0) + 1

@@ -21,7 +21,7 @@ log = logging.getLogger(__name__)
 
 
 def refresh(disk: Disk, folder: Path, records: Sequence[Record], newest: Record, policy: Policy) -> None:
-    """Points the links of a run at what they are named after.
+    """Point the links of a run at the files that they are named after.
 
     Args:
         disk: the file operations.
@@ -52,7 +52,7 @@ def refresh(disk: Disk, folder: Path, records: Sequence[Record], newest: Record,
 
 
 def _drop_former(disk: Disk, folder: Path, records: Sequence[Record], policy: Policy, wanted: Collection[str]) -> None:
-    """Takes the names of the best from those that no longer are."""
+    """Remove the links of checkpoints that are no longer among the best."""
     assert policy.best_name is not None
     for record in records:
         if policy.monitor not in record.metrics or not _has_all(record, policy.best_name):
@@ -64,19 +64,19 @@ def _drop_former(disk: Disk, folder: Path, records: Sequence[Record], policy: Po
 
 
 def _has_all(record: Record, template: str) -> bool:
-    """Whether a record has all that a template names; one from before a metric was measured has not."""
+    """Return whether a record has every value that a template names; older records may lack a metric."""
     names = {re.split(r'[.[]', name)[0] for _, name, _, _ in Formatter().parse(template) if name}
     return names <= {'epoch', 'step', 'name', *record.metrics}
 
 
 def best_file(record: Record, monitor: str) -> str:
-    """The file that a monitored metric is about: the averaged weights for a metric of theirs."""
+    """Return the file that a metric is about: the averaged weights for a metric of the average."""
     kind = 'ema' if '_ema_' in monitor and 'ema' in record.files else 'weights'
     return record.files[kind].name
 
 
 def best_link(record: Record, template: str) -> str:
-    """The name of the link to one of the best.
+    """Return the name of the link to one of the best.
 
     Raises:
         CheckpointError: the template names something that the record does not have.
@@ -91,7 +91,7 @@ def best_link(record: Record, template: str) -> str:
 
 
 def link_file(disk: Disk, source: Path, target: Path, temporary: Path) -> None:
-    """Gives a file another name, over what has that name; a copy where the file system has no hard links.
+    """Give a file another name, replacing what has it; copy where the file system has no hard links.
 
     Raises:
         OSError: the disk's own error; what was under the name is untouched.
@@ -113,20 +113,20 @@ def link_file(disk: Disk, source: Path, target: Path, temporary: Path) -> None:
 
 
 def set_aside(disk: Disk, path: Path) -> None:
-    """Renames a file that is in the way and is somebody's."""
+    """Rename a file of somebody else's that is in the way."""
     aside = free_name(path.with_name(f'{path.name}.aside'))
     disk.replace(path, aside)
     log.warning('%s is in the way and nothing in the records holds the same; it is now %s', path, aside.name)
 
 
 def free_name(path: Path) -> Path:
-    """The path, with the first number appended that makes it new, if it is taken."""
+    """Return the path, with the first number appended that makes it new if it is taken."""
     numbered = (path.with_name(f'{path.name}{number or ""}') for number in itertools.count())
     return next(candidate for candidate in numbered if not os.path.lexists(candidate))
 
 
 def _is_of(path: Path, folder: Path, records: Sequence[Record]) -> bool:
-    """Whether a link, or a copy, was made of one of the records' files that is still there."""
+    """Return whether a link, or a copy, was made of one of the records' files that is still there."""
     if not path.exists():
         return False
     files = [f for r in records for kind, f in r.files.items() if kind != 'state' and (folder / f.name).is_file()]

@@ -17,7 +17,7 @@ NAME = '.lock'
 
 
 class FolderLock:
-    """A lock that the system lets go of when the process ends, however it ends.
+    """A lock that the system releases when the process ends, however it ends.
 
     Args:
         folder: checkpoint/<model_name>.
@@ -29,7 +29,7 @@ class FolderLock:
         self.file: TextIO | None = None
 
     def take(self) -> None:
-        """Takes the lock; taking it twice is fine.
+        """Take the lock; taking it twice is fine.
 
         Raises:
             CheckpointError: another process has it.
@@ -59,14 +59,14 @@ class FolderLock:
         self.file = file
 
     def release(self) -> None:
-        """Lets go of it, if it was taken."""
+        """Release the lock, if it was taken."""
         if self.file is not None:
             self.file.close()
             self.file = None
 
 
 def _try_lock(file: TextIO) -> bool:
-    """Locks the whole file for this process; workers that it forks do not inherit the lock and keep it alive."""
+    """Lock the whole file for this process; forked workers do not inherit the lock."""
     try:
         import fcntl
     except ImportError:

@@ -45,7 +45,7 @@ OVERHEAD_BYTES = 4 << 20
 
 @dataclass(frozen=True)
 class Point:
-    """Where a run is when it saves: the last step done, its epoch, the metrics if it was validated."""
+    """The position of a run when it saves: last step done, its epoch, metrics if it was validated."""
 
     step: int
     epoch: int
@@ -87,7 +87,7 @@ class Checkpoints:
         self._committing: Future[None] | None = None
 
     def open(self) -> None:
-        """Makes and locks the folder, and removes what a killed process of this run was writing: it carries its id.
+        """Make and lock the folder, and remove the temporary files of a killed process of this run.
 
         Raises:
             CheckpointError: another training has the folder.
@@ -103,13 +103,13 @@ class Checkpoints:
             self._tidy(records[-1])
 
     def close(self) -> None:
-        """Waits for the save under way, and lets others into the folder."""
+        """Wait for the save under way and release the folder."""
         self.settle()
         if self.lock is not None:
             self.lock.release()
 
     def save(self, names: dict[str, str], point: Point, content: Content) -> None:
-        """Saves a checkpoint under one or several names; every older one stays whole whatever happens.
+        """Save a checkpoint under one or several names; every older one stays whole whatever happens.
 
         Returns when the content may change again. Whether it was saved is known after `settle`, which the next
         `save` begins with. A checkpoint of this step that is there already is not written again: its record is
@@ -133,25 +133,25 @@ class Checkpoints:
         self._committing = self._thread.submit(self._commit, names, point, written, source, size)
 
     def settle(self) -> bool:
-        """Waits for the save under way, if any, and returns whether the last one is safe on the disk."""
+        """Wait for the save under way, if any, and return whether the last one is safe on the disk."""
         if self._committing is not None:
             committing, self._committing = self._committing, None
             committing.result()
         return self.failures == 0
 
     def records(self) -> list[Record]:
-        """The records of this run in the folder, oldest first."""
+        """Return the records of this run in the folder, oldest first."""
         return [r for r in read_records(self.folder) if r.run == self.run and r.stage == self.stage]
 
     def would_be_kept(self, metrics: dict[str, float]) -> bool:
-        """Whether a checkpoint with these metrics would be among the best."""
+        """Return whether a checkpoint with these metrics would be among the best."""
         self.settle()
         records = [r for r in self.records() if r.has(self.folder, 'weights')]
         candidate = Record(self.run, self.stage, '', -1, 0, metrics, '', {}, {})
         return candidate in self.policy.best_records([*records, candidate])
 
     def record(self, name: str) -> Record | None:
-        """This run's record of that name."""
+        """Return this run's record of that name."""
         try:
             record = Record.read(self.folder / f'{name}.json')
         except CheckpointError:
@@ -159,7 +159,7 @@ class Checkpoints:
         return record if (record.run, record.stage, record.name) == (self.run, self.stage, name) else None
 
     def _present(self, names: Iterable[str], step: int) -> Record | None:
-        """A whole checkpoint of this run after that step."""
+        """Return a whole checkpoint of this run after that step, if there is one."""
         for name in [*names, *(path.stem for path in self.folder.glob(f'epoch-*-iter-{step}.json'))]:
             record = self.record(name)
             if record is not None and record.step == step and record.problem(self.folder) is None:
@@ -170,7 +170,7 @@ class Checkpoints:
         return self.folder / f'.{name}.{self.run}.tmp'
 
     def _write(self, name: str, content: Content, size: int) -> dict[str, int]:
-        """Writes the temporary files; returns the CRC-32 of each kind."""
+        """Write the temporary files; return the CRC-32 of each kind."""
         if self.disk.free(self.folder) < size + OVERHEAD_BYTES:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         written: dict[str, int] = {}
@@ -187,7 +187,7 @@ class Checkpoints:
     def _commit(
         self, names: dict[str, str], point: Point, written: dict[str, int], source: Record | None, size: int
     ) -> None:
-        """Makes a written checkpoint one that counts, under all of its names."""
+        """Commit a written checkpoint under all of its names."""
         name = first = next(iter(names))
         placed: list[Path] = []
         try:
@@ -214,7 +214,7 @@ class Checkpoints:
         self._tidy(record)
 
     def _move_into_place(self, name: str, written: dict[str, int], placed: list[Path]) -> dict[str, File]:
-        """Brings the temporary files to the disk, reads them back, and gives them their names."""
+        """Sync the temporary files, read them back, and give them their names."""
         files = {}
         for kind in written:
             sync(self.disk, self._temporary(file_name(name, kind)))
@@ -232,7 +232,7 @@ class Checkpoints:
         return files
 
     def _undo(self, name: str, written: Iterable[str], placed: Sequence[Path]) -> None:
-        """Gives back the space of a save that failed, unless it got as far as its record."""
+        """Give back the space of a save that failed, unless it got as far as its record."""
         for kind in written:
             unlink_quietly(self._temporary(file_name(name, kind)))
         if self.record(name) is None:
@@ -240,7 +240,7 @@ class Checkpoints:
                 unlink_quietly(path)
 
     def _link(self, name: str, files: dict[str, File], placed: list[Path]) -> dict[str, File]:
-        """Gives a checkpoint's files a second name, or copies them where the file system has no hard links."""
+        """Give a checkpoint's files a second name, or copies them where the file system has no hard links."""
         present = self.record(name)
         if present is not None and present.problem(self.folder) is None:
             return present.files
@@ -260,7 +260,7 @@ class Checkpoints:
         write_durable(self.disk, path, lambda file: file.write(text), self._temporary(path.name))
 
     def _clear_way(self, name: str) -> None:
-        """Sets aside what has a checkpoint's name and is not of this run's records: nothing is written over."""
+        """Set aside what has a checkpoint's name and is of none of this run's records: nothing is overwritten."""
         if self.record(name) is not None:
             return
         # The state last: until then it marks what is half-written.
@@ -280,7 +280,7 @@ class Checkpoints:
         )  # fmt: skip
 
     def _tidy(self, newest: Record) -> None:
-        """Refreshes the links for people, and removes what the policy does not keep; `newest` was read back."""
+        """Refresh the links for people, and remove what the policy does not keep; `newest` was read back."""
         records = self.records()
         try:
             links.refresh(self.disk, self.folder, records, newest, self.policy)

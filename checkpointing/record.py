@@ -68,7 +68,7 @@ class Record:
 
     @staticmethod
     def read(path: Path) -> Record:
-        """Reads a record.
+        """Read a record.
 
         Raises:
             CheckpointError: it is no record, a damaged one, or one of another format.
@@ -100,13 +100,13 @@ class Record:
         return RefinerSettings(**held) if held else None
 
     def to_bytes(self) -> bytes:
-        """The record's file: JSON that ends with the sha256 of the rest."""
+        """Return the record's file: JSON that ends with the sha256 of the rest."""
         content = asdict(self)
         content['sha256'] = hashlib.sha256(_json(content)).hexdigest()
         return _json(content)
 
     def problem(self, folder: Path) -> str | None:
-        """Why the checkpoint is not whole, or None. Reads every byte of its files."""
+        """Return why the checkpoint is not whole, or None. Reads every byte of its files."""
         for file in self.files.values():
             path = folder / file.name
             if not path.is_file():
@@ -121,7 +121,7 @@ class Record:
         return None
 
     def has(self, folder: Path, kind: str) -> bool:
-        """Whether the file of a kind is there with its size. Reads nothing of it."""
+        """Return whether the file of a kind is there with its size. Reads nothing of it."""
         file = self.files.get(kind)
         if file is None:
             return False
@@ -134,7 +134,7 @@ def _json(content: dict[str, Any]) -> bytes:
 
 
 def read_records(folder: Path) -> list[Record]:
-    """All records in a folder, by step and then by name; files that are none are left out."""
+    """Return all records in a folder, by step and then by name; other files are left out."""
     records = []
     for path in folder.glob('*.json'):
         with contextlib.suppress(CheckpointError):
@@ -146,7 +146,7 @@ def read_records(folder: Path) -> list[Record]:
 
 
 def broken_records(folder: Path) -> list[Path]:
-    """Files that are named as records and cannot be read as such."""
+    """Return the files that are named as records and cannot be read as such."""
     broken = []
     for path in sorted(folder.glob('epoch-*.json')):
         try:

@@ -20,7 +20,7 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Resume:
-    """How a run begins.
+    """The way in which a run begins.
 
     Attributes:
         run: its id, an old one or a new one.
@@ -35,7 +35,7 @@ class Resume:
 
 
 def decide(given: str | None, folder: Path, stage: str, identity: dict[str, Any], start: Path | None = None) -> Resume:
-    """Decides how a run in `folder` begins.
+    """Decide how a run in `folder` begins.
 
     Args:
         given: the flag: a path, 'auto', or None.
@@ -87,13 +87,13 @@ def _new_id() -> str:
 
 
 def _unborn_id(folder: Path) -> str | None:
-    """The id of a run that was killed while it wrote its first checkpoint, so that what it left is known as its own."""
+    """Return the id of a run that was killed during its first save, so that its files count as its own."""
     ids = (re.fullmatch(r'\.epoch-.*\.([0-9a-f]{12})\.tmp', path.name) for path in sorted(folder.glob('.epoch-*.tmp')))
     return next((found[1] for found in ids if found), None)
 
 
 def _record_of(path: Path, folder: Path, records: list[Record]) -> Record | None:
-    """The record of a weight file of the run's own folder, or of a link to one, such as last.pth."""
+    """Return the record of a weight file of the run's own folder, or of a link to one, such as last.pth."""
     if path.resolve().parent != folder.resolve():
         return None
     of_name = [r for r in records if path.name == r.files['weights'].name]
@@ -107,7 +107,7 @@ def _is_average_of(path: Path, folder: Path, records: list[Record]) -> bool:
 
 
 def _newest_whole(folder: Path, records: list[Record]) -> Record | None:
-    """The newest record that verifies; damaged newer ones are set aside, which leaves every other file where it is."""
+    """Return the newest record that verifies, and set damaged newer ones aside; no other file is touched."""
     broken = broken_records(folder)
     damaged: list[tuple[Path, str]] = [(path, 'its record cannot be read') for path in broken]
     for record in reversed(records):
@@ -129,7 +129,7 @@ def _newest_whole(folder: Path, records: list[Record]) -> Record | None:
 
 
 def refuse_overwriting(folder: Path, run: str, first_epoch: int) -> None:
-    """Raises CheckpointError if a run that begins at an epoch would write over weights that are not its own."""
+    """Raise CheckpointError if a run that begins at an epoch would overwrite weights of another."""
     owners = {record.files['weights'].name: record for record in read_records(folder)}
     for path in sorted(folder.glob('epoch-*.pth')):
         match = re.fullmatch(r'epoch-(\d+)(-iter-\d+)?\.pth', path.name)

@@ -17,7 +17,7 @@ LEAST_STATES = 2
 
 @dataclass(frozen=True)
 class Policy:
-    """What is kept.
+    """The rules by which checkpoints are kept.
 
     Attributes:
         keep: of how many of the newest steps the weights are kept; None keeps all.
@@ -38,7 +38,7 @@ class Policy:
 
     @staticmethod
     def from_options(options: Mapping[str, Any]) -> Policy:
-        """The policy of a command line, or of the options in a record; what is missing is the default."""
+        """Return the policy of a command line, or of the options in a record; what is missing is the default."""
         flags = {
             'keep': 'checkpoint_keep', 'states': 'checkpoint_keep_states', 'every': 'checkpoint_keep_every',
             'best': 'checkpoint_best', 'best_name': 'checkpoint_best_name',
@@ -65,14 +65,14 @@ class Policy:
 
 @dataclass(frozen=True)
 class Kept:
-    """Why the weights of a checkpoint are kept (nothing: they may go), and whether its training state is."""
+    """The reasons to keep the weights of a checkpoint (none: they may go), and whether its state is kept."""
 
     reasons: tuple[str, ...]
     state: bool
 
 
 def decide_kept(records: Sequence[Record], policy: Policy, folder: Path) -> dict[str, Kept]:
-    """Which checkpoints of one run are kept.
+    """Decide which checkpoints of one run are kept.
 
     Several checkpoints of one step count as one: what matters is how far one can go back.
 
@@ -121,7 +121,7 @@ def decide_kept(records: Sequence[Record], policy: Policy, folder: Path) -> dict
 
 
 def removable(records: Sequence[Record], policy: Policy, folder: Path) -> list[Path]:
-    """The files that may go by the policy.
+    """Return the files that may go by the policy.
 
     A record without weights is what a deletion that was cut has left, and goes too.
     """
@@ -139,7 +139,7 @@ def removable(records: Sequence[Record], policy: Policy, folder: Path) -> list[P
 
 
 def remove(disk: Disk, folder: Path, paths: Sequence[Path]) -> None:
-    """Removes what `removable` names; records only when their files are gone for good.
+    """Remove what `removable` names; records only when their files are gone for good.
 
     Weights without a record would be taken for somebody's, and stay for ever.
     """
@@ -152,5 +152,5 @@ def remove(disk: Disk, folder: Path, paths: Sequence[Path]) -> None:
 
 
 def pinned(folder: Path) -> set[str]:
-    """Names of the checkpoints that a person has pinned: those with a file <name>.pin beside them."""
+    """Return the names of pinned checkpoints: those with a file <name>.pin beside them."""
     return {path.name.removesuffix('.pin') for path in folder.glob('*.pin')}

@@ -20,7 +20,7 @@ NO_WEIGHTS = ('.json', '.pin', '.damaged', '.tmp')
 
 @dataclass(frozen=True)
 class Verdict:
-    """What reading a file has shown: whether it is damaged, and in words how that is known."""
+    """The result of verifying a file: whether it is damaged, and in words how that is known."""
 
     damaged: bool
     text: str
@@ -34,7 +34,7 @@ class Verifier:
         self.digests: dict[tuple[int, int], str] = {}
 
     def check(self, path: Path) -> Verdict:
-        """Verifies a file: by its record, its provenance or its archive's checksums, else by reading it.
+        """Verify a file: by its record, its provenance or its archive's checksums, else by reading it.
 
         Raises:
             FileNotFoundError: no such file, and no record speaks of one.
@@ -53,7 +53,7 @@ class Verifier:
             return Verdict(True, f'cannot be read: {error.strerror or error}')
 
     def digest(self, path: Path) -> str:
-        """The sha256 of a file in hex."""
+        """Return the sha256 of a file in hex."""
         key = inode(path)
         if key not in self.digests:
             self.digests[key] = digest(path)
@@ -69,7 +69,7 @@ class Verifier:
         return Verdict(False, 'whole, by the sha256 of its record')
 
     def _missing(self, path: Path) -> Verdict:
-        """A training may have removed what was there a moment ago."""
+        """Judge a file that is not there: a training may have removed it a moment ago."""
         records = read_records(path.parent)
         owned = owner(path, records, read=False)
         newest = sorted({record.step for record in records})[-LEAST_STATES:]
@@ -106,7 +106,7 @@ class Verifier:
 
 
 def _by_checksums(path: Path) -> Verdict | None:
-    """The verdict of a zip archive's own checksums; None if it was written without."""
+    """Return the verdict of a zip archive's own checksums; None if it was written without."""
     try:
         with zipfile.ZipFile(path) as archive:
             # torch.serialization.set_crc32_options(False) leaves zeros in their place.
@@ -121,7 +121,7 @@ def _by_checksums(path: Path) -> Verdict | None:
 
 
 def owner(path: Path, records: Sequence[Record], read: bool = True) -> tuple[Record, str] | None:
-    """The record and the kind of a checkpoint's file, given by its name, a link to it, or a copy that stands for one.
+    """Return record and kind of a checkpoint's file, found by name, by link, or as a copy of it.
 
     Args:
         path: need not exist.
@@ -145,7 +145,7 @@ def owner(path: Path, records: Sequence[Record], read: bool = True) -> tuple[Rec
 
 
 def record_problem(path: Path) -> str | None:
-    """Why a record cannot be read, or None."""
+    """Return why a record cannot be read, or None."""
     try:
         Record.read(path)
     except CheckpointError as error:
@@ -154,12 +154,12 @@ def record_problem(path: Path) -> str | None:
 
 
 def provenance_path(path: Path) -> Path:
-    """Where it is said what a made weight file was made of."""
+    """Return the path of the file that says what a weight file was made of."""
     return path.with_suffix('.provenance.json')
 
 
 def read_provenance(path: Path) -> dict[str, Any] | None:
-    """What is said beside a weight file about its making; None if nothing is, or it speaks of another file."""
+    """Read what a weight file was made of; None if there is no such word, or it is about another file."""
     try:
         content = json.loads(provenance_path(path).read_bytes())
         content['size'], content['sha256']
@@ -169,6 +169,6 @@ def read_provenance(path: Path) -> dict[str, Any] | None:
 
 
 def inode(path: Path) -> tuple[int, int]:
-    """What names of one file have in common."""
+    """Return what all names of one file have in common."""
     stat = os.stat(path)
     return stat.st_dev, stat.st_ino

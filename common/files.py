@@ -22,35 +22,35 @@ class Disk:
     """The operations. Whatever changes a run's folder goes through them, but for cleaning up after a failed save."""
 
     def create(self, path: Path) -> BinaryIO:
-        """Opens a new file for writing."""
+        """Open a new file for writing."""
         return path.open('wb')
 
     def write(self, file: BinaryIO, data: Any) -> int:
-        """Hands bytes to the operating system, which need not bring them to the disk."""
+        """Hand bytes to the operating system, which need not bring them to the disk."""
         return file.write(data)
 
     def fsync(self, file: BinaryIO) -> None:
-        """Waits until a file's content is on the disk."""
+        """Wait until a file's content is on the disk."""
         file.flush()
         os.fsync(file.fileno())
 
     def open(self, path: Path) -> BinaryIO:
-        """Opens a file for reading what the disk holds, not what the system remembers, where it can be told so."""
+        """Open a file to read what the disk holds, not what the system remembers, where that can be asked for."""
         file = path.open('rb')
         if hasattr(os, 'posix_fadvise'):
             os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
         return file
 
     def replace(self, source: Path, target: Path) -> None:
-        """Renames over what is there, at once."""
+        """Rename, atomically replacing what is there."""
         os.replace(source, target)
 
     def link(self, source: Path, target: Path) -> None:
-        """Gives a file a second name."""
+        """Give a file a second name."""
         os.link(source, target)
 
     def fsync_folder(self, folder: Path) -> None:
-        """Waits until a folder's names are on the disk; Windows has no such thing and needs none."""
+        """Wait until a folder's names are on the disk; Windows has no such thing and needs none."""
         if os.name == 'nt':
             return
         descriptor = os.open(folder, os.O_RDONLY)
@@ -60,16 +60,16 @@ class Disk:
             os.close(descriptor)
 
     def unlink(self, path: Path) -> None:
-        """Removes a name."""
+        """Remove a name."""
         path.unlink()
 
     def free(self, folder: Path) -> int:
-        """Bytes that the folder's disk has left."""
+        """Return the bytes that the folder's disk has left."""
         return shutil.disk_usage(folder).free
 
 
 def write_new(disk: Disk, path: Path, save: Callable[[BinaryIO], Any]) -> int:
-    """Writes a file without waiting for the disk.
+    """Write a file without waiting for the disk.
 
     Returns:
         The CRC-32 of what was written.
@@ -92,7 +92,7 @@ def write_new(disk: Disk, path: Path, save: Callable[[BinaryIO], Any]) -> int:
 
 
 def write_durable(disk: Disk, path: Path, save: Callable[[BinaryIO], Any], temporary: Path | None = None) -> None:
-    """Writes a file so that it is there whole under its name, or not at all, and stays there.
+    """Write a file so that it is there whole under its name, or not at all, and survives a power cut.
 
     The temporary file lies in the same folder: across file systems a rename is a copy that can be cut.
 
@@ -130,13 +130,13 @@ def write_atomic(path: Path, data: bytes | memoryview) -> None:
 
 
 def sync(disk: Disk, path: Path) -> None:
-    """Waits until a written file's content is on the disk."""
+    """Wait until a written file's content is on the disk."""
     with path.open('rb+') as file:
         disk.fsync(file)
 
 
 def read_back(disk: Disk, path: Path, crc: int) -> tuple[int, str]:
-    """Reads a file from the disk, and returns its size in bytes and its sha256.
+    """Read a file from the disk, and return its size in bytes and its sha256.
 
     Args:
         disk: the operations.
@@ -158,7 +158,7 @@ def read_back(disk: Disk, path: Path, crc: int) -> tuple[int, str]:
 
 
 def digest(path: Path) -> str:
-    """The sha256 of a file in hex."""
+    """Return the sha256 of a file in hex."""
     sha256 = hashlib.sha256()
     with path.open('rb') as file:
         while block := file.read(BLOCK):
@@ -176,7 +176,7 @@ def unlink_quietly(path: Path) -> None:
 
 
 class _Noting:
-    """A file to write to that notes the checksum of what it is given, and the disk's own error.
+    """A file to write to that notes the checksum of what it gets, and the disk's own error.
 
     A CRC-32 costs half of a sha256 and finds what a disk does by mistake; training waits for it.
     """

@@ -72,7 +72,7 @@ class Interruption:
             self._raise()
 
     def begin(self) -> None:
-        """A pipeline begins."""
+        """Note that a pipeline begins."""
         self._working += in_main_thread()
 
     def check(self) -> None:
@@ -81,7 +81,7 @@ class Interruption:
             self._raise()
 
     def end(self, failed: bool) -> None:
-        """A pipeline's threads have ended; `failed`: by an exception, which goes on instead of the interruption."""
+        """Note that a pipeline's threads have ended; `failed`: by an exception, which goes on instead."""
         self._working -= in_main_thread()
         if failed:
             self._pending = False

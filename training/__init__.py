@@ -1,1 +1,1 @@
-"""Training that never learns what a matte is: one loop, its state, checkpoints, logs and devices."""
+"""Training: one loop for both stages, with its data, state, validation, logs and ranks."""

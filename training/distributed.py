@@ -27,7 +27,7 @@ SIGNALS = 'SIGTERM,SIGINT,SIGUSR1'
 
 @dataclass(frozen=True)
 class Ranks:
-    """This process among those of the run, and its device."""
+    """The rank of this process among those of the run, and its device."""
 
     device: torch.device
     rank: int = 0
@@ -39,14 +39,14 @@ class Ranks:
         return self.rank == 0
 
     def agree(self, *flags: float) -> list[float]:
-        """The largest value of each flag over all ranks; reads them from the device, and so waits for it."""
+        """Return the largest value of each flag over all ranks. Waits for the device."""
         table = torch.tensor(flags, dtype=torch.float64, device='cpu' if self.world == 1 else self.device)
         if self.world > 1:
             dist.all_reduce(table, dist.ReduceOp.MAX)
         return table.tolist()
 
     def in_turn(self, function: Callable[[], Any]) -> Any:
-        """Calls a function on the first rank, then on the others, which find done what it did."""
+        """Call a function on the first rank, then on the others, which find done what it did."""
         if not self.first:
             dist.barrier()
         result = function()
@@ -60,7 +60,7 @@ class Ranks:
         return self.in_turn(make).to(device=self.device, memory_format=torch.channels_last)
 
     def share_buffers(self, module: nn.Module) -> None:
-        """Gives every rank the first one's buffers: BatchNorm statistics, where they are not synchronised."""
+        """Copy the first rank's buffers to all: BatchNorm statistics, where they are not synchronised."""
         if self.world == 1:
             return
         floats = [b for b in module.buffers() if b.is_floating_point()]
@@ -70,7 +70,7 @@ class Ranks:
             buffer.copy_(values.view_as(buffer))
 
     def total(self, values: Tensor) -> Tensor:
-        """The sum of a tensor over all ranks, on the CPU."""
+        """Return the sum of a tensor over all ranks, on the CPU."""
         if self.world == 1:
             return values.cpu()
         values = values.to(self.device)
@@ -79,7 +79,7 @@ class Ranks:
 
 
 def gpus_to_use(device: str) -> int:
-    """Processes that a plain `python train_*.py` starts: one for each visible GPU; 1 inside torchrun."""
+    """Return how many processes a plain `python train_*.py` starts: one a visible GPU; 1 under torchrun."""
     if 'RANK' in os.environ or device not in ('auto', 'cuda'):
         return 1
     return max(1, torch.cuda.device_count())
@@ -113,7 +113,7 @@ def launch(command: Sequence[str], count: int) -> int:
 
 
 def join_ranks(device: str) -> Ranks:
-    """Joins the process group that torchrun or `launch` describes in the environment, if any.
+    """Join the process group that torchrun or `launch` describes in the environment, if any.
 
     Raises:
         ValueError: the device asked for is not there.
@@ -135,13 +135,13 @@ def join_ranks(device: str) -> Ranks:
 
 
 def leave_ranks() -> None:
-    """Leaves the process group, if one was joined."""
+    """Leave the process group, if one was joined."""
     if dist.is_initialized():
         dist.destroy_process_group()
 
 
 def distribute(module: nn.Module, ranks: Ranks, compiled: bool = False) -> nn.Module:
-    """Wraps a module for training: synchronised BatchNorm and averaged gradients over ranks, compiled if asked.
+    """Wrap a module for training: synchronised BatchNorm and averaged gradients over ranks, compiled if asked.
 
     BatchNorm is synchronised on GPUs only: torch has no CPU kernel for it. The module itself shares all parameters and
     buffers with what is returned.

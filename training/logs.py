@@ -30,7 +30,7 @@ class _TqdmHandler(logging.Handler):
 
 
 def set_up_logging(first: bool = True) -> None:
-    """Plain lines on standard output; ranks other than the first print only what goes wrong."""
+    """Print plain lines to standard output; ranks other than the first print only warnings."""
     handler = _TqdmHandler()
     handler.setFormatter(logging.Formatter('%(message)s'))
     logging.basicConfig(handlers=[handler], level=logging.INFO if first else logging.WARNING, force=True)
@@ -55,7 +55,7 @@ class Logger:
         self.broken_until = 0.0
 
     def _write(self, write: Callable[[SummaryWriter], object]) -> None:
-        """Writes to TensorBoard's file, made with the first point; a full disk costs points and not the training."""
+        """Write to TensorBoard's file, made with the first point; a full disk costs points, not the training."""
         if not self.first or time.monotonic() < self.broken_until:
             return
         try:
@@ -70,22 +70,22 @@ class Logger:
             log.warning('%s: %s; the curves miss points until there is space again', self.folder, error)
 
     def flush(self) -> None:
-        """Hands all points to the operating system."""
+        """Hand all points to the operating system."""
         self._write(lambda writer: writer.flush())
 
     def scalars(self, step: int, values: Mapping[str, float]) -> None:
-        """Adds a point to the curve of each tag."""
+        """Add a point to the curve of each tag."""
         for tag, value in values.items():
             self._write(lambda writer, tag=tag, value=value: writer.add_scalar(tag, value, step))  # type: ignore[misc]
 
     def pictures(self, step: int, pictures: Mapping[str, Tensor]) -> None:
-        """Adds batches of pictures (B, 1 or 3, H, W), 0..1, as grids."""
+        """Add batches of pictures (B, 1 or 3, H, W), 0..1, as grids."""
         for tag, batch in pictures.items():
             grid = make_grid(batch.detach().float().cpu().clamp(0, 1), nrow=5)
             self._write(lambda writer, tag=tag, grid=grid: writer.add_image(tag, grid, step))  # type: ignore[misc]
 
     def progress(self, done: int, loss: float, rate: float, waiting: float) -> None:
-        """Moves the progress line; in a log file, prints one.
+        """Move the progress bar; in a log file, print a line.
 
         Args:
             done: steps of the whole run.
@@ -106,7 +106,7 @@ class Logger:
             )  # fmt: skip
 
     def close(self) -> None:
-        """Finishes the files and the line."""
+        """Finish the files and the bar."""
         if self.bar is not None:
             self.bar.close()
         if self.writer is not None:

@@ -138,7 +138,7 @@ def _train(run: Run) -> int:
 
 
 def pending_work(run: Run) -> bool:
-    """Whether the end of the last run came before all that was due after its last step: a validation or a name."""
+    """Return whether the last run ended before a validation or a checkpoint that was due after its last step."""
     if run.resumed is None:
         return False
     unnamed = not all(map(run.checkpoints.record, run.schedule.names_due(run.resumed.step)))
@@ -146,13 +146,13 @@ def pending_work(run: Run) -> bool:
 
 
 def _unvalidated(run: Run) -> bool:
-    """Whether a signal kept the validation from being made that was due."""
+    """Return whether a signal prevented a validation that was due."""
     assert run.resumed is not None
     return run.schedule.due(run.resumed.step + 1).validation and not run.resumed.metrics
 
 
 def rehearse(run: Run) -> None:
-    """Validates two batches, so that mistakes show in seconds and not at the first validation.
+    """Validate two batches, so that mistakes show in seconds and not at the first validation.
 
     Raises:
         ValueError: --monitor or --checkpoint-best-name names no metric.
@@ -169,7 +169,7 @@ def rehearse(run: Run) -> None:
 
 
 def _train_step(run: Run, batches: Iterator[Any], meter: Meter) -> StepResult:
-    """Forward and backward over the accumulated parts, then the optimizer; waits for nothing on the device."""
+    """Run forward and backward over the accumulated parts, then the optimizer; never waits for the device."""
     state, ranks, step = run.state, run.ranks, run.state.progress.step
     factor = run.schedule.learning_rate_factor(step)
     for group in state.optimizer.param_groups:
@@ -209,13 +209,13 @@ def _train_step(run: Run, batches: Iterator[Any], meter: Meter) -> StepResult:
 
 
 def _late(run: Run) -> bool:
-    """Whether the last checkpoint is older than --checkpoint-minutes."""
+    """Return whether the last checkpoint is older than --checkpoint-minutes."""
     minutes = run.settings.checkpoint_minutes
     return run.ranks.first and minutes is not None and time.monotonic() - run.checkpoints.saved_at >= 60 * minutes
 
 
 def _finish_step(run: Run, step: int, signal: StopRequest, late: bool = False) -> bool:
-    """Validates and saves what is due after a step; False if a signal cut that off."""
+    """Validate and save what is due after a step; return False if a signal prevented it."""
     last = step + 1 == run.schedule.end
     metrics = _validate(run, step, signal) if run.schedule.due(step + 1).validation else {}
     if metrics is None:
@@ -230,7 +230,7 @@ def _finish_step(run: Run, step: int, signal: StopRequest, late: bool = False) -
 
 
 def _make_up(run: Run, signal: StopRequest) -> bool:
-    """Does what the last run owed; False if a signal cut that off, too."""
+    """Do what the last run left pending; return False if a signal prevented it."""
     assert run.resumed is not None
     step, metrics = run.resumed.step, run.resumed.metrics
     unvalidated = _unvalidated(run)
@@ -250,7 +250,7 @@ def _make_up(run: Run, signal: StopRequest) -> bool:
 
 
 def _stop(run: Run, step: int, number: int) -> int:
-    """Saves after a signal, without the validation that may be due: the resumed run makes up for it."""
+    """Save after a signal, without the validation that may be due: the resumed run makes up for it."""
     reason = signal_name(number)
     saved = _save(run, {run.schedule.interval_name(step): reason}, step, {}, wait=True)
     log.info('stopped by %s after step %d; %s', reason, step, RESUME_HINT if saved else 'NOT saved')
@@ -260,7 +260,7 @@ def _stop(run: Run, step: int, number: int) -> int:
 
 
 def _validate(run: Run, step: int, signal: StopRequest) -> dict[str, float] | None:
-    """Scores the weights, and their average if there is one; None if a signal cut that off."""
+    """Score the weights, and their average if there is one; return None if a signal prevented it."""
     run.ranks.share_buffers(run.state.module)
     metrics = {}
     modules = {'valid_': run.state.module}
@@ -277,13 +277,13 @@ def _validate(run: Run, step: int, signal: StopRequest) -> dict[str, float] | No
 
 
 def _is_best(run: Run, metrics: dict[str, float]) -> bool:
-    """Whether a validation without a checkpoint was one of the best, so that it deserves one."""
+    """Return whether a validation without a checkpoint was one of the best, so that it deserves one."""
     best = bool(metrics) and run.ranks.first and run.checkpoints.would_be_kept(metrics)
     return bool(run.ranks.agree(best)[0])
 
 
 def _save(run: Run, names: dict[str, str], step: int, metrics: dict[str, float], wait: bool) -> bool:
-    """Saves on the first rank and tells the others how it went: with this one if it is waited for, or with the last."""
+    """Save on the first rank and return on all whether it worked: this save if waited for, else the last one."""
     if run.ranks.first:
         # Once a step is saved, what it logged is not logged again.
         run.logger.flush()

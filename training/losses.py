@@ -11,7 +11,9 @@ from torch import Tensor
 def base_loss(
     pred_pha: Tensor, pred_fgr: Tensor, pred_err: Tensor, true_pha: Tensor, true_fgr: Tensor
 ) -> dict[str, Tensor]:
-    """The coarse network's loss; all tensors float in 0..1, alpha and error (B, 1, H, W), foreground (B, 3, H, W).
+    """Compute the loss of the coarse network.
+
+    All tensors are float in 0..1: alpha and error (B, 1, H, W), foreground (B, 3, H, W).
 
     The error's target is detached: it teaches the network to know its errors, not to make them.
     """
@@ -30,7 +32,7 @@ def refine_loss(
     true_pha: Tensor,
     true_fgr: Tensor,
 ) -> dict[str, Tensor]:
-    """The whole network's loss: the matte at full and at backbone resolution, and the predicted error.
+    """Compute the loss of the whole network: mattes at full and backbone resolution, and predicted error.
 
     Full-size tensors are (B, C, H, W), those of backbone resolution (B, C, h, w), all float in 0..1. The published
     script leaves the error's target attached (its issue 196); here it is detached, which changes the gradient only.

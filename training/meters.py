@@ -30,24 +30,24 @@ class StepResult:
 
 
 class Meter:
-    """Samples and seconds since the last report, and how many of the seconds were spent waiting for data."""
+    """Samples and seconds since the last report, and the seconds of them spent waiting for data."""
 
     def __init__(self) -> None:
         self.restart()
 
     def restart(self) -> None:
-        """Begins anew, so that validation and saving do not count."""
+        """Start counting anew, so that validation and saving do not count."""
         self.samples, self.waited, self.since = 0, 0.0, time.perf_counter()
 
     @contextlib.contextmanager
     def waiting(self) -> Iterator[None]:
-        """Counts the block's time as waiting for data."""
+        """Count the block's time as waiting for data."""
         start = time.perf_counter()
         yield
         self.waited += time.perf_counter() - start
 
     def report(self, logger: Logger, state: TrainingState, result: StepResult) -> None:
-        """Logs the last step's loss terms, learning rates and rates; waits for the device."""
+        """Log the last step's loss terms, learning rates and rates; waits for the device."""
         step = state.progress.step - 1
         losses = {name: term.item() for name, term in result.losses.items()}
         elapsed = max(time.perf_counter() - self.since, 1e-9)
@@ -70,7 +70,7 @@ class Meter:
 
 
 class BadSteps:
-    """Counts steps without a finite loss or gradient on the device, and undoes their trace in BatchNorm statistics.
+    """Counts steps without a finite loss or gradient, and undoes their trace in BatchNorm statistics.
 
     The optimizer leaves such a step out by itself; running means do not. They are put back to the last look's, which
     costs a copy a look instead of one a step.
@@ -85,7 +85,7 @@ class BadSteps:
         self.good = self._buffers()
 
     def note(self, result: StepResult) -> None:
-        """Counts a step without waiting for it. In float16 an infinite gradient is the loss scaler's business."""
+        """Count a step without waiting for it. In float16 the loss scaler handles infinite gradients."""
         bad = ~result.losses['total'].isfinite()
         if not is_dynamic(self.state.scaler):
             bad |= ~result.norm.isfinite()
@@ -94,12 +94,12 @@ class BadSteps:
         self.worst = torch.maximum(self.worst, self.in_a_row)
 
     def counts(self) -> tuple[float, float, float]:
-        """Bad steps since the last look, those in a row just now, and the most in a row since; waits for the device."""
+        """Return bad steps since the last look, in a row just now, and at most in a row. Waits for the device."""
         total, in_a_row, worst = torch.stack([self.total, self.in_a_row, self.worst]).tolist()
         return total, in_a_row, worst
 
     def look(self, counts: Sequence[float], names: list[str]) -> None:
-        """Takes in what `counts` gave, agreed over all ranks.
+        """Take in what `counts` returned, agreed over all ranks.
 
         Raises:
             FloatingPointError: ten bad steps in a row, or a loss scale that fell to nothing; names the last samples.

@@ -26,7 +26,7 @@ def add_arguments(
     images_interval: int,
     valid_interval: int,
 ) -> None:
-    """Adds the shared flags; the arguments are the stage's defaults."""
+    """Add the shared flags; the arguments are the stage's defaults."""
     add = parser.add_argument_group('data').add_argument
     add('--dataset-name', required=True, help='a name in the data config, or "synthetic", which needs no files')
     add('--data-config', type=Path, default=Path('data_path.toml'), metavar='FILE', help='folders of each data set')
@@ -127,12 +127,12 @@ def main(
 
 
 def monitor_name(text: str) -> str:
-    """The name that logs and records have for a metric: 'valid_sad' for 'sad', 'valid_ema_sad' for 'ema_sad'."""
+    """Return a metric's name in logs and records: 'valid_sad' for 'sad', 'valid_ema_sad' for 'ema_sad'."""
     return 'valid_' + text.removeprefix('valid_')
 
 
 def problems(args: argparse.Namespace) -> list[str]:
-    """What is wrong with the shared flags, each as the flag, its value and what is allowed."""
+    """Return what is wrong with the shared flags, each as the flag, its value and what is allowed."""
     least = {
         'batch_size': 2, 'num_workers': 0, 'seed': 0, 'train_resolution': 64, 'synthetic_size': 2, 'epoch_end': 1,
         'log_train_loss_interval': 1, 'log_train_images_interval': 1, 'log_valid_interval': 1,
@@ -183,7 +183,7 @@ def _checkpoint_problems(args: argparse.Namespace) -> list[str]:
 
 
 def template_problem(template: str, metrics: Collection[str] = ()) -> str | None:
-    """What is wrong with a --checkpoint-best-name, or None; names of metrics are looked at only if they are given."""
+    """Return what is wrong with a --checkpoint-best-name, or None; metrics are checked if any are given."""
     try:
         fields = [name for _, name, _, _ in string.Formatter().parse(template) if name is not None]
     except ValueError as error:

@@ -34,7 +34,7 @@ OF_THE_MACHINE = ('num_workers', 'device', 'precision')
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Adds the flags; those left out are the run's own, or the stage script's defaults for weights without a record."""
+    """Add the flags; those left out are as the run was trained, else the stage script's defaults."""
     add = parser.add_argument_group('scoring (left out: as the run was trained, else as the stage script does)')
     flag = add.add_argument
     flag('--dataset-name', help='score on this data set\'s validation samples; "synthetic" needs no files')
@@ -141,7 +141,7 @@ def judge(
     record: Record | None,
     metric: str,
 ) -> tuple[dict[str, Tensor], dict[str, dict[str, float]], list[str]]:
-    """Scores an average and its members.
+    """Score an average and its members.
 
     Args:
         scripts: as for `prepare`.
@@ -182,7 +182,7 @@ def judge(
 
 
 def batch_norm(given: argparse.Namespace) -> str:
-    """What was done about BatchNorm statistics, in words."""
+    """Say in words how BatchNorm statistics were made."""
     if given.batch_norm == 'average':
         return 'BatchNorm statistics averaged'
     batches = f'{given.reestimate_batches} training batches of {given.dataset_name}'
@@ -190,7 +190,7 @@ def batch_norm(given: argparse.Namespace) -> str:
 
 
 def winner(scores: Mapping[str, Mapping[str, float]], average: str, members: Collection[str], metric: str) -> str:
-    """Says whether an average beats the best of its members, and by how much; lower is better.
+    """Say whether an average beats the best of its members, and by how much; lower is better.
 
     Args:
         scores: by what is scored; one that is not finite is the worst.

@@ -33,7 +33,7 @@ class EMA:
         self.updates = 0
 
     def update(self, module: nn.Module) -> None:
-        """Takes in the network's values after a step."""
+        """Take in the network's values after a step."""
         weight = 1 - min(self.decay, (1 + self.updates) / (10 + self.updates))
         self.updates += 1
         own = [p.detach() for p in self.module.parameters()]
@@ -43,7 +43,7 @@ class EMA:
 
 @dataclass
 class Progress:
-    """The counters.
+    """The counters of a run.
 
     Attributes:
         step: optimizer steps done over the whole run, which is the number of the next one.
@@ -58,7 +58,7 @@ class Progress:
 
 @dataclass
 class TrainingState:
-    """Weights, optimizer, loss scaler, average of weights, counters.
+    """Everything that a run remembers: weights, optimizer, loss scaler, average of weights, counters.
 
     Attributes:
         module: the network itself, not its wrapper.
@@ -75,15 +75,15 @@ class TrainingState:
     progress: Progress = field(default_factory=Progress)
 
     def weights(self) -> dict[str, Tensor]:
-        """The network's state_dict, in the memory layout that other tools expect."""
+        """Return the network's state_dict, in the memory layout that other tools expect."""
         return _contiguous(self.module)
 
     def ema_weights(self) -> dict[str, Tensor] | None:
-        """The averaged network's state_dict, with the network's own names."""
+        """Return the averaged network's state_dict, with the network's own names."""
         return _contiguous(self.ema.module) if self.ema is not None else None
 
     def state_dict(self) -> dict[str, Any]:
-        """All but the weights, in plain types and tensors; the optimizer's moments by parameter name."""
+        """Return all but the weights, in plain types and tensors; moments of the optimizer by parameter name."""
         names = self._names()
         return {
             'format': FORMAT,
@@ -96,7 +96,7 @@ class TrainingState:
     def load_state_dict(
         self, state: dict[str, Any], weights: dict[str, Tensor], ema: dict[str, Tensor] | None = None
     ) -> None:
-        """Puts everything back.
+        """Restore a saved state.
 
         Args:
             state: from `state_dict`.
@@ -125,7 +125,7 @@ class TrainingState:
         return {parameter: name for name, parameter in self.module.named_parameters()}
 
     def _load_optimizer(self, moments: dict[str, dict[str, Any]]) -> None:
-        """Loads through the optimizer's own method, which is positional, copies first (it keeps what it is given)."""
+        """Load by the optimizer's own method, which is positional; copies first, since it keeps what it gets."""
         names = self._names()
         ordered = [names[p] for group in self.optimizer.param_groups for p in group['params']]
         if moments and set(moments) != set(ordered):
@@ -145,12 +145,12 @@ def _contiguous(module: nn.Module) -> dict[str, Tensor]:
 
 
 def make_scaler(device: torch.device, dtype: torch.dtype) -> torch.amp.GradScaler:
-    """A loss scaler: dynamic in float16; elsewhere of scale 1, kept for leaving out non-finite steps without a wait."""
+    """Make a loss scaler: dynamic in float16; elsewhere of scale 1, only to leave out non-finite steps."""
     if dtype is torch.float16:
         return torch.amp.GradScaler(device.type)
     return torch.amp.GradScaler(device.type, init_scale=1.0, growth_interval=NEVER)
 
 
 def is_dynamic(scaler: torch.amp.GradScaler) -> bool:
-    """Whether the scaler changes its scale (float16) or stays at 1."""
+    """Return whether the scaler changes its scale (float16) or stays at 1."""
     return scaler.get_growth_interval() != NEVER

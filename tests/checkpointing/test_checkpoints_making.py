@@ -252,7 +252,7 @@ def test_convert_to_half_precision_safetensors_and_back(run, capsys):
             '--precision float16: w: 1 values are too large for float16, up to 70000',
         ),
         ('nowhere.pth', [], 'nowhere.pth: no such file'),
-        ('text.pth', [], 'text.pth: damaged: not a weight file'),
+        ('text.pth', [], 'text.pth: not a weight file'),
         ('broken.pth', [], 'broken.pth: damaged: '),
         ('checkpoint/run/epoch-0-iter-1.pth', [], 'damaged: does not have the sha256 of its record'),
         ('checkpoint/run/epoch-0-iter-7.state.pth', [], 'it is the training state'),

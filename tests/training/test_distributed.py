@@ -27,7 +27,10 @@ def alone(tmp_path_factory):
     return torch.load(folder / '1-1-0.pt')
 
 
-@pytest.mark.parametrize(('world', 'accumulate'), [(2, 1), (3, 1), (1, 3), (2, 2)])
+@pytest.mark.parametrize(
+    ('world', 'accumulate'),
+    [(2, 1), (1, 3), pytest.param(3, 1, marks=pytest.mark.slow), pytest.param(2, 2, marks=pytest.mark.slow)],
+)
 def test_same_samples_and_same_gradient(tmp_path, paths, alone, world, accumulate):
     if world > 1:
         assert launch([str(HERE / 'support/ranks.py'), str(tmp_path), str(accumulate)], world) == 0
@@ -41,6 +44,7 @@ def test_same_samples_and_same_gradient(tmp_path, paths, alone, world, accumulat
             assert (part['gradient'][name] - gradient).abs().max() < 1e-3 * scale, name
 
 
+@pytest.mark.slow
 def test_the_script_trains_on_two_ranks(in_tmp, paths):
     assert launch([str(ROOT / 'train_base.py'), *flags('run', max_steps=4, valid_samples=3)], 2) == 0
     assert 'epoch-1-iter-3.pth' in names('checkpoint/run')
@@ -50,6 +54,7 @@ def test_the_script_trains_on_two_ranks(in_tmp, paths):
     assert load('checkpoint/run/epoch-1-iter-4.state.pth')['progress']['step'] == 5
 
 
+@pytest.mark.slow
 def test_torchrun_works_too(in_tmp, paths):
     command = [sys.executable, '-m', 'torch.distributed.run', '--standalone', '--nproc-per-node', '2']
     done = subprocess.run([*command, ROOT / 'train_base.py', *flags('run', max_steps=2)], check=False)
@@ -60,14 +65,14 @@ def test_torchrun_works_too(in_tmp, paths):
 def test_a_signal_reaches_all_ranks_and_one_saves(in_tmp, paths):
     program = 'import sys; from training.distributed import launch; sys.exit(launch(sys.argv[1:], 2))'
     arguments = flags('run', epoch_end=500, checkpoint_interval=10**6)
-    command = [sys.executable, '-c', program, ROOT / 'train_base.py', *arguments]
+    command = [sys.executable, '-c', program, HERE / 'support/tiny_base.py', *arguments]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
         for line in process.stdout:
             if line.startswith('step 2 of'):
                 process.send_signal(signal.SIGTERM)
                 break
         rest = process.stdout.read()
-        assert process.wait(60) == 143
+        assert process.wait(120) == 143
     assert 'stopped by SIGTERM' in rest
 
 
