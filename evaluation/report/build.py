@@ -16,9 +16,8 @@ import numpy as np
 
 from evaluation.results import Results
 
-from .page import Picture, Strip, page
+from .page import Picture, Strip, label, page
 from .pictures import error_picture, matte_uri, photo_uri, small
-from .tables import label
 
 
 @dataclass(frozen=True)

@@ -1,33 +1,36 @@
-"""The HTML of a report, around its tables. All text from outside is escaped; style and script are files beside it."""
+"""The HTML of a report: every value is prepared here, and report.html.jinja lays them out, with style and script beside
+it. Autoescaping covers all text from outside.
+
+Models have short names, since columns have no room for long ones, and a metric has the same number of decimals in all
+tables.
+"""
 
 from __future__ import annotations
 
 import base64
 import hashlib
+import json
 import math
+import re
+import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from html import escape
 from pathlib import Path
+from typing import Any
 
-from evaluation.results import Results
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup, escape
+
+from evaluation.results import Mean, Results, differences, means
+from evaluation.tables import TITLES, few_hint
 
 from .pictures import error_scale, matte_uri
-from .tables import (
-    badge,
-    box,
-    decimals_of,
-    figure_table,
-    label,
-    means_table,
-    name_html,
-    number,
-    settings_table,
-    short_names,
-)
 
+FOLDER = Path(__file__).parent
 PIXELATED_BELOW = 200
 """A picture whose longest side is shorter is enlarged pixel by pixel: blurred, a hard matte would look soft."""
+
+Figures = Mapping[str, Mapping[str, float]]  # name to metric to value
 
 
 @dataclass(frozen=True)
@@ -39,6 +42,11 @@ class Picture:
     width: int
     height: int
 
+    @property
+    def is_tiny(self) -> bool:
+        """Whether its pixels are to be seen."""
+        return max(self.width, self.height) < PIXELATED_BELOW
+
 
 @dataclass(frozen=True)
 class Strip:
@@ -49,7 +57,7 @@ class Strip:
 
 
 def page(title: str, results: Sequence[Results], shown: Sequence[Mapping[str, list[Strip]]], sort_by: str) -> str:
-    """Build the page.
+    """Return the page.
 
     Args:
         title: its head.
@@ -57,112 +65,121 @@ def page(title: str, results: Sequence[Results], shown: Sequence[Mapping[str, li
         shown: for each model its groups of strips by heading.
         sort_by: the metric by which the table of all pictures is sorted at first.
     """
-    here = Path(__file__)
-    script = here.with_name('report.js').read_text('utf-8')
-    style = here.with_name('report.css').read_text('utf-8')
-    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode('ascii')
-    # The browser itself refuses what the page must not do: load anything, or run any script but this one.
-    policy = f"default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src 'sha256-{digest}'"
-    keys = short_names(len(results))
-    decimals = decimals_of(results)
-    models = ''.join(
-        _model(row, key, groups, decimals, sort_by) for row, key, groups in zip(results, keys, shown, strict=True)
+    decimals = _decimals(results)
+    keys = [''] if len(results) == 1 else [_short_name(i) for i in range(len(results))]
+    models: list[dict[str, Any]] = [
+        {
+            'key': key,
+            'row': row,
+            'means': means(row),
+            'differences': differences(row, results[0]),
+            'groups': groups,
+            'missing': sum(math.isnan(found.get(sort_by, math.nan)) for found in row.figures.values()),
+        }
+        for key, row, groups in zip(keys, results, shown, strict=True)
+    ]
+    clip_metrics = [metric for row in results for found in row.clip_figures.values() for metric in found]
+    script = (FOLDER / 'report.js').read_text('utf-8')
+
+    environment = Environment(
+        loader=FileSystemLoader(FOLDER),
+        autoescape=True,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        undefined=StrictUndefined,
+        keep_trailing_newline=True,
     )
-    return f"""<!doctype html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<meta name="color-scheme" content="light dark">
-<meta http-equiv="Content-Security-Policy" content="{policy}">
-<link rel="icon" href="data:,">
-<title>{escape(title)}</title>
-<style>{style}</style>
-</head>
-<body>
-<main>
-{_head(title, results, keys)}
-{means_table(results, keys, decimals)}
-{settings_table(results, keys)}
-{models}
-{_all_pictures(results, keys, decimals, sort_by)}
-{_all_clips(results, keys, decimals)}
-</main>
-<script>{script}</script>
-</body>
-</html>
-"""
-
-
-def _head(title: str, results: Sequence[Results], keys: Sequence[str]) -> str:
-    pictures = len({name for row in results for name in row.figures})
-    clips = len({clip for row in results for clip in row.clips})
-    counts = [_count(len(results), 'model'), _count(pictures, 'picture')] + ([_count(clips, 'clip')] if clips else [])
-    links = [('means', 'Means')]
-    links += [(f'model{key}', f'Pictures of {key}' if key else 'Pictures') for key in keys]
-    links += [('all-pictures', 'All figures')]
-    items = ''.join(f'<a href="#{target}">{text}</a>' for target, text in links)
-    return (
-        f'<header><h1>{escape(title)}</h1><p>{", ".join(counts)}. All figures are errors: less is better.</p>'
-        f'<nav>{items}</nav></header>'
+    environment.filters |= {
+        'breakable': _breakable, 'counted': _counted, 'label': label, 'number': _number, 'bar': _bar, 'value': _setting
+    }  # fmt: skip
+    environment.tests['known'] = _known
+    return environment.get_template('report.html.jinja').render(
+        title=title,
+        style=Markup((FOLDER / 'report.css').read_text('utf-8')),
+        script=Markup(script),
+        script_sha256=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode('ascii'),
+        clip_count=len({clip for row in results for clip in row.clips}),
+        models=models,
+        decimals=decimals,
+        scales={metric: _longest([model['means'].get(metric) for model in models]) for metric in decimals},
+        grouped=any(row.clips or row.subjects for row in results),
+        few_hint=few_hint(results),
+        settings=list(dict.fromkeys(name for row in results for name in row.settings)),
+        error_scale=matte_uri(error_scale()),
+        sort_by=sort_by,
+        pictures=_figure_table([row.figures for row in results], decimals, sort_by),
+        clips=_figure_table([row.clip_figures for row in results], decimals, next(iter(clip_metrics), '')),
     )
 
 
-def _model(row: Results, key: str, groups: Mapping[str, list[Strip]], decimals: Mapping[str, int], sort_by: str) -> str:
-    body = ''.join(
-        f'<h3>{escape(heading)}</h3>' + ''.join(_strip(strip, row, decimals, sort_by) for strip in strips)
-        for heading, strips in groups.items()
-    )
-    missing = sum(math.isnan(found.get(sort_by, math.nan)) for found in row.figures.values())
-    if missing:
-        body += f'<p class="note">{_count(missing, "picture")} without {escape(label(sort_by))} left out.</p>'
-    legend = (
-        '<p class="legend"><span>too little alpha, −1</span>'
-        f'<img src="{matte_uri(error_scale())}" alt="blue, black, orange"><span>+1, too much alpha</span>'
-        '<span>grey: the subject</span></p>'
-    )
-    return f'<section id="model{key}"><h2>{badge(key)}{name_html(row.model)}</h2>{legend}{body}</section>'
+def label(metric: str) -> str:
+    """Return a metric's name as papers write it."""
+    return TITLES.get(metric, metric)
 
 
-def _strip(strip: Strip, row: Results, decimals: Mapping[str, int], sort_by: str) -> str:
-    name = escape(strip.name)
-    found = row.figures[strip.name]
-    figures = ''.join(
-        f'<div{" class=main" if metric == sort_by else ""}><dt>{escape(label(metric))}</dt>'
-        f'<dd>{number(found[metric], places)}</dd></div>'
-        for metric, places in decimals.items()
-        if metric in found
-    )
-    pictures = ''.join(
-        f'<figure><img src="{shown.uri}" alt="{shown.kind} of {name}" width="{shown.width}" height="{shown.height}"'
-        f'{" class=tiny" if max(shown.width, shown.height) < PIXELATED_BELOW else ""} loading="lazy">'
-        f'<figcaption>{shown.kind}</figcaption></figure>'
-        for shown in strip.pictures
-    )
-    return (
-        f'<article class="strip"><div class="facts"><h4>{name_html(strip.name)}</h4><dl>{figures}</dl></div>'
-        f'<div class="pictures">{pictures}</div></article>'
-    )
+def _short_name(i: int) -> str:
+    """A, B, ... Z, AA, ..."""
+    return (chr(64 + i // 26) if i >= 26 else '') + chr(65 + i % 26)
 
 
-def _count(count: int, thing: str) -> str:
+def _counted(count: int, thing: str) -> str:
     return f'{count} {thing}' if count == 1 else f'{count} {thing}s'
 
 
-def _all_pictures(results: Sequence[Results], keys: Sequence[str], decimals: Mapping[str, int], sort_by: str) -> str:
-    figures = [row.figures for row in results]
-    table = figure_table('Picture', figures, keys, decimals, sort_by)
-    tools = (
-        '<p class="tools" hidden><label>Names with <input type="search" autocomplete="off" spellcheck="false"></label>'
-        '<output></output></p>'
-    )
-    return f'<section id="all-pictures"><h2>All pictures</h2>{tools}{box("All pictures", table)}</section>'
+def _known(value: float | None) -> bool:
+    return value is not None and not math.isnan(value)
 
 
-def _all_clips(results: Sequence[Results], keys: Sequence[str], decimals: Mapping[str, int]) -> str:
-    figures = [row.clip_figures for row in results]
-    metrics = [metric for row in figures for found in row.values() for metric in found]
-    if not metrics:
-        return ''
-    table = figure_table('Clip', figures, keys, decimals, metrics[0])
-    return f'<section id="all-clips"><h2>All clips</h2>{box("All clips", table)}</section>'
+def _breakable(name: str) -> Markup:
+    """Escape a name, and let a long one wrap at the usual places."""
+    return Markup(re.sub(r'([-_./])', r'\1<wbr>', str(escape(name))))
+
+
+def _decimals(results: Sequence[Results]) -> dict[str, int]:
+    """Return decimals per metric, equal down a column: four digits of a typical value."""
+    decimals = {}
+    for metric in dict.fromkeys(metric for row in results for metric in row.metrics):
+        sizes = [abs(value) for row in results for value in row.values(metric).values()]
+        typical = statistics.median([size for size in sizes if 0 < size < math.inf] or [1])
+        decimals[metric] = min(max(3 - math.floor(math.log10(typical)), 0), 6)
+    return decimals
+
+
+def _number(value: float | None, decimals: int, sign: str = '') -> str:
+    """Format a figure; a dash if it is undefined. `sign` '+' marks those above 0 as well."""
+    return f'{value:{sign}.{decimals}f}'.replace('-', '−') if _known(value) else '–'
+
+
+def _longest(found: Sequence[Mean | None]) -> float:
+    """Return the largest end of the bars of one metric, which all models share as a scale."""
+    ends = [end for mean in found if mean is not None for end in (mean.value, mean.high)]
+    return max(filter(_known, ends), default=0) or 1
+
+
+def _bar(mean: Mean, longest: float) -> str:
+    """Return the style of a bar that shows a mean and its interval; its left end is 0."""
+    low, high = (mean.value if math.isnan(end) else end for end in (mean.low, mean.high))
+    ends = (('low', low), ('mean', mean.value), ('high', high))
+    return ';'.join(f'--{end}:{100 * value / longest:.1f}%' for end, value in ends)
+
+
+def _setting(value: object) -> str:
+    if value is None:
+        return '–'
+    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str)
+
+
+def _figure_table(figures: Sequence[Figures], decimals: Mapping[str, int], sort_by: str) -> dict[str, Any]:
+    """Return the names, the first model's worst first, and the metrics of a table of all figures."""
+
+    def order(name: str) -> tuple[bool, float, str]:
+        first = figures[0].get(name, {}).get(sort_by, math.nan)
+        return math.isnan(first), 0 if math.isnan(first) else -first, name
+
+    present = {metric for row in figures for found in row.values() for metric in found}
+    return {
+        'names': sorted(dict.fromkeys(name for row in figures for name in row), key=order),
+        'metrics': [metric for metric in decimals if metric in present],
+        'figures': figures,
+        'sort_by': sort_by,
+    }
