@@ -31,12 +31,17 @@ QUIET = (
 )
 needs_chrome = pytest.mark.skipif(CHROME is None, reason=f'no browser: none of {", ".join(NAMES)}, and no $CHROME')
 
-# Runs `steps` inside the frame of the report, and leaves what they return, as JSON, in the page around it.
-AROUND = """<!doctype html><meta charset="utf-8">
-<iframe src="report.html%(hash)s" style="width: %(width)spx; height: 800px; border: 0"></iframe><pre></pre>
+# Runs the steps of each visit in a new frame of the report, one after the other, and leaves what they return, as JSON,
+# in the page around it: a browser takes seconds to start.
+AROUND = """<!doctype html><meta charset="utf-8"><main></main><pre></pre>
 <script>
-addEventListener('load', async () => {
-  const page = document.querySelector('iframe').contentWindow;
+async function visit(hash, width, steps) {
+  const frame = document.createElement('iframe');
+  frame.style = `width: ${width}px; height: 800px; border: 0`;
+  frame.src = `report.html${hash}`;
+  document.querySelector('main').replaceChildren(frame);
+  await new Promise((resolve) => frame.addEventListener('load', resolve));
+  const page = frame.contentWindow;
   const { document: inside } = page;
   const one = (selector) => inside.querySelector(selector);
   const all = (selector) => [...inside.querySelectorAll(selector)];
@@ -46,10 +51,92 @@ addEventListener('load', async () => {
     one('input').value = text;
     one('input').dispatchEvent(new page.Event('input'));
   };
-  const found = await (async () => { %(steps)s })();
+  return await steps({ page, inside, one, all, names, press, type });
+}
+addEventListener('load', async () => {
+  const found = {};
+  %(visits)s
   document.querySelector('pre').textContent = JSON.stringify(found);
 });
 </script>"""
+VISIT = """
+  found['%s'] = await visit('%s', %d, async ({ page, inside, one, all, names, press, type }) => {
+    %s
+  });
+"""
+
+SORT = """
+    const head = (key) => one(`#all-pictures [data-sort="${key}"]`);
+    const sorted = () => all('#all-pictures [aria-sort]').map((th) => [th.dataset.sort, th.ariaSort]);
+    const steps = [[names(), sorted(), page.location.hash]];
+    for (const key of ['mad.B', 'mad.B', 'name', 'name']) {
+      head(key).querySelector('button').click();
+      steps.push([names(), sorted(), page.location.hash]);
+    }
+    type('P  1');
+    steps.push([names(), one('output').textContent, page.location.hash]);
+    type('');
+    steps.push([names().length, one('output').textContent, page.location.hash]);
+    one('#all-clips [data-sort="name"] button').click();
+    steps.push(all('#all-clips tbody th').map((th) => th.textContent));
+    return steps;
+"""
+ADDRESS = """
+    const first = [names(), one('input').value];
+    page.location.hash = '#sort=sad&filter=';
+    await new Promise((resolve) => page.addEventListener('hashchange', resolve));
+    return [first, [names(), one('input').value]];
+"""
+STRIPS = """
+    const shown = () => one('dialog[open] h4')?.textContent ?? null;
+    const steps = [shown()];
+    all('.strip .pictures')[1].click();
+    steps.push([shown(), all('dialog img').length, all('dialog .facts button').length]);
+    for (const key of ['ArrowRight', 'ArrowLeft', 'ArrowLeft', 'ArrowLeft']) {
+      press(key);
+      steps.push(shown());
+    }
+    all('dialog button').at(-1).click();
+    steps.push(shown());
+    all('.strip button')[0].click();
+    steps.push(shown());
+    return [steps, all('main .strip h4').map((h4) => h4.textContent)];
+"""
+WIDTH = """
+    one('details').open = true;
+    const root = inside.documentElement;
+    const widths = [page.innerWidth, root.scrollWidth, root.clientWidth];
+    const box = one('#all-pictures .box');
+    box.scrollLeft = 60;
+    const stuck = box.getBoundingClientRect().left === box.querySelector('tbody th').getBoundingClientRect().left;
+    const broken = all('img').filter((img) => !img.naturalWidth).length;
+    const tops = all('.strip')[0].querySelectorAll('figure');
+    const rows = new Set([...tops].map((figure) => figure.getBoundingClientRect().top)).size;
+    all('.strip .pictures')[0].click();
+    const dialog = one('dialog');
+    return [widths, stuck, box.scrollLeft, broken, rows, dialog.scrollWidth - dialog.clientWidth];
+"""
+COLOUR = 'return page.getComputedStyle(inside.body).backgroundColor;'
+REFUSED = """
+    const refused = [];
+    inside.addEventListener('securitypolicyviolation', (event) => refused.push(event.effectiveDirective));
+    const script = inside.createElement('script');
+    script.textContent = 'window.ran = true';
+    inside.body.append(script);
+    await page.fetch('report.html').catch(() => {});
+    await new Promise((resolve) => setTimeout(resolve, 100));
+    const loaded = page.performance.getEntriesByType('resource').map((entry) => entry.name.slice(0, 5));
+    return [page.ran ?? false, refused.sort(), loaded.filter((scheme) => scheme !== 'data:')];
+"""
+WIDTHS = (320, 390, 1280)
+# By name: steps, the address's end, and the frame's width.
+VISITS = {
+    'sort': (SORT, '', 390),
+    'address': (ADDRESS, '#sort=sad.B&order=ascending&filter=P', 390),
+    'strips': (STRIPS, '', 390),
+    'colour': (COLOUR, '', 390),
+    **{f'width {width}': (WIDTH, '', width) for width in WIDTHS},
+}
 
 
 def results(model, factor, settings=None):
@@ -72,48 +159,37 @@ def folder(tmp_path_factory):
     return folder
 
 
-@pytest.fixture
-def browse(folder, tmp_path):
-    """Open the report and run steps in it; returns what they return. The console must stay silent."""
+def browse(folder, visits, *flags, silent=True):
+    """Open the report once for each visit and run its steps; return what they return, by name.
 
-    def run(steps, hash='', width=390, flags=(), silent=True):
-        (folder / 'around.html').write_text(AROUND % {'hash': html.escape(hash), 'width': width, 'steps': steps})
-        # Only the flag lets a page look into a file in its frame.
-        command = [CHROME, *QUIET, f'--user-data-dir={tmp_path / "chrome"}', '--allow-file-access-from-files', *flags]
-        command += ['--enable-logging=stderr', '--virtual-time-budget=3000', '--dump-dom']
-        # The folders of a user who has none: the browser leaves nothing behind.
-        environment = {**os.environ, 'HOME': str(tmp_path), 'XDG_CONFIG_HOME': str(tmp_path)}
-        done = subprocess.run(
-            [*command, (folder / 'around.html').as_uri()], capture_output=True, text=True, timeout=100, env=environment
-        )
-        messages = [line for line in done.stderr.splitlines() if ':CONSOLE' in line]
-        assert not (silent and messages)
-        left = re.search(r'<pre>(.*?)</pre>', done.stdout, re.DOTALL)
-        assert left, done.stderr
-        assert left[1], 'the steps did not come to their end'
-        return json.loads(html.unescape(left[1]))
+    The console must stay silent.
+    """
+    lines = ''.join(VISIT % (name, hash, width, steps) for name, (steps, hash, width) in visits.items())
+    (folder / 'around.html').write_text(AROUND % {'visits': lines})
+    # Only the flag lets a page look into a file in its frame.
+    command = [CHROME, *QUIET, f'--user-data-dir={folder / "chrome"}', '--allow-file-access-from-files', *flags]
+    command += ['--enable-logging=stderr', '--virtual-time-budget=10000', '--dump-dom']
+    # The folders of a user who has none: the browser leaves nothing behind.
+    environment = {**os.environ, 'HOME': str(folder), 'XDG_CONFIG_HOME': str(folder)}
+    done = subprocess.run(
+        [*command, (folder / 'around.html').as_uri()], capture_output=True, text=True, timeout=100, env=environment
+    )
+    messages = [line for line in done.stderr.splitlines() if ':CONSOLE' in line]
+    assert not (silent and messages)
+    left = re.search(r'<pre>(.*?)</pre>', done.stdout, re.DOTALL)
+    assert left, done.stderr
+    assert left[1], 'the steps did not come to their end'
+    return json.loads(html.unescape(left[1]))
 
-    return run
+
+@pytest.fixture(scope='module')
+def visited(folder):
+    return browse(folder, VISITS)
 
 
 @needs_chrome
-def test_tables_sort_and_filter(browse):
-    found = browse("""
-        const head = (key) => one(`#all-pictures [data-sort="${key}"]`);
-        const sorted = () => all('#all-pictures [aria-sort]').map((th) => [th.dataset.sort, th.ariaSort]);
-        const steps = [[names(), sorted(), page.location.hash]];
-        for (const key of ['mad.B', 'mad.B', 'name', 'name']) {
-          head(key).querySelector('button').click();
-          steps.push([names(), sorted(), page.location.hash]);
-        }
-        type('P  1');
-        steps.push([names(), one('output').textContent, page.location.hash]);
-        type('');
-        steps.push([names().length, one('output').textContent, page.location.hash]);
-        one('#all-clips [data-sort="name"] button').click();
-        steps.push(all('#all-clips tbody th').map((th) => th.textContent));
-        return steps;
-    """)
+def test_tables_sort_and_filter(visited):
+    found = visited['sort']
     by_sad = [NASTY, 'p10', 'p2', LONG, 'shots/p3', 'undefined']
     by_mad = sorted(MADS, key=MADS.get, reverse=True)
     by_name = [NASTY, LONG, 'p2', 'p10', 'shots/p3', 'undefined']
@@ -128,85 +204,36 @@ def test_tables_sort_and_filter(browse):
 
 
 @needs_chrome
-def test_the_address_says_what_is_shown(browse):
+def test_the_address_says_what_is_shown(visited):
     by_sad = [NASTY, 'p10', 'p2', LONG, 'shots/p3', 'undefined']
-    found = browse(
-        """
-        const first = [names(), one('input').value];
-        page.location.hash = '#sort=sad&filter=';
-        await new Promise((resolve) => page.addEventListener('hashchange', resolve));
-        return [first, [names(), one('input').value]];
-        """,
-        hash='#sort=sad.B&order=ascending&filter=P',
-    )
+    found = visited['address']
     # Undefined comes last in either order, and the filter takes capitals for small letters.
     assert found == [[['shots/p3', 'p2', 'p10', NASTY], 'P'], [by_sad, '']]
 
 
 @needs_chrome
-def test_strips_open_large_and_turn_by_keys(browse):
-    found = browse("""
-        const shown = () => one('dialog[open] h4')?.textContent ?? null;
-        const steps = [shown()];
-        all('.strip .pictures')[1].click();
-        steps.push([shown(), all('dialog img').length, all('dialog .facts button').length]);
-        for (const key of ['ArrowRight', 'ArrowLeft', 'ArrowLeft', 'ArrowLeft']) {
-          press(key);
-          steps.push(shown());
-        }
-        all('dialog button').at(-1).click();
-        steps.push(shown());
-        all('.strip button')[0].click();
-        steps.push(shown());
-        return [steps, all('main .strip h4').map((h4) => h4.textContent)];
-    """)
+def test_strips_open_large_and_turn_by_keys(visited):
+    found = visited['strips']
     steps, strips = found
     assert strips[:5] == [NASTY, 'p10', 'p2', LONG, 'shots/p3']
     assert steps == [None, ['p10', 4, 0], 'p2', 'p10', NASTY, strips[-1], None, NASTY]
 
 
 @needs_chrome
-@pytest.mark.parametrize('width', [320, 390, 1280])
-def test_the_page_never_scrolls_sideways(browse, width):
-    found = browse(
-        """
-        one('details').open = true;
-        const root = inside.documentElement;
-        const widths = [page.innerWidth, root.scrollWidth, root.clientWidth];
-        const box = one('#all-pictures .box');
-        box.scrollLeft = 60;
-        const stuck = box.getBoundingClientRect().left === box.querySelector('tbody th').getBoundingClientRect().left;
-        const broken = all('img').filter((img) => !img.naturalWidth).length;
-        const tops = all('.strip')[0].querySelectorAll('figure');
-        const rows = new Set([...tops].map((figure) => figure.getBoundingClientRect().top)).size;
-        all('.strip .pictures')[0].click();
-        const dialog = one('dialog');
-        return [widths, stuck, box.scrollLeft, broken, rows, dialog.scrollWidth - dialog.clientWidth];
-        """,
-        width=width,
-    )
+@pytest.mark.parametrize('width', WIDTHS)
+def test_the_page_never_scrolls_sideways(visited, width):
+    found = visited[f'width {width}']
     wide = width > 1000  # enough for the table, and for the strip in one row
     assert found == [[width] * 3, True, 0 if wide else 60, 0, 1 if wide else 2, 0]
 
 
 @needs_chrome
-def test_it_follows_the_colour_scheme(browse):
-    steps = 'return page.getComputedStyle(inside.body).backgroundColor;'
-    assert browse(steps) == 'rgb(253, 253, 252)'
-    assert browse(steps, flags=['--force-dark-mode']) == 'rgb(21, 24, 27)'
+def test_it_follows_the_colour_scheme(folder, visited):
+    assert visited['colour'] == 'rgb(253, 253, 252)'
+    assert browse(folder, {'': VISITS['colour']}, '--force-dark-mode') == {'': 'rgb(21, 24, 27)'}
 
 
 @needs_chrome
-def test_the_browser_refuses_to_load_or_run_anything_else(browse):
-    steps = """
-        const refused = [];
-        inside.addEventListener('securitypolicyviolation', (event) => refused.push(event.effectiveDirective));
-        const script = inside.createElement('script');
-        script.textContent = 'window.ran = true';
-        inside.body.append(script);
-        await page.fetch('report.html').catch(() => {});
-        await new Promise((resolve) => setTimeout(resolve, 100));
-        const loaded = page.performance.getEntriesByType('resource').map((entry) => entry.name.slice(0, 5));
-        return [page.ran ?? false, refused.sort(), loaded.filter((scheme) => scheme !== 'data:')];
-    """
-    assert browse(steps, silent=False) == [False, ['connect-src', 'script-src-elem'], []]
+def test_the_browser_refuses_to_load_or_run_anything_else(folder):
+    found = browse(folder, {'': (REFUSED, '', 390)}, silent=False)
+    assert found == {'': [False, ['connect-src', 'script-src-elem'], []]}
