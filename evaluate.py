@@ -33,7 +33,7 @@ from common import cli, console
 from common.devices import keep_memory
 
 if TYPE_CHECKING:
-    from evaluation.plan import Plan
+    from evaluation.plan import ScoringPlan
     from evaluation.results import Results
 
 METRICS = ('sad', 'mse', 'grad', 'conn', 'fg_mse', 'mad', 'dtssd')
@@ -41,7 +41,7 @@ SCALINGS = ('bmv2', 'dim', 'rvm', 'raw')
 
 
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:
-    """Reads the command line."""
+    """Read the command line."""
     parser = cli.Parser(__doc__)
     add = parser.add_argument_group('what is scored').add_argument
     add('--checkpoint', type=Path, nargs='+', metavar='FILE', help='networks, to be run on --testset')
@@ -82,60 +82,92 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     return args
 
 
-def run(args: argparse.Namespace, plan: Plan) -> list[str]:
-    """Scores all rows, writes their figures, prints the tables and writes the page; returns what went wrong with files.
+def prepared(args: argparse.Namespace) -> ScoringPlan:
+    """Check the flags, find everything that they name, and return what is to be scored.
+
+    Raises:
+        ValueError: with all that is wrong, one line each.
+    """
+    from common.network import RefinerSettings
+    from evaluation.flags import flag_problems
+    from evaluation.plan import ScoringRequest, prepare
+
+    cli.raise_problems(flag_problems(args))
+    names = vars(RefinerSettings())
+    refiner = {name: value for name in names if (value := getattr(args, f'model_{name}', None)) is not None}
+    request = ScoringRequest(
+        checkpoints=args.checkpoint,
+        testset=args.testset,
+        predictions=args.predictions,
+        truth=args.truth,
+        results=args.results,
+        base_only=args.base_only,
+        clips=args.clips,
+        refiner=refiner,
+        metrics=args.metrics,
+        region=args.region or 'unknown',
+        scaling=args.scaling or 'bmv2',
+        sort=args.sort,
+        report=args.report is not None,
+    )
+    return prepare(request)
+
+
+def run(args: argparse.Namespace, plan: ScoringPlan) -> list[str]:
+    """Score all rows, write their figures, print the tables and write the page; return what went wrong with files.
 
     Raises:
         ValueError: a picture cannot be read or computed.
         OSError: the alphas that the page shows cannot be kept.
     """
     from common.console import say
-    from evaluation.rows import rows, scored
+    from evaluation.rows import ComputeSettings, rows, scored
     from evaluation.tables import legend, means_table, pictures_table, show, to_csv, to_json
 
     for note in plan.notes:
         say(f'note: {note}')
     new: list[Results] = []
     files: dict[str, Callable[[str], Path]] = {}
+    compute = ComputeSettings(args.device, args.precision, args.batch_size, args.num_workers)
     with tempfile.TemporaryDirectory(prefix='evaluate-') as folder:
-        for row in rows(args, plan, Path(folder)):
+        for row in rows(plan, compute, Path(folder) if args.report else None):
             say(f'{row.name}: {row.report}')
             new.append(scored(row, plan))
             files[row.name] = row.file
             del row  # or its network would be there beside the next one
         results, problems = new + plan.earlier, []
         if args.json:
-            problems += keep('--json', args.json, lambda: to_json(results).encode())
+            problems += write('--json', args.json, lambda: to_json(results).encode())
         if args.csv:  # names as the disk has them
-            problems += keep('--csv', args.csv, lambda: to_csv(results).encode('utf-8', 'surrogateescape'))
+            problems += write('--csv', args.csv, lambda: to_csv(results).encode('utf-8', 'surrogateescape'))
         if args.per_picture:
             show(f'{pictures_table(results, args.sort)}\n')
         show(f'{means_table(results)}\n{legend(results)}')
         if args.report:
-            problems += keep('--report', args.report, lambda: report(args, plan, new, files))
+            problems += write('--report', args.report, lambda: report(args.sort, plan, new, files))
     return problems
 
 
 def report(
-    args: argparse.Namespace, plan: Plan, results: Sequence[Results], files: Mapping[str, Callable[[str], Path]]
+    sort: str | None, plan: ScoringPlan, results: Sequence[Results], files: Mapping[str, Callable[[str], Path]]
 ) -> bytes:
-    """The page; `files` says for each row where the alpha of a picture lies."""
+    """Return the page; `files` says for each row where the alpha of a picture lies."""
     from dataset.sources import read_alpha, read_rgb
-    from evaluation.report.build import Pictures, report_bytes
+    from evaluation.report.build import ReportPictures, report_bytes
 
     truths = {truth.name: truth for truth in plan.truths}
 
-    def pictures(model: str, name: str) -> Pictures:
+    def pictures(model: str, name: str) -> ReportPictures:
         truth = truths[name]
         src = None if truth.src is None else read_rgb(truth.src)
-        return Pictures(src, read_alpha(truth.pha), read_alpha(files[model](name)))
+        return ReportPictures(src, read_alpha(truth.pha), read_alpha(files[model](name)))
 
-    sort_by = args.sort or next(metric for metric in METRICS if metric in plan.metrics)  # dtssd is the last of them
+    sort_by = sort or next(metric for metric in METRICS if metric in plan.metrics)  # dtssd is the last of them
     return report_bytes(results, pictures, sort_by, f'Evaluation on {plan.settings["truth"]}')
 
 
-def keep(flag: str, path: Path, content: Callable[[], bytes]) -> list[str]:
-    """Writes a file; returns what is wrong with it, which shall cost neither the others nor the table."""
+def write(flag: str, path: Path, content: Callable[[], bytes]) -> list[str]:
+    """Write a file; return what is wrong with it, which shall cost neither the others nor the table."""
     from common import files
 
     try:
@@ -147,36 +179,27 @@ def keep(flag: str, path: Path, content: Callable[[], bytes]) -> list[str]:
 
 
 def start(argv: Sequence[str] | None) -> int:
-    """Reads the flags, prepares everything and runs; returns the exit code."""
+    """Read the flags, prepare everything and run; return the exit code."""
     args = parse(argv)
     if args.device in ('auto', 'cpu'):
         keep_memory('cpu')  # before there are threads
     # Threads of one layer wait awake for each other, but not for long: decoders and scoring need the cores, too.
     os.environ.setdefault('GOMP_SPINCOUNT', '100000')
     try:
-        from evaluation.plan import prepare
-
-        plan = prepare(args)
+        plan = prepared(args)
     except (ValueError, OSError) as error:
-        print(f'error: {error}', file=sys.stderr)
-        return 2
+        return cli.report_error(error, 2)
     try:
         problems = run(args, plan)
-    except (ValueError, OSError) as error:
-        problems = [f'stopped: {error}']
     except Exception as error:  # torch and OpenCV have types of their own
-        from common.cli import out_of_memory
-
-        if not out_of_memory(error):
-            raise
-        problems = [f'stopped: too little memory: {error}']
+        return cli.report_error(error, 1, 'stopped: ', 'take a smaller --batch-size or fewer --num-workers')
     for problem in problems:
         print(f'error: {problem}', file=sys.stderr)
     return 1 if problems else 0
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Runs the script; returns its exit code."""
+    """Run the script; return its exit code."""
     from common.signals import run_until_stopped
 
     return run_until_stopped(partial(start, argv), 'stopped: files are written at the end, whole or not at all')

@@ -28,7 +28,7 @@ from common import cli
 
 if TYPE_CHECKING:
     from common.signals import StopSignals
-    from evaluation.testset.recipes import Recipe, Settings, Sources
+    from evaluation.testset.recipes import Recipe, Sources, TestsetSettings
 
 
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:
@@ -122,22 +122,22 @@ def folder_problems(folder: Path, sources: Sources | None, overwrite: bool) -> l
     return []
 
 
-def prepare(args: argparse.Namespace) -> tuple[list[Recipe], Sources, Settings]:
+def prepare(args: argparse.Namespace) -> tuple[list[Recipe], Sources, TestsetSettings]:
     """Checks everything that can be checked before a picture is decoded, and draws.
 
     Raises:
         ValueError: with all that is wrong, one line each.
     """
-    from evaluation.testset.recipes import Settings, plan
+    from evaluation.testset.recipes import TestsetSettings, plan
 
     problems, sources, recipes = number_problems(args), None, []
     size = tuple(args.size) if args.size else None
-    settings = Settings(
+    settings = TestsetSettings(
         args.seed, args.backgrounds_per_foreground, size, args.clip_frames, tuple(args.noise), args.limit
     )
     try:
         sources = find_sources(args)
-        recipes = plan(sources, Settings() if problems else settings)
+        recipes = plan(sources, TestsetSettings() if problems else settings)
     except (ValueError, OSError) as error:
         problems += str(error).split('\n')
     try:

@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
 
-from dataset.sources import ImageError, image_size
 from evaluation.testset.layout import (
     MANIFEST,
     UNFINISHED,
     Entry,
     find_testset,
     numbered,
+    picture_sizes,
     pictures_by_name,
     plate_name,
     some,
@@ -44,7 +43,7 @@ class Truth:
 
 
 @dataclass(frozen=True)
-class Predictions:
+class PredictionFiles:
     """The predictions of one model as files, by the names of the pictures.
 
     Attributes:
@@ -63,7 +62,7 @@ class Predictions:
 
 
 def find_truth(folder: Path) -> list[Truth]:
-    """The truths of a test set, of a folder with pha/ and if need be other kinds, or of a folder of alphas.
+    """Find the truths of a test set, of a folder with pha/ and perhaps other kinds, or of a folder of alphas.
 
     Where there are src/ and bgr/ as well, pictures and clips are those that `find_testset` finds, but no plate need be
     there: files of predictions are compared without.
@@ -92,18 +91,18 @@ def find_truth(folder: Path) -> list[Truth]:
 
 
 def truths_of(entries: Iterable[Entry]) -> list[Truth]:
-    """The truths of a test set's pictures."""
+    """Return the truths of a test set's pictures."""
     return [Truth(x.name, x.clip, x.pha, x.fgr, x.trimap, x.src, x.subject) for x in entries]
 
 
 def as_clips(truths: Sequence[Truth]) -> list[Truth]:
-    """Each folder of pictures as a clip, its frames in the order of the numbers in their names: 2 before 10."""
+    """Make each folder of pictures a clip, its frames in the order of the numbers in their names: 2 before 10."""
     clips = [replace(truth, clip=PurePosixPath(truth.name).parent.as_posix()) for truth in truths]
     return sorted(clips, key=lambda truth: (truth.clip or '', numbered(truth.name)))
 
 
-def find_predictions(folder: Path, truths: Sequence[Truth], with_fgr: bool = True) -> Predictions:
-    """Predictions as inference_images.py writes them, with pha/ and maybe fgr/, or a plain folder of alphas.
+def find_predictions(folder: Path, truths: Sequence[Truth], with_fgr: bool = True) -> PredictionFiles:
+    """Find predictions as inference_images.py writes them, in pha/ and maybe fgr/, or in a plain folder of alphas.
 
     Args:
         folder: where they are.
@@ -119,7 +118,7 @@ def find_predictions(folder: Path, truths: Sequence[Truth], with_fgr: bool = Tru
     colours = pictures_by_name(folder / 'fgr') if with_fgr and root != folder and (folder / 'fgr').is_dir() else {}
     names = {truth.name for truth in truths}
     coloured = [truth.name for truth in truths if truth.fgr is not None]
-    found = Predictions(
+    found = PredictionFiles(
         folder,
         {name: path for name, path in alphas.items() if name in names},
         {name: path for name, path in colours.items() if name in names},
@@ -139,31 +138,26 @@ def find_predictions(folder: Path, truths: Sequence[Truth], with_fgr: bool = Tru
     )
     if lossy:
         found.notes.append(f'{folder}: {", ".join(lossy)} may be lossy, and what the format loses counts as error')
-    found.problems.extend(
-        size_problems(
-            (truth.pha, held[truth.name]) for held in (found.pha, found.fgr) for truth in truths if truth.name in held
-        )
-    )
+    pairs = ((x.pha, held[x.name]) for held in (found.pha, found.fgr) for x in truths if x.name in held)
+    found.problems.extend(compare_sizes(pairs)[1])
     return found
 
 
-def size_problems(pairs: Iterable[tuple[Path, Path]]) -> list[str]:
-    """Which pictures differ in size, and which cannot be read; by their headers, on threads."""
+def compare_sizes(pairs: Iterable[tuple[Path, Path]]) -> tuple[dict[Path, tuple[int, int]], list[str]]:
+    """Return the (width, height) of pictures, and which of them cannot be read or differ from their partner."""
     listed = list(pairs)
-    paths = list(dict.fromkeys(path for pair in listed for path in pair))
-    with ThreadPoolExecutor(8) as pool:
-        sizes = dict(zip(paths, pool.map(_size, paths)))
-    unreadable = [size for size in sizes.values() if isinstance(size, str)]
+    sizes, unreadable = picture_sizes(path for pair in listed for path in pair)
     differ = [
         f'{first} is {sizes[first][0]}x{sizes[first][1]}, {second} {sizes[second][0]}x{sizes[second][1]}'
         for first, second in listed
-        if not isinstance(sizes[first], str) and not isinstance(sizes[second], str) and sizes[first] != sizes[second]
+        if first in sizes and second in sizes and sizes[first] != sizes[second]
     ]
-    return [some(unreadable, '; ')] * bool(unreadable) + [f'sizes differ: {some(differ, "; ")}'] * bool(differ)
+    problems = [some(unreadable, '; ')] if unreadable else []
+    return sizes, problems + ([f'sizes differ: {some(differ, "; ")}'] if differ else [])
 
 
 def clip_problems(truths: Sequence[Truth], sizes: Mapping[str, tuple[int, int]]) -> list[str]:
-    """Clips whose frames, given their (width, height) by name, differ in size: there is no change between these."""
+    """Return which clips have frames of different (width, height), between which no change can be measured."""
     first: dict[str, Truth] = {}
     differ: dict[str, tuple[str, str]] = {}
     for truth in truths:
@@ -172,10 +166,3 @@ def clip_problems(truths: Sequence[Truth], sizes: Mapping[str, tuple[int, int]])
     named = [', '.join(f'{name} is {sizes[name][0]}x{sizes[name][1]}' for name in names) for names in differ.values()]
     without = 'leave out --clips, or name --metrics without dtssd'
     return [f'frames of {len(named)} clips differ in size: {some(named, "; ")}; {without}'] if named else []
-
-
-def _size(path: Path) -> tuple[int, int] | str:
-    try:
-        return image_size(path)
-    except (OSError, ImageError) as error:
-        return str(error)

@@ -1,143 +1,132 @@
-"""Checkpoints as networks that are ready to be run: what each file holds, and the settings that it was trained with."""
+"""Checkpoints to be scored: which network each holds, and the settings that its refiner runs with."""
 
 from __future__ import annotations
 
-import argparse
 import warnings
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from common import network
-from inference import options
+from common.cli import flag
+from common.network import PUBLISHED, NetworkSettings, RefinerSettings, published_size
 
 if TYPE_CHECKING:
     from checkpointing.origin import NetworkWeights
-    from common.network import RefinerSettings
 
-# Flags of a refiner, and what a checkpoint's record calls them.
-OF_THE_REFINER = {
-    'model_backbone_scale': 'backbone scale',
-    'model_refine_mode': 'refine mode',
-    'model_refine_sample_pixels': 'refine sample pixels',
-    'model_refine_threshold': 'refine threshold',
-}
-OF_A_MODE = {'sampling': ['model_refine_sample_pixels'], 'thresholding': ['model_refine_threshold']}
+CHOSEN = ('backbone_scale', 'refine_mode', 'refine_sample_pixels', 'refine_threshold')
+READ_IN_MODE = {'refine_sample_pixels': 'sampling', 'refine_threshold': 'thresholding'}
 
 
 @dataclass(frozen=True)
-class Network:
-    """A checkpoint with all that it takes to run it.
+class EvaluatedNetwork:
+    """A checkpoint and the settings to run it with.
 
     Attributes:
-        flags: the command line, completed by what `inference_images.py` would be told of the network.
+        path: of the weights.
+        settings: the network that they are of, and how it refines.
         about: settings and origin in plain values: sha256, and run, epoch and step where a record says so.
         report: one line for the console.
     """
 
-    flags: argparse.Namespace
+    path: Path
+    settings: NetworkSettings
     about: dict[str, Any]
     report: str
 
     @property
     def refines(self) -> bool:
         """Whether there is a refiner."""
-        return self.flags.model_type == 'mattingrefine'
+        return self.settings.refiner is not None
 
 
-def find_networks(args: argparse.Namespace, size: tuple[int, int]) -> tuple[list[Network], list[str]]:
-    """Reads what the files of `--checkpoint` hold, and completes the flags that are left out.
+def find_networks(
+    paths: Sequence[Path], given: Mapping[str, Any], size: tuple[int, int], base_only: bool = False
+) -> tuple[list[EvaluatedNetwork], list[str]]:
+    """Read what checkpoints hold, and settle how their refiners run.
 
-    A setting is what its flag says, else what the network was trained with if there is a record of that beside the
-    file, else what is published for pictures of that size.
+    A setting is the given one, else the one that the network was trained with if there is a record of that beside the
+    file, else the one that is published for pictures of that size.
 
     Args:
-        args: with `checkpoint`, the flags of `OF_THE_REFINER`, None where left out, and the machine's.
+        paths: of the checkpoints.
+        given: settings of refiners by their names in `CHOSEN`.
         size: (width, height) of the largest picture.
+        base_only: rows without the refiner are asked for, too.
 
     Returns:
         The networks, and what is wrong with files and flags.
     """
     networks, problems = [], []
-    for path in args.checkpoint:
+    for path in paths:
         try:
-            networks.append(_network(args, path, size))
+            networks.append(_find_network(path, given, size))
         except (ValueError, OSError) as error:
             problems.append(f'--checkpoint {error}')
-    if networks and not problems and not any(network.refines for network in networks):
-        given = [name for name in (*OF_THE_REFINER, 'base_only') if getattr(args, name) not in (None, False)]
-        problems += [f'--{name.replace("_", "-")}: no checkpoint has a refiner; leave it out' for name in given]
-    wrong = [line for network in networks for line in options.model_problems(network.flags)]
-    if not problems:
-        wrong += _unread(args, networks)
-    return networks, problems + list(dict.fromkeys(wrong))
+    if networks and not problems:
+        problems += _useless_setting_problems(networks, given, base_only)
+    return networks, problems
 
 
-def _unread(args: argparse.Namespace, networks: list[Network]) -> list[str]:
-    """Flags of a way of refining that no network takes."""
-    modes = {network.flags.model_refine_mode for network in networks if network.refines}
+def _useless_setting_problems(
+    networks: Sequence[EvaluatedNetwork], given: Mapping[str, Any], base_only: bool
+) -> list[str]:
+    """Return the flags that no network reads."""
+    modes = {network.settings.refiner.refine_mode for network in networks if network.settings.refiner is not None}
+    names = [f'model_{name}' for name in given]
+    if not modes:
+        useless = [*names, *(['base_only'] if base_only else [])]
+        return [f'{flag(name)}: no checkpoint has a refiner; leave it out' for name in useless]
     return [
-        f'--{name.replace("_", "-")} {getattr(args, name)}: is read with --model-refine-mode {mode} alone; give that, '
+        f'{flag(f"model_{name}")} {value}: is read with --model-refine-mode {READ_IN_MODE[name]} alone; give that, '
         'too, or leave it out'
-        for mode, names in OF_A_MODE.items()
-        for name in names
-        if modes and mode not in modes and getattr(args, name) is not None
+        for name, value in given.items()
+        if READ_IN_MODE.get(name) not in {None, *modes}
     ]
 
 
-def _network(args: argparse.Namespace, path: Path, size: tuple[int, int]) -> Network:
+def _find_network(path: Path, given: Mapping[str, Any], size: tuple[int, int]) -> EvaluatedNetwork:
     from checkpointing.origin import read_network
 
     weights = read_network(path)
-    flags = argparse.Namespace(**vars(args))
-    flags.model_checkpoint = path
-    flags.model_type, flags.model_backbone = weights.model_type, weights.backbone
-    flags.model_refine_kernel_size = weights.kernel_size
-    origin = weights.origin
-    about: dict[str, Any] = {'checkpoint': str(path), 'checkpoint_sha256': origin.sha256, **origin.position}
-    report = f'{path}: {flags.model_type} with {flags.model_backbone}'
-    _check(weights)
-    if flags.model_type == 'mattingrefine':
-        report += f'; {_complete(flags, origin.refiner, size)}'
-    else:
-        # Nobody reads them, but the checks, which all of them pass.
-        flags.model_backbone_scale, flags.model_refine_sample_pixels = network.PUBLISHED['hd']
-        flags.model_refine_mode, flags.model_refine_threshold = 'sampling', 0.7
-    arguments = options.model_arguments(flags)
-    about |= {name: value for name, value in arguments.items() if name != 'path'}
-    return Network(flags, about, report)
+    settings, report = NetworkSettings(weights.model_type, weights.backbone), ''
+    if weights.model_type == 'mattingrefine':
+        refiner, words = _refiner(weights, given, size)
+        settings, report = replace(settings, refiner=refiner), f'; {words}'
+    _check_tensors(weights, settings)
+    about = {'checkpoint': str(path), 'checkpoint_sha256': weights.origin.sha256, **weights.origin.position}
+    report = f'{path}: {settings.model_type} with {settings.backbone}{report}'
+    return EvaluatedNetwork(path, settings, about | settings.values, report)
 
 
-def _check(weights: NetworkWeights) -> None:
+def _check_tensors(weights: NetworkWeights, settings: NetworkSettings) -> None:
     """Raise ValueError unless the file has all tensors of its network and no others: building it later cannot fail."""
     import torch
 
-    from inference.networks import make_network
+    from model import MattingBase, MattingRefine
     from model.weights import load_weights
 
-    refiner = {'refine_kernel_size': weights.kernel_size} if weights.model_type == 'mattingrefine' else {}
     with torch.device('meta'):
-        model = make_network({'model_type': weights.model_type, 'backbone': weights.backbone, **refiner})
+        if settings.refiner is None:
+            model = MattingBase(settings.backbone)
+        else:
+            model = MattingRefine(settings.backbone, **vars(settings.refiner))
     with warnings.catch_warnings():
         warnings.simplefilter('ignore')  # that a network without memory takes no values
         load_weights(model, weights.file)
 
 
-def _complete(flags: argparse.Namespace, trained: RefinerSettings | None, size: tuple[int, int]) -> str:
-    """Gives the refiner's flags that were left out their values; returns in words what was taken from where."""
-    kind = network.published_size(size)
-    scale, pixels = network.PUBLISHED[kind]
-    published = dict(zip(OF_THE_REFINER, (scale, 'sampling', pixels, 0.7)))
-    origins: dict[str, list[str]] = {}
-    for name in OF_THE_REFINER:
-        origin = 'as given'
-        if getattr(flags, name) is None:
-            origin = 'as trained' if trained else f'as published for {kind}'
-            setattr(flags, name, getattr(trained, name.removeprefix('model_')) if trained else published[name])
-        origins.setdefault(origin, []).append(name)
-    read = ['model_backbone_scale', 'model_refine_mode', *OF_A_MODE.get(flags.model_refine_mode, [])]
-    words = {
-        origin: ', '.join(f'{OF_THE_REFINER[name]} {getattr(flags, name)}' for name in names if name in read)
-        for origin, names in origins.items()
-    }
-    return '; '.join(f'{origin}: {text}' for origin, text in words.items() if text)
+def _refiner(weights: NetworkWeights, given: Mapping[str, Any], size: tuple[int, int]) -> tuple[RefinerSettings, str]:
+    """Return how a refiner runs, and in words which of the settings come from where."""
+    kind = published_size(size)
+    scale, pixels = PUBLISHED[kind]
+    chosen, source = weights.origin.refiner, 'as trained'
+    if chosen is None:
+        chosen, source = RefinerSettings(scale, refine_sample_pixels=pixels), f'as published for {kind}'
+    settings = replace(chosen, **given, refine_kernel_size=weights.kernel_size)
+    words: dict[str, list[str]] = {}
+    for name in CHOSEN:
+        if READ_IN_MODE.get(name) in (None, settings.refine_mode):
+            text = f'{name.replace("_", " ")} {getattr(settings, name)}'
+            words.setdefault('as given' if name in given else source, []).append(text)
+    return settings, '; '.join(f'{source}: {", ".join(texts)}' for source, texts in words.items())

@@ -1,4 +1,4 @@
-"""The rows of evaluate.py: predictions of networks or from files, scored while the next are read and computed."""
+"""Rows of figures: predictions of networks or from files, scored while the next are read and computed."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ import numpy as np
 
 from common.console import progress
 from common.devices import choose_device, torch_threads
+from common.network import NetworkSettings
 from dataset.sources import read_alpha, read_rgb
 from inference import options
 from inference.coarse import coarse_only
@@ -26,9 +27,9 @@ from inference.matte import NotFiniteError, Pending
 from inference.pipeline import Pipeline
 from inference.predictor import Matting
 
-from .folders import Predictions, Truth
-from .networks import Network
-from .plan import Plan, base_only
+from .folders import PredictionFiles, Truth
+from .networks import EvaluatedNetwork
+from .plan import ScoringPlan, base_only
 from .results import Results
 from .scores import OF_PAIRS, Frame, figures, read_frame, unsteadiness, with_previous
 
@@ -36,7 +37,23 @@ from .scores import OF_PAIRS, Frame, figures, read_frame, unsteadiness, with_pre
 PIXELS_AT_ONCE = 2**24
 
 Pixels = tuple[np.ndarray, np.ndarray | None]  # alpha uint8 (H, W); foreground uint8 RGB (H, W, 3), if there is one
-Prediction = Callable[[], Pixels]  # called on a thread, once
+PixelSource = Callable[[], Pixels]  # waits for the device, or reads files; called on a thread, once
+
+
+@dataclass(frozen=True)
+class ComputeSettings:
+    """Where and how to compute.
+
+    Attributes:
+        device, precision: as `common.cli` names them.
+        batch_size: pictures of equal size computed at once.
+        num_workers: threads that read, and as many that score; 0: as many as suit the machine.
+    """
+
+    device: str = 'auto'
+    precision: str = 'auto'
+    batch_size: int = 1
+    num_workers: int = 0
 
 
 @dataclass(frozen=True)
@@ -49,62 +66,83 @@ class Row:
         settings: for the results.
         threads: for its work.
         predict: starts it; gives a prediction for each of the plan's truths.
-        file: where the alpha of a picture lies once it is scored; those of a network for a report alone.
+        file: where the alpha of a picture lies once it is scored; those of a network if they are kept.
     """
 
     name: str
     report: str
     settings: dict[str, Any]
     threads: options.Threads
-    predict: Callable[[Pipeline], Iterator[Prediction]]
+    predict: Callable[[Pipeline], Iterator[PixelSource]]
     file: Callable[[str], Path]
 
 
-def rows(args: argparse.Namespace, plan: Plan, folder: Path) -> Iterator[Row]:
-    """The new rows, one after the other, since networks are built when it is their turn.
+def rows(plan: ScoringPlan, compute: ComputeSettings, folder: Path | None) -> Iterator[Row]:
+    """Make the new rows, one after the other, since each network is built when it is its turn.
 
     Args:
-        args: the command line.
         plan: what to score.
-        folder: to keep the alphas of networks in, if there is to be a report.
+        compute: where and how.
+        folder: where the alphas of networks are kept; None: they are not.
 
     Raises:
         ValueError: a network cannot be built.
     """
     for name, found in plan.predictions.items():
-        threads = options.share_cores(args, 'files', len(plan.truths), 1)
         settings = {**plan.settings, 'predictions': str(found.folder)}
         predict = partial(_from_files, found, plan.truths, 'fg_mse' in plan.metrics)
+        threads = _threads(compute, 'files', len(plan.truths), 1)
         yield Row(name, f'{len(found.pha)} files', settings, threads, predict, found.pha.__getitem__)
     for name, network in plan.networks.items():
-        yield from _of_network(name, network, args, plan, folder)
+        yield from _network_rows(name, network, plan, compute, folder)
 
 
-def _of_network(name: str, network: Network, args: argparse.Namespace, plan: Plan, folder: Path) -> Iterator[Row]:
-    """The row of a network and, if asked for, the one without its refiner."""
+def _network_rows(
+    name: str, network: EvaluatedNetwork, plan: ScoringPlan, compute: ComputeSettings, folder: Path | None
+) -> Iterator[Row]:
+    """Make the row of a network and, if asked for, the one without its refiner."""
+    chosen = network.settings
+    refiner = {} if chosen.refiner is None else vars(chosen.refiner)
+    device = choose_device(compute.device)
     matting = Matting.from_checkpoint(
-        **options.model_arguments(network.flags), device=choose_device(args.device), precision=args.precision
+        network.path, chosen.model_type, chosen.backbone, device=device, precision=compute.precision, **refiner
     )
     precision = str(matting.dtype).removeprefix('torch.')
     settings = {**plan.settings, **network.about, 'device': str(matting.device), 'precision': precision}
-    batches = math.ceil(len(plan.jobs) / args.batch_size)
-    pixels = math.prod(plan.largest) * args.batch_size
-    threads = options.share_cores(network.flags, matting.device.type, batches, pixels)
+    batches = math.ceil(len(plan.jobs) / compute.batch_size)
+    threads = _threads(compute, device.type, batches, math.prod(plan.largest) * compute.batch_size, chosen)
 
     def row(name: str, report: str, matting: Matting, settings: dict[str, Any]) -> Row:
         # A folder with a name of its own, since names of rows need not be names of folders.
-        writer = PictureWriter(Path(tempfile.mkdtemp(dir=folder)), {'pha': 'png'})
-        kept = writer if args.report else None
-        predict = partial(_from_network, matting, plan, args.batch_size, threads, kept)
-        return Row(name, report, settings, threads, predict, partial(writer.path, 'pha'))
+        writer = None if folder is None else PictureWriter(Path(tempfile.mkdtemp(dir=folder)), {'pha': 'png'})
+        predict = partial(_from_network, matting, plan, compute.batch_size, threads, writer)
+        return Row(name, report, settings, threads, predict, partial(_kept, writer))
 
     yield row(name, f'{network.report}; on {matting.device} in {precision}', matting, settings)
-    if args.base_only and network.refines:
+    if plan.base_only and network.refines:
         yield row(base_only(name), 'its coarse alpha, enlarged', coarse_only(matting), {**settings, 'refined': False})
 
 
-def scored(row: Row, plan: Plan) -> Results:
-    """Scores a row.
+def _kept(writer: PictureWriter | None, name: str) -> Path:
+    assert writer is not None
+    return writer.path('pha', name)
+
+
+def _threads(
+    compute: ComputeSettings, device: str, batches: int, pixels: int, network: NetworkSettings | None = None
+) -> options.Threads:
+    refiner = None if network is None else network.refiner
+    flags = argparse.Namespace(
+        num_workers=compute.num_workers,
+        model_type=network and network.model_type,
+        model_refine_mode=refiner and refiner.refine_mode,
+        compile=False,
+    )
+    return options.share_cores(flags, device, batches, pixels)
+
+
+def scored(row: Row, plan: ScoringPlan) -> Results:
+    """Score a row.
 
     Raises:
         ValueError: a picture cannot be read, computed or compared.
@@ -134,9 +172,9 @@ def scored(row: Row, plan: Plan) -> Results:
     return Results(row.name, found, dict(clips), of_clips, row.settings, subjects)
 
 
-def _frame(predicted: tuple[Truth, Prediction], whole: bool) -> Frame:
-    truth, prediction = predicted
-    return read_frame(truth, *prediction(), whole)
+def _frame(predicted: tuple[Truth, PixelSource], whole: bool) -> Frame:
+    truth, source = predicted
+    return read_frame(truth, *source(), whole)
 
 
 def _score(
@@ -147,7 +185,7 @@ def _score(
     return frame.truth, figures(frame, metrics, scaling), change
 
 
-def _from_files(found: Predictions, truths: Sequence[Truth], with_fgr: bool, _: Pipeline) -> Iterator[Prediction]:
+def _from_files(found: PredictionFiles, truths: Sequence[Truth], with_fgr: bool, _: Pipeline) -> Iterator[PixelSource]:
     for truth in truths:
         fgr = found.fgr.get(truth.name) if with_fgr else None
         yield partial(_read_files, found.pha[truth.name], fgr)
@@ -159,12 +197,12 @@ def _read_files(pha: Path, fgr: Path | None) -> Pixels:
 
 def _from_network(
     matting: Matting,
-    plan: Plan,
+    plan: ScoringPlan,
     batch_size: int,
     threads: options.Threads,
     writer: PictureWriter | None,
     pipeline: Pipeline,
-) -> Iterator[Prediction]:
+) -> Iterator[PixelSource]:
     loaded = pipeline.ahead(partial(load, matting=matting, resize=False, align=False), plan.jobs, threads.files)
     spread = partial(pipeline.ahead, threads=threads.batches) if threads.batches > 1 else map
     for item, pending, index in compute(loaded, matting, batch_size, set(), spread):

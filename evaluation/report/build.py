@@ -21,7 +21,7 @@ from .pictures import error_picture, matte_uri, photo_uri, small
 
 
 @dataclass(frozen=True)
-class Pictures:
+class ReportPictures:
     """What the page shows of one picture and one model.
 
     Attributes:
@@ -36,7 +36,7 @@ class Pictures:
 
 def report_bytes(
     results: Sequence[Results],
-    pictures: Callable[[str, str], Pictures],
+    pictures: Callable[[str, str], ReportPictures],
     sort_by: str = 'sad',
     title: str = 'Evaluation',
     places: int = 3,
@@ -74,7 +74,7 @@ def report_bytes(
 
 
 def chosen(results: Results, sort_by: str, places: int = 3) -> dict[str, list[str]]:
-    """The worst, median and best pictures of a model.
+    """Choose the worst, median and best pictures of a model.
 
     Each group comes from its third of all pictures, from worst to best, so none is chosen twice. Pictures without the
     metric are left out. Neighbouring frames look alike, so a clip gives a second frame to a group only when every
@@ -115,7 +115,7 @@ def _spread(names: Sequence[str], places: int, alike: Mapping[str, Hashable]) ->
     return [*first, *again][:places]
 
 
-def _strip(name: str, pictures: Pictures) -> Strip:
+def _strip(name: str, pictures: ReportPictures) -> Strip:
     src, true_pha, pred_pha = pictures.src, pictures.true_pha, pictures.pred_pha
     shapes = {pixels.shape[:2] for pixels in (src, true_pha, pred_pha) if pixels is not None}
     if len(shapes) > 1:

@@ -27,7 +27,7 @@ from dataset.sources import MatteFiles, read_rgb
 from metrics.trimap import trimap
 
 from .layout import FORMAT, MANIFEST, UNFINISHED, VERSION, frame_names
-from .recipes import Recipe, Settings, Sources
+from .recipes import Recipe, Sources, TestsetSettings
 
 Hashes = dict[str, str]  # a path below the test set's folder to the sha256 of its file
 
@@ -107,7 +107,7 @@ def compose_testset(
     folder: Path,
     recipes: list[Recipe],
     sources: Sources,
-    settings: Settings,
+    settings: TestsetSettings,
     spread: Callable[[Callable[[Recipe], Hashes], Iterable[Recipe]], Iterable[Hashes]] = map,
     stopped: Callable[[], bool] = lambda: False,
 ) -> None:
@@ -157,7 +157,7 @@ def recipe_of(picture: Mapping[str, Any]) -> Recipe:
     return Recipe(**{field.name: picture[field.name] for field in fields(Recipe)})
 
 
-def _manifest(recipes: list[Recipe], made: list[Hashes], sources: Sources, settings: Settings) -> str:
+def _manifest(recipes: list[Recipe], made: list[Hashes], sources: Sources, settings: TestsetSettings) -> str:
     """JSON with a line per picture or clip, so that two manifests can be compared by eye."""
     head = {
         'format': FORMAT,

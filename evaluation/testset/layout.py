@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Container, Iterator, Sequence
+from collections.abc import Container, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 from dataset.paths import find_images
+from dataset.readers import ImageError
+from dataset.sources import image_size
 
 KINDS = ('src', 'bgr', 'fgr', 'pha', 'trimap')
 MANIFEST = 'manifest.json'
@@ -115,7 +118,7 @@ def read_manifest(folder: Path) -> list[Entry]:
 
 
 def frame_names(name: str, frames: int) -> list[str]:
-    """The names of a clip's frames, numbered from 0 with at least four digits."""
+    """Return the names of a clip's frames, numbered from 0 with at least four digits."""
     digits = max(4, len(str(frames - 1)))
     return [f'{name}/{frame:0{digits}}' for frame in range(frames)]
 
@@ -129,7 +132,7 @@ def _entries(folder: Path, picture: dict[str, Any]) -> Iterator[Entry]:
 
 
 def pictures_by_name(root: Path) -> dict[str, Path]:
-    """The pictures below a folder by relative path without suffix, in order.
+    """Return the pictures below a folder by relative path without suffix, in order.
 
     Raises:
         FileNotFoundError: no such folder.
@@ -144,19 +147,35 @@ def pictures_by_name(root: Path) -> dict[str, Path]:
     return found
 
 
+def picture_sizes(paths: Iterable[Path]) -> tuple[dict[Path, tuple[int, int]], list[str]]:
+    """Return the (width, height) of pictures by their headers, which threads read, and why others have none."""
+
+    def measure(path: Path) -> tuple[int, int] | str:
+        try:
+            return image_size(path)
+        except (OSError, ImageError) as error:
+            return str(error)
+
+    different = list(dict.fromkeys(paths))
+    with ThreadPoolExecutor(8) as pool:
+        measured = dict(zip(different, pool.map(measure, different)))
+    sizes = {path: size for path, size in measured.items() if not isinstance(size, str)}
+    return sizes, [reason for reason in measured.values() if isinstance(reason, str)]
+
+
 def numbered(name: str) -> list[str | int]:
-    """A key that puts 2 before 10."""
+    """Return a sort key that puts 2 before 10."""
     parts = re.split(r'(\d+)', name)  # text and digits by turns, so that like meets like
     return [int(part) if i % 2 else part for i, part in enumerate(parts)]
 
 
 def plate_name(name: str, plates: Container[str]) -> str | None:
-    """The name of a picture's plate: its own, else that of the nearest folder, else None."""
+    """Return the name of a picture's plate: its own, else that of the nearest folder, else None."""
     folders = (str(parent) for parent in PurePosixPath(name).parents if parent.name)
     return next((each for each in (name, *folders) if each in plates), None)
 
 
 def some(findings: Sequence[object], separator: str = ', ') -> str:
-    """The first three of a message's findings, and how many more there are."""
+    """Return the first three of a message's findings, and how many more there are."""
     more = len(findings) - _NAMED
     return separator.join(map(str, findings[:_NAMED])) + (f' and {more} more' if more > 0 else '')

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,11 +10,9 @@ import numpy as np
 
 from dataset.images import SampleDataset
 from dataset.paths import find_images, match_listed
-from dataset.readers import ImageError
 from dataset.sampling import rng
-from dataset.sources import image_size
 
-from .layout import some
+from .layout import picture_sizes, some
 
 # Of the plate: pixels, exponents, parts of white (paper, appendix D.2).
 SHIFT = 0.3
@@ -37,7 +34,7 @@ class Sources:
 
 
 @dataclass(frozen=True)
-class Settings:
+class TestsetSettings:
     """What a test set follows from, besides its sources.
 
     Attributes:
@@ -92,7 +89,7 @@ class Recipe:
     positions: Sequence[tuple[float, float]] = ()
 
 
-def plan(sources: Sources, settings: Settings) -> list[Recipe]:
+def plan(sources: Sources, settings: TestsetSettings) -> list[Recipe]:
     """Pair foregrounds with backgrounds and draw everything, by name: other foregrounds change nothing about one.
 
     Raises:
@@ -123,7 +120,13 @@ def plan(sources: Sources, settings: Settings) -> list[Recipe]:
 
 
 def _drawn(
-    name: str, fgr: Path, pha: Path, background: Path, own: tuple[int, int], back: tuple[int, int], settings: Settings
+    name: str,
+    fgr: Path,
+    pha: Path,
+    background: Path,
+    own: tuple[int, int],
+    back: tuple[int, int],
+    settings: TestsetSettings,
 ) -> Recipe:
     """Draw one recipe. `own` and `back` are the sizes of the foreground and of the background."""
     g = rng(settings.seed, 'test set', name)
@@ -154,7 +157,7 @@ def _drawn(
 
 
 def _way(g: np.random.Generator, size: tuple[int, int], frames: int) -> tuple[tuple[float, float], ...]:
-    """A straight way at steady speed, whose middle is near the subject's place."""
+    """Draw a straight way at steady speed whose middle is near the subject's place."""
     middle = g.uniform(-CLIP_OFFSET, CLIP_OFFSET, 2) * size
     step = g.uniform(-1, 1, 2) * size * min(CLIP_STEP, CLIP_WAY / (frames - 1))
     positions = middle + (np.arange(frames)[:, None] - (frames - 1) / 2) * step
@@ -162,7 +165,7 @@ def _way(g: np.random.Generator, size: tuple[int, int], frames: int) -> tuple[tu
 
 
 def _listed(sources: Sources) -> tuple[list[tuple[Path, Path]], list[Path], list[str]]:
-    """Pairs of foreground and alpha and the backgrounds, as paths below their folders, and what is wrong."""
+    """Return pairs of foreground and alpha, and backgrounds, as paths below their folders, and what is wrong."""
     names: dict[str, list[Path]] = {}
     problems = []
     for kind, folder in (('fgr', sources.fgr), ('pha', sources.pha), ('bgr', sources.bgr)):
@@ -190,20 +193,9 @@ def _listed(sources: Sources) -> tuple[list[tuple[Path, Path]], list[Path], list
 def _measured(
     sources: Sources, jobs: list[tuple[str, Path, Path, Path]]
 ) -> tuple[dict[Path, tuple[int, int]], list[str]]:
-    """The (width, height) of every picture that is needed, and what is wrong with them."""
-
-    def measure(path: Path) -> tuple[int, int] | str:
-        try:
-            return image_size(path)
-        except (ImageError, OSError) as error:
-            return str(error)
-
+    """Return the (width, height) of every picture that is needed, and what is wrong with them."""
     roots = (sources.fgr, sources.pha, sources.bgr)
-    paths = list(dict.fromkeys(root / file for _, *files in jobs for root, file in zip(roots, files)))
-    with ThreadPoolExecutor(8) as pool:
-        measured = dict(zip(paths, pool.map(measure, paths)))
-    sizes = {path: size for path, size in measured.items() if not isinstance(size, str)}
-    broken = [size for size in measured.values() if isinstance(size, str)]
+    sizes, broken = picture_sizes(root / file for _, *files in jobs for root, file in zip(roots, files))
     different = []
     for fgr, pha in dict.fromkeys((sources.fgr / fgr, sources.pha / pha) for _, fgr, pha, _ in jobs):
         if fgr in sizes and pha in sizes and sizes[fgr] != sizes[pha]:

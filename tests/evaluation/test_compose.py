@@ -14,7 +14,8 @@ from support.testset_case import contents, make, make_sources, manifest
 
 from evaluation.testset.compose import compose_testset, composite, disturbed, pictures, recipe_of
 from evaluation.testset.layout import read_manifest
-from evaluation.testset.recipes import Settings, Sources, plan
+from evaluation.testset.recipes import Sources, plan
+from evaluation.testset.recipes import TestsetSettings as Settings  # pytest collects what is called Test...
 from metrics.trimap import trimap
 
 NO_SHIFT = (0.0, 0.0)

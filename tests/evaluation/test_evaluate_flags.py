@@ -31,11 +31,6 @@ def testset(tmp_path: Path) -> Path:
     return make_set(tmp_path / 'set')
 
 
-def flags(checkpoint: Path, **given: Any) -> Any:
-    words = [word for name, value in given.items() for word in (f'--{name.replace("_", "-")}', str(value))]
-    return evaluate.parse(['--checkpoint', str(checkpoint), '--testset', 'set', *words])
-
-
 def test_what_does_not_fit_is_listed_in_one_message(
     tmp_path: Path, testset: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -155,13 +150,13 @@ def test_settings_are_as_given_or_as_trained_or_as_published(tmp_path: Path, cas
     path = tmp_path / 'run/epoch-3.pth'
     path.parent.mkdir()
     path.write_bytes(case.checkpoints['mattingrefine'].read_bytes())
-    ((network,), problems) = find_networks(flags(path), (1920, 1080))
+    ((network,), problems) = find_networks([path], {}, (1920, 1080))
     assert problems == []
     assert (network.about['backbone_scale'], network.about['refine_sample_pixels']) == (0.25, 80_000)
     assert (
         'as published for hd: backbone scale 0.25, refine mode sampling, refine sample pixels 80000' in network.report
     )
-    ((network,), _) = find_networks(flags(path), (3840, 2160))
+    ((network,), _) = find_networks([path], {}, (3840, 2160))
     assert (network.about['backbone_scale'], network.about['refine_sample_pixels']) == (0.125, 320_000)
     sha256 = network.about['checkpoint_sha256']
     identity = {'backbone scale': 0.5, 'refine mode': 'thresholding', 'refine sample pixels': 20_000,
@@ -171,9 +166,9 @@ def test_settings_are_as_given_or_as_trained_or_as_published(tmp_path: Path, cas
     (tmp_path / 'run/epoch-3.json').write_bytes(record.to_bytes())
     best = tmp_path / 'run/best.pth'
     os.link(path, best)
-    ((network,), problems) = find_networks(flags(best, model_backbone_scale=0.125), (1920, 1080))
+    ((network,), problems) = find_networks([best], {'backbone_scale': 0.125}, (1920, 1080))
     assert problems == []
-    assert network.flags.model_refine_threshold == 0.3
+    assert network.settings.refiner.refine_threshold == 0.3
     assert network.report.endswith(
         'as given: backbone scale 0.125; as trained: refine mode thresholding, refine threshold 0.3'
     )
@@ -200,7 +195,7 @@ def test_ctrl_c_ends_with_a_line(
             os.kill(os.getpid(), signal.SIGINT)
             yield item
 
-    monkeypatch.setattr('scored_rows.progress', interrupted)
+    monkeypatch.setattr('evaluation.rows.progress', interrupted)
     handlers = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
     run = ['--checkpoint', case.checkpoints['mattingbase'], '--testset', testset, '--csv', tmp_path / 'x.csv']
     try:

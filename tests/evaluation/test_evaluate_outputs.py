@@ -16,7 +16,7 @@ from support.pictures import save
 
 import evaluate
 import evaluation.tables as evaluation_tables
-from evaluation.report.build import Pictures
+from evaluation.report.build import ReportPictures
 from evaluation.results import Results
 from inference.coarse import coarse_only
 
@@ -31,7 +31,7 @@ def testset(tmp_path: Path) -> Path:
 def test_the_report_shows_the_networks_own_alphas(
     tmp_path: Path, testset: Path, case: Case, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    seen: list[Pictures] = []
+    seen: list[ReportPictures] = []
 
     def spy(results: list[Results], pictures: Any, sort_by: str, title: str) -> bytes:
         assert sort_by == 'mse'

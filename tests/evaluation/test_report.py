@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from support.pictures import noise, smooth
 
-from evaluation.report.build import Pictures, chosen, report_bytes
+from evaluation.report.build import ReportPictures, chosen, report_bytes
 from evaluation.report.pictures import TOO_LITTLE, TOO_MUCH, error_picture, error_scale, matte_uri, small
 from evaluation.results import Results, means
 
@@ -26,7 +26,7 @@ def results(model='first', factor=1.0, sads=SADS, mads=MADS, **more):
 
 
 def pictures(model, name):
-    return Pictures(smooth(6, 8), noise(6, 8, seed=1), noise(6, 8, seed=2))
+    return ReportPictures(smooth(6, 8), noise(6, 8, seed=1), noise(6, 8, seed=2))
 
 
 class Page(HTMLParser):
@@ -267,7 +267,7 @@ def test_clips_have_a_table_of_their_own():
 
 
 def test_without_a_photograph_a_strip_has_three_pictures():
-    mattes = Pictures(None, noise(6, 8), noise(6, 8))
+    mattes = ReportPictures(None, noise(6, 8), noise(6, 8))
     page = Page(report_bytes([results()], lambda model, name: mattes))
     assert [attributes['alt'] for attributes in page.all('img')][1:4] == [
         f'{kind} of {NASTY}' for kind in ('Truth', 'Prediction', 'Error')
@@ -293,4 +293,4 @@ def test_what_cannot_be_shown_is_refused(rows, sort_by, message):
 
 def test_pictures_of_different_sizes_are_refused():
     with pytest.raises(ValueError, match=r'source, truth and prediction differ in size \(8x6, 9x6\)'):
-        report_bytes([results()], lambda model, name: Pictures(None, noise(6, 8), noise(6, 9)))
+        report_bytes([results()], lambda model, name: ReportPictures(None, noise(6, 8), noise(6, 9)))

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 from support.pictures import noise, smooth
 
-from evaluation.report.build import Pictures, report_bytes
+from evaluation.report.build import ReportPictures, report_bytes
 from evaluation.results import Results
 
 NASTY = '<b>&"x.png'
@@ -147,7 +147,7 @@ def results(model, factor, settings=None):
 
 
 def pictures(model, name):
-    return Pictures(smooth(60, 80), noise(60, 80, seed=1), noise(60, 80, seed=2))
+    return ReportPictures(smooth(60, 80), noise(60, 80, seed=1), noise(60, 80, seed=2))
 
 
 @pytest.fixture(scope='module')

@@ -11,7 +11,7 @@ from support.testset_case import contents, make, make_sources, manifest, refusal
 
 import make_testset
 from evaluation.testset.layout import find_testset, read_manifest
-from evaluation.testset.recipes import Settings
+from evaluation.testset.recipes import TestsetSettings as Settings  # pytest collects what is called Test...
 
 ROOT = Path(make_testset.__file__).parent
 

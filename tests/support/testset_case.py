@@ -7,7 +7,8 @@ import numpy as np
 
 import make_testset
 from evaluation.testset.compose import compose_testset
-from evaluation.testset.recipes import Settings, Sources, plan
+from evaluation.testset.recipes import Sources, plan
+from evaluation.testset.recipes import TestsetSettings as Settings  # pytest collects what is called Test...
 from support.pictures import noise, save, smooth
 
 DEFAULTS = Settings()
