@@ -65,6 +65,11 @@ class Interruption:
         self._working = 0  # pipelines of the main thread
         self._pending = False  # a signal came and was not delivered yet
 
+    @property
+    def pending(self) -> bool:
+        """Whether a signal waits for a pipeline's next item; any thread may ask."""
+        return self._pending
+
     def deliver(self) -> None:
         """Take note of a signal; called by its handler."""
         self._pending = True
