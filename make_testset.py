@@ -18,21 +18,20 @@ from __future__ import annotations
 
 import argparse
 import os
-import signal
 import sys
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from common import cli
 
 if TYPE_CHECKING:
-    from common.signals import StopSignals
     from evaluation.testset.recipes import Recipe, Sources, TestsetSettings
 
 
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:
-    """Reads the command line."""
+    """Read the command line."""
     parser = cli.Parser(__doc__)
     add = parser.add_argument_group('sources: three folders, or a data set of the configuration').add_argument
     add('--fgr', type=Path, metavar='DIR', help='foregrounds, in sub-folders or not')
@@ -59,12 +58,8 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
 
 
 def number_problems(args: argparse.Namespace) -> list[str]:
-    """What is wrong with numbers, each as the flag, its value and what is allowed."""
-    found = []
-    for flag, lowest in (('limit', 1), ('backgrounds_per_foreground', 1), ('clip_frames', 1), ('seed', 0)):
-        value = getattr(args, flag)
-        if value is not None and value < lowest:
-            found.append(f'--{flag.replace("_", "-")} {value}: must be at least {lowest}')
+    """Return what is wrong with numbers, each as the flag, its value and what is allowed."""
+    found = cli.at_least_problems(args, {'limit': 1, 'backgrounds_per_foreground': 1, 'clip_frames': 1, 'seed': 0})
     if args.size and min(args.size) < 1:
         found.append(f'--size {args.size[0]} {args.size[1]}: both must be at least 1')
     low, high = args.noise
@@ -74,7 +69,7 @@ def number_problems(args: argparse.Namespace) -> list[str]:
 
 
 def find_sources(args: argparse.Namespace) -> Sources:
-    """The folders that the flags name; whether they exist is not looked at.
+    """Return the folders that the flags name; whether they exist is not looked at.
 
     Raises:
         ValueError, FileNotFoundError: flags that contradict each other, or are not enough; no such data set.
@@ -100,30 +95,22 @@ def find_sources(args: argparse.Namespace) -> Sources:
 
 
 def folder_problems(folder: Path, sources: Sources | None, overwrite: bool) -> list[str]:
-    """Why a test set must not be written into a folder."""
+    """Return why a test set must not be written into a folder."""
     from evaluation.testset.layout import KINDS
 
-    existing = next(parent for parent in (folder, *folder.absolute().parents) if parent.exists())
-    if not existing.is_dir():
-        return [f'--output-dir {folder}: {existing} is a file, not a folder']
-    if not os.access(existing, os.W_OK):
-        return [f'--output-dir {folder}: {existing} is not writable']
+    if problems := cli.output_folder_problems(folder):
+        return problems
     for root in (sources.fgr, sources.pha, sources.bgr) if sources else ():
         read = root.resolve()
         for written in ((folder / kind).resolve() for kind in KINDS):
             if written == read or written in read.parents or read in written.parents:
                 return [f'--output-dir {folder}: it would write among the pictures of {root}; choose another folder']
-    holds = min(folder.iterdir(), default=None) if folder.is_dir() else None
-    if holds and not overwrite:
-        return [
-            f'--output-dir {folder}: not empty (it holds {holds.name}); choose another folder, or add -y to replace '
-            'files of equal name'
-        ]
-    return []
+    held = min(folder.iterdir(), default=None) if folder.is_dir() else None
+    return cli.not_empty_problems(folder, held, overwrite)
 
 
 def prepare(args: argparse.Namespace) -> tuple[list[Recipe], Sources, TestsetSettings]:
-    """Checks everything that can be checked before a picture is decoded, and draws.
+    """Check everything that can be checked before a picture is decoded, and draw.
 
     Raises:
         ValueError: with all that is wrong, one line each.
@@ -149,17 +136,15 @@ def prepare(args: argparse.Namespace) -> tuple[list[Recipe], Sources, TestsetSet
     return recipes, sources, settings
 
 
-def start(argv: Sequence[str] | None, signals: StopSignals) -> int:
-    """Reads the flags, prepares everything and makes the test set; returns the exit code."""
+def start(argv: Sequence[str] | None) -> int:
+    """Read the flags, prepare everything and make the test set; return the exit code."""
     args = parse(argv)
     try:
         recipes, sources, settings = prepare(args)
     except ValueError as error:
-        print(f'error: {error}', file=sys.stderr)
-        return 2
-    import cv2
-
+        return cli.report_error(error, 2)
     from common.console import progress
+    from common.signals import interruption
     from evaluation.testset.compose import compose_testset
     from inference.pipeline import Pipeline
 
@@ -173,28 +158,21 @@ def start(argv: Sequence[str] | None, signals: StopSignals) -> int:
                 sources,
                 settings,
                 lambda make, them: progress(pipeline.ahead(make, them, threads), len(recipes), unit),
-                lambda: bool(signals.number),
+                lambda: interruption.pending,
             )
-    except (ValueError, OSError, MemoryError, cv2.error) as error:
-        reason = (
-            f'too little memory: {error}' if isinstance(error, MemoryError) else getattr(error, 'err', None) or error
+    except Exception as error:  # OpenCV has a type of its own
+        return cli.report_error(
+            error, 1, 'stopped, so this is no test set yet: ', 'take a smaller --size, or smaller sources'
         )
-        print(f'error: stopped, so this is no test set yet: {reason}', file=sys.stderr)
-        return 1
     print(f'{len(recipes)}{unit} of {len({recipe.fgr for recipe in recipes})} foregrounds, in {args.output_dir}')
     return 0
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Runs the script; returns its exit code."""
-    from common.signals import StopSignals
+    """Run the script; return its exit code."""
+    from common.signals import run_until_stopped
 
-    with StopSignals() as signals:
-        try:
-            return start(argv, signals)
-        except KeyboardInterrupt:
-            print('stopped: this is no test set yet; -y allows to write there again', file=sys.stderr)
-            return 128 + (signals.number or signal.SIGINT)
+    return run_until_stopped(partial(start, argv), 'stopped: this is no test set yet; -y allows to write there again')
 
 
 if __name__ == '__main__':

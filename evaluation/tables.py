@@ -13,6 +13,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from common import console
+
 from .results import LEAST_GROUPS, Mean, Results, differences, means
 
 FORMAT = 1
@@ -129,7 +131,7 @@ def to_json(results: Sequence[Results]) -> str:
             for model in results[1:]
         ],
     }
-    return json.dumps(_without_nan(content), indent=1, allow_nan=False) + '\n'
+    return console.to_json(content) + '\n'
 
 
 def read_json(path: Path) -> list[Results]:
@@ -191,14 +193,6 @@ def _figures(content: dict[str, dict[str, float | None]]) -> dict[str, dict[str,
         name: {metric: math.nan if value is None else float(value) for metric, value in values.items()}
         for name, values in content.items()
     }
-
-
-def _without_nan(content: Any) -> Any:
-    if isinstance(content, dict):
-        return {key: _without_nan(value) for key, value in content.items()}
-    if isinstance(content, list | tuple):
-        return [_without_nan(value) for value in content]
-    return None if isinstance(content, float) and not math.isfinite(content) else content
 
 
 def _in_order(figures: Iterable[dict[str, Any]], first: Results, sort_by: str | None) -> list[str]:
