@@ -57,12 +57,16 @@ def test_a_network_has_the_figures_of_the_files_that_inference_writes(
 
 
 def test_figures_are_those_of_the_metrics_over_the_unknown_region(tmp_path: Path, testset: Path, case: Case) -> None:
-    checkpoint = case.checkpoints['mattingbase']
-    plain = ('--checkpoint', checkpoint, '--testset', testset, '--scaling')
+    matting = case.matting('mattingbase')
+    mattes = {name: matting(testset / f'src/{name}.png', testset / f'bgr/{name}.png') for name in NAMES}
+    for name, matte in mattes.items():
+        save(tmp_path / f'out/pha/{name}.png', matte.pha)
+        save(tmp_path / f'out/fgr/{name}.png', matte.fgr)
+    plain = ('--predictions', tmp_path / 'out', '--truth', testset, '--scaling')
     (row,) = evaluated(tmp_path, *plain, 'raw')
     (whole,) = evaluated(tmp_path, *plain, 'raw', '--region', 'whole')
     (scaled,) = evaluated(tmp_path, *plain, 'bmv2')
-    matte = case.matting('mattingbase')(testset / 'src/a.png', testset / 'bgr/a.png')
+    matte = mattes['a']
     true = read(testset / 'pha/a.png')
     error, region = np.abs(matte.pha / 255 - true / 255), unknown(trimap(true))
     assert 0 < region.sum() < region.size / 2
@@ -119,31 +123,33 @@ def test_base_only_adds_a_row_for_what_refines(tmp_path: Path, testset: Path, ca
     assert rows[2].figures['b']['sad'] == pytest.approx(sad, rel=1e-12)
 
 
-def frames(folder: Path, name: str, numbers: Iterable[int]) -> list[np.ndarray]:
-    """A clip whose subject moves; its true alphas."""
+def frames(folder: Path, name: str, numbers: Iterable[int], more: float = 0) -> list[np.ndarray]:
+    """A clip whose subject moves, faster with `more`; its alphas."""
     for number in numbers:
-        add(folder, f'{name}/{number}', seed=number, x=0.3 + number / 30)
+        add(folder, f'{name}/{number}', seed=number, x=0.3 + number * (1 / 30 + more))
     return [read(folder / f'pha/{name}/{number}.png') for number in numbers]
 
 
-def test_clips_have_dtssd_over_frames_in_the_order_of_their_numbers(tmp_path: Path, case: Case) -> None:
+def test_clips_have_dtssd_over_frames_in_the_order_of_their_numbers(tmp_path: Path) -> None:
     folder = tmp_path / 'set'
     numbers = (1, 2, 9, 10, 11)
     true = frames(folder, 'walk', numbers)
     frames(folder, 'run', (4, 5))
     add(folder, 'alone/1', seed=3)
-    case.src, case.bgr = folder / 'src', folder / 'bgr'
-    assert case.run('--output-format', 'pha=png') == 0
-    (row,) = evaluated(tmp_path, '--predictions', case.out, '--truth', folder, '--clips', '--scaling', 'raw')
+    out = tmp_path / 'out'
+    frames(out, 'walk', numbers, more=0.02)
+    frames(out, 'run', (4, 5))
+    add(out, 'alone/1', seed=3)
+    (row,) = evaluated(tmp_path, '--predictions', out, '--truth', folder, '--clips', '--scaling', 'raw')
     assert row.clips['walk'] == [f'walk/{number}' for number in numbers]
     assert [*row.clip_figures] == ['alone', 'run', 'walk']
-    pred = [read(case.out / f'pha/walk/{number}.png') for number in numbers]
+    pred = [read(out / f'pha/walk/{number}.png') for number in numbers]
     region = torch.from_numpy(np.stack([unknown(trimap(x)) for x in true]))[:, None]
     expected = metrics.dtssd(*(torch.from_numpy(np.stack(x))[:, None].double() / 255 for x in (pred, true)), region)
     assert row.clip_figures['walk']['dtssd'] == pytest.approx(expected.mean().item(), rel=1e-12)
     assert math.isnan(row.clip_figures['alone']['dtssd'])
     assert 'dtssd' not in row.figures['walk/1']
-    (stills,) = evaluated(tmp_path, '--predictions', case.out, '--truth', folder)
+    (stills,) = evaluated(tmp_path, '--predictions', out, '--truth', folder)
     assert (stills.clips, stills.clip_figures) == ({}, {})
 
 
