@@ -1,4 +1,4 @@
-"""How good mattes are: the metrics of the field over a test set, with intervals, for several networks side by side.
+"""Score mattes: the usual metrics over a test set, with intervals, for several networks side by side.
 
 your networks, and what the refiner adds:
   python evaluate.py --checkpoint base.pth refine.pth --testset testset/ --base-only
@@ -12,7 +12,7 @@ today's network beside the figures of last week:
 Networks' results are rounded to 8 bits, so that their figures are those of the PNG files that inference_images.py
 writes. The table has each metric's mean over the pictures with its 95 % interval by bootstrap and, from the second row
 on, the mean of the differences from the first on the same pictures; a * says that its interval leaves out 0 (with at
-least 10 subjects or clips). Lower is better everywhere. docs/evaluation.md says what intervals can and cannot tell.
+least 10 subjects or clips). Lower is better everywhere. docs/evaluation.md explains what intervals can and cannot tell.
 
 Exit code 0: all is scored; 1: something failed on the way; 2: nothing was started; 130 or 143: stopped
 by Ctrl-C or SIGTERM.
@@ -167,7 +167,7 @@ def report(
 
 
 def write(flag: str, path: Path, content: Callable[[], bytes]) -> list[str]:
-    """Write a file; return what is wrong with it, which shall cost neither the others nor the table."""
+    """Write a file, and return why it could not be written: that must cost neither the other files nor the table."""
     from common import files
 
     try:

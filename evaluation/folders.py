@@ -1,4 +1,4 @@
-"""What lies in folders: truths to compare with, and predictions that go with them by their names."""
+"""Folders of pictures: truths to compare with, and the predictions that match them by name."""
 
 from __future__ import annotations
 
@@ -21,15 +21,15 @@ from evaluation.testset.layout import (
 
 @dataclass(frozen=True)
 class Truth:
-    """The files that say what is true of a picture.
+    """The ground truth of a picture, as files.
 
     Attributes:
         name: of the picture, '/' between its parts, without suffix.
         clip: of which it is a frame; None for a still.
         pha: the true alpha.
         fgr: the true foreground, if it is known.
-        trimap: if there is one; else it is made of the alpha.
-        src: the picture itself, to be looked at.
+        trimap: if there is one; else it is computed from the alpha.
+        src: the picture itself, for the report.
         subject: whom or what it shows, where that is known.
     """
 
@@ -51,7 +51,7 @@ class PredictionFiles:
         pha: of every picture.
         fgr: of those that have one.
         problems: why they cannot be scored.
-        notes: what to tell.
+        notes: to be printed for the user.
     """
 
     folder: Path
@@ -64,8 +64,8 @@ class PredictionFiles:
 def find_truth(folder: Path) -> list[Truth]:
     """Find the truths of a test set, of a folder with pha/ and perhaps other kinds, or of a folder of alphas.
 
-    Where there are src/ and bgr/ as well, pictures and clips are those that `find_testset` finds, but no plate need be
-    there: files of predictions are compared without.
+    Where there are src/ and bgr/ as well, pictures and clips are those that `find_testset` finds, but plates may be
+    missing: predictions are compared without them.
 
     Raises:
         FileNotFoundError: no such folder.
@@ -107,7 +107,7 @@ def find_predictions(folder: Path, truths: Sequence[Truth], with_fgr: bool = Tru
     Args:
         folder: where they are.
         truths: what they are compared with.
-        with_fgr: look at fgr/; it may lack the pictures whose true foreground is not known, and no others.
+        with_fgr: look at fgr/, which may lack only pictures whose true foreground is unknown.
 
     Raises:
         FileNotFoundError: no such folder.

@@ -1,4 +1,4 @@
-"""What is scored: from what evaluate.py is asked for to the rows of a table, found, paired and checked."""
+"""The plan of an evaluation: pictures, networks and files, found, paired and checked, and the rows that they give."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ Size = tuple[int, int]  # width, height
 
 @dataclass(frozen=True)
 class ScoringRequest:
-    """What evaluate.py is asked for.
+    """The networks and files to be scored, and how.
 
     Attributes:
         checkpoints, testset: networks to be run on a test set.
@@ -45,7 +45,7 @@ class ScoringRequest:
         base_only: add rows of networks without their refiners.
         clips: each folder of pictures is a clip, unless the set itself knows its clips.
         refiner: settings that replace those of refiners, by their names in `RefinerSettings`.
-        metrics: to compute; None: all that can be.
+        metrics: names of those to compute; None: all that can be.
         region, scaling: of the metrics.
         sort: the metric that orders pictures, if any.
         report: whether there is to be a page.
@@ -68,7 +68,7 @@ class ScoringRequest:
 
 @dataclass(frozen=True)
 class ScoringPlan:
-    """What is to be scored.
+    """Everything that is to be scored, found and checked.
 
     Attributes:
         truths: the pictures.
@@ -80,7 +80,7 @@ class ScoringPlan:
         largest: (width, height) of the picture with the most pixels.
         settings: of all new rows alike, in plain values.
         earlier: rows that are there already.
-        notes: what to tell.
+        notes: to be printed for the user.
     """
 
     truths: list[Truth] = field(default_factory=list)
@@ -224,7 +224,7 @@ def _row_names(paths: Sequence[Path]) -> list[str]:
 
 
 def _earlier(request: ScoringRequest, plan: ScoringPlan) -> tuple[list[Results], list[str], list[str]]:
-    """Return the rows of earlier files, why they do not fit the new ones, and what to tell."""
+    """Return the rows of earlier files, why they do not fit the new ones, and notes."""
     rows: list[Results] = []
     problems, notes = [], []
     taken = {*plan.networks, *plan.predictions}

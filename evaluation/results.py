@@ -1,4 +1,4 @@
-"""What an evaluation found: figures by picture, their means, and how far these can be trusted.
+"""The figures of an evaluation by picture, their means, and how far these can be trusted.
 
 Intervals are 95 % percentile intervals of the bootstrap (Efron 1979): the pictures are drawn anew, with replacement, as
 many as there are, 10,000 times, and the interval holds the middle 95 % of the means. Frames of a clip resemble each
@@ -36,7 +36,7 @@ class Results:
         figures: picture to metric to value, scaled as it is printed; NaN where it is undefined.
         clips: clip to its pictures in order; empty for stills.
         clip_figures: clip to the metrics that only a clip has, 'dtssd'.
-        settings: what the figures depend on: checkpoint, sizes, precision, region, scaling.
+        settings: on which the figures depend: checkpoint, sizes, precision, region, scaling.
         subjects: picture to whom or what it shows; empty where the test set does not say.
     """
 
@@ -54,7 +54,7 @@ class Results:
         return groups | {name: ('subject', subject) for name, subject in self.subjects.items()}
 
     def groups(self, metric: str) -> dict[str, tuple[str, str]]:
-        """What the values of a metric, of pictures or of clips, are drawn together with."""
+        """Return the group that each value of a metric, of pictures or of clips, is drawn with."""
         alike = self.alike
         if any(metric in found for found in self.clip_figures.values()):
             return {clip: alike[names[0]] for clip, names in self.clips.items() if names}
@@ -67,7 +67,7 @@ class Results:
         return list(dict.fromkeys(metric for found in figures for metric in found))
 
     def values(self, metric: str) -> dict[str, float]:
-        """A metric's values by picture, or by clip for one that only clips have; NaN where it is undefined."""
+        """Return a metric's values by picture, or by clip for one that only clips have; NaN where it is undefined."""
         both = (self.figures, self.clip_figures)
         return {name: found[metric] for figures in both for name, found in figures.items() if metric in found}
 
@@ -93,12 +93,12 @@ class Mean:
 
     @property
     def too_few(self) -> bool:
-        """Whether the interval is of too few groups to say anything about 0."""
+        """Whether there are too few groups for the interval to tell a difference from chance."""
         return self.groups < LEAST_GROUPS
 
     @property
     def excludes_0(self) -> bool:
-        """Whether the whole interval lies on one side of 0: of a difference, that chance alone seldom gives it.
+        """Whether the whole interval lies on one side of 0, which chance alone seldom gives a difference.
 
         False with fewer than 10 groups.
         """
@@ -106,16 +106,16 @@ class Mean:
 
 
 def means(results: Results) -> dict[str, Mean]:
-    """Each metric's mean over its pictures, all of equal weight, with its interval."""
+    """Return each metric's mean over its pictures, all of equal weight, with its interval."""
     return {metric: _mean(results.values(metric), results.groups(metric)) for metric in results.metrics}
 
 
 def differences(results: Results, reference: Results) -> dict[str, Mean]:
-    """Each common metric's mean difference from a reference on the same pictures; below 0 is better than it.
+    """Return each common metric's mean difference from a reference on the same pictures; below 0 is better.
 
-    Pictures are easy or hard for both models alike, so this interval is narrower than those of the two means, and two
-    models can differ clearly though the intervals of their means overlap. Pictures that only one of the two has count
-    as undefined.
+    Pictures are easy or hard for both models alike, so this interval is narrower than those of the two means: models
+    can differ clearly although the intervals of their means overlap. Pictures that only one of the two has count as
+    undefined.
     """
     found = {}
     for metric in results.metrics:
@@ -130,7 +130,7 @@ def differences(results: Results, reference: Results) -> dict[str, Mean]:
 def bootstrap(
     values: Sequence[float], groups: Sequence[Hashable] | None = None, resamples: int = RESAMPLES, seed: int = 0
 ) -> tuple[float, float]:
-    """The 95 % interval of a mean; see the head of this module.
+    """Return the 95 % interval of a mean by bootstrap; see the head of this module.
 
     Args:
         values: finite.
@@ -149,7 +149,7 @@ def bootstrap(
 
 @lru_cache(maxsize=1024)  # the table, the files and the page all ask for the same ones
 def _interval(values: tuple[float, ...], member: tuple[int, ...], resamples: int, seed: int) -> tuple[float, float]:
-    """See `bootstrap`; `member` has the number of each value's group, counted from 0."""
+    """Draw for `bootstrap`; `member` has the number of each value's group, counted from 0."""
     count = len(set(member))
     if count < 2:
         return math.nan, math.nan

@@ -42,7 +42,7 @@ PixelSource = Callable[[], Pixels]  # waits for the device, or reads files; call
 
 @dataclass(frozen=True)
 class ComputeSettings:
-    """Where and how to compute.
+    """Device, precision and load.
 
     Attributes:
         device, precision: as `common.cli` names them.
@@ -58,14 +58,14 @@ class ComputeSettings:
 
 @dataclass(frozen=True)
 class Row:
-    """One model's predictions.
+    """A row of the table: one model's predictions.
 
     Attributes:
         name: in the tables.
-        report: what to say of it before it is scored.
-        settings: for the results.
-        threads: for its work.
-        predict: starts it; gives a prediction for each of the plan's truths.
+        report: a line for the console, before it is scored.
+        settings: to be kept with the results.
+        threads: how many do what.
+        predict: starts the work; yields a source of pixels for each of the plan's truths.
         file: where the alpha of a picture lies once it is scored; those of a network if they are kept.
     """
 
@@ -142,7 +142,7 @@ def _threads(
 
 
 def scored(row: Row, plan: ScoringPlan) -> Results:
-    """Score a row.
+    """Score the predictions of a row.
 
     Raises:
         ValueError: a picture cannot be read, computed or compared.

@@ -1,4 +1,4 @@
-"""The figures of one picture: what was predicted beside what is true, both of 8 bits as in files."""
+"""The figures of one picture: a prediction compared with the truth, both in 8 bits as in files."""
 
 from __future__ import annotations
 
@@ -39,13 +39,13 @@ class Frame:
 
 
 def read_frame(truth: Truth, pred_pha: np.ndarray, pred_fgr: np.ndarray | None, whole: bool) -> Frame:
-    """Reads the truth of a prediction.
+    """Read the truth of a prediction.
 
     Args:
-        truth: its files; the foreground's is not read unless there is a predicted one.
+        truth: its files; that of the foreground is read only if there is a predicted one.
         pred_pha: uint8 (H, W).
         pred_fgr: uint8 RGB (H, W, 3).
-        whole: all pixels count, and not those alone that are unknown in the trimap.
+        whole: all pixels count, instead of those that are unknown in the trimap.
 
     Raises:
         dataset.sources.ImageError: a file cannot be read.
@@ -63,7 +63,7 @@ def read_frame(truth: Truth, pred_pha: np.ndarray, pred_fgr: np.ndarray | None, 
 
 
 def figures(frame: Frame, names: Sequence[str], scaling: str) -> dict[str, float]:
-    """The metrics of one picture by name, scaled as `metrics.SCALINGS` says; NaN where undefined. Leaves out dtssd."""
+    """Compute the metrics of one picture but dtssd, scaled as `metrics.SCALINGS` says; NaN where undefined."""
     pred, true = _batch(frame.pred_pha), _batch(frame.true_pha)
     region = None if frame.region is None else torch.from_numpy(frame.region)[None, None]
     found = {}
@@ -81,18 +81,18 @@ def figures(frame: Frame, names: Sequence[str], scaling: str) -> dict[str, float
 
 
 def unsteadiness(before: Frame, frame: Frame, scaling: str) -> float:
-    """The dtSSD of two successive frames; a clip's is the mean over its pairs."""
+    """Compute the dtSSD of two successive frames; a clip's is the mean over its pairs."""
     pred, true = (
         torch.cat([_batch(x), _batch(y)])
         for x, y in ((before.pred_pha, frame.pred_pha), (before.true_pha, frame.true_pha))
     )
-    # Of a pair, the later one's region counts.
+    # The later frame's region counts for a pair.
     region = None if frame.region is None else torch.from_numpy(frame.region)[None, None].expand_as(pred)
     return metrics.dtssd(pred, true, region).item() * metrics.SCALINGS[scaling][OF_PAIRS]
 
 
 def with_previous(frames: Iterable[Frame]) -> Iterator[tuple[Frame, Frame | None]]:
-    """Each frame with the one before it in its clip; None for a clip's first and for stills."""
+    """Yield each frame with the one before it in its clip, which is None for a clip's first frame and for stills."""
     before = None
     for frame in frames:
         same = before is not None and frame.truth.clip is not None and before.truth.clip == frame.truth.clip
@@ -101,6 +101,6 @@ def with_previous(frames: Iterable[Frame]) -> Iterator[tuple[Frame, Frame | None
 
 
 def _batch(picture: np.ndarray) -> Tensor:
-    """(1, C, H, W) in 0..1. In double precision, or a level's value would be off by more than the metrics' error."""
+    """Return a picture as (1, C, H, W), 0..1, in double precision: float32 is off by more than the metrics' error."""
     levels = torch.from_numpy(picture)
     return (levels[None, None] if picture.ndim == 2 else levels.permute(2, 0, 1)[None]).double() / 255

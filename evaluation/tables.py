@@ -26,7 +26,7 @@ DIGITS = 4  # of the largest number in a column
 
 
 def means_table(results: Sequence[Results]) -> str:
-    """The means with their intervals, and the paired differences from the first model; lower is better everywhere.
+    """Format the means with their intervals, and the paired differences from the first model; lower is better.
 
     A `*` marks a difference whose interval leaves out 0; see `legend`.
     """
@@ -48,7 +48,7 @@ def means_table(results: Sequence[Results]) -> str:
 
 
 def legend(results: Sequence[Results]) -> str:
-    """What the figures of `means_table` are, a line."""
+    """Say in a line what the figures of `means_table` are."""
     from metrics.matting import SCALINGS  # with it comes torch, which takes a second
 
     region, scaling = results[0].settings.get('region'), results[0].settings.get('scaling', 'raw')
@@ -63,7 +63,7 @@ def legend(results: Sequence[Results]) -> str:
 
 
 def few_hint(results: Sequence[Results]) -> str:
-    """'fewer than 10 subjects or clips' if differences are over fewer than it takes to judge them, else ''."""
+    """Return 'fewer than 10 subjects or clips' if that is too few to judge some difference, else ''."""
     apart = [mean for model in results[1:] for mean in differences(model, results[0]).values() if mean.count]
     grouped = any(model.clips or model.subjects for model in results)
     few = any(mean.too_few for mean in apart)
@@ -71,7 +71,7 @@ def few_hint(results: Sequence[Results]) -> str:
 
 
 def pictures_table(results: Sequence[Results], sort_by: str | None = None) -> str:
-    """Every picture, and then every clip, with the models beneath each other.
+    """List every picture, and then every clip, with the models beneath each other.
 
     Args:
         results: a line of each for each picture.
@@ -94,7 +94,7 @@ def pictures_table(results: Sequence[Results], sort_by: str | None = None) -> st
 
 
 def show(text: str) -> None:
-    """Prints what of a text the terminal can; does nothing for a reader that has left, such as `head`."""
+    """Print a text with what the terminal can show of it; ignore a reader that has left, such as `head`."""
     encoding = sys.stdout.encoding or 'utf-8'
     try:
         print(text.encode(encoding, 'replace').decode(encoding), flush=True)
@@ -103,13 +103,13 @@ def show(text: str) -> None:
 
 
 def all_metrics(results: Iterable[Results]) -> list[str]:
-    """The metrics of any of them, in the order of `TITLES`."""
+    """Return the metrics of any of the results, in the order of `TITLES`."""
     held = {metric for model in results for metric in model.metrics}
     return [metric for metric in TITLES if metric in held]
 
 
 def to_json(results: Sequence[Results]) -> str:
-    """All there is, for `read_json`, and means and paired differences from the first, for others; undefined is null.
+    """Format everything for `read_json`, and means and paired differences for other readers; undefined is null.
 
     A difference of too few groups has `excludes_0` null: it cannot be judged.
     """
@@ -135,7 +135,7 @@ def to_json(results: Sequence[Results]) -> str:
 
 
 def read_json(path: Path) -> list[Results]:
-    """Reads what `to_json` gave.
+    """Read what `to_json` wrote.
 
     Raises:
         FileNotFoundError: no such file.
@@ -171,7 +171,7 @@ def read_json(path: Path) -> list[Results]:
 
 
 def to_csv(results: Iterable[Results]) -> str:
-    """One line per model, picture and metric, and per model, clip and metric of clips, whose picture is empty.
+    """Format a line per model, picture and metric, and per model, clip and metric of clips, whose picture is empty.
 
     Undefined values are empty.
     """
@@ -220,7 +220,7 @@ def _intervals(found: dict[str, Mean], places: dict[str, int], sign: str = '') -
 
 
 def _places(values: Iterable[float]) -> int:
-    """How many decimals give the largest of a column its digits."""
+    """Return how many decimals give the largest number of a column its digits."""
     largest = max((abs(value) for value in values if math.isfinite(value)), default=0.0)
     return 0 if largest == 0 else min(8, max(0, DIGITS - 1 - math.floor(math.log10(largest))))
 
@@ -230,7 +230,7 @@ def _number(value: float, decimals: int, sign: str = '') -> str:
 
 
 def _aligned(rows: Sequence[Sequence[str]], names: int) -> str:
-    """Columns of equal width: the first `names` of them flush left, numbers right."""
+    """Align columns: the first `names` of them to the left, figures to the right, whatever a cell holds."""
     widths = [max(map(len, column)) for column in zip(*rows)]
     lines = (
         '  '.join(

@@ -2,11 +2,12 @@
 
 Rhemann et al. (CVPR 2009) define SAD, MSE, Grad and Conn; the evaluation code of Deep Image Matting (Xu et al., CVPR
 2017) settles their details, and Background Matting V2 is scored with it: over the unknown region of a trimap, with the
-prediction as it is. Packages that first set it to the truth outside of that region get other values of Grad and Conn.
+prediction left as it is. Packages that first set it to the truth outside of that region get other values of Grad and
+Conn.
 
-Every function returns the raw value of its definition, one for each picture, in float64 (float32 on mps, which has no
-more). Multiply by a row of SCALINGS to compare it with a table. What is undefined is NaN.
-All but `conn` run where their arguments are and never wait for the device.
+Every function returns the raw value of its definition for each picture, in float64 (float32 on mps, which has no
+float64); undefined values are NaN. Multiply by a row of SCALINGS to compare with a published table. All functions but
+`conn` run on the device of their arguments and never wait for it.
 """
 
 from __future__ import annotations
@@ -47,7 +48,7 @@ CONN_TOLERANCE = 0.15
 
 
 def sad(pred_pha: Tensor, true_pha: Tensor, region: Tensor | None = None) -> Tensor:
-    """Sum of absolute differences; grows with the picture's area.
+    """Return the sum of absolute differences, which grows with the picture's area.
 
     Args:
         pred_pha, true_pha: (B, 1, H, W), 0..1.
@@ -64,22 +65,22 @@ def sad(pred_pha: Tensor, true_pha: Tensor, region: Tensor | None = None) -> Ten
 
 
 def mad(pred_pha: Tensor, true_pha: Tensor, region: Tensor | None = None) -> Tensor:
-    """Mean absolute difference; arguments, result and errors are those of `sad`."""
+    """Return the mean absolute difference; arguments, result and errors are those of `sad`."""
     pred, true, weight = _prepare(pred_pha, true_pha, region)
     return _mean((pred - true).abs(), weight)
 
 
 def mse(pred_pha: Tensor, true_pha: Tensor, region: Tensor | None = None) -> Tensor:
-    """Mean squared difference; arguments, result and errors are those of `sad`."""
+    """Return the mean squared difference; arguments, result and errors are those of `sad`."""
     pred, true, weight = _prepare(pred_pha, true_pha, region)
     return _mean((pred - true).square(), weight)
 
 
 def fg_mse(pred_fgr: Tensor, true_fgr: Tensor, true_pha: Tensor) -> Tensor:
-    """Mean squared difference of the foreground's colours where the true alpha is above 0, over pixels and channels.
+    """Return the mean squared difference of foreground colours over pixels of true alpha above 0, and over channels.
 
-    So does the evaluation code of Robust Video Matting. That of Background Matting V2 looks at the trimap's unknown
-    region only, and divides by all of its pixels, those of alpha 0 among them, which count as without an error.
+    This is what the evaluation code of Robust Video Matting computes. That of Background Matting V2 looks at the
+    trimap's unknown region only and divides by all of its pixels; those of alpha 0 count as free of error.
 
     Args:
         pred_fgr, true_fgr: (B, 3, H, W), 0..1.
@@ -98,12 +99,12 @@ def fg_mse(pred_fgr: Tensor, true_fgr: Tensor, true_pha: Tensor) -> Tensor:
 
 
 def grad(pred_pha: Tensor, true_pha: Tensor, region: Tensor | None = None) -> Tensor:
-    """Sum of squared differences of the gradients' magnitudes (Rhemann et al.).
+    """Return the sum of squared differences of gradient magnitudes (Rhemann et al.).
 
-    Gradients are those of a Gaussian of sigma 1.4, cut after 4 pixels and scaled to unit norm, with borders repeated.
-    Each alpha is stretched to 0..1 before, over the whole picture, as the evaluation code does: half of the true alpha
-    has no error here. Code of the line of GCA Matting, and that of Robust Video Matting for HD, leave that out; values
-    agree wherever both alphas reach 0 and 1.
+    Gradients are taken with the derivative of a Gaussian of sigma 1.4, cut after 4 pixels and scaled to unit norm, with
+    borders repeated. Each alpha is first stretched to 0..1 over the whole picture, as the original evaluation code
+    does: a prediction of half the true alpha has no error here. Code derived from GCA Matting, and that of Robust Video
+    Matting for HD, skip this; values agree wherever both alphas reach 0 and 1.
 
     Arguments, result and errors are those of `sad`.
     """
@@ -112,17 +113,17 @@ def grad(pred_pha: Tensor, true_pha: Tensor, region: Tensor | None = None) -> Te
 
 
 def conn(pred_pha: Tensor, true_pha: Tensor, region: Tensor | None = None) -> Tensor:
-    """Connectivity error (Rhemann et al.), computed on the CPU: about 0.2 s for an HD picture.
+    """Return the connectivity error (Rhemann et al.), computed on the CPU: about 0.2 s for an HD picture.
 
     A pixel's level is the last of 0, 0.1, ... 1 up to which it was in the largest 4-connected part of what both alphas
     have at or above the threshold. An alpha that exceeds the level by 0.15 or more is disconnected by that much, and
     the error is the sum of differences between the two alphas' disconnection.
 
-    Where codes differ: thresholds are the doubles nearest to tenths, so that 153 / 255 reaches 0.6, as it does in the
-    original's single precision and in mmedit. In mmeval, with multiples of 0.1 in float64, it does not: values of real
-    pictures differ by 0.1 %.
+    Implementations differ. Thresholds here are the doubles nearest to tenths, so that 153 / 255 reaches 0.6, as it does
+    in the original's single precision and in mmedit. In mmeval, with multiples of 0.1 in float64, it does not: values
+    of real pictures differ by 0.1 %.
     Of several largest parts the one with the first pixel in reading order counts; MATLAB takes the one with the first
-    pixel by columns. Code of the line of GCA Matting counts the rest of the picture as a part, too, and gives less.
+    pixel by columns. Code derived from GCA Matting counts the rest of the picture as a part, too, and gives less.
 
     Arguments, result and errors are those of `sad`.
     """
@@ -135,7 +136,7 @@ def conn(pred_pha: Tensor, true_pha: Tensor, region: Tensor | None = None) -> Te
 
 
 def dtssd(pred_pha: Tensor, true_pha: Tensor, region: Tensor | None = None) -> Tensor:
-    """How far the change from frame to frame is from the true one: the root of its mean squared difference.
+    """Return the root mean square of how far the change from frame to frame is from the true change.
 
     After Erofeev et al. (BMVC 2015) with the mean of Robust Video Matting. Papers print the mean over pairs of frames
     x 100; the code of Robust Video Matting averages a 0 for the first frame in, and so prints (T - 1) / T of that.
@@ -156,7 +157,7 @@ def dtssd(pred_pha: Tensor, true_pha: Tensor, region: Tensor | None = None) -> T
 
 
 def _prepare(pred: Tensor, true: Tensor, region: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
-    """Both pictures in high precision, and the region as weights of 0 and 1."""
+    """Return both pictures in high precision, and the region as weights of 0 and 1."""
     if pred.dim() != 4 or pred.shape != true.shape:
         raise ValueError(
             f'prediction of shape {_shape(pred)} and truth of {_shape(true)}: must be equal and of 4 sides'
@@ -179,7 +180,7 @@ def _shape(tensor: Tensor) -> tuple[int, ...]:
 
 
 def _sum(error: Tensor, weight: Tensor) -> Tensor:
-    """(B,); NaN for an empty region, of which a sum of 0 would read as a perfect picture."""
+    """Return sums (B,); NaN for an empty region, whose sum of 0 would read as a perfect picture."""
     return (error * weight).sum((1, 2, 3)) / (weight.sum((1, 2, 3)) > 0)
 
 
@@ -188,7 +189,7 @@ def _mean(error: Tensor, weight: Tensor) -> Tensor:
 
 
 def _slope(pha: Tensor) -> Tensor:
-    """Magnitude of the Gaussian gradient of alphas that are stretched to 0..1, (B, 1, H, W); 0 for a flat one."""
+    """Return the magnitude of the Gaussian gradient of stretched alphas, (B, 1, H, W); 0 for a flat one."""
     low, high = pha.amin((1, 2, 3), keepdim=True), pha.amax((1, 2, 3), keepdim=True)
     pha = (pha - low) / torch.where(high > low, high - low, 1)
     pha = F.pad(pha, (RADIUS,) * 4, mode='replicate')
@@ -198,12 +199,12 @@ def _slope(pha: Tensor) -> Tensor:
 
 
 def _filter(picture: Tensor, taps: Sequence[float], side: int) -> Tensor:
-    """Sums shifted pictures, which takes a fifth of the time of conv2d in float64 on a CPU.
+    """Filter by summing shifted pictures: a fifth of the time of conv2d in float64 on a CPU.
 
     Args:
         picture: (B, 1, H, W).
         taps: of the filter.
-        side: along which it runs, and which becomes shorter by all taps but one.
+        side: dimension along which it runs; it becomes len(taps) - 1 shorter.
     """
     size = picture.shape[side] - len(taps) + 1
     result = torch.zeros_like(picture.narrow(side, 0, size))
@@ -213,7 +214,7 @@ def _filter(picture: Tensor, taps: Sequence[float], side: int) -> Tensor:
 
 
 def _level(both: NDArray[np.float64]) -> NDArray[np.float64]:
-    """The last threshold up to which each pixel was in the largest part of the lesser of two alphas, (H, W)."""
+    """Return the last threshold up to which each pixel belongs to the largest part, (H, W)."""
     level = np.zeros_like(both)
     inside = np.ones(both.shape, bool)
     for step in range(1, CONN_STEPS + 1):

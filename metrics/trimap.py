@@ -17,7 +17,7 @@ _CROSS = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (3, 3))  # the four neighb
 
 
 def trimap(pha: np.ndarray) -> np.ndarray:
-    """The paper's trimap of a true alpha (appendix D.2).
+    """Make the paper's trimap of a true alpha (appendix D.2).
 
     Unknown is where 0.06 <= alpha <= 0.96, grown by ten dilations and shrunk again by ten erosions with a circle of
     3x3 pixels, the centre and its four neighbours. So the soft edge is not widened, but gaps of up to 20 pixels in it
@@ -45,9 +45,9 @@ def trimap(pha: np.ndarray) -> np.ndarray:
 
 
 def unknown(picture: np.ndarray) -> np.ndarray:
-    """The unknown region of a trimap: bool (H, W), true for levels that are nearer to 128 than to 0 and 255.
+    """Return the unknown region of a trimap, bool (H, W): levels that are nearer to 128 than to 0 and 255.
 
-    The field writes 128; other tools write 127. Around an edge lossy files have something around each of the three.
+    Most tools write 128, some 127, and lossy files hold levels near each of the three along edges.
 
     Args:
         picture: uint8 (H, W).

@@ -1,4 +1,4 @@
-"""One self-contained HTML page of an evaluation: means side by side, the worst, median and best pictures, and all
+"""A self-contained HTML page of an evaluation: means side by side, the worst, median and best pictures, and all
 figures. It needs no network, no server and, to be read, no script.
 
     data = report_bytes(results, pictures, sort_by='sad')
@@ -22,7 +22,7 @@ from .pictures import error_picture, matte_uri, photo_uri, small
 
 @dataclass(frozen=True)
 class ReportPictures:
-    """What the page shows of one picture and one model.
+    """What the page shows of one picture from one model.
 
     Attributes:
         src: the photograph, uint8 RGB (H, W, 3), or None if there is none.
@@ -104,7 +104,7 @@ def chosen(results: Results, sort_by: str, places: int = 3) -> dict[str, list[st
 
 
 def _spread(names: Sequence[str], places: int, alike: Mapping[str, Hashable]) -> list[str]:
-    """The first names, one of a clip or subject as far as that fills the places."""
+    """Take the first names, one of each clip or subject as far as that fills the places."""
     first: list[str] = []
     again: list[str] = []
     seen = set()

@@ -1,5 +1,5 @@
-"""The HTML of a report: every value is prepared here, and report.html.jinja lays them out, with style and script beside
-it. Autoescaping covers all text from outside.
+"""The HTML of a report. Values are prepared here and laid out by report.html.jinja, which escapes all text from
+outside. Style and script are files beside it.
 
 Models have short names, since columns have no room for long ones, and a metric has the same number of decimals in all
 tables.
@@ -44,7 +44,7 @@ class Picture:
 
     @property
     def is_tiny(self) -> bool:
-        """Whether its pixels are to be seen."""
+        """Whether it is shown with its pixels visible."""
         return max(self.width, self.height) < PIXELATED_BELOW
 
 
@@ -118,7 +118,7 @@ def label(metric: str) -> str:
 
 
 def _short_name(i: int) -> str:
-    """A, B, ... Z, AA, ..."""
+    """Return A, B, ... Z, AA, ..."""
     return (chr(64 + i // 26) if i >= 26 else '') + chr(65 + i % 26)
 
 

@@ -22,7 +22,7 @@ SUBJECT = 56
 
 
 def small(picture: np.ndarray) -> np.ndarray:
-    """A copy whose longest side is at most `SIDE`, averaged over areas; a smaller picture as it is.
+    """Return a copy whose longest side is at most `SIDE`, averaged over areas; a smaller picture as it is.
 
     Args:
         picture: uint8 (H, W) or (H, W, 3).
@@ -36,11 +36,10 @@ def small(picture: np.ndarray) -> np.ndarray:
 
 
 def error_picture(pred_pha: np.ndarray, true_pha: np.ndarray) -> np.ndarray:
-    """Where a matte has too much alpha and where too little, small.
+    """Draw, small, where a matte has too much alpha and where too little.
 
-    Both kinds are averaged apart from each other, since a thin line of one beside a thin line of the other would
-    cancel out. The colour's strength is the square root of the error: an error of 0.04 has a fifth of the full
-    colour and can be seen.
+    The two are averaged separately, since a thin line of one beside a thin line of the other would cancel out. The
+    colour's strength is the square root of the error: an error of 0.04 has a fifth of the full colour and can be seen.
 
     Args:
         pred_pha, true_pha: uint8 (H, W).
@@ -54,7 +53,7 @@ def error_picture(pred_pha: np.ndarray, true_pha: np.ndarray) -> np.ndarray:
 
 
 def error_scale() -> np.ndarray:
-    """The legend of `error_picture`: errors from -1 to 1, without a subject; uint8 RGB (1, 511, 3)."""
+    """Draw the legend of `error_picture`: errors from -1 to 1, without a subject; uint8 RGB (1, 511, 3)."""
     error = np.arange(-255, 256, dtype=np.int16)[None]
     return _colours(
         np.maximum(error, 0).astype(np.uint8), np.maximum(-error, 0).astype(np.uint8), np.zeros_like(error, np.uint8)
@@ -69,12 +68,12 @@ def _colours(too_much: np.ndarray, too_little: np.ndarray, true_pha: np.ndarray)
 
 
 def photo_uri(picture: np.ndarray) -> str:
-    """A photograph as a data URI: lossy WebP of its small copy. Takes uint8 RGB (H, W, 3)."""
+    """Encode a photograph, uint8 RGB (H, W, 3), as a data URI: lossy WebP of its small copy."""
     return _uri(_webp(small(picture), quality=82))
 
 
 def matte_uri(picture: np.ndarray) -> str:
-    """A matte or an error as a data URI: WebP, lossless unless that takes much (noise all over the picture does).
+    """Encode a matte or an error as a data URI: WebP, lossless unless that takes much, as noise does.
 
     Args:
         picture: uint8 (H, W) or RGB (H, W, 3), already small.

@@ -1,4 +1,4 @@
-"""Makes test sets: foregrounds over backgrounds, each with a plate that is disturbed as a real one is.
+"""Test sets made of files: foregrounds over backgrounds, each with a plate that is disturbed as a real one is.
 
 A plate that equals the picture's background to the last bit exists in no studio, and subtracting it would solve the
 task. So the plate alone is moved by a part of a pixel, made brighter or darker, and given noise (paper, appendix D.2);
@@ -35,7 +35,10 @@ Hashes = dict[str, str]  # a path below the test set's folder to the sha256 of i
 def disturbed(
     plate: np.ndarray, shift: tuple[float, float], gamma: float, sigma: float, seed: int, mean: float = 0.0
 ) -> np.ndarray:
-    """What a camera makes of the same scene a moment later: moved, then of another exposure, then with other noise.
+    """Disturb a plate: move it, change its exposure, add noise, as a camera does that takes the scene again.
+
+    Validation during training does the same in torch, on the device, whose interpolation, powers and random numbers
+    round differently: one function for both would change either every test set or the losses of every run.
 
     Args:
         plate: uint8 or float 0..1, (H, W, C).
@@ -59,24 +62,21 @@ def disturbed(
 
 
 def composite(fgr: np.ndarray, pha: np.ndarray, back: np.ndarray) -> np.ndarray:
-    """Foreground over background: alpha x foreground + (1 - alpha) x background.
+    """Put a foreground over a background: alpha x foreground + (1 - alpha) x background.
 
     Args:
-        fgr, back: (H, W, 3), both uint8 or both float 0..1.
-        pha: (H, W), of the same type.
+        fgr, back: uint8 (H, W, 3).
+        pha: uint8 (H, W).
 
     Returns:
-        (H, W, 3) of that type. Of uint8 it is computed in whole numbers and rounded to the nearest level, which
-        is never a tie; floats are not rounded.
+        uint8 (H, W, 3), computed in whole numbers and rounded to the nearest level, which is never a tie.
 
     Raises:
-        ValueError: sizes or types differ.
+        ValueError: sizes differ, or types are others.
     """
-    if not fgr.shape[:2] == pha.shape == back.shape[:2] or not fgr.dtype == pha.dtype == back.dtype:
+    if not fgr.shape[:2] == pha.shape == back.shape[:2] or {fgr.dtype, pha.dtype, back.dtype} != {np.dtype(np.uint8)}:
         different = ', '.join(f'{x.shape} of {x.dtype}' for x in (fgr, pha, back))
-        raise ValueError(f'fgr, pha and background must be of one size and type; they are {different}')
-    if fgr.dtype != np.uint8:
-        return back + pha[..., None] * (fgr - back)
+        raise ValueError(f'fgr, pha and background must be uint8 and of one size; they are {different}')
     alpha = pha[..., None].astype(np.uint16)
     return ((fgr * alpha + back * (255 - alpha) + 127) // 255).astype(np.uint8)
 
@@ -153,12 +153,12 @@ def compose_testset(
 
 
 def recipe_of(picture: Mapping[str, Any]) -> Recipe:
-    """The recipe of one item of the manifest's `pictures`."""
+    """Return the recipe of one item of the manifest's `pictures`."""
     return Recipe(**{field.name: picture[field.name] for field in fields(Recipe)})
 
 
 def _manifest(recipes: list[Recipe], made: list[Hashes], sources: Sources, settings: TestsetSettings) -> str:
-    """JSON with a line per picture or clip, so that two manifests can be compared by eye."""
+    """Format JSON with a line per picture or clip, so that two manifests can be compared by eye."""
     head = {
         'format': FORMAT,
         'version': VERSION,
@@ -179,14 +179,16 @@ def _background(recipe: Recipe, sources: Sources) -> np.ndarray:
 
 
 def _span(start: int, length: int, scaled: int, own: int) -> tuple[int, int]:
-    """Where a part of a side of length `scaled` begins on the same side of length `own`, and how long it is there."""
+    """Return start and length, on a side of length `own`, of a part given on the same side scaled to `scaled`."""
     there = max(1, round(length * own / scaled))
     return min(round(start * own / scaled), own - there), there
 
 
 def _matte(recipe: Recipe, sources: Sources) -> np.ndarray:
-    """The subject in its place, uint8 (H, W, 4). Beyond the foreground picture its border's colour goes on, so that
-    moving mixes no black into an edge; alpha is 0 there.
+    """Put the subject in its place, uint8 (H, W, 4).
+
+    Beyond the foreground picture its border's colour goes on, so that moving mixes no black into an edge; alpha is 0
+    there.
     """
     left, top, width, height = recipe.placed
     files = MatteFiles([(sources.fgr / recipe.fgr, sources.pha / recipe.pha)])
@@ -198,7 +200,7 @@ def _matte(recipe: Recipe, sources: Sources) -> np.ndarray:
 
 
 def _placed(matte: np.ndarray, position: tuple[float, float]) -> tuple[np.ndarray, np.ndarray]:
-    """Foreground and alpha with the subject moved, in pixels to the right and down; rounded to the nearest level."""
+    """Return foreground and alpha, moved by pixels to the right and down, and rounded to the nearest level."""
     fgr, pha = np.ascontiguousarray(matte[..., :3]), np.ascontiguousarray(matte[..., 3])
     if not any(position):
         return fgr, pha
@@ -207,7 +209,7 @@ def _placed(matte: np.ndarray, position: tuple[float, float]) -> tuple[np.ndarra
 
 
 def _moved(x: np.ndarray, shift: tuple[float, float], outside: Literal['edge', 'constant']) -> np.ndarray:
-    """Moves float32 (H, W[, C]) to the right and down, bilinearly; outside is what the edge shows, or 0.
+    """Move float32 (H, W[, C]) to the right and down, bilinearly; outside is what the edge shows, or 0.
 
     By hand, because OpenCV rounds positions to 1/32 of a pixel, which is a tenth of the largest shift of a plate.
     """
@@ -224,7 +226,7 @@ def _moved(x: np.ndarray, shift: tuple[float, float], outside: Literal['edge', '
 
 
 def _resized(picture: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """To (width, height): averaged where it shrinks, else bilinear. The same picture if it is of that size."""
+    """Resize to (width, height), averaging where it shrinks, else bilinearly. May return the picture itself."""
     if picture.shape[1::-1] == tuple(size):
         return picture
     shrinks = picture.shape[1] > size[0]
@@ -232,7 +234,7 @@ def _resized(picture: np.ndarray, size: tuple[int, int]) -> np.ndarray:
 
 
 def _as_float(picture: np.ndarray) -> np.ndarray:
-    """A float32 copy, 0..1."""
+    """Return a float32 copy, 0..1."""
     return picture.astype(np.float32) / 255 if picture.dtype == np.uint8 else picture.astype(np.float32)
 
 

@@ -1,4 +1,4 @@
-"""Test sets as they lie on the disk: made ones with a manifest, and anybody's folders of pictures and plates."""
+"""Test sets on disk: made ones with a manifest, and folders of pictures and plates from elsewhere."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a test set will be made of: which foreground over which background, and every draw. Only headers are read."""
+"""The recipes of a test set: which foreground over which background, and every draw. Only headers are read."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class Sources:
 
 @dataclass(frozen=True)
 class TestsetSettings:
-    """What a test set follows from, besides its sources.
+    """The settings that a test set follows from, besides its sources.
 
     Attributes:
         seed: of all draws.
