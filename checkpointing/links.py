@@ -90,6 +90,26 @@ def best_link(record: Record, template: str) -> str:
     return f'{name}.pth'
 
 
+def template_problem(template: str, metrics: Collection[str] = ()) -> str | None:
+    """Return what is wrong with a --checkpoint-best-name, or None; metrics are checked if any are given."""
+    try:
+        fields = [name for _, name, _, _ in Formatter().parse(template) if name is not None]
+    except ValueError as error:
+        return str(error)
+    if not fields or '' in fields:
+        return 'needs a field by name, such as {epoch:02d} or {step}, or all would have one name'
+    known = {'epoch', 'step', 'name', *metrics}
+    if metrics and (unknown := [f for f in fields if f not in known]):
+        return f'{{{unknown[0]}}} is not one of {", ".join(sorted(known))}'
+    try:
+        name = template.format(**{**dict.fromkeys(fields, 0.5), 'epoch': 0, 'step': 0, 'name': 'epoch-0'})
+    except (ValueError, IndexError, AttributeError, TypeError, KeyError) as error:
+        return str(error)
+    if '/' in name or '\\' in name or name.startswith(('.', 'epoch-')):
+        return 'must be the name of a file that does not begin with "epoch-" or a dot, without separators'
+    return None
+
+
 def link_file(disk: Disk, source: Path, target: Path, temporary: Path) -> None:
     """Give a file another name, replacing what has it; copy where the file system has no hard links.
 

@@ -65,6 +65,20 @@ def test_imports_run_downward_only():
                 assert downward, f'{name} imports {target}'
 
 
+def test_no_module_imports_itself_by_way_of_others():
+    found, done = graph(), set()
+
+    def visit(name, way):
+        assert name not in way, ' -> '.join([*way[way.index(name) :], name])
+        if name not in done:
+            for target in found[name]:
+                visit(target, [*way, name])
+            done.add(name)
+
+    for name in found:
+        visit(name, [])
+
+
 def test_only_scripts_lie_at_the_top():
     assert {path.parent.name for path in ROOT.glob('*/__init__.py')} >= set(FLOORS)
     for name in SCRIPTS:

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 
 from checkpointing.content import Content
+from checkpointing.links import template_problem
 from checkpointing.manager import FAILURES_IN_A_ROW, Checkpoints, Point
 from checkpointing.record import CheckpointError, Record
 from common.signals import StopRequest, listening, signal_name
@@ -23,7 +24,6 @@ from dataset.readers import ImageError
 from .distributed import Ranks, autocast_forward, requeue
 from .logs import Logger
 from .meters import BadSteps, Meter, StepResult
-from .options import template_problem
 from .schedule import Schedule, dropout_seed
 from .settings import LoopSettings
 from .state import TrainingState, is_dynamic

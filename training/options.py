@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import argparse
 import os
-import string
 import sys
-from collections.abc import Callable, Collection
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from checkpointing.links import template_problem
 from common import cli
 from common.network import BACKBONES
 
@@ -180,23 +180,3 @@ def _checkpoint_problems(args: argparse.Namespace) -> list[str]:
     if args.requeue and last != 'auto':
         found.append('--requeue: needs --model-last-checkpoint auto, or the job would begin anew')
     return found
-
-
-def template_problem(template: str, metrics: Collection[str] = ()) -> str | None:
-    """Return what is wrong with a --checkpoint-best-name, or None; metrics are checked if any are given."""
-    try:
-        fields = [name for _, name, _, _ in string.Formatter().parse(template) if name is not None]
-    except ValueError as error:
-        return str(error)
-    if not fields or '' in fields:
-        return 'needs a field by name, such as {epoch:02d} or {step}, or all would have one name'
-    known = {'epoch', 'step', 'name', *metrics}
-    if metrics and (unknown := [f for f in fields if f not in known]):
-        return f'{{{unknown[0]}}} is not one of {", ".join(sorted(known))}'
-    try:
-        name = template.format(**{**dict.fromkeys(fields, 0.5), 'epoch': 0, 'step': 0, 'name': 'epoch-0'})
-    except (ValueError, IndexError, AttributeError, TypeError, KeyError) as error:
-        return str(error)
-    if '/' in name or '\\' in name or name.startswith(('.', 'epoch-')):
-        return 'must be the name of a file that does not begin with "epoch-" or a dot, without separators'
-    return None

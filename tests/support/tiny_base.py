@@ -2,9 +2,8 @@
 
 import sys
 
-from support import sabotage
-
 import train_base
+from support import sabotage
 
 if __name__ == '__main__':
     sabotage.tiny()
