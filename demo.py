@@ -109,7 +109,7 @@ def show_result() -> Path:
     import cv2
     import numpy as np
 
-    from dataset.sources import read_alpha, read_rgb
+    from dataset.readers import read_alpha, read_rgb
     from dataset.synthetic import SyntheticBackgrounds
 
     rows = []

@@ -152,7 +152,7 @@ def report(
     sort: str | None, plan: ScoringPlan, results: Sequence[Results], files: Mapping[str, Callable[[str], Path]]
 ) -> bytes:
     """Return the page; `files` says for each row where the alpha of a picture lies."""
-    from dataset.sources import read_alpha, read_rgb
+    from dataset.readers import read_alpha, read_rgb
     from evaluation.report.build import ReportPictures, report_bytes
 
     truths = {truth.name: truth for truth in plan.truths}

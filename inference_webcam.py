@@ -92,7 +92,7 @@ def read_pictures(args: argparse.Namespace, size: tuple[int, int]) -> tuple[np.n
     """
     import numpy as np
 
-    from dataset.sources import read_rgb
+    from dataset.readers import read_rgb
     from inference.compositing import covering
 
     plate = read_rgb(args.plate) if args.plate else None

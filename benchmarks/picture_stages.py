@@ -18,7 +18,7 @@ import machine
 from PIL import Image
 
 from common.devices import torch_threads
-from dataset.sources import image_size
+from dataset.readers import image_size
 from inference.images.inputs import Job
 from inference.images.report import Item
 from inference.images.stages import compute, load

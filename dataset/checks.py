@@ -10,8 +10,7 @@ from typing import TypeVar
 
 from .images import SampleDataset
 from .paths import IMAGE_SUFFIXES, DataPaths, find_images, match_listed
-from .readers import ImageError
-from .sources import alpha_source, image_size, read_alpha, read_rgb
+from .readers import ImageError, alpha_source, image_size, read_alpha, read_rgb
 
 _HEADERS = 2000  # pairs per folder whose sizes are compared: about a second from a local disk
 _NAMED = 3  # files that a finding names

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import cv2
 import numpy as np
 
-from .geometry import average
+from .readers import average
 
 # Pixels of a tile's side. What is done to one tile stays in a core's cache, and tiles without an edge cost nothing.
 _TILE = 128

@@ -69,20 +69,6 @@ def draw_affine(generator: np.random.Generator, ranges: AffineRange) -> Affine:
     return Affine(angle, shift_x, shift_y, scale, shear, bool(generator.random() < ranges.flip))
 
 
-def average(pixels: np.ndarray, factor: int) -> np.ndarray:
-    """Shrinks uint8 (H, W[, C]) by a whole factor.
-
-    Squares that reach over the edge are filled up, as JPEG decoders do.
-    """
-    if factor == 1:
-        return pixels
-    bottom, right = -pixels.shape[0] % factor, -pixels.shape[1] % factor
-    if bottom or right:
-        pixels = cv2.copyMakeBorder(pixels, 0, bottom, 0, right, cv2.BORDER_REPLICATE)
-    target = (pixels.shape[1] // factor, pixels.shape[0] // factor)
-    return cv2.resize(pixels, target, interpolation=cv2.INTER_AREA)
-
-
 def warp(picture: np.ndarray, affine: Affine, out_width: int, out_height: int, border: int) -> np.ndarray:
     """Resamples a picture bilinearly.
 

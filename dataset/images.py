@@ -9,8 +9,7 @@ from typing import Any
 from PIL import Image
 
 from .paths import find_images
-from .readers import open_picture, upright
-from .sources import read_alpha, read_rgb
+from .readers import open_picture, read_alpha, read_rgb, upright
 
 
 class ImagesDataset:

@@ -18,8 +18,8 @@ from common.devices import cores, keep_memory
 
 from .augmentation import Composite, compose_training, compose_validation
 from .geometry import AffineRange, draw_affine, warp
+from .readers import ImageError
 from .sampling import VALIDATION, Sample, StepSampler, rng, validation_samples
-from .sources import ImageError
 
 log = logging.getLogger(__name__)
 

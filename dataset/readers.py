@@ -1,4 +1,4 @@
-"""From a picture's file to upright pixels of 8 bits, reduced where the codec can.
+"""Picture files, read as upright pixels of 8 bits (the upper 8 of 16), reduced where that is enough.
 
 Pillow decodes, because it raises on a truncated file where OpenCV returns half a picture. Only the pixels of a JPEG
 that is seen to be whole come from OpenCV: both call the same library and give the same pixels, but Pillow copies them
@@ -49,6 +49,47 @@ class ImageError(ValueError):
     """A file that cannot be read as a picture. The message names the file and the cause."""
 
 
+def read_rgb(path: Path, min_size: tuple[int, int] | None = None) -> np.ndarray:
+    """Read a picture's colour as uint8 RGB (H, W, 3). An alpha channel is dropped.
+
+    Args:
+        path: a picture; 8 or 16 bit, grey, palette, CMYK, with or without alpha.
+        min_size: (width, height) that is enough, in terms of the upright picture. The result is smaller than the
+            file by 2, 4 or 8 where both sides stay at least that. JPEG decodes faster for it.
+
+    Raises:
+        ImageError: the file is no picture, or a damaged one.
+        FileNotFoundError: there is no such file.
+    """
+    pixels, size = decode(path, 'colour', min_size)
+    return reduce(pixels, size, min_size)
+
+
+def read_alpha(path: Path, min_size: tuple[int, int] | None = None) -> np.ndarray:
+    """Read a matte as uint8 (H, W), 255 = subject, from where `alpha_source` says.
+
+    Arguments and errors are those of `read_rgb`.
+    """
+    pixels, size = decode(path, 'matte', min_size)
+    return reduce(pixels, size, min_size)
+
+
+def alpha_source(path: Path) -> Literal['alpha', 'luminance']:
+    """Say where `read_alpha` takes a file's matte from: its alpha channel, or its brightness if it has none.
+
+    An alpha channel that is 255 everywhere tells nothing, and some editors add one to every grey picture: then it
+    is the brightness. A file with an alpha channel is decoded to find out, others are not.
+    """
+    with open_picture(path) as image:
+        return 'luminance' if alpha_channel(image) is None else 'alpha'
+
+
+def image_size(path: Path) -> tuple[int, int]:
+    """Read (width, height) of the upright picture from the file's header."""
+    with open_picture(path) as image:
+        return upright_size(image)
+
+
 def decode(
     path: Path, kind: Literal['colour', 'matte'], min_size: tuple[int, int] | None
 ) -> tuple[np.ndarray, tuple[int, int]]:
@@ -83,6 +124,26 @@ def reduction(size: tuple[int, int], min_size: tuple[int, int] | None) -> int:
         return 1
     room = min(size[0] // min_size[0], size[1] // min_size[1])
     return max(factor for factor in (1, 2, 4, 8) if factor <= max(room, 1))
+
+
+def reduce(pixels: np.ndarray, size: tuple[int, int], min_size: tuple[int, int] | None) -> np.ndarray:
+    """Average over squares, as far as `min_size` allows and the codec has not done it."""
+    done = pixels.shape[:2] != size[::-1]
+    return pixels if done else average(pixels, reduction(size, min_size))
+
+
+def average(pixels: np.ndarray, factor: int) -> np.ndarray:
+    """Shrinks uint8 (H, W[, C]) by a whole factor.
+
+    Squares that reach over the edge are filled up, as JPEG decoders do.
+    """
+    if factor == 1:
+        return pixels
+    bottom, right = -pixels.shape[0] % factor, -pixels.shape[1] % factor
+    if bottom or right:
+        pixels = cv2.copyMakeBorder(pixels, 0, bottom, 0, right, cv2.BORDER_REPLICATE)
+    target = (pixels.shape[1] // factor, pixels.shape[0] // factor)
+    return cv2.resize(pixels, target, interpolation=cv2.INTER_AREA)
 
 
 @contextmanager

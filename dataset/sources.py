@@ -1,61 +1,15 @@
-"""Pictures from files: one reader for colour, one for alpha, and the sources that training draws from.
-
-Every reader honours EXIF rotation and gives 8 bits per channel, whatever the file holds (the upper 8 of 16-bit colour).
-"""
+"""The picture files that training draws from: subjects with their alpha, and backgrounds."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Literal
 
 import cv2
 import numpy as np
 
 from .fringes import cut_out
-from .geometry import average
-from .readers import ImageError, alpha_channel, decode, open_picture, reduction, upright_size
-
-
-def read_rgb(path: Path, min_size: tuple[int, int] | None = None) -> np.ndarray:
-    """Read a picture's colour as uint8 RGB (H, W, 3). An alpha channel is dropped.
-
-    Args:
-        path: a picture; 8 or 16 bit, grey, palette, CMYK, with or without alpha.
-        min_size: (width, height) that is enough, in terms of the upright picture. The result is smaller than the
-            file by 2, 4 or 8 where both sides stay at least that. JPEG decodes faster for it.
-
-    Raises:
-        ImageError: the file is no picture, or a damaged one.
-        FileNotFoundError: there is no such file.
-    """
-    pixels, size = decode(path, 'colour', min_size)
-    return _reduce(pixels, size, min_size)
-
-
-def read_alpha(path: Path, min_size: tuple[int, int] | None = None) -> np.ndarray:
-    """Read a matte as uint8 (H, W), 255 = subject, from where `alpha_source` says.
-
-    Arguments and errors are those of `read_rgb`.
-    """
-    pixels, size = decode(path, 'matte', min_size)
-    return _reduce(pixels, size, min_size)
-
-
-def alpha_source(path: Path) -> Literal['alpha', 'luminance']:
-    """Say where `read_alpha` takes a file's matte from: its alpha channel, or its brightness if it has none.
-
-    An alpha channel that is 255 everywhere tells nothing, and some editors add one to every grey picture: then it
-    is the brightness. A file with an alpha channel is decoded to find out, others are not.
-    """
-    with open_picture(path) as image:
-        return 'luminance' if alpha_channel(image) is None else 'alpha'
-
-
-def image_size(path: Path) -> tuple[int, int]:
-    """Read (width, height) of the upright picture from the file's header."""
-    with open_picture(path) as image:
-        return upright_size(image)
+from .readers import ImageError, decode, read_rgb, reduce, reduction
 
 
 class MatteFiles:
@@ -97,10 +51,10 @@ class MatteFiles:
         mixed = fgr.suffix.lower() != '.png' and reduction(size, min_size) > 1
         if not mixed and alpha.shape == size[::-1]:
             rgb = _reduce_where(rgb, known, size, min_size)
-            alpha = _reduce(alpha, size, min_size)
-            known = _above(_reduce(known, size, min_size), 0)
+            alpha = reduce(alpha, size, min_size)
+            known = _above(reduce(known, size, min_size), 0)
         else:
-            rgb, alpha = _reduce(rgb, size, min_size), _reduce(alpha, size, min_size)
+            rgb, alpha = reduce(rgb, size, min_size), reduce(alpha, size, min_size)
             known = cv2.erode(_above(alpha, specks), np.ones((3, 3), np.uint8))
         return cut_out(rgb, alpha, known)
 
@@ -123,20 +77,14 @@ class BackgroundFiles:
         return read_rgb(self.paths[index], min_size)
 
 
-def _reduce(pixels: np.ndarray, size: tuple[int, int], min_size: tuple[int, int] | None) -> np.ndarray:
-    """Average over squares, as far as `min_size` allows and the codec has not done it."""
-    done = pixels.shape[:2] != size[::-1]
-    return pixels if done else average(pixels, reduction(size, min_size))
-
-
 def _reduce_where(
     rgb: np.ndarray, known: np.ndarray, size: tuple[int, int], min_size: tuple[int, int] | None
 ) -> np.ndarray:
     """Average over squares, counting only the pixels where `known` is 255."""
     if reduction(size, min_size) == 1:
         return rgb
-    total = _reduce(cv2.copyTo(rgb, known), size, min_size)
-    share = _reduce(known, size, min_size)
+    total = reduce(cv2.copyTo(rgb, known), size, min_size)
+    share = reduce(known, size, min_size)
     # Rounded to uint8 before the division: the less of a square is known, the coarser its colour, and the less its
     # alpha lets it show. Half a level in a composite, for a quarter of the time that floats would take.
     return cv2.divide(total, cv2.cvtColor(share, cv2.COLOR_GRAY2RGB), scale=255)

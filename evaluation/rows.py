@@ -17,7 +17,7 @@ import numpy as np
 from common.console import progress
 from common.devices import choose_device, torch_threads
 from common.network import NetworkSettings
-from dataset.sources import read_alpha, read_rgb
+from dataset.readers import read_alpha, read_rgb
 from inference import options
 from inference.coarse import coarse_only
 from inference.images.report import Item

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from dataset.sources import read_alpha, read_rgb
+from dataset.readers import read_alpha, read_rgb
 from metrics import matting as metrics
 from metrics.trimap import trimap, unknown
 
@@ -48,7 +48,7 @@ def read_frame(truth: Truth, pred_pha: np.ndarray, pred_fgr: np.ndarray | None, 
         whole: all pixels count, instead of those that are unknown in the trimap.
 
     Raises:
-        dataset.sources.ImageError: a file cannot be read.
+        dataset.readers.ImageError: a file cannot be read.
         ValueError: files differ in size.
     """
     true_pha = read_alpha(truth.pha)

@@ -90,7 +90,7 @@ def output_problems(args: argparse.Namespace, suffixes: Sequence[str], modules: 
         if not path.is_file():
             found.append(f'--validate-pair {path}: no such file')
         elif args.validate:
-            from dataset.sources import ImageError, read_rgb
+            from dataset.readers import ImageError, read_rgb
 
             try:
                 read_rgb(path)

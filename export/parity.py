@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from common.network import OUTPUTS
-from dataset.sources import read_rgb
+from dataset.readers import read_rgb
 from dataset.synthetic import SyntheticBackgrounds, SyntheticMattes
 
 from . import ParityError
@@ -169,7 +169,7 @@ def pairs(width: int, height: int, files: Sequence[Path] = ()) -> list[Pair]:
             subject in front of the other.
 
     Raises:
-        dataset.sources.ImageError: a file cannot be read.
+        dataset.readers.ImageError: a file cannot be read.
     """
     if files:
         src, bgr = (cv2.resize(read_rgb(path), (width, height), interpolation=cv2.INTER_AREA) for path in files)

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from common.devices import choose_device, choose_precision
-from dataset.sources import read_rgb
+from dataset.readers import read_rgb
 from model import MattingBase, MattingRefine
 from model.base import check_pair
 from model.folding import folded
@@ -122,7 +122,7 @@ class Matting:
         Raises:
             ValueError: no uint8 RGB pictures, sizes that differ or are too small, or `ref` of a MattingBase.
             NotFiniteError: the network's results hold NaN; a ValueError, too.
-            dataset.sources.ImageError: a file cannot be read.
+            dataset.readers.ImageError: a file cannot be read.
         """
         return self.batch([src], [bgr], err, ref)[0]
 

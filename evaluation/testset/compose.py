@@ -23,7 +23,8 @@ import cv2
 import numpy as np
 
 from common.files import write_atomic
-from dataset.sources import MatteFiles, read_rgb
+from dataset.readers import read_rgb
+from dataset.sources import MatteFiles
 from metrics.trimap import trimap
 
 from .layout import FORMAT, MANIFEST, UNFINISHED, VERSION, frame_names

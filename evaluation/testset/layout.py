@@ -11,8 +11,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from dataset.paths import find_images
-from dataset.readers import ImageError
-from dataset.sources import image_size
+from dataset.readers import ImageError, image_size
 
 KINDS = ('src', 'bgr', 'fgr', 'pha', 'trimap')
 MANIFEST = 'manifest.json'

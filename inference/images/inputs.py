@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 
 from dataset.paths import IMAGE_SUFFIXES, find_images
-from dataset.sources import ImageError, image_size
+from dataset.readers import ImageError, image_size
 from inference.options import OUTPUT_TYPES
 
 READ = 'jpg, jpeg, png or webp'

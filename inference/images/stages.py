@@ -14,7 +14,7 @@ import cv2
 
 from common.cli import out_of_memory
 from common.network import MIN_SIDE
-from dataset.sources import ImageError, read_rgb
+from dataset.readers import ImageError, read_rgb
 from inference.matte import NotFiniteError, Pending
 from inference.pipeline import batches
 from inference.plates.agreement import plate_fit

@@ -116,7 +116,7 @@ def read_images(src: Path, bgr: Path) -> tuple[np.ndarray, np.ndarray]:
     Raises:
         ValueError: a file cannot be read, or the sizes differ or are too small.
     """
-    from dataset.sources import read_rgb
+    from dataset.readers import read_rgb
 
     pictures = {'--image-src': read_rgb(src), '--image-bgr': read_rgb(bgr)}
     sizes = [x.shape[1::-1] for x in pictures.values()]

@@ -9,7 +9,7 @@ import numpy as np
 
 from common.console import progress
 from dataset.paths import IMAGE_SUFFIXES
-from dataset.sources import read_rgb
+from dataset.readers import read_rgb
 
 from .reader import VideoFrame, VideoReader
 

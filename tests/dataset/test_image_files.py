@@ -10,7 +10,8 @@ from support.pictures import noise, save, smooth
 from dataset import ImagesDataset, SampleDataset, ZipDataset, fringes
 from dataset.fringes import cut_out
 from dataset.paths import find_images, match_pairs
-from dataset.sources import BackgroundFiles, ImageError, MatteFiles
+from dataset.readers import ImageError
+from dataset.sources import BackgroundFiles, MatteFiles
 
 
 def disc(side: int) -> np.ndarray:

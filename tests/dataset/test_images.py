@@ -13,9 +13,8 @@ import pytest
 from PIL import Image
 from support.pictures import noise, save, smooth
 
-from dataset import ImagesDataset
-from dataset import readers as decoding
-from dataset.sources import ImageError, alpha_source, image_size, read_alpha, read_rgb
+from dataset import ImagesDataset, readers
+from dataset.readers import ImageError, alpha_source, image_size, read_alpha, read_rgb
 
 ORIENTATION = 0x0112
 
@@ -214,8 +213,8 @@ def test_a_jpeg_decodes_as_pillow_decodes_it(tmp_path, monkeypatch, options, mod
     path.write_bytes(path.read_bytes() + b'what a camera appends')
     fast = read_rgb(path, min_size), read_alpha(path, min_size)
     progressive = mode == 'RGB' and 'progressive' in options
-    assert decoding._one_whole_scan(path.read_bytes()) is not progressive
-    monkeypatch.setattr(decoding, '_whole_jpeg', lambda *_: None)
+    assert readers._one_whole_scan(path.read_bytes()) is not progressive
+    monkeypatch.setattr(readers, '_whole_jpeg', lambda *_: None)
     np.testing.assert_array_equal(fast[0], read_rgb(path, min_size))
     np.testing.assert_array_equal(fast[1], read_alpha(path, min_size))
 

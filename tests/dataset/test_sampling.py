@@ -10,8 +10,8 @@ from torch.utils.data import DataLoader
 from dataset.augmentation import _move, _turn_hue, compose_training
 from dataset.geometry import Affine, AffineRange, draw_affine, warp
 from dataset.loaders import TrainingBatches, ValidationBatches, WarpedPairs, collate
+from dataset.readers import ImageError
 from dataset.sampling import VALIDATION, Sample, SamplingPlan, StepSampler, rng, split, validation_samples
-from dataset.sources import ImageError
 from dataset.synthetic import SyntheticBackgrounds, SyntheticMattes
 
 PLAN = SamplingPlan(mattes=23, backgrounds=7, batch_size=6, resolution=64, multiple=4, seed=5)

@@ -4,7 +4,7 @@ import cv2
 import numpy as np
 import pytest
 
-from dataset.sources import read_alpha
+from dataset.readers import read_alpha
 from metrics.trimap import trimap, unknown
 
 

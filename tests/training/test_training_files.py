@@ -39,6 +39,7 @@ def test_files_train_too_and_findings_stop_before(in_tmp, capsys):
 
 
 def test_a_picture_that_breaks_during_training_is_named(in_tmp, capsys, monkeypatch):
+    import dataset.readers
     import dataset.sources
 
     write_pictures(in_tmp)
@@ -46,7 +47,7 @@ def test_a_picture_that_breaks_during_training_is_named(in_tmp, capsys, monkeypa
 
     def read(self, index, min_size=None):
         if index == 2:
-            raise dataset.sources.ImageError(f'{self.name(index)}: broke just now')
+            raise dataset.readers.ImageError(f'{self.name(index)}: broke just now')
         return real(self, index, min_size)
 
     monkeypatch.setattr(dataset.sources.MatteFiles, 'read', read)
