@@ -1,4 +1,14 @@
-"""Training data: files and drawn pictures, their checks, and the way from a sample to a batch."""
+"""Training data: picture files or drawings, and how a sample of them becomes part of a batch.
+
+A sample goes through these modules in this order, and each imports earlier ones only:
+
+- `paths`, `readers`, `images`, `checks`: find picture files, decode them, look them over;
+- `fringes`, then `sources` or `drawing` and `synthetic`: subjects and backgrounds, by index;
+- `sampling`: which of them a step takes, and the seeds of all random draws;
+- `geometry`: the affine that warps a picture to the crop;
+- `augmentation`: composites, on the device;
+- `loaders`: decodes and warps in worker processes, and hands out batches.
+"""
 
 from .images import ImagesDataset, SampleDataset, ZipDataset
 from .video import VideoDataset

@@ -1,8 +1,7 @@
-"""On the device: from warped uint8 mattes and backgrounds to the pictures a step sees (spec of the augmentation: the
-published training scripts; paper, section 5).
+"""Composites of warped mattes and backgrounds, made on the device, and the augmentation of training samples.
 
-Every draw is made on the CPU from the sample's own key, so nothing waits for the device, and a sample looks the same
-whatever batch, rank or worker it lands in.
+The augmentation is that of the published training scripts (paper, section 5). Random numbers are drawn on the CPU,
+seeded by the sample alone: nothing waits for the device, and a sample looks the same in any batch, rank or worker.
 """
 
 from __future__ import annotations
@@ -19,13 +18,16 @@ from torch import Tensor
 
 from .sampling import Sample, rng, seed_of
 
-# Sides of the shadow's blur window, from and to before, in pixels.
+# Sides of a shadow's blur window in pixels: at least, and below.
 SHADOW_WINDOW = (20, 40)
 
 
 @dataclass(frozen=True)
 class Composite:
-    """What a step sees: src and bgr (the plate), true fgr (B, 3, H, W) and pha (B, 1, H, W), RGB, 0..1."""
+    """What the network sees, `src` and the plate `bgr`, and the truth, `fgr` and `pha`.
+
+    Colours are RGB (B, 3, H, W), alpha is (B, 1, H, W), all float32, 0..1.
+    """
 
     src: Tensor
     bgr: Tensor
@@ -33,18 +35,18 @@ class Composite:
     pha: Tensor
 
 
-def compose_training(mattes: Tensor, backgrounds: Tensor, samples: Sequence[Sample], resolution: int) -> Composite:
-    """Augments and composites a training batch.
+def compose_training(mattes: Tensor, backgrounds: Tensor, samples: Sequence[Sample]) -> Composite:
+    """Augment and composite a training batch.
 
     Args:
         mattes: uint8 (B, H, W, 4), RGB and alpha.
         backgrounds: uint8 (B, H, W, 3).
-        samples: the keys of the batch.
-        resolution: the training resolution; blur radii are meant at that size and shrink with the crop.
+        samples: those of the batch. Blur radii are meant for their resolution and shrink with the crop.
     """
     fgr, pha, back = _to_float(mattes[..., :3]), _to_float(mattes[..., 3:]), _to_float(backgrounds)
-    draws = [_Draws.of(sample) for sample in samples]
-    scale = max(pha.shape[2:]) / resolution
+    draws = [_Draws.from_sample(sample) for sample in samples]
+    side = max(pha.shape[2:])
+    scale = side / (samples[0].resolution or side)
     for i, draw in enumerate(draws):
         if draw.fgr_blur:
             fgr[i], pha[i] = _box_blur(fgr[i], draw.fgr_blur * scale), _box_blur(pha[i], draw.fgr_blur * scale)
@@ -75,11 +77,11 @@ def compose_training(mattes: Tensor, backgrounds: Tensor, samples: Sequence[Samp
 
 
 def compose_validation(mattes: Tensor, backgrounds: Tensor, samples: Sequence[Sample]) -> Composite:
-    """Composites a validation batch: no augmentation, and a plate disturbed a little, as in the paper's evaluation.
+    """Composite a validation batch without augmentation, but with a slightly disturbed plate.
 
-    A plate that equals the composite's background to the last bit exists in no studio, and subtracting it would solve
-    the task; so it is moved by up to 0.3 pixels, its gamma is changed by 0.85..1.15 and noise of sigma 0.01 is added,
-    the same in every validation. Arguments are those of `compose_training`.
+    No studio yields a plate that equals the background to the last bit, and subtracting such a one would solve the
+    task. So, as in the paper's evaluation, it is moved by up to 0.3 pixels, its gamma is changed by 0.85..1.15 and
+    noise of sigma 0.01 is added, the same in every validation. Arguments are those of `compose_training`.
     """
     fgr, pha, back = _to_float(mattes[..., :3]), _to_float(mattes[..., 3:]), _to_float(backgrounds)
     src = torch.lerp(back, fgr, pha)
@@ -94,7 +96,7 @@ def compose_validation(mattes: Tensor, backgrounds: Tensor, samples: Sequence[Sa
 
 @dataclass(frozen=True)
 class _Shadow:
-    """A darkening in the subject's shape: strength 0..0.3, an affine (degrees, pixels, factor, degrees), a window."""
+    """A shadow in the subject's shape: strength 0..0.3, and an affine and a blur window in degrees and pixels."""
 
     strength: float
     angle: float
@@ -105,7 +107,7 @@ class _Shadow:
     window: int
 
     def cast(self, pha: Tensor) -> Tensor:
-        """The shadow (1, H, W) of pha (1, H, W)."""
+        """Return how much of the background's light the subject pha (1, H, W) takes away, 0..1 (1, H, W)."""
         shadow = _move(
             pha * self.strength, self.angle, self.shift_x, self.shift_y, self.scale, self.shear, outside='zeros'
         )
@@ -115,13 +117,13 @@ class _Shadow:
 
 @dataclass(frozen=True)
 class _Draws:
-    """One sample's draws, all but its geometry. Radii in pixels at training resolution, jitter as factors."""
+    """A sample's random numbers but for its geometry; radii in pixels at training resolution, jitter as factors."""
 
     fgr_blur: int
-    fgr_sharpen: bool
-    fgr_jitter: np.ndarray
     back_blur: int
+    fgr_sharpen: bool
     back_sharpen: bool
+    fgr_jitter: np.ndarray
     back_jitter: np.ndarray
     shadow: _Shadow | None
     noise: tuple[float, float] | None
@@ -129,16 +131,16 @@ class _Draws:
     plate_shift: tuple[float, float, float] | None
 
     @staticmethod
-    def of(sample: Sample) -> _Draws:
+    def from_sample(sample: Sample) -> _Draws:
         g = rng(sample.seed, sample.epoch, sample.index, 'colour')
         width, height = sample.width, sample.height
 
         def chance(p: float) -> bool:
             return bool(g.random() < p)
 
-        fgr_blur, back_blur = (int(g.integers(0, 6)) if chance(0.1) else 0 for _ in range(2))
-        fgr_sharpen, back_sharpen = chance(0.1), chance(0.1)
-        fgr_jitter, back_jitter = (_draw_jitter(g, 0.15, 0.05) for _ in range(2))
+        blurs = [int(g.integers(0, 6)) if chance(0.1) else 0 for _ in range(2)]
+        sharpens = [chance(0.1) for _ in range(2)]
+        jitters = [_draw_jitter(g, 0.15, 0.05) for _ in range(2)]
         shadow = None
         if chance(0.3):
             shadow = _Shadow(
@@ -155,10 +157,7 @@ class _Draws:
         plate_shift = None
         if chance(0.3):
             plate_shift = (g.uniform(-1, 1), g.uniform(-0.01, 0.01) * width, g.uniform(-0.01, 0.01) * height)
-        return _Draws(
-            fgr_blur, fgr_sharpen, fgr_jitter, back_blur, back_sharpen, back_jitter, shadow, noise,
-            plate_jitter, plate_shift,
-        )  # fmt: skip
+        return _Draws(*blurs, *sharpens, *jitters, shadow, noise, plate_jitter, plate_shift)
 
 
 # Brightness, contrast and saturation as factors, hue in radians.
@@ -166,29 +165,29 @@ NO_JITTER = np.array([1.0, 1.0, 1.0, 0.0])
 
 
 def _draw_jitter(generator: np.random.Generator, strength: float, hue: float) -> np.ndarray:
-    """Factors within 1 +- strength, hue within +-hue turns."""
+    """Draw factors within 1 +- strength, and a change of hue within +-hue turns."""
     return NO_JITTER + generator.uniform(-1, 1, 4) * [strength, strength, strength, 2 * math.pi * hue]
 
 
 def _turn_hue(x: Tensor, angle: Tensor) -> Tensor:
     """Turn the hue of x (B, 3, H, W) by angle (B,), in radians, around the hexagon of HSV.
 
-    kornia's `adjust_hue`, equal to 1e-6, needs three to four times as long on a CPU, which is most of the time of a
-    composite: it goes by way of a picture in HSV.
+    kornia's `adjust_hue` gives the same to 1e-6. It converts to HSV and back, which on a CPU takes three to four times
+    as long and would be most of a composite's time.
     """
     red, green, blue = x.unbind(1)
     low, high = torch.minimum(torch.minimum(red, green), blue), torch.maximum(torch.maximum(red, green), blue)
     chroma = high - low
     hue = torch.where(green == high, (blue - red).add_(chroma, alpha=2), (red - green).add_(chroma, alpha=4))
     hue = torch.where(red == high, green - blue, hue).div_(chroma.clamp(min=1e-12))
-    hue = hue.add_(angle[:, None, None], alpha=3 / math.pi).remainder_(6)  # sixths of a turn, from red
+    hue = hue.add_(angle[:, None, None], alpha=3 / math.pi).remainder_(6)  # in sixths of a turn, red is 0
     turned = torch.empty_like(x)
     for channel, share in enumerate(((hue - 3).abs_().sub_(1), 2 - (hue - 2).abs_(), 2 - (hue - 4).abs_())):
         torch.addcmul(low, chroma, share.clamp_(0, 1), out=turned[:, channel])
     return turned
 
 
-# Each operation next to the column of its factor; they are done in this order.
+# In the order in which they are applied, which is that of the factors.
 _JITTER: tuple[Callable[[Tensor, Tensor], Tensor], ...] = (
     kornia.enhance.adjust_brightness_accumulative,
     kornia.enhance.adjust_contrast_with_mean_subtraction,
@@ -198,7 +197,7 @@ _JITTER: tuple[Callable[[Tensor, Tensor], Tensor], ...] = (
 
 
 def _jitter(x: Tensor, factors: Sequence[np.ndarray]) -> Tensor:
-    """Colour jitter of x (B, 3, H, W), each sample by its own factors (4,)."""
+    """Change the colours of x (B, 3, H, W), each sample by its own factors (4,)."""
     table = torch.from_numpy(np.stack(factors)).to(x.device, x.dtype, non_blocking=True)
     for column, operation in enumerate(_JITTER):
         x = operation(x, table[:, column])
@@ -206,13 +205,13 @@ def _jitter(x: Tensor, factors: Sequence[np.ndarray]) -> Tensor:
 
 
 def _to_float(x: Tensor) -> Tensor:
-    """uint8 (B, H, W, C) to float 0..1 (B, C, H, W)."""
-    # Plane by plane in memory: what follows takes up to twice as long on interleaved channels.
+    """Convert uint8 (B, H, W, C) to float 0..1 (B, C, H, W)."""
+    # On channels-last memory, what follows takes up to twice as long.
     return x.permute(0, 3, 1, 2).to(torch.float32, memory_format=torch.contiguous_format).div_(255)
 
 
 def _box_blur(x: Tensor, radius: float) -> Tensor:
-    """Mean over a window of 2 radius + 1 pixels, whose outermost pixels count by the radius's fraction; x (C, H, W)."""
+    """Average x (C, H, W) over 2 radius + 1 pixels; the outermost ones count by the radius's fraction."""
     whole = math.floor(radius)
     kernel = torch.ones(1, 2 * whole + 3)
     kernel[:, [0, -1]] = radius - whole
@@ -221,7 +220,7 @@ def _box_blur(x: Tensor, radius: float) -> Tensor:
 
 
 def _sharpen(x: Tensor) -> Tensor:
-    """Pillow's SHARPEN: 2 x - the mean of the 8 neighbours, with which it shares its kernel; x (C, H, W)."""
+    """Sharpen x (C, H, W) with the kernel of Pillow's SHARPEN: 2 x minus the mean of the 8 neighbours."""
     kernel = torch.full((1, 3, 3), -2 / 16)
     kernel[:, 1, 1] = 32 / 16
     kernel = kernel.to(x.device, x.dtype, non_blocking=True)
@@ -243,9 +242,9 @@ def _move(
     shear: float = 0.0,
     outside: str = 'border',
 ) -> Tensor:
-    """Rotates (degrees), scales, shears (degrees, along x) about the centre and moves (pixels) x (C, H, W).
+    """Rotate (degrees), scale and shear (degrees, along x) x (C, H, W) about its centre, and move it (pixels).
 
-    The map is inverted on the CPU: an inverse on the device, as kornia's warp takes it, waits for its result.
+    The map is inverted on the CPU: kornia's warp inverts it on the device, and waits for the result.
     """
     height, width = x.shape[1:]
     turn, lean = math.radians(angle), math.tan(math.radians(shear))

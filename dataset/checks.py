@@ -1,4 +1,4 @@
-"""Looks over the training data before the first step, and says everything that is wrong with it at once."""
+"""Checks of the training data before the first step; all that is wrong is said at once."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from .images import SampleDataset
 from .paths import IMAGE_SUFFIXES, DataPaths, find_images, match_listed
 from .readers import ImageError, alpha_source, image_size, read_alpha, read_rgb
 
-_HEADERS = 2000  # pairs per folder whose sizes are compared: about a second from a local disk
-_NAMED = 3  # files that a finding names
+_HEADERS = 2000  # most pairs per folder whose sizes are compared, which takes about a second on a local disk
+_NAMED = 3  # most files that a finding names
 _THREADS = 4  # pictures in memory at a time
-_ENOUGH = (256, 256)  # decoded no larger where that shows all there is to see
+_ENOUGH = (256, 256)  # size to decode at where that shows what matters
 
 _Item = TypeVar('_Item')
 _Result = TypeVar('_Result')
@@ -26,7 +26,7 @@ class DataReport:
     """What `check_files` found.
 
     Attributes:
-        findings: what must be put right before training, one sentence or two each.
+        findings: problems that must be solved before training, each a sentence or two.
         notes: what is worth knowing.
         train_pairs, valid_pairs: files of a foreground and its alpha.
         train_bgr, valid_bgr: files of backgrounds.
@@ -49,8 +49,8 @@ class DataReport:
 def check_files(paths: DataPaths, sample: int = 24) -> DataReport:
     """Check the folders of a training run.
 
-    Every file is listed. Of at most 2000 pairs per folder the headers are read, and of `sample` pairs and
-    backgrounds, spread evenly over the folder, everything is decoded.
+    All files are listed. The headers of at most 2000 pairs per folder are read, and `sample` pairs and backgrounds,
+    spread evenly over each folder, are decoded.
     """
     report = DataReport()
     report.train_pairs = _check_pairs('train', paths.train_fgr, paths.train_pha, sample, report)
@@ -135,7 +135,7 @@ class _Look:
 
     source: str  # 'alpha' | 'luminance'
     coloured: bool
-    undecided: bool  # hardly a pixel is clearly subject or clearly not
+    undecided: bool  # hardly any pixel is clearly inside or clearly outside the subject
 
 
 def _look_at(pha: Path) -> _Look:
@@ -146,13 +146,13 @@ def _look_at(pha: Path) -> _Look:
         rgb = read_rgb(pha, _ENOUGH)
         low, high = rgb.min(axis=-1), rgb.max(axis=-1)
         between = (high > 5) & (low < 250)
-        # JPEG gives grey a tint of a few levels, and only at edges: ask most pixels, and for a plain tint.
+        # JPEG tints grey by a few levels at edges, so a fifth of the pixels must be clearly coloured.
         coloured = between.mean() > 0.001 and (high - low > 24)[between].mean() > 0.2
     return _Look(source, bool(coloured), bool(((alpha <= 5) | (alpha >= 250)).mean() < 0.1))
 
 
 def _check_looks(split: str, looks: dict[Path, _Look], report: DataReport) -> None:
-    """Judge the sampled alphas together: one pane of glass may fill a picture, a folder full of them is photographs."""
+    """Judge the sampled alphas together: glass may fill one picture, but a folder full of them is photographs."""
     suspects = [path for path, look in looks.items() if look.coloured or look.undecided]
     if 2 * len(suspects) > len(looks):
         report.findings.append(
@@ -185,7 +185,7 @@ def _decode(path: Path) -> None:
 def _attempt(
     function: Callable[[Path], _Result], paths: Sequence[Path], broken: dict[Path, str]
 ) -> dict[Path, _Result]:
-    """Apply a reader to files in parallel. Those it fails on go to `broken` with the cause, and are tried no more."""
+    """Apply a reader to files in parallel; note in `broken` why it fails on some, which are not tried again."""
 
     def attempt(path: Path) -> _Result | ImageError | OSError:
         try:

@@ -1,7 +1,7 @@
-"""The brushes of `dataset.synthetic`: noise, textures, outlines and strands, in NumPy and OpenCV.
+"""What `dataset.synthetic` draws with: noise, textures, outlines and strands, in NumPy and OpenCV.
 
-Outlines are in a subject's own coordinates (x right, y down, about -1..1) and a `Canvas` places them, so one drawing
-looks alike at every size.
+Outlines have a subject's own coordinates (x right, y down, about -1..1), and a `Canvas` places them: so a drawing looks
+the same at every size.
 """
 
 from __future__ import annotations
@@ -17,14 +17,14 @@ _SUBPIXEL_BITS = 4
 
 
 class Canvas:
-    """A picture in the making: colour times alpha, and alpha, painted back to front.
+    """Colour times alpha, and alpha, of a picture that is painted back to front.
 
     Args:
         size: side in pixels.
-        centre: where a subject's origin lies, as a share of the side.
+        centre: place of a subject's origin, as a share of the side.
         scale: a subject's unit length, as a share of the side.
-        angle: by how much a subject is turned, in radians.
-        light: where the light comes from, in radians.
+        angle: rotation of a subject in radians.
+        light: direction of the light in radians.
     """
 
     def __init__(self, size: int, centre: tuple[float, float], scale: float, angle: float, light: float) -> None:
@@ -43,12 +43,12 @@ class Canvas:
         return mask
 
     def hatch(self, curves: np.ndarray, width: float) -> np.ndarray:
-        """Rasterise open curves (count, N, 2) that thin out to their ends: coverage, uint8 (size, size).
+        """Rasterise open curves (count, N, 2) that taper to their ends: coverage, uint8 (size, size).
 
-        `width` is that near the roots, in 1/256 of the side. One curve in three is faint, as hair is that lies
-        behind the light or is thinner than a pixel.
+        `width` is that at the roots, in 1/256 of the side. One curve in three is faint, like hair against the light or
+        thinner than a pixel.
         """
-        # At twice the size: OpenCV's lines are whole pixels wide, hair is not.
+        # At twice the size, since OpenCV's lines are whole pixels wide and hair is not.
         mask = np.zeros((2 * self.size, 2 * self.size), np.uint8)
         points = self._fixed_point(curves, 2)
         last = points.shape[1] - 1
@@ -62,18 +62,18 @@ class Canvas:
     def paint(
         self, mask: np.ndarray, colour: np.ndarray, opacity: float | np.ndarray = 1.0, relief: float = 0.5
     ) -> None:
-        """Lay a part over what is there.
+        """Paint a part over what is there.
 
         Args:
             mask: coverage, uint8 (size, size).
             colour: uint8 (size, size, 3), or one colour (3,).
             opacity: 0..1, one number or (size, size).
-            relief: how strongly the light models the part, 0 = flat.
+            relief: how strongly the light shades the part, 0 = flat.
         """
         left, top, width, height = cv2.boundingRect(mask)
         if not width:
             return
-        box = np.s_[top : top + height, left : left + width]  # most parts are small: a third of the time
+        box = np.s_[top : top + height, left : left + width]  # a third of the time: most parts are small
         strength = opacity[box] if isinstance(opacity, np.ndarray) else opacity
         cover = mask[box] * (np.float32(1 / 255) * strength)
         shade = np.clip(1 + np.float32(relief) * self._slope(mask[box]), 0.45, 1.5)
@@ -93,28 +93,28 @@ class Canvas:
         return np.rint(placed * (zoom << _SUBPIXEL_BITS)).astype(np.int32)
 
     def _slope(self, mask: np.ndarray) -> np.ndarray:
-        """How much a surface that swells from its outline faces the light: float32, about -1..1, shape of `mask`."""
-        small = cv2.resize(
-            cv2.copyMakeBorder(mask, 1, 1, 1, 1, cv2.BORDER_CONSTANT), (32, 32), interpolation=cv2.INTER_AREA
-        )
+        """Return how much a surface that bulges inside its outline faces the light: float32, about -1..1."""
+        framed = cv2.copyMakeBorder(mask, 1, 1, 1, 1, cv2.BORDER_CONSTANT)
+        small = cv2.resize(framed, (32, 32), interpolation=cv2.INTER_AREA)
         swell = cv2.GaussianBlur(small.astype(np.float32), (0, 0), 3) * np.float32(1.5 / 255)
         facing = cv2.Sobel(swell, -1, 1, 0) * -self._light[0] + cv2.Sobel(swell, -1, 0, 1) * -self._light[1]
         return cv2.resize(facing, mask.shape[::-1])
 
 
 def noise(rng: np.random.Generator, size: int, cells: int, roughness: float = 0.5) -> np.ndarray:
-    """Clouds: octaves of smooth noise, float32 0..1 (size, size), mean 0.5, standard deviation 0.2.
+    """Draw clouds: octaves of smooth noise, float32 0..1 (size, size), mean 0.5, standard deviation 0.2.
 
     Args:
-        rng: where the draws come from.
+        rng: the generator of random numbers.
         size: side in pixels.
         cells: number of the largest clouds along a side.
-        roughness: height of each octave, relative to that of the one before.
+        roughness: amplitude of each octave, relative to the one before.
     """
-    rng = np.random.default_rng(rng.integers(2**63))  # how much it draws depends on the size, what follows must not
+    # A generator of its own: how many numbers are drawn here depends on the size, and what follows must not.
+    rng = np.random.default_rng(rng.integers(2**63))
     side, height = cells, 1.0
     result: np.ndarray = rng.random((side, side), dtype=np.float32)
-    while 4 * side <= size:  # finer octaves would double the price for grain
+    while 4 * side <= size:  # a finer octave would double the time and add mere grain
         side, height = 2 * side, height * roughness
         result = cv2.resize(result, (side, side)) + np.float32(height) * rng.random((side, side), dtype=np.float32)
     result = cv2.resize(result, (size, size), interpolation=cv2.INTER_LINEAR)
@@ -123,7 +123,7 @@ def noise(rng: np.random.Generator, size: int, cells: int, roughness: float = 0.
 
 
 def any_colour(rng: np.random.Generator) -> np.ndarray:
-    """Draw a colour, uint8 RGB (3,): dull ones more often than bright ones, as in rooms and on clothes."""
+    """Draw a colour, uint8 RGB (3,): dull ones are more frequent than bright ones, as in rooms and on clothes."""
     hsv = np.array([[[rng.integers(180), 255 * rng.beta(1.2, 2), 255 * rng.beta(1.6, 1.3)]]], np.uint8)
     return cv2.cvtColor(hsv, cv2.COLOR_HSV2RGB)[0, 0]
 
@@ -136,7 +136,7 @@ def colour_map(field: np.ndarray, *colours: np.ndarray) -> np.ndarray:
 
 
 def texture(rng: np.random.Generator, size: int) -> np.ndarray:
-    """Draw a cloth, wall or ground: uint8 RGB (size, size, 3)."""
+    """Draw cloth, wall or ground: uint8 RGB (size, size, 3)."""
     colours = [any_colour(rng) for _ in range(rng.integers(2, 5))]
     kind = rng.choice(['clouds', 'stripes', 'checks', 'gradient', 'plain'], p=[0.3, 0.25, 0.1, 0.2, 0.15])
     if kind == 'clouds':
@@ -163,20 +163,15 @@ def tiles(rng: np.random.Generator, size: int) -> np.ndarray:
     table = faces[rng.integers(len(faces), size=(rows, columns + 1))] * rng.uniform(0.8, 1, (rows, columns + 1, 1))
     picture = table.astype(np.uint8)[row, shifted.astype(int)]
     joint = rng.uniform(0.02, 0.15) / 2
-    picture[(np.abs((down * rows) % 1 - 0.5) > 0.5 - joint) | (np.abs(shifted % 1 - 0.5) > 0.5 - joint)] = any_colour(
-        rng
-    )
+    joints = (np.abs((down * rows) % 1 - 0.5) > 0.5 - joint) | (np.abs(shifted % 1 - 0.5) > 0.5 - joint)
+    picture[joints] = any_colour(rng)
     return picture
 
 
 def blob(
-    rng: np.random.Generator,
-    centre: ArrayLike,
-    radius: float,
-    aspect: float = 1.0,
-    rough: float = 0.0,
+    rng: np.random.Generator, centre: ArrayLike, radius: float, aspect: float = 1.0, rough: float = 0.0
 ) -> np.ndarray:
-    """Outline (72, 2) of an ellipse with waves on its edge; `aspect` is height by width, `rough` the waves' height."""
+    """Outline an ellipse with a wavy edge, (72, 2); `aspect` is height by width, `rough` the waves' amplitude."""
     angle = np.linspace(0, 2 * np.pi, 72, endpoint=False)
     order = np.arange(2, 8)[:, None]
     waves = np.sin(order * angle + rng.uniform(0, 2 * np.pi, (6, 1))) * rng.normal(0, 1, (6, 1)) / order
@@ -185,14 +180,14 @@ def blob(
 
 
 def limb(points: Sequence[ArrayLike], widths: Sequence[float]) -> np.ndarray:
-    """Outline of a tube through three points (start, bend, end) with three half widths."""
+    """Outline a tube through three points (start, bend, end) with three half widths."""
     t = np.linspace(0, 1, 16)
     basis = np.stack([(1 - t) * (1 - 2 * t), 4 * t * (1 - t), t * (2 * t - 1)], axis=-1)  # passes through all three
     centre, half = basis @ np.array(points), (basis @ np.array(widths))[:, None]
     along = np.gradient(centre, axis=0)
     along /= np.linalg.norm(along, axis=1, keepdims=True) + 1e-9
     side = half * along[:, ::-1] * (1, -1)
-    # Round ends: joints, finger tips.
+    # Round ends, for joints and finger tips.
     arc = np.linspace(np.pi / 2, -np.pi / 2, 5)[1:-1, None]
     far = centre[-1] + np.sin(arc) * side[-1] + np.cos(arc) * half[-1] * along[-1]
     near = centre[0] - np.sin(arc) * side[0] - np.cos(arc) * half[0] * along[0]
@@ -200,7 +195,7 @@ def limb(points: Sequence[ArrayLike], widths: Sequence[float]) -> np.ndarray:
 
 
 def tube(start: ArrayLike, end: ArrayLike, start_width: float, end_width: float) -> np.ndarray:
-    """Outline of a straight `limb` between two points."""
+    """Outline a straight `limb` between two points."""
     middle = (np.array(start) + np.array(end)) / 2
     return limb([start, middle, end], [start_width, (start_width + end_width) / 2, end_width])
 
@@ -208,15 +203,15 @@ def tube(start: ArrayLike, end: ArrayLike, start_width: float, end_width: float)
 def strands(
     rng: np.random.Generator, roots: np.ndarray, directions: np.ndarray, length: float, fall: float, curl: float
 ) -> np.ndarray:
-    """Curves (N, 10, 2) of hair or fur that grow from `roots` (N, 2) along unit `directions` (N, 2).
+    """Draw curves (N, 10, 2) of hair or fur.
 
     Args:
-        rng: where the draws come from.
-        roots: where they begin.
-        directions: where they head at first.
-        length: that of the longest.
-        fall: how far gravity bends them, 0 = straight, 1 = as far as they are long.
-        curl: how far they sway, relative to their length.
+        rng: the generator of random numbers.
+        roots: where they begin, (N, 2).
+        directions: unit vectors along which they begin, (N, 2).
+        length: of the longest.
+        fall: how far gravity bends them, relative to their length; 0 = straight.
+        curl: how far they wave sideways, relative to their length.
     """
     count = len(roots)
     t = np.linspace(0, 1, 10)[None, :, None]
@@ -228,14 +223,14 @@ def strands(
 
 
 def _waves(rng: np.random.Generator, size: int, angle: float, count: float) -> np.ndarray:
-    """Stripes of random sharpness, bent a little, float32 0..1 (size, size)."""
+    """Draw slightly bent stripes of random sharpness, float32 0..1 (size, size)."""
     bend = noise(rng, size, 3, 0.3) * np.float32(rng.choice([0, 0.1]))
     phase = (_ramp(size, angle) + bend) * np.float32(2 * np.pi * count)
     return np.clip(0.5 + np.float32(rng.uniform(0.5, 4)) * np.sin(phase), 0, 1)
 
 
 def _ramp(size: int, angle: float) -> np.ndarray:
-    """A slope from 0 to 1 towards `angle`, float32 (size, size)."""
+    """Return a gradient from 0 to 1 along `angle`, float32 (size, size)."""
     across, down = _grid(size)
     ramp = across * np.float32(np.cos(angle)) + down * np.float32(np.sin(angle))
     low, high = ramp[:: size - 1, :: size - 1].min(), ramp[:: size - 1, :: size - 1].max()

@@ -1,7 +1,7 @@
-"""One affine takes a decoded picture straight to the batch's crop: rotate, shear, scale, shift, flip and crop at once.
+"""One affine warp from a decoded picture to the batch's crop: rotation, shear, scale, shift, flip and crop at once.
 
-The published toolkit resamples three times (affine at 512 or 2048, resize to the crop's longer side, centre crop);
-the composed map here has the same distribution and resamples once.
+The published toolkit resamples three times (affine at 512 or 2048, resize to the crop's longer side, centre crop); the
+composed map has the same distribution and resamples once.
 """
 
 from __future__ import annotations
@@ -14,13 +14,13 @@ import numpy as np
 
 
 class AffineRange(NamedTuple):
-    """What an affine is drawn from. Scale 1 means that the picture covers the output.
+    """Ranges that an affine is drawn from. At scale 1 the picture covers the output.
 
     Attributes:
         scale: lowest and highest.
-        degrees: rotation within +-degrees.
-        translate: shift within +-translate, as a fraction of the output's longer side.
-        shear: along x within +-shear degrees.
+        degrees: largest rotation, either way.
+        translate: largest shift along each axis, either way, as a fraction of the output's longer side.
+        shear: largest shear along x in degrees, either way.
         flip: probability of a horizontal flip.
     """
 
@@ -32,7 +32,7 @@ class AffineRange(NamedTuple):
 
 
 class Affine(NamedTuple):
-    """One draw: degrees, fractions of the output's longer side, factor, degrees, and whether to flip."""
+    """A map from a picture to an output of any size; angles in degrees, shifts by the output's longer side."""
 
     angle: float
     shift_x: float
@@ -42,7 +42,7 @@ class Affine(NamedTuple):
     flip: bool
 
     def matrix(self, width: int, height: int, out_width: int, out_height: int) -> np.ndarray:
-        """The (2, 3) map from a picture's pixel coordinates to the output's, both with pixel centres at integers."""
+        """Return the (2, 3) map from a picture's pixel coordinates to the output's; pixel centres are at integers."""
         side = max(out_width, out_height)
         factor = self.scale * max(side / width, side / height)
         angle, shear = math.radians(self.angle), math.tan(math.radians(self.shear))
@@ -53,32 +53,28 @@ class Affine(NamedTuple):
         return np.column_stack([linear, target - linear @ centre])
 
     def needed_side(self, out_width: int, out_height: int) -> int:
-        """The shorter side below which the picture would be enlarged: what a decoder may reduce it to."""
+        """Return the shorter side that a decoder may reduce a picture to, below which the warp would enlarge it."""
         return math.ceil(self.scale * max(out_width, out_height))
 
 
 def draw_affine(generator: np.random.Generator, ranges: AffineRange) -> Affine:
-    """Draws an affine uniformly from its ranges."""
-    angle, shift_x, shift_y, shear = generator.uniform(-1, 1, 4) * [
-        ranges.degrees,
-        ranges.translate,
-        ranges.translate,
-        ranges.shear,
-    ]
+    """Draw an affine uniformly from its ranges."""
+    reach = [ranges.degrees, ranges.translate, ranges.translate, ranges.shear]
+    angle, shift_x, shift_y, shear = generator.uniform(-1, 1, 4) * reach
     scale = generator.uniform(*ranges.scale)
     return Affine(angle, shift_x, shift_y, scale, shear, bool(generator.random() < ranges.flip))
 
 
 def warp(picture: np.ndarray, affine: Affine, out_width: int, out_height: int, border: int) -> np.ndarray:
-    """Resamples a picture bilinearly.
+    """Resample a picture bilinearly.
 
-    A reduction of more than two is done by area averaging first, since bilinear sampling alone would skip pixels.
+    To shrink by 2 or more it is averaged over areas first: bilinear sampling alone would skip pixels.
 
     Args:
         picture: uint8 (H, W, C).
-        affine: the draw.
-        out_width, out_height: size of the result.
-        border: cv2.BORDER_CONSTANT (zeros outside) or another of OpenCV's borders.
+        affine: the map.
+        out_width, out_height: size of the result in pixels.
+        border: cv2.BORDER_CONSTANT, zeros outside, or another of OpenCV's border modes.
 
     Returns:
         uint8 (out_height, out_width, C).
@@ -94,7 +90,7 @@ def warp(picture: np.ndarray, affine: Affine, out_width: int, out_height: int, b
     matrix[:, 2] += matrix[:, :2] @ [left, top]
     if picture.shape[2:] != (3,):
         return _resample(picture, matrix, out_width, out_height, border)
-    # OpenCV resamples four channels in a third of the time that it needs for three.
+    # OpenCV resamples four channels in a third of the time that three take.
     rgba = _resample(cv2.cvtColor(picture, cv2.COLOR_RGB2RGBA), matrix, out_width, out_height, border)
     return cv2.cvtColor(rgba, cv2.COLOR_RGBA2RGB)
 
@@ -106,10 +102,10 @@ def _resample(picture: np.ndarray, matrix: np.ndarray, out_width: int, out_heigh
 def _seen_part(
     inverse: np.ndarray, out_width: int, out_height: int, width: int, height: int
 ) -> tuple[int, int, int, int]:
-    """Left, top, right and bottom of the part of a picture that an output can show, reflected borders included."""
+    """Return left, top, right and bottom of what an output can show of a picture, reflected borders included."""
     corners = np.array([(x, y, 1) for x in (0, out_width - 1) for y in (0, out_height - 1)]) @ inverse.T
     last = np.array([width - 1, height - 1])
-    # One pixel more than the corners say, for the rounding.
+    # A margin of one pixel, for the rounding.
     low, high = np.floor(corners.min(0)) - 1, np.ceil(corners.max(0)) + 1
     low, high = np.minimum(low, 2 * last - high), np.maximum(high, -low)
     left, top = np.clip(low, 0, last).astype(int).tolist()

@@ -1,4 +1,4 @@
-"""The published toolkit's data sets, for code written against them. Training itself reads by `dataset.loaders`."""
+"""The published toolkit's data sets, for code written against them. Training itself uses `dataset.loaders`."""
 
 from __future__ import annotations
 

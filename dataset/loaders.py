@@ -1,7 +1,8 @@
-"""From keys to batches: the data set that decodes and warps, and the loaders of training and validation."""
+"""Batches for training and validation: worker processes decode and warp samples, a device composites them."""
 
 from __future__ import annotations
 
+import itertools
 import logging
 import signal
 from collections.abc import Iterator, Sequence
@@ -23,12 +24,12 @@ from .sampling import VALIDATION, Sample, StepSampler, rng, validation_samples
 
 log = logging.getLogger(__name__)
 
-# How many neighbours are tried in place of a picture that cannot be read.
-SUBSTITUTES = 8
+# Pictures that are tried for a sample, one after the other, until one can be read.
+TRIES = 8
 
 
 class Source(Protocol):
-    """A list of pictures: `dataset.sources` reads them from files, `dataset.synthetic` draws them."""
+    """Pictures by index: `dataset.sources` reads them from files, `dataset.synthetic` draws them."""
 
     def __len__(self) -> int: ...
     def name(self, index: int) -> str: ...
@@ -37,14 +38,14 @@ class Source(Protocol):
 
 @dataclass
 class Batch:
-    """Warped pictures of one part of a step, on one device.
+    """The samples of one accumulated part of a step, warped, on one device.
 
     Attributes:
         mattes: uint8 (B, H, W, 4), RGB and alpha.
         backgrounds: uint8 (B, H, W, 3).
-        samples: their keys.
+        samples: what they follow from.
         names: of the mattes, for messages.
-        errors: what could not be read and was replaced by a neighbour.
+        errors: why pictures could not be read, which others replace.
     """
 
     mattes: Tensor
@@ -58,37 +59,39 @@ class Batch:
 
     @property
     def share(self) -> float:
-        """This part's share of the samples of its step, over all ranks and parts; 0 if it only keeps others company."""
+        """This part's share of its step's samples, over all ranks and parts; 0 if its only sample does not count."""
         step_size = self.samples[0].step_size
         return len(self.samples) / step_size if step_size else 0.0
 
     def pin_memory(self) -> Batch:
-        """In page-locked memory, from which copies to a GPU need no wait."""
+        """Return the batch in page-locked memory, which is copied to a GPU without waiting."""
         return replace(self, mattes=self.mattes.pin_memory(), backgrounds=self.backgrounds.pin_memory())
 
     def to(self, device: torch.device) -> Batch:
-        """On another device, without waiting for the copy."""
-        return replace(
-            self,
-            mattes=self.mattes.to(device, non_blocking=True),
-            backgrounds=self.backgrounds.to(device, non_blocking=True),
-        )
+        """Return the batch on another device, without waiting for the copy."""
+        mattes, backgrounds = (x.to(device, non_blocking=True) for x in (self.mattes, self.backgrounds))
+        return replace(self, mattes=mattes, backgrounds=backgrounds)
 
-    def compose(self, resolution: int) -> Composite:
-        """Source, plate and truth: augmented for training samples, as they are for validation samples."""
+    def compose(self, resolution: int | None = None) -> Composite:
+        """Composite the batch; training samples are augmented, validation samples are not.
+
+        Args:
+            resolution: training resolution, instead of that of the samples.
+        """
         if self.samples[0].epoch == VALIDATION:
             return compose_validation(self.mattes, self.backgrounds, self.samples)
-        return compose_training(self.mattes, self.backgrounds, self.samples, resolution)
+        samples = [replace(sample, resolution=resolution or sample.resolution) for sample in self.samples]
+        return compose_training(self.mattes, self.backgrounds, samples)
 
 
 @dataclass(frozen=True)
 class WarpedPairs(Dataset):
-    """Decodes a sample's matte and background and warps them to its crop; the key says how.
+    """Mattes and backgrounds, decoded and warped to the crop of a sample, which is the index of this data set.
 
     Args:
         mattes: a source of (H, W, 4) pictures, RGB and alpha.
         backgrounds: a source of (H, W, 3) pictures.
-        matte_range, background_range: of their affines.
+        matte_range, background_range: ranges of their affines.
     """
 
     mattes: Source
@@ -97,7 +100,7 @@ class WarpedPairs(Dataset):
     background_range: AffineRange
 
     def __getitem__(self, sample: Sample) -> tuple[np.ndarray, np.ndarray, Sample, str, list[str]]:
-        """Returns matte (H, W, 4) and background (H, W, 3), the key, the matte's name, and what was unreadable."""
+        """Return matte (H, W, 4), background (H, W, 3), the sample, the matte's name, and errors of reading."""
         errors: list[str] = []
         generator = rng(sample.seed, sample.epoch, sample.index, 'geometry')
         pictures = []
@@ -113,8 +116,8 @@ class WarpedPairs(Dataset):
 
 
 def _read(source: Source, first: int, side: int, errors: list[str]) -> np.ndarray:
-    """Reads a picture, or the next one that can be read, noting what could not."""
-    for index in range(first, first + min(SUBSTITUTES, len(source))):
+    """Read a picture, or the next one that can be read, adding the errors of those that cannot."""
+    for index in range(first, first + min(TRIES, len(source))):
         try:
             return source.read(index % len(source), min_size=(side, side))
         except (ImageError, OSError) as error:
@@ -123,25 +126,22 @@ def _read(source: Source, first: int, side: int, errors: list[str]) -> np.ndarra
 
 
 def collate(items: Sequence[tuple[np.ndarray, np.ndarray, Sample, str, list[str]]]) -> Batch:
-    """Makes a batch of what `WarpedPairs` returned."""
+    """Make a batch of items of `WarpedPairs`."""
     mattes, backgrounds, samples, names, errors = zip(*items)
-    return Batch(
-        _stack(mattes),
-        _stack(backgrounds),
-        list(samples),
-        list(names),
-        [error for some in errors for error in some],
-    )
+    return Batch(_stack(mattes), _stack(backgrounds), list(samples), list(names), list(itertools.chain(*errors)))
 
 
 def _stack(pictures: Sequence[np.ndarray]) -> Tensor:
-    # torch's own collation stacks into shared memory when it runs in a worker: one copy instead of two.
+    # In a worker, torch's own collation stacks into shared memory: one copy instead of two.
     return default_collate([torch.from_numpy(picture) for picture in pictures])
 
 
 def _start_worker(_: int) -> None:
-    """One thread a worker, and deaf to the signals that ask the trainer to save: it stops the workers itself."""
-    keep_memory('cpu')  # without, clearing pages takes up to two fifths of a worker's time at 2048 pixels
+    """Restrict a worker to one thread, and let it ignore the signals that ask the trainer to save.
+
+    Process groups get these signals as a whole, and the trainer, which goes on until the next step, ends its workers.
+    """
+    keep_memory('cpu')  # clearing pages would take up to two fifths of a worker's time at 2048 pixels
     cv2.setNumThreads(0)
     torch.set_num_threads(1)
     for name in ('SIGINT', 'SIGTERM', 'SIGUSR1'):
@@ -165,13 +165,16 @@ class TrainingBatches:
     """The batches of a run from a step on: one loader for all its epochs, so that none begins with a wait.
 
     Args:
-        dataset: what reads a sample.
-        sampler: which samples.
+        dataset: reads and warps a sample.
+        sampler: chooses the samples.
         workers: processes; 0 reads in this one.
-        pin: page-locked memory, for a GPU.
+        pin: return batches in page-locked memory, for a GPU.
+
+    Attributes:
+        unreadable: errors of pictures that could not be read, by epoch.
 
     Raises:
-        ImageError: while iterating, when more than 1 % of an epoch's samples could not be read.
+        ImageError: while iterating, where more than 1 % of an epoch's samples cannot be read.
     """
 
     def __init__(self, dataset: WarpedPairs, sampler: StepSampler, workers: int, pin: bool):
@@ -180,7 +183,7 @@ class TrainingBatches:
         self.unreadable: dict[int, list[str]] = {}
 
     def __iter__(self) -> Iterator[Batch]:
-        for batch in _plainly(self.loader):
+        for batch in _batches(self.loader):
             if batch.errors:
                 self._count(batch)
             yield batch
@@ -191,7 +194,7 @@ class TrainingBatches:
         for error in batch.errors:
             named.append(error)
             log.warning('skipped (%d in epoch %d): %s', len(named), epoch, error)
-        # Each rank reads its share of the epoch and judges by that.
+        # A rank knows of its own share of the epoch only.
         if len(named) > 0.01 * self.plan.samples_per_epoch / self.world:
             raise ImageError(
                 f'{len(named)} pictures of epoch {epoch} cannot be read, more than 1 % of its '
@@ -200,15 +203,15 @@ class TrainingBatches:
 
 
 class ValidationBatches:
-    """The fixed validation batches of a rank; a picture that cannot be read is replaced, and named once.
+    """A rank's batches of the fixed validation samples; pictures that cannot be read are replaced, and named once.
 
     Args:
-        dataset: what reads a sample.
+        dataset: reads and warps a sample.
         count: samples over all ranks, spread evenly over the data set.
-        side: of the square pictures.
-        batch_size: samples of a batch.
+        side: of the square pictures, in pixels.
+        batch_size: most samples of a batch.
         workers: processes; 0 reads in this one.
-        pin: page-locked memory, for a GPU.
+        pin: return batches in page-locked memory, for a GPU.
         rank, world: every world-th sample is this rank's.
     """
 
@@ -229,15 +232,15 @@ class ValidationBatches:
         self.named: set[str] = set()
 
     def __iter__(self) -> Iterator[Batch]:
-        for batch in _plainly(self.loader):
+        for batch in _batches(self.loader):
             for error in set(batch.errors) - self.named:
                 log.warning('validation uses another picture instead: %s', error)
                 self.named.add(error)
             yield batch
 
 
-def _plainly(loader: DataLoader) -> Iterator[Batch]:
-    """Iterates a loader; an ImageError from a worker comes without the worker's traceback."""
+def _batches(loader: DataLoader) -> Iterator[Batch]:
+    """Yield a loader's batches, and raise an ImageError of a worker without the traceback that torch adds to it."""
     try:
         yield from loader
     except ImageError as error:
@@ -245,5 +248,5 @@ def _plainly(loader: DataLoader) -> Iterator[Batch]:
 
 
 def default_workers() -> int:
-    """Loader processes that fit the machine: one a core, 16 at most."""
+    """Return how many loader processes suit the machine: one per core, at most 16."""
     return min(16, cores())

@@ -1,6 +1,6 @@
-"""Where the pictures lie: listing folders, matching foregrounds with alphas, reading the data configuration.
+"""Where the pictures lie: lists of folders, pairs of foreground and alpha, the data configuration.
 
-Nothing here opens a picture. What is wrong with the files themselves is found by `dataset.checks`.
+Nothing here opens a picture; `dataset.checks` finds what is wrong with the files themselves.
 """
 
 from __future__ import annotations
@@ -27,21 +27,21 @@ class DataPaths:
 
 @dataclass
 class Pairing:
-    """How the files of a foreground folder and an alpha folder fit together. All paths include the folder."""
+    """Which files of a foreground folder and an alpha folder belong together. All paths include the folder."""
 
     pairs: list[tuple[Path, Path]] = field(default_factory=list)  # (fgr, pha), in order of relative path
     only_fgr: list[Path] = field(default_factory=list)
     only_pha: list[Path] = field(default_factory=list)
-    # Two files of one name and two suffixes in one folder: the first of each is the one in `pairs`.
+    # Files of one folder whose names differ by suffix alone; `pairs` has the first of each two.
     duplicates: list[tuple[Path, Path]] = field(default_factory=list)
 
 
 def find_images(folder: Path) -> list[Path]:
     """List the pictures below a folder, sorted, as paths relative to it.
 
-    Every `IMAGE_SUFFIXES` file in any case counts. Hidden files and folders are left out, and with them the
-    `._name` files that macOS writes beside each picture on foreign disks. Linked folders are followed, except
-    into a folder that contains the link.
+    Files count whose suffix is one of `IMAGE_SUFFIXES`, in upper or lower case. Hidden files and folders are left out,
+    among them the `._name` files that macOS writes beside each picture on foreign disks. Linked folders are followed,
+    except into a folder that contains the link.
 
     Raises:
         FileNotFoundError: there is no such folder.
@@ -54,17 +54,13 @@ def find_images(folder: Path) -> list[Path]:
     return [Path(name) for name in sorted(found)]
 
 
-def match_pairs(fgr: Path, pha: Path) -> Pairing:
+def match_listed(fgr: Path, fgr_names: list[Path], pha: Path, pha_names: list[Path]) -> Pairing:
     """Match foregrounds with alphas by relative path without suffix: `a/x.jpg` belongs to `a/x.png`.
 
-    Raises:
-        FileNotFoundError: one of the folders does not exist.
+    Args:
+        fgr, pha: folders.
+        fgr_names, pha_names: what `find_images` lists in them.
     """
-    return match_listed(fgr, find_images(fgr), pha, find_images(pha))
-
-
-def match_listed(fgr: Path, fgr_names: list[Path], pha: Path, pha_names: list[Path]) -> Pairing:
-    """Do what `match_pairs` does for folders that `find_images` has listed already."""
     result = Pairing()
     by_stem_fgr = _by_stem(Path(fgr).absolute(), fgr_names, result.duplicates)
     by_stem_pha = _by_stem(Path(pha).absolute(), pha_names, result.duplicates)
@@ -78,9 +74,9 @@ def match_listed(fgr: Path, fgr_names: list[Path], pha: Path, pha_names: list[Pa
 
 
 def read_data_config(config: Path, dataset_name: str) -> DataPaths:
-    """Read the folders of one data set, and those of the backgrounds, from a TOML file.
+    """Read the folders of a data set, and those of the backgrounds, from a TOML file.
 
-    Relative paths count from the folder of the TOML file; `~` is the home folder. The folders need not exist.
+    Relative paths start at the TOML file's folder; `~` is the home folder. The folders need not exist.
 
     Raises:
         FileNotFoundError: there is no such file.

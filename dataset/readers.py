@@ -1,12 +1,12 @@
-"""Picture files, read as upright pixels of 8 bits (the upper 8 of 16), reduced where that is enough.
+"""All reading of picture files: upright pixels of 8 bits (the upper 8 of 16), reduced where that is enough.
 
-Pillow decodes, because it raises on a truncated file where OpenCV returns half a picture. Only the pixels of a JPEG
-that is seen to be whole come from OpenCV: both call the same library and give the same pixels, but Pillow copies them
-three times on their way into an array, which takes as long as decoding them. libjpeg then prints a line to stderr for a
-file with a few bytes too many or too few inside, where Pillow is silent.
+Pillow decodes, because it raises on a truncated file where OpenCV returns half a picture. Only JPEGs that are complete
+are decoded by OpenCV: both call the same library and give the same pixels, but Pillow copies them three times on their
+way into an array, which takes as long as decoding. For a file with a few stray or missing bytes inside, libjpeg then
+prints a line to stderr, where Pillow is silent.
 
-Pillow's limit against decompression bombs is switched off for the whole process: rigs and scanners take pictures
-above it, and training data is not hostile input. Do not point these readers at files that strangers upload.
+Pillow's limit against decompression bombs is switched off for the whole process: camera rigs and scanners take pictures
+above it, and training data is not hostile input. Do not use these readers on files that strangers upload.
 """
 
 from __future__ import annotations
@@ -41,12 +41,12 @@ _REDUCED = {
     8: cv2.IMREAD_REDUCED_GRAYSCALE_8,
 }
 _START_OF_SCAN, _END_OF_IMAGE = 0xDA, 0xD9
-# What ends a scan: any marker but a stuffed byte, a fill byte and the eight that let a decoder restart.
+# Any marker but a stuffed byte, a fill byte and the eight restart markers.
 _END_OF_SCAN = re.compile(rb'\xff[^\x00\xff\xd0-\xd7]')
 
 
 class ImageError(ValueError):
-    """A file that cannot be read as a picture. The message names the file and the cause."""
+    """A file cannot be read as a picture. The message names the file and the cause."""
 
 
 def read_rgb(path: Path, min_size: tuple[int, int] | None = None) -> np.ndarray:
@@ -54,8 +54,8 @@ def read_rgb(path: Path, min_size: tuple[int, int] | None = None) -> np.ndarray:
 
     Args:
         path: a picture; 8 or 16 bit, grey, palette, CMYK, with or without alpha.
-        min_size: (width, height) that is enough, in terms of the upright picture. The result is smaller than the
-            file by 2, 4 or 8 where both sides stay at least that. JPEG decodes faster for it.
+        min_size: (width, height) of the upright picture that is enough, None for all there is. The result is smaller
+            than the file by 2, 4 or 8 where both sides stay at least that large. JPEG decodes faster then.
 
     Raises:
         ImageError: the file is no picture, or a damaged one.
@@ -75,10 +75,10 @@ def read_alpha(path: Path, min_size: tuple[int, int] | None = None) -> np.ndarra
 
 
 def alpha_source(path: Path) -> Literal['alpha', 'luminance']:
-    """Say where `read_alpha` takes a file's matte from: its alpha channel, or its brightness if it has none.
+    """Return where `read_alpha` takes a matte from: the file's alpha channel, or its brightness.
 
-    An alpha channel that is 255 everywhere tells nothing, and some editors add one to every grey picture: then it
-    is the brightness. A file with an alpha channel is decoded to find out, others are not.
+    An alpha channel that is 255 everywhere says nothing, and some editors add one to every grey picture: then it is
+    the brightness. Only a file with an alpha channel is decoded for this.
     """
     with open_picture(path) as image:
         return 'luminance' if alpha_channel(image) is None else 'alpha'
@@ -119,7 +119,7 @@ def decode(
 
 
 def reduction(size: tuple[int, int], min_size: tuple[int, int] | None) -> int:
-    """How much a picture may shrink: the powers of 2 that JPEG decoders offer, so that all files agree."""
+    """Return by how much a picture may shrink: 1, 2, 4 or 8, as JPEG decoders offer, whatever the format."""
     if min_size is None:
         return 1
     room = min(size[0] // min_size[0], size[1] // min_size[1])
@@ -127,15 +127,15 @@ def reduction(size: tuple[int, int], min_size: tuple[int, int] | None) -> int:
 
 
 def reduce(pixels: np.ndarray, size: tuple[int, int], min_size: tuple[int, int] | None) -> np.ndarray:
-    """Average over squares, as far as `min_size` allows and the codec has not done it."""
+    """Shrink decoded pixels of a picture of `size` by its `reduction`, unless the codec has done so."""
     done = pixels.shape[:2] != size[::-1]
     return pixels if done else average(pixels, reduction(size, min_size))
 
 
 def average(pixels: np.ndarray, factor: int) -> np.ndarray:
-    """Shrinks uint8 (H, W[, C]) by a whole factor.
+    """Shrink uint8 (H, W[, C]) by a whole factor, averaging over squares.
 
-    Squares that reach over the edge are filled up, as JPEG decoders do.
+    Sides that are no multiple of it are padded with their last pixels, as JPEG decoders do.
     """
     if factor == 1:
         return pixels
@@ -148,7 +148,7 @@ def average(pixels: np.ndarray, factor: int) -> np.ndarray:
 
 @contextmanager
 def open_picture(path: Path) -> Iterator[Image.Image]:
-    """Open a picture with Pillow. Whatever goes wrong with it inside the block becomes an `ImageError`."""
+    """Open a picture with Pillow; whatever goes wrong with it inside the block becomes an `ImageError`."""
     try:
         with Image.open(path) as image:
             yield image
@@ -162,18 +162,18 @@ def open_picture(path: Path) -> Iterator[Image.Image]:
 
 
 def upright(image: Image.Image) -> Image.Image:
-    """Turn an opened picture as its EXIF orientation says."""
+    """Rotate or flip an opened picture as its EXIF orientation says."""
     method = _UPRIGHT.get(_orientation(image))
     return image if method is None else image.transpose(method)
 
 
 def upright_size(image: Image.Image) -> tuple[int, int]:
-    """(width, height) of an opened picture once it is upright."""
+    """Return the (width, height) of an opened picture once it is upright."""
     return _swapped(image.size, image)
 
 
 def alpha_channel(image: Image.Image) -> np.ndarray | None:
-    """The alpha channel (H, W) of an opened picture, None if there is none or if it is 255 everywhere."""
+    """Return the alpha channel (H, W) of an opened picture, None if there is none or if it is 255 everywhere."""
     if image.mode == 'P' and 'transparency' in image.info:
         image = image.convert('RGBA')
     if image.mode not in ('RGBA', 'LA', 'PA'):
@@ -192,12 +192,12 @@ def _orientation(image: Image.Image) -> int:
 
 
 def _swapped(size: tuple[int, int], image: Image.Image) -> tuple[int, int]:
-    """Turn a (width, height) between the file's orientation and the upright one."""
+    """Convert a (width, height) between the file's orientation and the upright one, either way."""
     return size[::-1] if _orientation(image) in (5, 6, 7, 8) else size
 
 
 def _whole_jpeg(path: Path, mode: str, factor: int) -> np.ndarray | None:
-    """A JPEG's pixels from OpenCV, None where that would be less strict than Pillow, or fails."""
+    """Decode a JPEG with OpenCV; return None where that would be less strict than Pillow, or fails."""
     data = path.read_bytes()
     if not _one_whole_scan(data):
         return None
@@ -209,7 +209,7 @@ def _whole_jpeg(path: Path, mode: str, factor: int) -> np.ndarray | None:
 
 
 def _one_whole_scan(data: bytes) -> bool:
-    """Whether all of a JPEG lies in one scan that goes on to the end mark. Progressive files have several scans."""
+    """Return whether a JPEG is one scan that ends with the end mark. Progressive files have several scans."""
     position, marker = 2, None
     while marker != _START_OF_SCAN:
         try:
@@ -241,7 +241,7 @@ def _matte_pixels(image: Image.Image) -> np.ndarray:
 
 
 def _deep_grey(image: Image.Image) -> np.ndarray:
-    """Grey of 16 bits, in whichever of Pillow's modes for it, as uint8."""
+    """Convert 16-bit grey, in any of Pillow's modes for it, to uint8."""
     if image.mode == 'F':
         raise ImageError('floating point pictures have no defined white: save it with 8 or 16 bits')
     values = np.array(image).astype(np.uint32).clip(0, 65535)

@@ -1,8 +1,8 @@
-"""Which samples a step sees, and what every random draw is made from.
+"""Which samples a step trains on, and the seed of every random draw.
 
-Nothing here holds state: the order of an epoch is a function of (seed, epoch), a sample's augmentation of (seed,
-epoch, index), a batch's crop of (seed, step). So the number of workers, the number of ranks and the moment of a crash
-cannot change a run, and a resume needs nothing but the number of a step.
+Nothing here holds state: the order of an epoch is a function of (seed, epoch), a sample's augmentation of (seed, epoch,
+index), a batch's crop of (seed, step). So the number of workers or ranks and the moment of a crash cannot change a run,
+and a resumed run needs nothing but the number of its step.
 """
 
 from __future__ import annotations
@@ -14,29 +14,31 @@ from functools import lru_cache
 
 import numpy as np
 
-# The epoch of validation samples: their draws belong to no epoch of the training.
+# The epoch of validation samples, which no training reaches: the two never share their draws.
 VALIDATION = 2**31
 
 
 def rng(*key: int | str) -> np.random.Generator:
-    """A generator that follows from the key alone; words are hashed by CRC-32."""
+    """Return a generator seeded by a key; words in it are hashed by CRC-32."""
     return np.random.default_rng([zlib.crc32(k.encode()) if isinstance(k, str) else k for k in key])
 
 
 def seed_of(*key: int | str) -> int:
-    """A 63-bit seed that follows from the key alone, for generators on a device."""
+    """Return a 63-bit seed that follows from a key, for generators on a device."""
     return int(rng(*key).integers(2**63 - 1))
 
 
 @dataclass(frozen=True)
 class Sample:
-    """Everything that one sample's pixels follow from.
+    """All that a sample's pixels follow from.
 
     Attributes:
-        seed, epoch, index: what its draws are made from.
-        matte, background: which pictures.
-        height, width: of its step's crop.
-        step_size: samples of its step over all ranks and parts, by which the loss is averaged.
+        seed, epoch, index: seed its random draws.
+        matte, background: indices of its pictures.
+        height, width: of its step's crop, in pixels.
+        step_size: samples of its step over all ranks and accumulated parts, by which the loss is averaged; 0 for a
+            sample that does not count.
+        resolution: training resolution, which blur radii are meant for; None: the crop's longer side.
     """
 
     seed: int
@@ -47,18 +49,19 @@ class Sample:
     height: int
     width: int
     step_size: int
+    resolution: int | None = None
 
 
 @dataclass(frozen=True)
 class SamplingPlan:
-    """The samples of every step of a run, in batches that differ by at most one sample.
+    """The samples of every step of a run, in batches whose sizes differ by at most one.
 
-    An epoch is the longer of the two lists, in an order of its own; the shorter list repeats, shuffled apart, so that
-    pairs change from epoch to epoch.
+    An epoch goes once through the longer of the two lists, in an order of its own. The shorter list repeats and is
+    shuffled independently, so pairs change from epoch to epoch.
 
     Args:
         mattes, backgrounds: lengths of the two lists.
-        batch_size: samples of an optimizer step at most, over all ranks and accumulated parts.
+        batch_size: most samples of an optimizer step, over all ranks and accumulated parts.
         resolution: training resolution; both sides of a batch's crop are drawn from [resolution / 2, resolution).
         multiple: the crop's sides are multiples of it.
         seed: of the run.
@@ -73,7 +76,7 @@ class SamplingPlan:
 
     @property
     def samples_per_epoch(self) -> int:
-        """Length of the longer list."""
+        """The length of the longer list."""
         return max(self.mattes, self.backgrounds)
 
     @property
@@ -87,22 +90,21 @@ class SamplingPlan:
         return self.samples_per_epoch // self.steps_per_epoch
 
     def step(self, step: int) -> list[Sample]:
-        """The samples of a step, counted from 0 over the whole run."""
+        """Return the samples of a step; steps count from 0 over the whole run."""
         epoch, i = divmod(step, self.steps_per_epoch)
         n = self.samples_per_epoch
         chosen = slice(n * i // self.steps_per_epoch, n * (i + 1) // self.steps_per_epoch)
         mattes = _order(self.seed, epoch, n, 'mattes')[chosen]
         backgrounds = _order(self.seed, epoch, n, 'backgrounds')[chosen]
         height, width = self.crop(step)
+        size = height, width, len(mattes), self.resolution
         return [
-            Sample(
-                self.seed, epoch, int(m), int(m) % self.mattes, int(b) % self.backgrounds, height, width, len(mattes)
-            )
+            Sample(self.seed, epoch, int(m), int(m) % self.mattes, int(b) % self.backgrounds, *size)
             for m, b in zip(mattes, backgrounds)
         ]
 
     def crop(self, step: int) -> tuple[int, int]:
-        """The (height, width) of a step's crop."""
+        """Return the (height, width) of a step's crop."""
         sides = rng(self.seed, 'crop', step).integers(self.resolution // 2, self.resolution, 2)
         height, width = (sides // self.multiple * self.multiple).tolist()
         return height, width
@@ -114,18 +116,18 @@ def _order(seed: int, epoch: int, length: int, name: str) -> np.ndarray:
 
 
 def split(samples: list[Sample], parts: int, part: int) -> list[Sample]:
-    """The part-th of `parts` slices of a batch, whose lengths differ by at most one."""
+    """Return slice number `part` of `parts` slices of a batch, whose lengths differ by at most one."""
     n = len(samples)
     return samples[n * part // parts : n * (part + 1) // parts]
 
 
 def validation_samples(mattes: int, backgrounds: int, count: int, side: int) -> list[Sample]:
-    """`count` samples spread evenly over the longer list: the same ones, whatever the seed of the run.
+    """Return at most `count` samples, spread evenly over the longer list: the same ones, whatever the run's seed.
 
     Args:
         mattes, backgrounds: lengths of the two lists.
-        count: at most this many.
-        side: of the square picture.
+        count: how many, if there are as many.
+        side: of the square pictures, in pixels.
     """
     n = max(mattes, backgrounds)
     count = min(count, n)
@@ -135,16 +137,16 @@ def validation_samples(mattes: int, backgrounds: int, count: int, side: int) -> 
 
 @dataclass(frozen=True)
 class StepSampler:
-    """Yields, for every step from `start` to before `end`, this rank's accumulated parts: lists of samples.
+    """A rank's share of the steps from `start` to before `end`, one list of samples for each accumulated part.
 
-    A step of fewer samples than parts gives some of them a sample of another, whose step size of 0 says that it does
-    not count: every rank has to take part in every step.
+    Every rank has to take part in every step. So where a step has fewer samples than parts, a part without one gets a
+    sample of another, with a step size of 0.
 
     Args:
-        plan: of the run.
+        plan: samples of the run's steps.
         start, end: steps.
-        accumulate: parts of a rank.
-        rank, world: of this process.
+        accumulate: parts that a rank's share of a step is split into.
+        rank, world: this process, and how many there are.
     """
 
     plan: SamplingPlan

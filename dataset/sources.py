@@ -1,4 +1,4 @@
-"""The picture files that training draws from: subjects with their alpha, and backgrounds."""
+"""Subjects and backgrounds from picture files, by index: what training draws from."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from .readers import ImageError, decode, read_rgb, reduce, reduction
 
 
 class MatteFiles:
-    """Subjects to cut out, from pairs of files: colour from the first, alpha from the second."""
+    """Subjects from pairs of files: colour from the first, alpha from the second."""
 
     def __init__(self, pairs: Sequence[tuple[Path, Path]]) -> None:
         self.pairs = list(pairs)
@@ -22,16 +22,16 @@ class MatteFiles:
         return len(self.pairs)
 
     def name(self, index: int) -> str:
-        """Name a sample in messages: the path of its foreground."""
+        """Return what messages call a subject: the path of its foreground."""
         return str(self.pairs[index][0])
 
     def read(self, index: int, min_size: tuple[int, int] | None = None) -> np.ndarray:
-        """Read one subject as uint8 (H, W, 4): RGB, not multiplied by alpha, and alpha.
+        """Read a subject as uint8 (H, W, 4): RGB, not multiplied by alpha, and alpha.
 
-        Colour where alpha is 0 is whatever the cutting tool left there, often black. Resampling would mix it into
-        the soft edge as a dark fringe, so near the subject it is replaced (`cut_out`), and a picture is
-        reduced by averaging only the pixels whose alpha is above 0. These keep their colour exactly. Lossy files
-        (JPEG, WebP) need more: an alpha has specks around edges, so up to 8 counts as 0; a reduced foreground
+        Where alpha is 0, colour is whatever the matting tool left there, often black. Resampling would mix it into
+        the soft edge as a dark fringe. So near the subject it is replaced (`cut_out`), and a picture is reduced by
+        averaging only pixels of alpha above 0; these keep their colour exactly. Lossy files (JPEG, WebP) need more:
+        their alpha has specks around edges, so values up to 8 count as 0, and a foreground that the codec reduced
         has the outside mixed in, so colour within a pixel of alpha 0 is replaced as well.
 
         Raises:
@@ -69,24 +69,24 @@ class BackgroundFiles:
         return len(self.paths)
 
     def name(self, index: int) -> str:
-        """Name a sample in messages: its path."""
+        """Return what messages call a background: its path."""
         return str(self.paths[index])
 
     def read(self, index: int, min_size: tuple[int, int] | None = None) -> np.ndarray:
-        """Read one background as uint8 RGB (H, W, 3); see `read_rgb`."""
+        """Read a background as uint8 RGB (H, W, 3); see `read_rgb`."""
         return read_rgb(self.paths[index], min_size)
 
 
 def _reduce_where(
     rgb: np.ndarray, known: np.ndarray, size: tuple[int, int], min_size: tuple[int, int] | None
 ) -> np.ndarray:
-    """Average over squares, counting only the pixels where `known` is 255."""
+    """Shrink `rgb` as `reduce` does, averaging only the pixels where `known` is 255."""
     if reduction(size, min_size) == 1:
         return rgb
     total = reduce(cv2.copyTo(rgb, known), size, min_size)
     share = reduce(known, size, min_size)
-    # Rounded to uint8 before the division: the less of a square is known, the coarser its colour, and the less its
-    # alpha lets it show. Half a level in a composite, for a quarter of the time that floats would take.
+    # Rounding to uint8 before the division takes a quarter of the time of floats. It makes colour coarser the less of a
+    # square is known, but the less does its alpha let it show: half a level in a composite.
     return cv2.divide(total, cv2.cvtColor(share, cv2.COLOR_GRAY2RGB), scale=255)
 
 

@@ -1,9 +1,8 @@
-"""Subjects and backgrounds drawn from their number alone: training data that needs no files.
+"""Drawn subjects and backgrounds, by index: training data that needs no files.
 
-The drawings hold what makes matting hard (hair, fur, holes, veils, blur, colours shared with the background), so a
-network trained on them learns to cut, but not what people look like. A picture depends on (seed, index, size) and on
-nothing else. On one core a subject takes about 7 ms at 256 x 256, a background 4 ms; twice the side, three to
-five times that.
+They have what makes matting hard (hair, fur, holes, veils, blur, colours shared with the background), so a network
+trained on them learns to matte, but not what people look like. A picture depends on (seed, index, size) alone. At
+256 x 256 a subject takes about 7 ms on one core and a background 4 ms; at twice the side, three to five times that.
 """
 
 from __future__ import annotations
@@ -19,13 +18,15 @@ _MATTES, _BACKGROUNDS = 1, 2  # keeps the draws of the two apart
 _SKINS = np.array([[243, 208, 178], [224, 172, 105], [198, 134, 66], [141, 85, 36], [92, 58, 36], [255, 219, 202]])
 
 
-class SyntheticMattes:
-    """Drawn subjects, in place of `dataset.sources.MatteFiles`.
+class _Synthetic:
+    """Drawings by index.
 
     Args:
         count: how many there are.
-        seed: another seed gives other subjects; validation must not share that of training.
+        seed: another seed gives other drawings; validation must not share that of training.
     """
+
+    kind = ''
 
     def __init__(self, count: int, seed: int = 0) -> None:
         self.count, self.seed = count, seed
@@ -34,13 +35,19 @@ class SyntheticMattes:
         return self.count
 
     def name(self, index: int) -> str:
-        """Name a sample in messages."""
-        return f'synthetic matte {index} (seed {self.seed})'
+        """Return what messages call a drawing."""
+        return f'synthetic {self.kind} {index} (seed {self.seed})'
+
+
+class SyntheticMattes(_Synthetic):
+    """Drawn subjects, in place of `dataset.sources.MatteFiles`."""
+
+    kind = 'matte'
 
     def read(self, index: int, min_size: tuple[int, int] | None = None) -> np.ndarray:
         """Draw a subject as uint8 (S, S, 4): RGB, not multiplied by alpha, and alpha.
 
-        S is the longer side of `min_size` (width, height), at least 64; 512 without one.
+        S is the longer side of `min_size` (width, height), at least 64, or 512 without a `min_size`.
         """
         size = _size(min_size)
         rng = np.random.default_rng([_MATTES, self.seed, range(self.count)[index]])
@@ -54,18 +61,10 @@ class SyntheticMattes:
         return cut_out(straight, alpha_8bit, known)
 
 
-class SyntheticBackgrounds:
-    """Drawn backgrounds, in place of `dataset.sources.BackgroundFiles`. Arguments as for `SyntheticMattes`."""
+class SyntheticBackgrounds(_Synthetic):
+    """Drawn backgrounds, in place of `dataset.sources.BackgroundFiles`."""
 
-    def __init__(self, count: int, seed: int = 0) -> None:
-        self.count, self.seed = count, seed
-
-    def __len__(self) -> int:
-        return self.count
-
-    def name(self, index: int) -> str:
-        """Name a sample in messages."""
-        return f'synthetic background {index} (seed {self.seed})'
+    kind = 'background'
 
     def read(self, index: int, min_size: tuple[int, int] | None = None) -> np.ndarray:
         """Draw a background as uint8 RGB (S, S, 3), S as in `SyntheticMattes.read`."""
@@ -95,7 +94,7 @@ def _draw_subject(rng: np.random.Generator, size: int) -> Canvas:
         'thing': (_thing, (0.3, 0.5), 3.0),
     }[rng.choice(['bust', 'figure', 'creature', 'plant', 'thing'], p=[0.3, 0.25, 0.2, 0.1, 0.15])]
     factor = rng.uniform(*scale)
-    top = 0.95 * factor if draw is _figure else 0.5  # a bust hangs from the head and leaves through the lower border
+    top = 0.95 * factor if draw is _figure else 0.5  # a bust is placed by its head and cut by the lower border
     centre = (rng.normal(0.5, 0.1), top + rng.normal(0, 0.05))
     canvas = Canvas(size, centre, factor, rng.normal(0, turn), rng.uniform(0, 2 * np.pi))
     veiled = rng.random()
@@ -108,7 +107,7 @@ def _draw_subject(rng: np.random.Generator, size: int) -> Canvas:
 
 
 def _figure(rng: np.random.Generator, canvas: Canvas) -> None:
-    """A person from the front: head at (0, -0.6), hips at (0, 0.1), feet at (0, 0.9)."""
+    """Draw a person from the front: head at (0, -0.6), hips at (0, 0.1), feet at (0, 0.9)."""
     size = canvas.size
     skin = _SKINS[rng.integers(len(_SKINS))].astype(np.uint8)
     cloth, trousers = texture(rng, size), texture(rng, size)
@@ -161,7 +160,7 @@ def _hair(
     count: int,
     cap: bool = False,
 ) -> None:
-    """Hair around a head: a mass and loose strands; as a cap it leaves the face free."""
+    """Draw hair around a head, a mass and loose strands; as a cap it leaves the face free."""
     if cap:
         mass = blob(rng, head + (0, -0.04), 0.125, 1.15, 0.1)
         mass[:, 1] = np.minimum(mass[:, 1], head[1] - rng.uniform(0.02, 0.08))
@@ -174,12 +173,12 @@ def _hair(
 
 
 def _creature(rng: np.random.Generator, canvas: Canvas) -> None:
-    """One to four overlapping lumps, furry or smooth, some with holes."""
+    """Draw one to four overlapping lumps, furry or smooth, some with holes."""
     for _ in range(rng.integers(1, 5)):
         centre, radius = rng.normal(0, 0.35, 2), rng.uniform(0.3, 0.7)
         outline = blob(rng, centre, radius, rng.uniform(0.6, 1.6), rng.uniform(0, 0.5))
         mask = canvas.fill(outline)
-        if rng.random() < 0.3:  # the edge of a thing out of focus, or of wool
+        if rng.random() < 0.3:  # an edge out of focus, or of wool
             mask = cv2.GaussianBlur(mask, (0, 0), canvas.size * rng.uniform(0.003, 0.02))
         if rng.random() < 0.5:
             roots = outline[rng.integers(len(outline), size=rng.integers(80, 300))] + rng.normal(0, 0.01, 2)
@@ -193,7 +192,7 @@ def _creature(rng: np.random.Generator, canvas: Canvas) -> None:
 
 
 def _plant(rng: np.random.Generator, canvas: Canvas) -> None:
-    """Stems and leaves from a pot: thin parts and many gaps."""
+    """Draw stems and leaves in a pot: thin parts and many gaps."""
     tips = np.stack([rng.uniform(-0.9, 0.9, 9), rng.uniform(-1, 0, 9)], axis=-1)
     stems = [limb([(0, 0.6), (tip[0] * 0.3, 0.1), tip], [0.02, 0.014, 0.006]) for tip in tips]
     leaves = []
@@ -212,7 +211,7 @@ def _plant(rng: np.random.Generator, canvas: Canvas) -> None:
 
 
 def _thing(rng: np.random.Generator, canvas: Canvas) -> None:
-    """A made object: a star, wheel or box with hard edges, a handle, and openings or a lattice."""
+    """Draw an object with hard edges, such as a star or wheel, with a handle, an opening or a lattice."""
     corners = int(rng.integers(3, 12))
     angle = np.linspace(0, 2 * np.pi, 2 * corners, endpoint=False)
     reach = np.where(np.arange(2 * corners) % 2, rng.uniform(0.4, 1), 0.9)[:, None]
@@ -232,7 +231,7 @@ def _thing(rng: np.random.Generator, canvas: Canvas) -> None:
 
 
 def _veil(rng: np.random.Generator, canvas: Canvas) -> None:
-    """A folded veil, smoke, or a pane of glass with a rim: alpha between 0.2 and 0.8."""
+    """Draw a folded veil, smoke, or a pane of glass with a rim: alpha between 0.2 and 0.8."""
     outline = blob(rng, rng.normal(0, 0.3, 2), rng.uniform(0.3, 0.7), rng.uniform(0.5, 1.6), rng.uniform(0, 0.5))
     mask = canvas.fill(outline)
     low, high = np.sort(rng.uniform(0.2, 0.8, 2)).astype(np.float32)
@@ -248,7 +247,7 @@ def _veil(rng: np.random.Generator, canvas: Canvas) -> None:
 
 
 def _blur(rng: np.random.Generator, colour: np.ndarray, alpha: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Blur a subject as motion or a lens out of focus does. `colour` is multiplied by alpha, or fringes would show."""
+    """Blur a subject like motion or a lens out of focus; `colour` is multiplied by alpha, or fringes would show."""
     size = len(alpha)
     if rng.random() < 0.4:
         sigma = size * rng.uniform(0.002, 0.01)
@@ -263,7 +262,7 @@ def _blur(rng: np.random.Generator, colour: np.ndarray, alpha: np.ndarray) -> tu
 
 
 def _clutter(rng: np.random.Generator, picture: np.ndarray) -> np.ndarray:
-    """Put furniture-like shapes on a background: boxes, lumps, poles."""
+    """Draw furniture-like shapes on a background: boxes, lumps, poles."""
     canvas = Canvas(len(picture), (0.5, 0.5), 0.5, rng.normal(0, 0.1), rng.uniform(0, 2 * np.pi))
     for _ in range(rng.integers(2, 7)):
         centre, reach = rng.uniform(-1, 1, 2), rng.uniform(0.05, 0.6, 2)
@@ -286,5 +285,5 @@ def _grain(rng: np.random.Generator, picture: np.ndarray) -> np.ndarray:
 
 
 def _unit(angle: float | np.ndarray) -> np.ndarray:
-    """Unit vectors (..., 2) of angles in radians."""
+    """Return unit vectors (..., 2) of angles in radians."""
     return np.stack([np.cos(angle), np.sin(angle)], axis=-1)

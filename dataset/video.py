@@ -1,10 +1,9 @@
-"""Frames of a video by index, as the published toolkit's data set gives them."""
+"""The published toolkit's data set of a video's frames, by index."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 import cv2
@@ -15,11 +14,11 @@ class VideoDataset:
     """The frames of a video file as upright RGB PIL images.
 
     Reading in order decodes each frame once. Any other index seeks first, which is slow (in raw streams, as slow as
-    reading from the start), and which in files of variable frame rate can land on a neighbour.
+    reading from the start), and can land on a neighbour in files of variable frame rate.
 
-    Headers lie about the number of frames. Where one claims too many, indexing the first frame that cannot be
-    decoded raises `IndexError`, so that `for frame in dataset` ends at the last good one; `len()` stays as
-    claimed. Where one gives no number at all, the frames are counted once, by decoding them.
+    Headers can be wrong about the number of frames. Where one claims too many, indexing the first frame that cannot be
+    decoded raises `IndexError`, so `for frame in dataset` ends at the last good one; `len()` stays as claimed. Where
+    one gives no number, the frames are counted once, by decoding them.
 
     Use it in a `with` block, or call `close()`.
 
@@ -45,10 +44,10 @@ class VideoDataset:
         decoded, first = probe.read()
         if not decoded:
             raise ValueError(f'{path}: not a video that OpenCV can decode')
-        self.height, self.width = first.shape[:2]  # the header's are those before rotation
+        self.height, self.width = first.shape[:2]  # the header has the size before rotation
         self.frame_rate: float = probe.get(cv2.CAP_PROP_FPS)
         self.frame_count = int(probe.get(cv2.CAP_PROP_FRAME_COUNT))
-        self._has_index = self.frame_count > 0  # in a raw stream OpenCV says that it has sought, and has not
+        self._has_index = self.frame_count > 0  # in a raw stream, OpenCV claims to seek but does not
         if not self._has_index:
             self.frame_count = 1
             while probe.grab():
@@ -68,7 +67,7 @@ class VideoDataset:
             self._move_to(index)
         decoded, frame = self._capture.read()
         if not decoded:
-            self._next = len(self)  # from here every access moves
+            self._next = len(self)  # so that every later access seeks
             raise IndexError(f'{self.path}: frame {index} of {len(self)} cannot be decoded')
         self._next = index + 1
         image = Image.fromarray(cv2.cvtColor(frame, cv2.COLOR_BGR2RGB))
@@ -91,7 +90,5 @@ class VideoDataset:
     def __enter__(self) -> VideoDataset:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()

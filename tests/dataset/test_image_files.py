@@ -9,7 +9,7 @@ from support.pictures import noise, save, smooth
 
 from dataset import ImagesDataset, SampleDataset, ZipDataset, fringes
 from dataset.fringes import cut_out
-from dataset.paths import find_images, match_pairs
+from dataset.paths import find_images, match_listed
 from dataset.readers import ImageError
 from dataset.sources import BackgroundFiles, MatteFiles
 
@@ -131,13 +131,13 @@ def test_find_images_takes_every_suffix_and_case_nested_and_linked(tmp_path):
         find_images(tmp_path / 'nowhere')
 
 
-def test_match_pairs_ignores_the_suffix(tmp_path):
+def test_matching_ignores_the_suffix(tmp_path):
     for name in ('f/a/x.jpg', 'f/y.v2.png', 'f/only.png', 'f/twice.png', 'f/twice.webp'):
         save(tmp_path / name, noise(4, 4, 3))
     for name in ('p/a/x.png', 'p/y.v2.jpg', 'p/x.png', 'p/twice.png'):
         save(tmp_path / name, noise(4, 4))
-    found = match_pairs(tmp_path / 'f', tmp_path / 'p')
     f, p = tmp_path / 'f', tmp_path / 'p'
+    found = match_listed(f, find_images(f), p, find_images(p))
     assert found.pairs == [
         (f / 'a/x.jpg', p / 'a/x.png'),
         (f / 'twice.png', p / 'twice.png'),

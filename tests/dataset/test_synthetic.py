@@ -61,6 +61,15 @@ def test_one_index_looks_alike_at_every_size(source):
         assert np.abs((small - large) * alpha).mean() < 20
 
 
+def test_drawings_stay_as_they_are():
+    # Trained networks and measurements name a drawing by its seed and index. Means, since rounding differs by machine.
+    mattes, backgrounds = SyntheticMattes(5, seed=3), SyntheticBackgrounds(5, seed=3)
+    subjects = [[57, 58, 62, 94], [71, 72, 68, 98], [52, 45, 40, 90], [77, 116, 110, 82], [76, 60, 71, 97]]
+    rooms = [[76, 81, 156], [88, 74, 76], [160, 156, 164], [169, 195, 204], [118, 101, 110]]
+    for source, means in ((mattes, subjects), (backgrounds, rooms)):
+        np.testing.assert_allclose([source.read(i, SIZE).mean((0, 1)) for i in range(5)], means, atol=1)
+
+
 def test_threads_do_not_matter():
     threads = cv2.getNumThreads()
     try:
