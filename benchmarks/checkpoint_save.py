@@ -2,28 +2,30 @@
 
 python benchmarks/checkpoint_save.py [--model-backbone resnet50]
 
-Prints what training waits for, and how long it takes until the checkpoint is synced to the disk, read back, committed
-by its record and older training states are removed, which a thread does meanwhile. Bare torch.save waits for no disk;
-the row with fsync is what it costs to be sure.
+Prints how long training waits, and how long a thread then takes to sync the checkpoint to the disk, read it back,
+commit it by its record and remove older training states. Only the row with fsync waits for the disk, as a checkpoint
+does.
 """
 
 from __future__ import annotations
 
-import argparse
 import os
 import shutil
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 
 import machine
 
+from common.cli import Parser
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+
+def main(argv: Sequence[str] | None = None) -> None:
+    parser = Parser(__doc__)
     parser.add_argument('--model-backbone', default='resnet50', help='of the refine model that is saved')
     parser.add_argument('--repeats', type=int, default=9)
     parser.add_argument('--folder', type=Path, default=Path(), help='on the disk to measure')
-    args = parser.parse_args()
+    args = parser.parse_args(argv)
 
     import torch
 

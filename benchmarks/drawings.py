@@ -1,4 +1,4 @@
-"""Files to measure with: a training sample, photographs with their plate, weights; drawn, so that none are needed."""
+"""Drawn files to measure with: a training sample, photographs with their plate, weights."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ SEED = 0
 
 
 def training_files(folder: Path) -> tuple[Path, Path, Path]:
-    """A 1920x1080 foreground, its alpha and a 2400x1600 background, as JPEG of OpenCV's quality, 95."""
+    """Write a 1920x1080 foreground, its alpha and a 2400x1600 background as JPEG of OpenCV's quality, 95."""
     matte, back = _matte(3, 1920, 1080), _background(3, 2400, 1600)
     files = folder / 'fgr.jpg', folder / 'pha.jpg', folder / 'bgr.jpg'
     for file, picture in zip(files, (matte[..., :3], matte[..., 3], back)):
@@ -26,9 +26,9 @@ def training_files(folder: Path) -> tuple[Path, Path, Path]:
 
 
 def photographs(folder: Path, count: int, width: int, height: int) -> tuple[list[Path], Path]:
-    """Subjects before one dim background, and the background alone, as JPEG of quality 95.
+    """Write subjects in front of one dim background, and the background alone, as JPEG of quality 95.
 
-    Each has its own grain, as a sensor's: smooth drawings would be decoded and encoded faster than photographs.
+    Each has its own grain, like a sensor's: smooth drawings would be decoded and encoded faster than photographs.
     """
     rng = np.random.default_rng(SEED)
     back = _background(3, width, height) // 3
@@ -42,17 +42,17 @@ def photographs(folder: Path, count: int, width: int, height: int) -> tuple[list
 
 
 def cut_out(width: int, height: int) -> np.ndarray:
-    """A subject as it is saved: RGBA (H, W, 4), with grain, 0 where alpha is 0."""
+    """Draw a subject as it is saved: RGBA (H, W, 4), with grain, 0 where alpha is 0."""
     matte = _matte(3, width, height)
     matte[..., :3] = _grainy(matte[..., :3], np.random.default_rng(SEED))
     return cv2.bitwise_and(matte, matte, mask=matte[..., 3])
 
 
 def random_weights(backbone: str) -> dict[str, Tensor]:
-    """The state_dict of a `MattingRefine` with random weights, but for what decides how much work there is.
+    """Return the state_dict of a `MattingRefine` whose weights are random, but make as much work as trained ones.
 
-    The predicted error is above 0 everywhere: cells without error are left out of the work. Alpha is where the picture
-    is brighter than its plate: else cut-outs would be empty, or noise, and encoded fast or slowly.
+    The predicted error is above 0 everywhere, since cells without error are skipped. Alpha is above 0 where the picture
+    is brighter than its plate: cut-outs that are empty, or noise, would be encoded faster or slower.
     """
     import torch
 
@@ -64,7 +64,7 @@ def random_weights(backbone: str) -> dict[str, Tensor]:
     weight[:5] *= 0.1
     bias[4] = 0.5
     weight[0], bias[0] = 0, -0.2
-    weight[0, -6:-3, 1, 1], weight[0, -3:, 1, 1] = 4, -4  # the last channels that come in are src and bgr
+    weight[0, -6:-3, 1, 1], weight[0, -3:, 1, 1] = 4, -4  # the last input channels are src and bgr
     return state
 
 

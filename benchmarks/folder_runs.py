@@ -1,4 +1,4 @@
-"""Runs of inference_images.py and of the published script on the same folder of pictures, as processes of their own."""
+"""Runs of inference_images.py and of the published script on one folder of pictures, each in a process."""
 
 from __future__ import annotations
 
@@ -10,15 +10,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-BENCHMARKS = Path(__file__).parent
-ROOT = BENCHMARKS.parent
+from machine import ROOT
+
 KINDS = ('com', 'pha', 'fgr')
-DRAWN = 8  # different pictures, which repeat: drawing takes longer than reading
 
 
 @dataclass(frozen=True)
 class Inputs:
-    """What both scripts read: folders of many and of few pictures, their plate, and the weights."""
+    """Inputs of both scripts: folders of many and of few pictures, their plate, and the weights."""
 
     many: Path
     few: Path
@@ -28,7 +27,7 @@ class Inputs:
 
 @dataclass(frozen=True)
 class Network:
-    """What both scripts compute."""
+    """The network that both scripts run."""
 
     backbone: str
     scale: float
@@ -38,7 +37,7 @@ class Network:
 
 @dataclass(frozen=True)
 class Run:
-    """Seconds from a script's start to its first finished file, from that to the last, and from start to end."""
+    """Seconds from a script's start to its first finished file, from there to the last, and from start to end."""
 
     startup: float
     writing: float
@@ -47,7 +46,7 @@ class Run:
 
 
 def prepare(folder: Path, files: Sequence[Path], plate: Path, many: int, few: int, weights: Mapping) -> Inputs:
-    """Copies pictures, repeating them where there are too few, and writes the weights."""
+    """Copy pictures, repeating them where there are too few, and write the weights."""
     import torch
 
     inputs = Inputs(folder / 'many', folder / 'few', plate.absolute(), folder / 'weights.pth')
@@ -61,7 +60,7 @@ def prepare(folder: Path, files: Sequence[Path], plate: Path, many: int, few: in
 
 
 def published_command(network: Network, inputs: Inputs) -> list[str]:
-    """Python's arguments for the published script, but for the pictures and the output folder."""
+    """Return Python's arguments for the published script, but for the pictures and the output folder."""
     flags = {
         '--images-bgr': inputs.plate,
         '--checkpoint': inputs.weights,
@@ -74,7 +73,7 @@ def published_command(network: Network, inputs: Inputs) -> list[str]:
 
 
 def our_command(network: Network, inputs: Inputs, precision: str, compiled: bool) -> list[str]:
-    """The same for inference_images.py."""
+    """Return Python's arguments for inference_images.py, but for the pictures and the output folder."""
     flags = {
         '--images-bgr': inputs.plate,
         '--model-type': 'mattingrefine',
@@ -90,14 +89,14 @@ def our_command(network: Network, inputs: Inputs, precision: str, compiled: bool
 
 
 def run(command: Sequence[str], pictures: Path, folder: Path, environment: Mapping[str, str]) -> Run:
-    """Runs a script; its outputs are counted, timed and removed.
+    """Run a script; count, time and remove its outputs.
 
     Raises:
         SystemExit: it failed, or wrote fewer files than it had to.
     """
     out, file = folder / 'out', folder / 'measured.json'
     done = subprocess.run(
-        [sys.executable, str(BENCHMARKS / 'measured.py'), str(file), sys.executable, *command]
+        [sys.executable, str(ROOT / 'benchmarks/measured.py'), str(file), sys.executable, *command]
         + ['--images-src', str(pictures), '--output-dir', str(out)],
         cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=True,
     )  # fmt: skip

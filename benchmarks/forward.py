@@ -1,9 +1,9 @@
-"""Seconds of a forward pass beside the published data flow, each in a process of its own, in turn.
+"""Seconds of a forward pass beside those of the published data flow, each in a process of its own, in turn.
 
 python benchmarks/forward.py [--model-backbone mobilenetv2 resnet50 --resolution hd 4k --threads 1 2 --compile]
 
-Every cell counts: new weights would predict no error nearly everywhere, and cells of no error are left out.
-A process of ours keeps freed memory, as `inference_images.py` does; the published one is left as Python starts it.
+The weights predict an error in every cell: new ones would predict none nearly everywhere, and such cells are skipped.
+Our processes keep freed memory, as `inference_images.py` does; the published one does not.
 """
 
 from __future__ import annotations
@@ -18,16 +18,20 @@ from pathlib import Path
 
 import machine
 
-# Sides, backbone scale and refined pixels.
-RESOLUTIONS = {'hd': (1080, 1920, 1 / 4, 80_000), '4k': (2160, 3840, 1 / 8, 320_000), 'tiny': (96, 128, 1 / 4, 1_600)}
+from common.cli import Parser, add_device_argument
+from common.devices import choose_device, cores
+from common.network import PUBLISHED, SIZES
+
+# (width, height), and (backbone scale, refined pixels).
+RESOLUTIONS = {**{name: (SIZES[name], PUBLISHED[name]) for name in SIZES}, 'tiny': ((128, 96), (1 / 4, 1_600))}
 
 
 def main(argv: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser(__doc__)
     parser.add_argument('--model-backbone', nargs='+', default=['mobilenetv2'])
     parser.add_argument('--resolution', nargs='+', choices=RESOLUTIONS, default=['hd'])
-    parser.add_argument('--threads', nargs='+', type=int, default=sorted({1, machine.cores()}))
-    parser.add_argument('--device', default='auto')
+    parser.add_argument('--threads', nargs='+', type=int, default=sorted({1, cores()}))
+    add_device_argument(parser.add_argument)
     parser.add_argument('--compile', action='store_true', help='rows of the compiled network as well')
     parser.add_argument('--repeats', type=int, default=9)
     parser.add_argument('--json', type=Path, metavar='FILE', help='write the numbers there')
@@ -44,8 +48,8 @@ def main(argv: list[str] | None = None) -> None:
 
 
 def compare(args: argparse.Namespace, backbone: str, resolution: str, threads: int) -> list[dict[str, object]]:
-    """Times all variants in turn, so that a busy moment hits all of them, and prints their rows."""
-    half = 'float16' if args.device == 'cuda' else 'bfloat16'
+    """Time all variants in turn, so that a busy moment hits all of them, and print their rows."""
+    half = 'float16' if choose_device(args.device).type == 'cuda' else 'bfloat16'
     variants = ['published', 'float32', half, *(['float32 compiled', f'{half} compiled'] if args.compile else [])]
     shared = [sys.executable, __file__, '--model-backbone', backbone, '--resolution', resolution]
     shared += ['--threads', str(threads), '--device', args.device]
@@ -86,7 +90,7 @@ def compare(args: argparse.Namespace, backbone: str, resolution: str, threads: i
 
 
 def ask(worker: subprocess.Popen[str], what: str) -> float:
-    """One number from a worker."""
+    """Send a worker a command and return the number that it answers."""
     assert worker.stdin is not None
     assert worker.stdout is not None
     print(what, file=worker.stdin)
@@ -94,19 +98,19 @@ def ask(worker: subprocess.Popen[str], what: str) -> float:
 
 
 def work(args: argparse.Namespace) -> None:
-    """A worker: runs a pass for each line of its input and prints the seconds it took."""
+    """Run a pass for each line of the standard input and print the seconds it took."""
     import drawings
     import torch
 
     from benchmarks.published.network import Published
-    from common.devices import choose_device, keep_memory
+    from common.devices import keep_memory
     from inference import Matting
     from inference.speed.measure import peak_mib
     from model import MattingRefine
 
     torch.set_num_threads(args.threads[0])
     device = choose_device(args.device)
-    height, width, scale, pixels = RESOLUTIONS[args.resolution[0]]
+    (width, height), (scale, pixels) = RESOLUTIONS[args.resolution[0]]
     generator = torch.Generator().manual_seed(0)
     network = Published if args.worker == 'published' else MattingRefine
     model = network(args.model_backbone[0], scale, refine_sample_pixels=pixels).eval()

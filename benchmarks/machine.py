@@ -1,21 +1,26 @@
-"""What every benchmark prints first, and how it takes its times."""
+"""What the benchmarks share: the line about the machine, times, JSON and plots.
+
+Import it before the toolkit's modules: it puts them on the path, wherever a benchmark is called from.
+"""
 
 from __future__ import annotations
 
-import json
+import argparse
+import importlib.util
 import os
 import platform
 import statistics
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).parents[1]))
+ROOT = Path(__file__).parents[1]
+sys.path.insert(0, str(ROOT))
 
 
 def describe() -> str:
-    """The machine and the versions, in one line."""
+    """Return the machine and the versions, in one line."""
     import kornia
     import torch
     import torchvision
@@ -29,19 +34,8 @@ def describe() -> str:
     )
 
 
-def cores() -> int:
-    """How many this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count() or 1
-
-
-def write_json(file: Path | None, numbers: Mapping[str, object]) -> None:
-    """Writes what was measured, and on what, if a file is wanted."""
-    if file:
-        file.write_text(json.dumps({'machine': describe(), **numbers}, indent=2) + '\n')
-
-
-def interleaved(works: dict[str, Callable[[], object]], repeats: int) -> dict[str, float]:
-    """Median seconds of each work, run in turn so that a busy moment hits all of them; a warm-up round first."""
+def interleaved(works: Mapping[str, Callable[[], object]], repeats: int) -> dict[str, float]:
+    """Return the median seconds of each work, after a warm-up, run in turn so that a busy moment hits all of them."""
     times: dict[str, list[float]] = {name: [] for name in works}
     for i in range(repeats + 1):
         for name, work in works.items():
@@ -50,3 +44,34 @@ def interleaved(works: dict[str, Callable[[], object]], repeats: int) -> dict[st
             if i:
                 times[name].append(time.perf_counter() - start)
     return {name: statistics.median(values) for name, values in times.items()}
+
+
+def write_json(file: Path | None, numbers: Mapping[str, object]) -> None:
+    """Write what was measured, and on what, if a file is wanted."""
+    from common.console import to_json
+
+    if file:
+        file.write_text(to_json({'machine': describe(), **numbers}) + '\n')
+
+
+def check_plot(parser: argparse.ArgumentParser, plot: Path | None) -> None:
+    """Exit with a usage error if a plot is wanted and matplotlib is missing."""
+    if plot and importlib.util.find_spec('matplotlib') is None:
+        parser.error("--plot: needs matplotlib; install it with pip install -e '.[dev]'")
+
+
+def log_plot(file: Path, title: str, x_label: str, curves: Mapping[str, Sequence[tuple[float, float]]]) -> None:
+    """Plot named curves of (x, y) points, all above 0, on logarithmic axes; the title says what y is."""
+    from matplotlib.figure import Figure
+
+    axes = Figure(figsize=(9.6, 6.4), layout='constrained').subplots()
+    for name, points in curves.items():
+        axes.plot(*zip(*sorted(points)), marker='o', label=name)
+    axes.set_xscale('log', base=2)
+    axes.set_yscale('log', base=2)
+    for axis in (axes.xaxis, axes.yaxis):
+        axis.set_major_formatter('{x:g}')
+    axes.set(title=title, xlabel=x_label)
+    axes.grid(color='0.85')
+    axes.legend()
+    axes.figure.savefig(file)

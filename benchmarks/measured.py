@@ -1,8 +1,8 @@
-"""Runs a command and writes what it took: when it started and ended, its peak of resident memory, its exit code.
+"""A command's start and end, peak of resident memory and exit code, written to a file.
 
 python benchmarks/measured.py numbers.json COMMAND ...
 
-A process of its own, and a small one: a process that is started by a large one inherits that one's peak.
+It runs as a process of its own, since a command inherits the peak of the process that starts it: this one is small.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Each stage of inference_images.py alone, on one picture after the other, and encoders to compare machines by."""
+"""Times of each stage of inference_images.py by itself, and of PNG encoders, by which machines compare."""
 
 from __future__ import annotations
 
@@ -29,21 +29,21 @@ from inference.predictor import Matting
 
 KINDS = ('com', 'pha', 'fgr')
 WARM_UP = 2
-MANY = 1000  # pictures of a run that the stages are those of
+MANY = 1000  # pictures of the run whose sharing of cores is taken
 
 
 class Cost(NamedTuple):
-    """Seconds of one picture: on the clock, and summed over the cores that worked."""
+    """Seconds of one picture: on the clock, and summed over the cores."""
 
     clock: float
     cores: float
 
 
 def stage_costs(matting: Matting, src: Path, bgr: Path, folder: Path, repeats: int) -> dict[str, Cost]:
-    """Medians of one picture in the stages 'decode', 'compute', 'encode com', 'encode pha' and 'encode fgr'.
+    """Return median costs of one picture in 'decode', 'compute', 'encode com', 'encode pha' and 'encode fgr'.
 
-    Files are written to the folder. The plate is read once, as in a run. As many pictures are computed side by side as
-    in a run, and each costs its part of the time.
+    Files are written to the folder. As in a run, the plate is read once, and several pictures are computed side by
+    side, of which each costs its part of the time.
     """
     job = Job('picture', src, bgr)
     writers = {f'encode {kind}': PictureWriter(folder, {kind: DEFAULT_FORMATS[kind]}) for kind in KINDS}
@@ -75,7 +75,7 @@ def stage_costs(matting: Matting, src: Path, bgr: Path, folder: Path, repeats: i
 
 
 def png_seconds(repeats: int) -> dict[str, float]:
-    """Medians of encoding a drawn cut-out of 1920x1080: what a machine's speed at PNG is worth."""
+    """Return median seconds of encoding a drawn cut-out of 1920x1080: the machine's speed at PNG."""
     rgba = drawings.cut_out(1920, 1080)
     bgra = cv2.cvtColor(rgba, cv2.COLOR_RGBA2BGRA)
     return machine.interleaved(

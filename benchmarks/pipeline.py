@@ -2,10 +2,10 @@
 
 python benchmarks/pipeline.py [--resolution 4k] [--precision float32 bfloat16] [--json pipeline.json]
 
-Both run as processes of their own, in turn, from JPEG files to com.png, pha.jpg and fgr.jpg, each on a folder of many
-pictures and on one of few. The time of a picture after start-up is that from the first finished file to the last, of
-many less of few, by the number of pictures that they differ by. So neither the start, nor a compilation, nor what was
-under way at the first file counts, and the last encoder does. The published script has float32 alone.
+Both run as processes, in turn, from JPEG files to com.png, pha.jpg and fgr.jpg, on a folder of many pictures and on one
+of few. A picture's time is that from the first finished file to the last, of many pictures minus of few, divided by the
+difference of their numbers. So the start, a compilation, and what was under way at the first file do not count, and the
+last encoder does. The published script has float32 alone.
 """
 
 from __future__ import annotations
@@ -19,19 +19,21 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import machine
-from folder_runs import DRAWN, KINDS, Inputs, Network, Run, our_command, prepare, published_command, run
+from folder_runs import KINDS, Inputs, Network, Run, our_command, prepare, published_command, run
 
-SIZES = {'hd': (1920, 1080), '4k': (3840, 2160)}
-# The published settings: scale of what the coarse network sees, refined pixels.
-SETTINGS = {'hd': (0.25, 80_000), '4k': (0.125, 320_000)}
-TARGET = 1.15
-PUBLISHED = 'published float32'
+from common.cli import Parser, add_device_argument
+from common.devices import choose_device, cores
+from common.network import PUBLISHED, SIZES
+
+DRAWN = 8  # different pictures, which repeat, since drawing them takes longer than reading
+TARGET = 1.15  # most of a picture's time by its slowest stage's
+BASELINE = 'published float32'
 
 Numbers = dict[str, float]
 
 
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser(__doc__)
     add = parser.add_argument
     add('--resolution', choices=tuple(SIZES), default='hd', help='of drawn pictures, and the settings for it')
     add('--pictures', type=int, default=24, metavar='N', help='in the folder of many')
@@ -42,7 +44,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     add('--model-checkpoint', type=Path, metavar='FILE', help='random weights if left out')
     add('--precision', nargs='+', choices=('float32', 'bfloat16', 'float16'), default=['float32'], help='of ours')
     add('--compile', action='store_true', help='ours')
-    add('--device', default='auto')
+    add_device_argument(add)
     add('--repeats', type=int, default=3, metavar='N', help='runs that the medians are of')
     add('--json', type=Path, metavar='FILE')
     args = parser.parse_args(argv)
@@ -60,14 +62,13 @@ def main(argv: Sequence[str] | None = None) -> None:
 
     from picture_stages import png_seconds
 
-    from common.devices import choose_device
-
-    network = Network(args.model_backbone, *SETTINGS[args.resolution], choose_device(args.device).type)
+    scale, pixels = PUBLISHED[args.resolution]
+    network = Network(args.model_backbone, scale, pixels, choose_device(args.device).type)
     print(machine.describe(), flush=True)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         inputs = make_inputs(args, folder)
-        commands = {PUBLISHED: published_command(network, inputs)}
+        commands = {BASELINE: published_command(network, inputs)}
         for precision in args.precision:
             commands[f'ours {precision}'] = our_command(network, inputs, precision, args.compile)
         runs: dict[str, list[tuple[Run, Run]]] = {way: [] for way in commands}
@@ -87,7 +88,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         }
     calibration = png_seconds(2 * args.repeats + 1)
     for encoder, value in calibration.items():
-        ratio = ways[PUBLISHED]['seconds_a_picture'] / value
+        ratio = ways[BASELINE]['seconds_a_picture'] / value
         print(f'PNG of a 1920x1080 cut-out with {encoder}: {value:.3f} s; published / this {ratio:.2f}')
     machine.write_json(args.json, {'network': vars(network), 'ways': ways, 'stages': stages, 'png': calibration})
 
@@ -109,7 +110,7 @@ def make_inputs(args: argparse.Namespace, folder: Path) -> Inputs:
 
 
 def report_runs(runs: Mapping[str, Sequence[tuple[Run, Run]]], difference: int) -> dict[str, Numbers]:
-    """Prints and returns medians; `difference` is the number of pictures by which few and many differ."""
+    """Print and return medians; `difference` is the number of pictures by which few and many differ."""
     print(f'{"":20} {"a picture":>10} {"first file":>11} {"in all":>9} {"peak":>9} {"published / this":>17}')
     ways: dict[str, Numbers] = {}
     for way, pairs in runs.items():
@@ -119,7 +120,7 @@ def report_runs(runs: Mapping[str, Sequence[tuple[Run, Run]]], difference: int) 
             'seconds_to_first_file': statistics.median(many.startup for _, many in pairs),
             'seconds_in_all': statistics.median(many.whole for _, many in pairs),
             'peak_bytes': max(many.peak_bytes for _, many in pairs),
-            'published_over_this': ways[PUBLISHED]['seconds_a_picture'] / each if ways else 1.0,
+            'published_over_this': ways[BASELINE]['seconds_a_picture'] / each if ways else 1.0,
         }
         print(
             f'{way:20} {each:8.3f} s {numbers["seconds_to_first_file"]:9.1f} s {numbers["seconds_in_all"]:7.1f} s '
@@ -131,7 +132,7 @@ def report_runs(runs: Mapping[str, Sequence[tuple[Run, Run]]], difference: int) 
 def report_stages(
     args: argparse.Namespace, network: Network, inputs: Inputs, folder: Path, precision: str, ours: Numbers
 ) -> dict[str, object]:
-    """Prints and returns what each stage costs alone, and how near the pipeline comes to what they allow."""
+    """Print and return what each stage costs alone, and how near the pipeline comes to what they allow."""
     from picture_stages import stage_costs
 
     from common.devices import keep_memory
@@ -150,13 +151,12 @@ def report_stages(
         print(f'  {name:10} {1000 * cost.clock:8.1f} {cost.clock / whole:5.0%} {1000 * cost.cores:8.1f}')
     encode = sum(costs[f'encode {kind}'].clock for kind in KINDS)
     slowest = max(costs['decode'].clock, costs['compute'].clock, encode)
-    cores = machine.cores()
-    spread = sum(cost.cores for cost in costs.values()) / cores
+    spread = sum(cost.cores for cost in costs.values()) / cores()
     each = ours['seconds_a_picture']
     print(
         f'  slowest of decode, compute, encode {slowest:.3f} s: pipeline {each / slowest:.2f} x that, target {TARGET}'
     )
-    print(f'  all of them spread over {cores} cores {spread:.3f} s: pipeline {each / spread:.2f} x that')
+    print(f'  all of them spread over {cores()} cores {spread:.3f} s: pipeline {each / spread:.2f} x that')
     seconds = {name: cost._asdict() for name, cost in costs.items()}
     return {'seconds': seconds, 'pipeline_over_slowest': each / slowest, 'pipeline_over_spread': each / spread}
 

@@ -1,11 +1,10 @@
-"""From the start of a resumed training to its first step, early and late in an epoch: nothing is replayed.
+"""Seconds from the start of a resumed training to its first step, early and late in an epoch: nothing is replayed.
 
 python benchmarks/resume.py [--steps 100 100000]
 """
 
 from __future__ import annotations
 
-import argparse
 import dataclasses
 import shutil
 import statistics
@@ -13,11 +12,13 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import machine
 
-ROOT = Path(__file__).parents[1]
+from common.cli import Parser
+
 # A million samples in steps of 8: an epoch of 125,000 steps.
 TRAINING = [
     '--dataset-name', 'synthetic', '--synthetic-size', '1000000', '--batch-size', '8', '--train-resolution', '64',
@@ -26,11 +27,11 @@ TRAINING = [
 ]  # fmt: skip
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument('--steps', type=int, nargs='+', default=[100, 100_000], help='done when the run goes on')
+def main(argv: Sequence[str] | None = None) -> None:
+    parser = Parser(__doc__)
+    parser.add_argument('--steps', type=int, nargs='+', default=[100, 100_000], help='steps done before')
     parser.add_argument('--repeats', type=int, default=5)
-    args = parser.parse_args()
+    args = parser.parse_args(argv)
 
     seconds: dict[int, list[float]] = {step: [] for step in args.steps}
     with tempfile.TemporaryDirectory(dir='.') as folder:
@@ -52,12 +53,12 @@ def main() -> None:
 
 
 def start(work: Path, name: str, *more: str) -> subprocess.Popen[str]:
-    command = [sys.executable, ROOT / 'train_base.py', *TRAINING, '--model-name', name, *more]
+    command = [sys.executable, str(machine.ROOT / 'train_base.py'), *TRAINING, '--model-name', name, *more]
     return subprocess.Popen(command, cwd=work, stdout=subprocess.PIPE, text=True)
 
 
 def place_checkpoint(source: Path, folder: Path, step: int) -> None:
-    """Writes a run's checkpoint as if so many steps were done."""
+    """Write a run's checkpoint as if so many steps were done."""
     from checkpointing.content import read_content
     from checkpointing.manager import Checkpoints, Point
     from checkpointing.record import read_records

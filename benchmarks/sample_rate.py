@@ -1,15 +1,14 @@
-"""What a training sample costs on one core, the published way and here, and how the rate grows with loader processes.
+"""Milliseconds of a training sample on one core, the published way and ours, and the rate of several loader processes.
 
 python benchmarks/sample_rate.py [--workers 1 2 4 8 16 --plot rate.png] [--json rate.json]
 
 A sample is a 1080p JPEG pair and a 2400x1600 background. The published loader makes float32 pictures of 512 x 512
-(base) or 2048 x 2048 (refine) and augments them in the worker. Here the worker warps to the crop of the sample's step,
-whose sides are half to all of that, and the augmentation is the device's work: training_step.py times it.
+(base) or 2048 x 2048 (refine) and augments them in the worker. Ours warps to the crop of the sample's step, whose sides
+are half to all of that, and leaves the augmentation to the device, where training_step.py times it.
 """
 
 from __future__ import annotations
 
-import argparse
 import dataclasses
 import itertools
 import statistics
@@ -21,6 +20,9 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import machine
 
+from common.cli import Parser
+from common.devices import cores
+
 if TYPE_CHECKING:
     import numpy as np
 
@@ -31,7 +33,7 @@ Files = tuple[Path, Path, Path]
 
 
 class Stage(NamedTuple):
-    """The published resolution, lowest scale of a matte, multiple of crops and batch size; the ratio aimed at."""
+    """A stage's published resolution, lowest scale of a matte, multiple of crops, batch size, and target ratio."""
 
     side: int
     matte_scale: float
@@ -46,7 +48,7 @@ SAMPLES = 1000
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser(__doc__)
     parser.add_argument('--stages', nargs='+', choices=tuple(STAGES), default=list(STAGES))
     parser.add_argument('--train-resolution', type=int, metavar='N', help="instead of each stage's own")
     parser.add_argument('--repeats', type=int, default=30, metavar='N', help='draws that the medians are of')
@@ -55,6 +57,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument('--plot', type=Path, metavar='FILE.png', help='the rate against --workers')
     parser.add_argument('--json', type=Path, metavar='FILE')
     args = parser.parse_args(argv)
+    machine.check_plot(parser, args.plot)
     if args.plot and not args.workers:
         parser.error('--plot: needs --workers, such as --workers 1 2 4')
 
@@ -80,13 +83,11 @@ def main(argv: Sequence[str] | None = None) -> None:
             curves[f'{name}, {stage.side} pixels'] = list(rates.items())
     machine.write_json(args.json, numbers)
     if args.plot:
-        import plot
-
-        plot.log_plot(args.plot, 'samples/s, decoded and warped', 'loader processes', curves)
+        machine.log_plot(args.plot, 'samples/s, decoded and warped', 'loader processes', curves)
 
 
 def one_core(name: str, stage: Stage, files: Files, repeats: int) -> dict[str, object]:
-    """Prints and returns the milliseconds of bare decoding, of the published sample and of ours, measured in turn."""
+    """Print and return the milliseconds of bare decoding, of the published sample and of ours, timed in turn."""
     import numpy as np
 
     from benchmarks.published.reading import published_sample
@@ -94,12 +95,12 @@ def one_core(name: str, stage: Stage, files: Files, repeats: int) -> dict[str, o
     (data, plan), generator = training(stage, files), np.random.default_rng(0)
     mattes, backgrounds = Timed(data.mattes), Timed(data.backgrounds)
     data = dataclasses.replace(data, mattes=mattes, backgrounds=backgrounds)
-    # The samples of a step share their crop, so that each draw is of another step.
-    keys = (plan.step(step)[0] for step in itertools.count())
+    # The samples of a step share their crop, so each is taken from another step.
+    samples = (plan.step(step)[0] for step in itertools.count())
     reading = []
 
     def ours() -> None:
-        data[next(keys)]
+        data[next(samples)]
         reading.append(mattes.seconds + backgrounds.seconds)
 
     seconds = machine.interleaved(
@@ -127,7 +128,7 @@ def one_core(name: str, stage: Stage, files: Files, repeats: int) -> dict[str, o
 
 
 def rate(stage: Stage, files: Files, workers: int, seconds: float) -> float:
-    """Prints and returns the samples a second of the training loader with so many processes."""
+    """Print and return the samples per second of the training loader with so many processes."""
     import torch
 
     from dataset.loaders import TrainingBatches
@@ -135,7 +136,7 @@ def rate(stage: Stage, files: Files, workers: int, seconds: float) -> float:
 
     data, plan = training(stage, files)
     batches = iter(TrainingBatches(data, StepSampler(plan, 0, 10**6), workers, torch.cuda.is_available()))
-    # What the workers hold ready is taken first, so that what is counted was made meanwhile.
+    # What the workers had ready does not count.
     for _ in range(2 * workers + 1):
         next(batches)
     samples, start, elapsed = 0, time.perf_counter(), 0.0
@@ -147,12 +148,11 @@ def rate(stage: Stage, files: Files, workers: int, seconds: float) -> float:
 
 
 def with_a_core(workers: Sequence[int]) -> list[int]:
-    """The numbers of workers that leave each a core; says so of the others."""
-    cores = machine.cores()
+    """Return the numbers of workers for which there are cores, and say which are skipped."""
     for number in workers:
-        if number > cores:
-            print(f'  {number:2} workers: skipped, there are {cores} cores')
-    return [number for number in workers if number <= cores]
+        if number > cores():
+            print(f'  {number:2} workers: skipped, there are {cores()} cores')
+    return [number for number in workers if number <= cores()]
 
 
 def decode(files: Files) -> None:
@@ -164,7 +164,7 @@ def decode(files: Files) -> None:
 
 
 def training(stage: Stage, files: Files) -> tuple[WarpedPairs, SamplingPlan]:
-    """A stage's data set, of one picture of each kind many times over, and its steps."""
+    """Return a stage's data set, which repeats one picture of each kind, and its steps."""
     from dataset.geometry import AffineRange
     from dataset.loaders import WarpedPairs
     from dataset.sampling import SamplingPlan
@@ -177,7 +177,7 @@ def training(stage: Stage, files: Files) -> tuple[WarpedPairs, SamplingPlan]:
 
 
 class Timed:
-    """A source of pictures that keeps the seconds of its last read."""
+    """A source of pictures that keeps the seconds its last read took."""
 
     def __init__(self, source: Source):
         self.source, self.seconds = source, 0.0

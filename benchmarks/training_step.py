@@ -1,9 +1,9 @@
-"""Milliseconds of a training step by part, beside the published step; what reading costs, sample_rate.py tells.
+"""Milliseconds of a training step by part, beside the published step, without reading (see sample_rate.py).
 
 python benchmarks/training_step.py [--stage refine --train-resolution 512 --precision bfloat16 --compile]
 
-Both train on the same composites, in turn, in one process. The published step has the published data flow, tensors as
-they come and torch's default Adam. The time of the composite is ours in both: the published one is made by the loader.
+Both train on the same composites, in turn, in one process. The published step has the published data flow, NCHW tensors
+and torch's default Adam. The composite is timed as ours in both: the published loader makes its own.
 """
 
 from __future__ import annotations
@@ -18,6 +18,9 @@ from typing import TYPE_CHECKING, Any
 
 import machine
 
+from common.cli import Parser, add_device_argument
+from common.devices import choose_device, choose_precision, keep_memory
+
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
@@ -27,22 +30,20 @@ PARTS = ('composite', 'forward', 'loss', 'backward', 'optimizer')
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser(__doc__)
     parser.add_argument('--stage', choices=('base', 'refine'), default='base')
     parser.add_argument('--model-backbone', default='mobilenetv2')
     parser.add_argument('--train-resolution', type=int, default=256)
     parser.add_argument('--batch-size', type=int, default=4)
     parser.add_argument('--precision', choices=('float32', 'bfloat16', 'float16'), default='float32')
     parser.add_argument('--compile', action='store_true', help='ours')
-    parser.add_argument('--device', default='auto')
+    add_device_argument(parser.add_argument)
     parser.add_argument('--steps', type=int, default=8)
     parser.add_argument('--json', type=Path, metavar='FILE', help='write the numbers there')
     args = parser.parse_args(argv)
 
-    from training import distributed as devices
-
     print(machine.describe())
-    device = devices.join_ranks(args.device).device
+    device = choose_device(args.device)
     seconds = time_steps(args, device)
     print(f'{args.stage}, {args.model_backbone}, resolution {args.train_resolution}, {args.precision} on {device}')
     whole = {name: sum(parts.values()) for name, parts in seconds.items()}
@@ -58,20 +59,19 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 def time_steps(args: argparse.Namespace, device: Any) -> dict[str, dict[str, float]]:
-    """Median seconds of each part of a step, of ours and of the published."""
+    """Return the median seconds of each part of a step, of ours and of the published."""
     import torch
 
     from benchmarks.published.network import Published
-    from common.devices import keep_memory
     from dataset.geometry import AffineRange
     from dataset.loaders import WarpedPairs, collate
     from dataset.sampling import SamplingPlan
     from dataset.synthetic import SyntheticBackgrounds, SyntheticMattes
     from model import MattingBase, MattingRefine
-    from training import distributed as devices
+    from training.distributed import autocast_forward
 
     keep_memory(device.type)
-    dtype = devices.choose_precision(args.precision, device)
+    dtype = choose_precision(args.precision, device)
     torch.manual_seed(0)
     ours = (MattingBase if args.stage == 'base' else MattingRefine)(args.model_backbone)
     published = (MattingBase if args.stage == 'base' else Published)(args.model_backbone)
@@ -85,7 +85,7 @@ def time_steps(args: argparse.Namespace, device: Any) -> dict[str, dict[str, flo
 
     steps: dict[str, tuple[Callable[..., Any], nn.Module, torch.optim.Optimizer]] = {
         'ours': (
-            devices.autocast_forward(net, device, dtype),  # type: ignore[arg-type]
+            autocast_forward(net, device, dtype),
             ours,
             torch.optim.Adam(ours.parameters(), fused=device.type != 'mps'),
         ),
@@ -95,10 +95,10 @@ def time_steps(args: argparse.Namespace, device: Any) -> dict[str, dict[str, flo
     plan = SamplingPlan(64, 64, args.batch_size, args.train_resolution, 4)
     times: dict[str, dict[str, list[float]]] = {name: defaultdict(list) for name in steps}
     for i in range(args.steps + 2):
-        batch = collate([data[key] for key in plan.step(i)]).to(device)
+        batch = collate([data[sample] for sample in plan.step(i)]).to(device)
         for name, step in steps.items():
             clock = _Clock(device)
-            true = batch.compose(args.train_resolution)
+            true = batch.compose()
             clock.part('composite')
             run_step(*step, true, args.stage, clock)
             for part, value in clock.seconds.items() if i >= 2 else ():
@@ -128,7 +128,7 @@ def run_step(
 
 
 class _Clock:
-    """Takes the time since the last part, once the device has finished it."""
+    """A stopwatch for the parts of a step, which waits until the device has finished each."""
 
     def __init__(self, device: Any):
         self.device = device

@@ -3,20 +3,33 @@
 python benchmarks/trivial_predictors.py --dataset-name my-dataset --base checkpoint/base/best.pth \
     --refine checkpoint/refine/best.pth --model-backbone mobilenetv2 --train-resolution 512
 
-Besides alpha = 0 and the matting networks: the thresholded difference between source and plate, with the threshold
-that is best on these very pictures, for the mean and for the largest difference over the colour channels.
+The predictors are alpha = 0, and the mean or largest difference of source and plate over the colour channels, cut at
+the threshold that is best for these very pictures.
 """
 
 from __future__ import annotations
 
 import argparse
+from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import machine  # noqa: F401, puts the toolkit on the path
 
+from common.cli import Parser
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from dataset.augmentation import Composite
+    from inference import Matting
+
+ZERO = 'alpha = 0'
+THRESHOLDS = (2, 4, 6, 8, 12, 16, 24, 32, 48, 64, 96)  # of 255
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    parser = Parser(__doc__)
     parser.add_argument('--dataset-name', required=True)
     parser.add_argument('--data-config', type=Path, default=Path('data_path.toml'))
     parser.add_argument('--model-backbone', default='mobilenetv2')
@@ -28,20 +41,47 @@ def main() -> None:
     parser.add_argument('--precision', nargs='+', default=['float32'], help='of the networks')
     parser.add_argument('--valid-samples', type=int, default=50)
     parser.add_argument('--synthetic-size', type=int, default=1000)
-    args = parser.parse_args()
+    args = parser.parse_args(argv)
 
     import torch
 
     from dataset.loaders import ValidationBatches, WarpedPairs
-    from inference import Matting
     from metrics.matting import SCALINGS, mse, sad
-    from model import MattingBase, MattingRefine
-    from model.weights import load_weights
     from training.stage import VALID_BACKGROUND_RANGE, VALID_MATTE_RANGE, sources
 
     data = WarpedPairs(*sources(args)[1], VALID_MATTE_RANGE, VALID_BACKGROUND_RANGE)
-    loader = ValidationBatches(data, args.valid_samples, args.train_resolution, 1, 0, pin=False)
-    models: dict[str, torch.nn.Module] = {}
+    batches = ValidationBatches(data, args.valid_samples, args.train_resolution, 1, 0, pin=False)
+    networks = load_networks(args)
+    scaling = SCALINGS['bmv2']
+    errors: dict[str, list[tuple[float, float]]] = {}
+    with torch.inference_mode():
+        for batch in batches:
+            true = batch.compose()
+            predictions = cut_differences(true)
+            for name, network in networks.items():
+                predictions[name] = network.predict(true.src, true.bgr)['pha'].float()
+            for name, pha in predictions.items():
+                found = sad(pha, true.pha).item() * scaling['sad'], mse(pha, true.pha).item() * scaling['mse']
+                errors.setdefault(name, []).append(found)
+
+    means = {name: torch.tensor(values).mean(0).tolist() for name, values in errors.items()}
+    best = [
+        min((name for name in means if name.startswith(f'{kind} difference')), key=lambda name: means[name][0])
+        for kind in ('mean', 'largest')
+    ]
+    print(f'{len(errors[ZERO])} composites of {args.train_resolution} x {args.train_resolution}')
+    print(f'{"predictor":32} {"SAD":>8} {"MSE x1e3":>9}')
+    for name in (ZERO, *best, *networks):
+        print(f'{name:32} {means[name][0]:8.3f} {means[name][1]:9.2f}')
+
+
+def load_networks(args: argparse.Namespace) -> dict[str, Matting]:
+    """Return the trained networks in every precision, by name."""
+    from inference import Matting
+    from model import MattingBase, MattingRefine
+    from model.weights import load_weights
+
+    models: dict[str, MattingBase] = {}
     if args.base:
         models['MattingBase'] = MattingBase(args.model_backbone)
         load_weights(models['MattingBase'], args.base)
@@ -50,37 +90,21 @@ def main() -> None:
             args.model_backbone, args.model_backbone_scale, refine_sample_pixels=args.model_refine_sample_pixels
         )
         load_weights(models['MattingRefine'], args.refine)
-    networks = {
+    return {
         f'{name} in {precision}': Matting(model, 'cpu', precision)
         for name, model in models.items()
         for precision in args.precision
     }
 
-    scaling = SCALINGS['bmv2']
-    thresholds = [t / 255 for t in (2, 4, 6, 8, 12, 16, 24, 32, 48, 64, 96)]
-    errors: dict[str, list[tuple[float, float]]] = {}
-    with torch.inference_mode():
-        for batch in loader:
-            true = batch.compose(args.train_resolution)
-            difference = (true.src - true.bgr).abs()
-            predictions = {'alpha = 0': torch.zeros_like(true.pha)}
-            for threshold in thresholds:
-                for name, value in (('mean', difference.mean(1, True)), ('largest', difference.amax(1, True))):
-                    predictions[f'{name} difference > {threshold * 255:.0f} / 255'] = (value > threshold).float()
-            for name, network in networks.items():
-                predictions[name] = network.predict(true.src, true.bgr)['pha'].float()
-            for name, pha in predictions.items():
-                found = sad(pha, true.pha).item() * scaling['sad'], mse(pha, true.pha).item() * scaling['mse']
-                errors.setdefault(name, []).append(found)
 
-    means = {name: torch.tensor(values).mean(0).tolist() for name, values in errors.items()}
-    trivial = [name for name in means if 'difference' in name]
-    shown = ['alpha = 0', *(min((n for n in trivial if n.startswith(k)), key=lambda n: means[n][0]) for k in
-                            ('mean', 'largest')), *networks]  # fmt: skip
-    print(f'{len(errors["alpha = 0"])} composites of {args.train_resolution} x {args.train_resolution}')
-    print(f'{"predictor":32} {"SAD":>8} {"MSE x1e3":>9}')
-    for name in shown:
-        print(f'{name:32} {means[name][0]:8.3f} {means[name][1]:9.2f}')
+def cut_differences(true: Composite) -> dict[str, Tensor]:
+    """Return alpha 0, and alpha 1 where source and plate differ by more than each threshold, by name."""
+    difference = (true.src - true.bgr).abs()
+    found = {ZERO: true.pha * 0}
+    for level in THRESHOLDS:
+        for name, value in (('mean', difference.mean(1, True)), ('largest', difference.amax(1, True))):
+            found[f'{name} difference > {level} / 255'] = (value > level / 255).float()
+    return found
 
 
 if __name__ == '__main__':

@@ -1,9 +1,8 @@
-"""Does inference_video.py need more memory for a longer video?
+"""Peak of resident memory of inference_video.py for videos of several lengths: it must not grow with them.
 
 python benchmarks/video_memory.py --frames 1000 10000
 
-Videos of a square that moves before a texture, with random weights, as processes of their own. Prints the peak of
-resident memory for each length, their ratio, and frames per second.
+The videos show a square that moves in front of a texture; the weights are random.
 """
 
 from __future__ import annotations
@@ -18,11 +17,11 @@ from pathlib import Path
 
 import machine
 
-BENCHMARKS = Path(__file__).parent
+from common.cli import Parser
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser(__doc__)
     parser.add_argument(
         '--frames', type=int, nargs='+', default=[1000, 10_000], help='of each video, the shortest first'
     )
@@ -54,7 +53,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 def measured(folder: Path, weights: Path, count: int, args: argparse.Namespace) -> dict[str, float]:
-    """What one run takes."""
+    """Run inference_video.py once and return what it took."""
     from inference.video.reader import VideoReader
 
     folder.mkdir()
@@ -66,11 +65,9 @@ def measured(folder: Path, weights: Path, count: int, args: argparse.Namespace) 
     }  # fmt: skip
     words = [str(word) for pair in flags.items() for word in pair]
     numbers = folder / 'numbers.json'
-    subprocess.run(
-        [sys.executable, BENCHMARKS / 'measured.py', numbers, sys.executable, BENCHMARKS.parent / 'inference_video.py',
-         *words, '--output-types', *args.output_types],
-        check=True, stdout=subprocess.DEVNULL,
-    )  # fmt: skip
+    command = [sys.executable, str(machine.ROOT / 'inference_video.py'), *words, '--output-types', *args.output_types]
+    measure = [sys.executable, str(machine.ROOT / 'benchmarks/measured.py'), str(numbers)]
+    subprocess.run([*measure, *command], check=True, stdout=subprocess.DEVNULL)
     took = json.loads(numbers.read_text())
     if took['exit_code']:
         sys.exit('inference_video.py failed')
@@ -89,7 +86,7 @@ def measured(folder: Path, weights: Path, count: int, args: argparse.Namespace) 
 
 
 def draw(folder: Path, count: int, width: int, height: int) -> tuple[Path, Path]:
-    """The video and its plate."""
+    """Write the video and its plate."""
     import av
     import cv2
     import numpy as np

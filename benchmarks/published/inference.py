@@ -1,4 +1,4 @@
-"""Folders of pictures the published way: one after the other, plate and all; each output is written by its own thread.
+"""Folders of pictures the published way: one after the other, each with its plate, each output written by a thread.
 
 python -m benchmarks.published.inference --images-src photos/ --images-bgr plate.jpg --checkpoint model.pth \\
     --output-dir out/ --backbone mobilenetv2
@@ -8,11 +8,12 @@ Run it in the repository's root. Writes com/*.png, pha/*.jpg and fgr/*.jpg below
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Sequence
 from pathlib import Path
 from threading import Thread
 from typing import TYPE_CHECKING
+
+from common.cli import Parser
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -21,7 +22,7 @@ SUFFIXES = {'com': 'png', 'pha': 'jpg', 'fgr': 'jpg'}
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser(__doc__)
     parser.add_argument('--images-src', type=Path, required=True, help='a folder of pictures')
     parser.add_argument('--images-bgr', type=Path, required=True, help='the plate of all of them')
     parser.add_argument('--checkpoint', type=Path, required=True, help='a state_dict')
@@ -76,7 +77,7 @@ class Pairs:
 
 
 def write(picture: Tensor, path: Path) -> None:
-    """Writes the only picture of a batch with Pillow's defaults."""
+    """Write the only picture of a batch with Pillow's defaults."""
     from torchvision.transforms.functional import to_pil_image
 
     to_pil_image(picture[0].cpu()).save(path)

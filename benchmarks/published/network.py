@@ -12,15 +12,15 @@ Index = tuple[Tensor, ...]
 
 
 class Published(MattingRefine):
-    """The same weights and results as `MattingRefine`, computed the published way, in sampling mode alone.
+    """The weights and results of `MattingRefine`, computed the published way, in sampling mode alone.
 
-    Nothing is folded and tensors stay NCHW. Arguments are those of `MattingRefine`. It has only what is timed: float32,
-    crops around sampled cells with kernels of 3, sides that are multiples of 4. What the original does not survive,
-    pictures of fewer cells than are to be refined, it does.
+    Nothing is folded and tensors stay NCHW. Arguments are those of `MattingRefine`. It can do only what is timed:
+    float32, crops around sampled cells, kernels of 3, sides that are multiples of 4. Unlike the original, it accepts
+    pictures of fewer cells than are to be refined.
     """
 
     def forward(self, src: Tensor, bgr: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:  # type: ignore[override]
-        """Takes and returns what `MattingRefine` does."""
+        """Return what `MattingRefine` does."""
         refiner = self.refiner
         assert (refiner.mode, refiner.kernel_size, refiner.prevent_oversampling) == ('sampling', 3, True)
         src_sm, bgr_sm = (
@@ -38,11 +38,11 @@ class Published(MattingRefine):
     def _refined(
         self, src: Tensor, bgr: Tensor, pha: Tensor, fgr: Tensor, err: Tensor, hid: Tensor
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """Takes and returns what `Refiner` does."""
+        """Return what `Refiner` does."""
         refiner = self.refiner
         height, width = src.shape[2:]
         ref = select(_resized(err, height // 4, width // 4), refiner.sample_pixels)
-        # The number of cells is known to the device alone: on a GPU this waits for it.
+        # On a GPU this waits for the device, which alone knows the number of cells.
         index = ref.squeeze(1).nonzero().unbind(1)
 
         coarse = _resized(torch.cat([hid, pha, fgr], 1), height // 2, width // 2)
@@ -61,7 +61,7 @@ class Published(MattingRefine):
 
 
 def select(err: Tensor, pixels: int) -> Tensor:
-    """1 for the `pixels // 16` cells of largest error where it is above 0, else 0; all (B, 1, H / 4, W / 4)."""
+    """Return 1 for the `pixels // 16` cells of largest error if that is above 0, else 0; all (B, 1, H / 4, W / 4)."""
     flat = err.flatten(1)
     top = flat.topk(min(pixels // 16, flat.shape[1]), dim=1, sorted=False).indices
     ref = torch.zeros_like(flat).scatter_(1, top, 1.0)
@@ -69,13 +69,13 @@ def select(err: Tensor, pixels: int) -> Tensor:
 
 
 def crop(x: Tensor, index: Index, size: int, margin: int) -> Tensor:
-    """Squares of x (B, C, H, W) around cells of `size` pixels, as views of a padded copy of all of it.
+    """Crop squares around cells of `size` pixels from x (B, C, H, W), as views of a padded copy of all of it.
 
     Args:
         x: whole pictures.
         index: picture, row and column of n cells.
         size: pixels along a cell.
-        margin: pixels around it; outside of the picture they are 0.
+        margin: pixels around it, 0 outside the picture.
 
     Returns:
         (n, C, size + 2 margin, size + 2 margin).
@@ -87,7 +87,7 @@ def crop(x: Tensor, index: Index, size: int, margin: int) -> Tensor:
 
 
 def put_back(out: Tensor, refined: Tensor, index: Index) -> Tensor:
-    """Replaces cells of out (B, C, H, W) by refined (n, C, 4, 4), through a view by cells and a copy back."""
+    """Replace cells of out (B, C, H, W) by refined (n, C, 4, 4), through a view by cells and a copy back."""
     batch, channels, height, width = out.shape
     cells = out.view(batch, channels, height // 4, 4, width // 4, 4).permute(0, 2, 4, 1, 3, 5)
     cells[index] = refined

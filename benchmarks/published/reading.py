@@ -20,13 +20,13 @@ TO_TENSOR = transforms.ToTensor()
 def published_sample(
     fgr: Path, pha: Path, bgr: Path, side: int, stage: str, rng: np.random.Generator
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Reads and augments a foreground, its alpha and a background.
+    """Read and augment a foreground, its alpha and a background.
 
     Args:
         fgr, pha, bgr: pictures; the first two of one size.
         side: of the square results, 512 in the published base stage and 2048 in its refine stage.
         stage: 'base' or 'refine', for the range of the foreground's scale.
-        rng: of all draws but the colour jitter's, which torch's own generator makes.
+        rng: draws all but the colour jitter, which torch's own generator does.
 
     Returns:
         float32 fgr (3, side, side), pha (1, side, side), bgr (3, side, side), 0..1.
@@ -43,7 +43,7 @@ def _opened(path: Path, mode: str) -> Image.Image:
 
 
 def _warped(pictures: list[Image.Image], side: int, ranges: AffineRange, rng: np.random.Generator) -> list[Image.Image]:
-    """One affine, drawn once, of pictures of one size to `side` x `side`."""
+    """Warp pictures of one size to `side` x `side` by one affine."""
     coefficients = pillow_affine(draw_affine(rng, ranges).matrix(*pictures[0].size, side, side))
     return [
         picture.transform((side, side), Image.Transform.AFFINE, coefficients, Image.Resampling.BILINEAR)
@@ -52,7 +52,7 @@ def _warped(pictures: list[Image.Image], side: int, ranges: AffineRange, rng: np
 
 
 def pillow_affine(matrix: np.ndarray) -> tuple[float, ...]:
-    """What `Image.transform` takes for a (2, 3) map from a picture's pixels to the result's.
+    """Return what `Image.transform` takes for a (2, 3) map from a picture's pixels to the result's.
 
     Pillow wants the map from the result to the picture, and pixel centres at halves instead of at integers.
     """
@@ -62,7 +62,7 @@ def pillow_affine(matrix: np.ndarray) -> tuple[float, ...]:
 
 
 def _augmented(pictures: list[Image.Image], rng: np.random.Generator) -> list[Image.Image]:
-    """Flip, box blur and sharpening, drawn once for pictures that belong together."""
+    """Flip, blur and sharpen pictures that belong together, all of them or none."""
     if rng.random() < 0.5:
         pictures = [picture.transpose(Image.Transpose.FLIP_LEFT_RIGHT) for picture in pictures]
     if rng.random() < 0.1:

@@ -118,7 +118,7 @@ def test_published_inference_writes_our_mattes(tmp_path, weights):
 
 def test_sample_rate(script, tmp_path, capsys):
     arguments = ['--train-resolution', '64', '--repeats', '1', '--workers', '1', '999', '--seconds', '0.1']
-    script('sample_rate').main([*arguments, '--json', str(tmp_path / 'a.json'), '--plot', str(tmp_path / 'a.png')])
+    script('sample_rate').main([*arguments, '--json', str(tmp_path / 'a.json')])
     told = capsys.readouterr().out
     assert told.startswith(script('machine').describe())
     assert '999 workers: skipped' in told
@@ -130,7 +130,30 @@ def test_sample_rate(script, tmp_path, capsys):
         assert 0 < row['reading_share'] < 1
         assert list(row['samples_per_second']) == ['1']
         assert row['samples_per_second']['1'] > 0
+
+
+def test_plots(script, tmp_path):
+    pytest.importorskip('matplotlib')
+    script('machine').log_plot(tmp_path / 'a.png', 'samples/s', 'processes', {'base': [(2, 90), (1, 44)]})
     assert read(tmp_path / 'a.png').std() > 5
+
+
+def test_a_plot_without_matplotlib_is_refused(script, monkeypatch, capsys):
+    monkeypatch.setattr('importlib.util.find_spec', lambda name: None)
+    with pytest.raises(SystemExit, match='2'):
+        script('sample_rate').main(['--workers', '1', '--plot', 'a.png'])
+    assert '--plot: needs matplotlib' in capsys.readouterr().err
+
+
+def test_trivial_predictors(script, capsys, weights):
+    arguments = ['--dataset-name', 'synthetic', '--synthetic-size', '4', '--valid-samples', '2']
+    arguments += ['--train-resolution', '64', '--model-refine-sample-pixels', '64', '--refine', str(weights)]
+    script('trivial_predictors').main(arguments)
+    told = capsys.readouterr().out.splitlines()
+    assert told[0] == '2 composites of 64 x 64'
+    names = [' '.join(line.split()[:2]) for line in told[2:]]
+    assert names == ['alpha =', 'mean difference', 'largest difference', 'MattingRefine in']
+    assert all(float(number) > 0 for line in told[2:] for number in line[32:].split())
 
 
 def run_pipeline(script, tmp_path, capsys, monkeypatch):
@@ -153,17 +176,16 @@ def test_pipeline(script, tmp_path, capsys, monkeypatch):
         out, count = folder / 'out', len(list(pictures.iterdir()))
         where = ['--images-src', str(pictures), '--output-dir', str(out)]
         if command[:2] == ['-m', 'benchmarks.published.inference']:
-            published_inference.main([*command[2:], *where])
-            seconds = 0.6 * count
-        else:
-            assert command[0] == str(ROOT / 'inference_images.py')
+            return runs.Run(7, 0.6 * count, 7 + 0.6 * count, 10**9)
+        assert command[0] == str(ROOT / 'inference_images.py')
+        if count > 1:
             assert inference_images.main([*command[1:], *where]) == 0
-            seconds = 0.2 * count
-        assert len([path for path in out.rglob('*') if path.is_file()]) == 3 * count
-        shutil.rmtree(out)
-        return runs.Run(7, seconds, 7 + seconds, 10**9)
+            assert len([path for path in out.rglob('*') if path.is_file()]) == 3 * count
+            shutil.rmtree(out)
+        return runs.Run(7, 0.2 * count, 7 + 0.2 * count, 10**9)
 
     monkeypatch.setattr(script('pipeline'), 'run', in_this_process)
+    monkeypatch.setattr(script('drawings'), 'cut_out', lambda *_: np.zeros((4, 6, 4), np.uint8))  # draws for seconds
     numbers = run_pipeline(script, tmp_path, capsys, monkeypatch)
     published, ours = numbers['ways'].values()
     assert published['seconds_a_picture'] == pytest.approx(0.6)
@@ -210,7 +232,7 @@ def test_peak_is_the_commands_own(script, tmp_path):
     assert 0 < measured.startup <= measured.whole
 
 
-@pytest.mark.parametrize('stage', ['base', 'refine'])
+@pytest.mark.parametrize('stage', [pytest.param('base', marks=pytest.mark.slow), 'refine'])
 def test_training_step(script, tmp_path, capsys, stage):
     file = tmp_path / 'numbers.json'
     arguments = ['--stage', stage, '--train-resolution', '64', '--batch-size', '2', '--steps', '1', '--device', 'cpu']
@@ -236,10 +258,30 @@ def test_forward_in_processes(script, tmp_path, capsys):
 
 @pytest.mark.slow
 def test_resolution_curve_in_processes(script, tmp_path):
+    pytest.importorskip('matplotlib')
     arguments = ['--resolution', '64', '48', '128', '96', '--precision', 'float32', '--repeats', '2', '--device', 'cpu']
     script('resolution_curve').main([*arguments, '--plot', str(tmp_path / 'curve')])
     for what in ('time', 'memory'):
         assert cv2.imread(str(tmp_path / f'curve-{what}.png')).std() > 5
+
+
+@pytest.mark.slow
+def test_checkpoint_save(script, tmp_path, capsys):
+    arguments = ['--model-backbone', 'mobilenetv2', '--repeats', '1', '--folder', str(tmp_path)]
+    script('checkpoint_save').main(arguments)
+    told = capsys.readouterr().out.splitlines()
+    assert [line.partition('  ')[0] for line in told[2:]] == [
+        'torch.save', 'torch.save and fsync', 'a checkpoint: training waits', 'a checkpoint: then, in the background',
+        'a checkpoint: start to commit',
+    ]  # fmt: skip
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.slow
+def test_resume_in_processes(script, in_tmp, capsys):
+    script('resume').main(['--steps', '3', '7', '--repeats', '1'])
+    told = capsys.readouterr().out.splitlines()
+    assert [line.split(':')[0].strip() for line in told[1:3]] == ['3 steps done', '7 steps done']
 
 
 @pytest.mark.slow
