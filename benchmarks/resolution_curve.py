@@ -30,7 +30,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument('--resolution', nargs='+', default=[str(side) for size in SIZES for side in size])
     add_device_argument(parser.add_argument)
     parser.add_argument('--repeats', type=int, default=5)
-    parser.add_argument('--plot', type=Path, metavar='STEM', help='draw STEM-time.png and STEM-memory.png')
+    parser.add_argument(
+        '--plot', type=Path, metavar='STEM', help='draw STEM-time.png and -memory.png; needs matplotlib'
+    )
     args = parser.parse_args(argv)
     machine.check_plot(parser, args.plot)
 

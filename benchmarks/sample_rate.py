@@ -54,7 +54,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument('--repeats', type=int, default=30, metavar='N', help='draws that the medians are of')
     parser.add_argument('--workers', type=int, nargs='+', default=[], metavar='N', help='processes of the loader')
     parser.add_argument('--seconds', type=float, default=10, help='measured for each number of workers')
-    parser.add_argument('--plot', type=Path, metavar='FILE.png', help='the rate against --workers')
+    parser.add_argument('--plot', type=Path, metavar='FILE.png', help='the rate against --workers; needs matplotlib')
     parser.add_argument('--json', type=Path, metavar='FILE')
     args = parser.parse_args(argv)
     machine.check_plot(parser, args.plot)

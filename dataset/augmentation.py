@@ -138,9 +138,9 @@ class _Draws:
         def chance(p: float) -> bool:
             return bool(g.random() < p)
 
-        blurs = [int(g.integers(0, 6)) if chance(0.1) else 0 for _ in range(2)]
-        sharpens = [chance(0.1) for _ in range(2)]
-        jitters = [_draw_jitter(g, 0.15, 0.05) for _ in range(2)]
+        fgr_blur, back_blur = (int(g.integers(0, 6)) if chance(0.1) else 0 for _ in range(2))
+        fgr_sharpen, back_sharpen = chance(0.1), chance(0.1)
+        fgr_jitter, back_jitter = (_draw_jitter(g, 0.15, 0.05) for _ in range(2))
         shadow = None
         if chance(0.3):
             shadow = _Shadow(
@@ -157,7 +157,10 @@ class _Draws:
         plate_shift = None
         if chance(0.3):
             plate_shift = (g.uniform(-1, 1), g.uniform(-0.01, 0.01) * width, g.uniform(-0.01, 0.01) * height)
-        return _Draws(*blurs, *sharpens, *jitters, shadow, noise, plate_jitter, plate_shift)
+        return _Draws(
+            fgr_blur, back_blur, fgr_sharpen, back_sharpen, fgr_jitter, back_jitter,
+            shadow, noise, plate_jitter, plate_shift,
+        )  # fmt: skip
 
 
 # Brightness, contrast and saturation as factors, hue in radians.

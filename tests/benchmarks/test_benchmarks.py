@@ -27,7 +27,7 @@ SETTINGS = {'backbone_scale': 1 / 4, 'refine_sample_pixels': 128 * 96 // 2}
 
 @pytest.fixture
 def script(monkeypatch):
-    """A module of benchmarks/ by name, as it finds its neighbours when it is run."""
+    """Import a module of benchmarks/ by name, as it finds its neighbours when it is run."""
     monkeypatch.syspath_prepend(ROOT / 'benchmarks')
     threads = torch.get_num_threads(), cv2.getNumThreads()
     yield importlib.import_module
@@ -203,6 +203,7 @@ def test_pipeline(script, tmp_path, capsys, monkeypatch):
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)
 def test_pipeline_in_processes(script, tmp_path, capsys, monkeypatch):
     for way in run_pipeline(script, tmp_path, capsys, monkeypatch)['ways'].values():
         assert 0 < way['seconds_to_first_file'] < way['seconds_in_all']
@@ -278,6 +279,7 @@ def test_checkpoint_save(script, tmp_path, capsys):
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)
 def test_resume_in_processes(script, in_tmp, capsys):
     script('resume').main(['--steps', '3', '7', '--repeats', '1'])
     told = capsys.readouterr().out.splitlines()

@@ -15,7 +15,7 @@ from dataset.sources import BackgroundFiles, MatteFiles
 
 
 def disc(side: int) -> np.ndarray:
-    """A soft-edged disc, alpha 0..255."""
+    """Draw a soft-edged disc, alpha 0..255."""
     y, x = np.mgrid[0:side, 0:side] - (side - 1) / 2
     return (np.clip((0.35 * side - np.hypot(x, y)) / (0.03 * side) + 0.5, 0, 1) * 255).astype(np.uint8)
 
