@@ -97,7 +97,7 @@ def draw_pictures() -> None:
     pairs = WarpedPairs(mattes, backgrounds, still, AffineRange((1, 1), 0, 0, 0, 0))
     keys = [Sample(7, VALIDATION, i, i, i, SIDE, SIDE, len(SHOWN)) for i in SHOWN]
     with torch.no_grad():
-        true = collate([pairs[key] for key in keys]).compose(SIDE)
+        true = collate([pairs[key] for key in keys]).compose()
     for folder, pictures in (('src', true.src), ('bgr', true.bgr)):
         (OUT / folder).mkdir(parents=True, exist_ok=True)
         for i, picture in zip(SHOWN, pictures):

@@ -66,7 +66,7 @@ def make_run(args: argparse.Namespace, ranks: Ranks) -> Run:
         return network
 
     def step(network: Forward, batch: Batch) -> Prediction:
-        true = batch.compose(args.train_resolution)
+        true = batch.compose()
         pred_pha, pred_fgr, pred_err, _ = network(true.src, true.bgr)
         losses = base_loss(pred_pha, pred_fgr, pred_err, true.pha, true.fgr)
         return Prediction(losses, pred_pha, pred_fgr, {'train_pred_err': pred_err}, true)

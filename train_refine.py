@@ -51,7 +51,7 @@ def make_run(args: argparse.Namespace, ranks: Ranks) -> Run:
     from training.validation import Prediction
 
     def step(network: Forward, batch: Batch) -> Prediction:
-        true = batch.compose(args.train_resolution)
+        true = batch.compose()
         pred_pha, pred_fgr, pred_pha_sm, pred_fgr_sm, pred_err_sm, ref_sm = network(true.src, true.bgr)
         losses = refine_loss(pred_pha, pred_fgr, pred_pha_sm, pred_fgr_sm, pred_err_sm, true.pha, true.fgr)
         return Prediction(losses, pred_pha, pred_fgr, {'train_pred_err': pred_err_sm, 'train_pred_ref': ref_sm}, true)

@@ -45,12 +45,18 @@ def main(argv: Sequence[str] | None = None) -> None:
 
     import torch
 
-    from dataset.loaders import ValidationBatches, WarpedPairs
+    from dataset.loaders import ValidationBatches
     from metrics.matting import SCALINGS, mse, sad
-    from training.stage import VALID_BACKGROUND_RANGE, VALID_MATTE_RANGE, sources
+    from training.distributed import Ranks
+    from training.settings import DataSettings
+    from training.stage import open_data
 
-    data = WarpedPairs(*sources(args)[1], VALID_MATTE_RANGE, VALID_BACKGROUND_RANGE)
-    batches = ValidationBatches(data, args.valid_samples, args.train_resolution, 1, 0, pin=False)
+    settings = DataSettings(
+        args.dataset_name, args.data_config, args.synthetic_size, args.train_resolution, args.valid_samples,
+        batch_size=2, accumulate=1, num_workers=0, seed=0,
+    )  # fmt: skip
+    data = open_data(settings, Ranks(torch.device('cpu')), matte_scale=(0.4, 1), crop_multiple=1)
+    batches = ValidationBatches(data.validation, args.valid_samples, args.train_resolution, 1, 0, pin=False)
     networks = load_networks(args)
     scaling = SCALINGS['bmv2']
     errors: dict[str, list[tuple[float, float]]] = {}

@@ -72,16 +72,11 @@ class Batch:
         mattes, backgrounds = (x.to(device, non_blocking=True) for x in (self.mattes, self.backgrounds))
         return replace(self, mattes=mattes, backgrounds=backgrounds)
 
-    def compose(self, resolution: int | None = None) -> Composite:
-        """Composite the batch; training samples are augmented, validation samples are not.
-
-        Args:
-            resolution: training resolution, instead of that of the samples.
-        """
+    def compose(self) -> Composite:
+        """Composite the batch; training samples are augmented, validation samples are not."""
         if self.samples[0].epoch == VALIDATION:
             return compose_validation(self.mattes, self.backgrounds, self.samples)
-        samples = [replace(sample, resolution=resolution or sample.resolution) for sample in self.samples]
-        return compose_training(self.mattes, self.backgrounds, samples)
+        return compose_training(self.mattes, self.backgrounds, self.samples)
 
 
 @dataclass(frozen=True)

@@ -169,10 +169,10 @@ def batches(compositions, accumulate=1, rank=0, world=1, workers=0, start=0):
 
 
 def test_a_sample_looks_the_same_in_any_batch_rank_or_worker(compositions):
-    whole = [batch.compose(64) for batch in batches(compositions, workers=1)]
+    whole = [batch.compose() for batch in batches(compositions, workers=1)]
     for rank in (0, 1):
         for step, batch in enumerate(batches(compositions, rank=rank, world=2)):
-            part = batch.compose(64)
+            part = batch.compose()
             for name in ('src', 'bgr', 'fgr', 'pha'):
                 together = getattr(whole[step], name)[3 * rank : 3 * rank + 3]
                 torch.testing.assert_close(getattr(part, name), together, atol=1e-6, rtol=0)
@@ -192,7 +192,7 @@ def test_a_worker_collates_into_shared_memory(compositions):
 def test_batches_from_the_middle_are_the_same(compositions):
     first, later = batches(compositions)[1], batches(compositions, start=1)[0]
     assert torch.equal(first.mattes, later.mattes)
-    assert torch.equal(first.compose(64).bgr, later.compose(64).bgr)
+    assert torch.equal(first.compose().bgr, later.compose().bgr)
 
 
 def test_composites_hold_what_they_say():
@@ -240,7 +240,7 @@ def test_turning_the_hue_equals_kornias():
 
 def test_augmentation_never_touches_the_truth_it_composes_with(compositions):
     for batch in batches(compositions):
-        got = batch.compose(64)
+        got = batch.compose()
         clean = got.fgr * got.pha + got.bgr * (1 - got.pha)
         # The plate differs from the source's background by jitter, noise, shadow, shift; but not by another picture.
         assert (got.src - clean).abs().mean() < 0.15
@@ -248,7 +248,7 @@ def test_augmentation_never_touches_the_truth_it_composes_with(compositions):
 
 def test_validation_is_fixed_and_its_plate_disturbed(compositions):
     first, second = (next(iter(ValidationBatches(compositions, 4, 64, 4, 0, False))) for _ in range(2))
-    a, b = first.compose(64), second.compose(64)
+    a, b = first.compose(), second.compose()
     assert first.samples[0].epoch == VALIDATION
     assert torch.equal(a.src, b.src)
     assert torch.equal(a.bgr, b.bgr)

@@ -27,7 +27,7 @@ from training.validation import Prediction
 
 
 def step(model, batch):
-    true = batch.compose(64)
+    true = batch.compose()
     pha, fgr, err, _ = model(true.src, true.bgr)
     return Prediction(base_loss(pha, fgr, err, true.pha, true.fgr), pha, fgr, {}, true)
 
