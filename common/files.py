@@ -119,7 +119,7 @@ def write_atomic(path: Path, data: bytes | memoryview) -> None:
     Raises:
         OSError: it cannot be written. The message names the file.
     """
-    unfinished = path.with_name(f'.{secrets.token_hex(8)}.tmp')  # the name's length plus anything may be too long
+    unfinished = unfinished_name(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         unfinished.write_bytes(data)
@@ -127,6 +127,14 @@ def write_atomic(path: Path, data: bytes | memoryview) -> None:
     except OSError as error:
         unlink_quietly(unfinished)
         raise OSError(f'{path}: cannot be written: {error.strerror or error}') from error
+
+
+def unfinished_name(path: Path) -> Path:
+    """Return a hidden name in a file's folder to write it under, until it is whole and renamed.
+
+    It does not contain the file's own name, to which nothing may be added where it is as long as names can be.
+    """
+    return path.with_name(f'.{secrets.token_hex(8)}.tmp')
 
 
 def sync(disk: Disk, path: Path) -> None:
