@@ -21,25 +21,18 @@ from __future__ import annotations
 import argparse
 import os
 import sys
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import ExitStack
 from functools import partial
-from typing import TYPE_CHECKING
 
 from common import cli
 from common.devices import keep_memory
 from inference import backend_options, options
 from inference.video import options as video_options
 
-if TYPE_CHECKING:
-    from inference.predictor import Matting
-    from inference.video.job import VideoJob
-    from inference.video.outputs import Pictures, Videos
-
 
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:
-    """Reads the command line."""
+    """Read the command line."""
     parser = cli.Parser(__doc__)
     options.add_model_arguments(parser)
     video_options.add_video_arguments(parser)
@@ -48,95 +41,42 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     return backend_options.parse(parser, argv)
 
 
-def check(args: argparse.Namespace) -> None:
-    """Finds all that is wrong with the command line before anything is opened.
-
-    Raises:
-        ValueError: with all that is wrong, one line each.
-    """
-    problems = backend_options.network_problems(args) + video_options.video_problems(args)
-    cli.raise_problems(problems)
-
-
-def run(job: VideoJob, outputs: Pictures | Videos, matting: Matting, args: argparse.Namespace) -> int:
-    """Mattes the video; returns the exit code. Whatever stops it, the files are finished."""
-    from common.console import progress, say
-    from common.devices import torch_threads
-    from inference.pipeline import Pipeline
-    from inference.video.job import Findings
-    from inference.video.stages import compute, render
-
-    pixels = job.size[0] * job.size[1] * args.batch_size
-    threads = options.share_cores(args, matting.device.type, job.reader.expected or 1000, pixels)
-    loaders = 1 if args.preprocess_alignment else threads.files
-    load = job.loader(matting, outputs)
-    if outputs.note:
-        say(outputs.note)
-    findings, complete, begin = Findings(), False, time.monotonic()
-    with Pipeline():  # around all: a signal is answered when the files are finished
-        try:
-            with Pipeline() as pipeline, torch_threads(threads.each):
-                shots = pipeline.ahead(load, pipeline.reading(job.moments(), depth=2), loaders)
-                spread = partial(pipeline.ahead, threads=threads.batches) if threads.batches > 1 else map
-                computed = compute(shots, matting, args.batch_size, set(args.output_types), spread)
-                drawn = pipeline.ahead(partial(render, draw=outputs.draw), computed, threads.files)
-                for encode in outputs.encoders():
-                    drawn = pipeline.ahead(encode, drawn, 1)
-                for shot, _ in progress(drawn, lambda: job.reader.expected, ' frames'):
-                    for line in findings.add(shot):
-                        say(line)
-            complete = True
-        finally:
-            notes = outputs.finish(complete)
-            rate = findings.done / max(time.monotonic() - begin, 1e-9)
-            for line in (*findings.summary(), *job.warnings(), *notes):
-                say(line)
-            print(f'{max(findings.done, outputs.frames)} frames done, {rate:.2f} per second, in {args.output_dir}')
-    return 1 if job.reader.damage else 0
-
-
 def start(argv: Sequence[str] | None) -> int:
-    """Reads the flags, prepares everything and runs; returns the exit code."""
+    """Read the flags, check them, open all files and matte the video; return the exit code."""
     args = parse(argv)
     if args.device in ('auto', 'cpu'):
         keep_memory('cpu')  # before there are threads
-    os.environ.setdefault('GOMP_SPINCOUNT', '100000')  # decoders and encoders need the cores, too
+    os.environ.setdefault('GOMP_SPINCOUNT', '100000')  # threads that spin would take the cores of decoders and encoders
     with ExitStack() as opened:
         try:
-            check(args)
+            cli.raise_problems(backend_options.network_problems(args) + video_options.video_problems(args))
             from inference.backends import device_for, load
-            from inference.video.job import VideoJob
+            from inference.images.stages import SPARE_MEMORY
+            from inference.video.inputs import VideoInputs
+            from inference.video.job import matte_video
+            from inference.video.outputs import open_outputs
+            from inference.video.settings import VideoSettings
 
             device = device_for(args.backend, args.device)
-            job = opened.enter_context(VideoJob(args))
+            settings = VideoSettings.from_options(vars(args), options.output_formats(args))
+            inputs = opened.enter_context(VideoInputs(settings))
             matting = load(options.model_arguments(args), args.backend, device, args.precision, args.compile)
-            outputs = job.outputs(options.output_formats(args))
-        except (ValueError, OSError) as error:
-            print(f'error: {error}', file=sys.stderr)
-            return 2
+            outputs = open_outputs(inputs, vars(args))
+        except Exception as error:
+            return cli.report_error(error, 2)
         precision = str(matting.dtype).removeprefix('torch.')
         print(f'{matting.loaded or args.model_checkpoint}; on {matting.device} in {precision}', flush=True)
-        return finish(partial(run, job, outputs, matting, args))
-
-
-def finish(work: Callable[[], int]) -> int:
-    """Does the work; an error that a user can do something about becomes a line and exit code 1."""
-    from common.cli import out_of_memory
-    from inference.images.stages import SPARE_MEMORY
-
-    try:
-        return work()
-    except (ValueError, OSError) as error:
-        print(f'error: stopped: {error}', file=sys.stderr)
-    except (RuntimeError, MemoryError) as error:
-        if not out_of_memory(error):
-            raise
-        print(f'error: stopped: too little memory: {SPARE_MEMORY}', file=sys.stderr)
-    return 1
+        pixels = inputs.size[0] * inputs.size[1] * args.batch_size
+        threads = options.share_cores(args, matting.device.type, inputs.reader.expected or 1000, pixels)
+        try:
+            matte_video(inputs, outputs, matting, threads)
+        except Exception as error:
+            return cli.report_error(error, 1, 'stopped: ', SPARE_MEMORY)
+        return 1 if inputs.reader.damage else 0
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Runs the script; returns its exit code."""
+    """Run the script; return its exit code."""
     from common.signals import run_until_stopped
 
     return run_until_stopped(partial(start, argv), 'stopped: what was done, if anything, is kept and plays')

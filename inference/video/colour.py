@@ -1,24 +1,23 @@
-"""Between the colours that videos store, luma and chroma by some matrix in some range, and RGB, both ways.
+"""Colour conversion between RGB and what videos store: luma and chroma by some matrix, in some range.
 
 A file says, or leaves open, which matrix (ITU-R BT.601, BT.709, BT.2020) and which range (16..235, or 0..255) its
-numbers mean. Read by another, skin turns green and blacks turn grey; so what is read decides what is written, and is
-written down.
-Primaries and transfer are carried over as labels: matting needs no linear light.
+numbers mean. Read by another, skin turns green and blacks turn grey; so the source's are used for what is written, too,
+and the file is labelled with them. Primaries and transfer are carried over as labels: matting needs no linear light.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
+import av
 import cv2
 import numpy as np
-from av import VideoFrame
 from av.video.reformatter import ColorRange, Interpolation
 
-# As FFmpeg numbers them.
+# Matrices by FFmpeg's numbers.
 BT709, UNSPECIFIED, BT601 = 1, 2, 5
-MATRICES = {1: 1, 4: 4, 5: 5, 6: 5, 7: 7, 9: 9}  # to what the converter knows: 5 and 6 are both BT.601
-LEAST_HD_HEIGHT = 720  # from here on, players take what is not labelled for BT.709
+MATRICES = {1: 1, 4: 4, 5: 5, 6: 5, 7: 7, 9: 9}  # by the numbers that the converter knows: 5 and 6 are both BT.601
+LEAST_HD_SIDE = 720  # pixels, from which on players take what is not labelled for BT.709
 
 # Chroma at every pixel and exact rounding: within 1 level of the definition, where FFmpeg's default is within 3 and
 # repeats chroma in blocks. HD takes 30 ms instead of 3, on threads beside the network.
@@ -29,11 +28,11 @@ EXACT = (
 
 @dataclass(frozen=True)
 class Colour:
-    """What a video's numbers mean, in FFmpeg's numbers.
+    """Meaning of the numbers that a video stores, in FFmpeg's enumerations.
 
     Attributes:
         matrix: AVColorSpace; one that the converter knows.
-        full_range: black to white is 0..255 (8 bit), not 16..235.
+        full_range: black to white is 0..255 in 8 bits, not 16..235.
         primaries: AVColorPrimaries, 2 where the file does not say.
         transfer: AVColorTransferCharacteristic, 2 where the file does not say.
     """
@@ -44,27 +43,27 @@ class Colour:
     transfer: int = UNSPECIFIED
 
     @classmethod
-    def of(cls, frame: VideoFrame) -> Colour:
-        """What a decoded frame says, with what players assume where it says nothing: BT.709 for HD, else BT.601.
+    def of(cls, frame: av.VideoFrame) -> Colour:
+        """Read what a decoded frame says; where it says nothing, players assume BT.709 for HD, else BT.601.
 
-        Frames of RGB have no matrix: what is written of them gets BT.709.
+        Frames of RGB have no matrix: what is made of them is written by BT.709.
         """
         matrix = int(frame.colorspace)
         if frame.format.is_rgb:
             return cls(primaries=int(frame.color_primaries), transfer=int(frame.color_trc))
         if matrix not in MATRICES:
-            matrix = BT709 if min(frame.width, frame.height) >= LEAST_HD_HEIGHT else BT601
+            matrix = BT709 if min(frame.width, frame.height) >= LEAST_HD_SIDE else BT601
         full = frame.color_range == ColorRange.JPEG or frame.format.name.startswith('yuvj')
         return cls(matrix, full, int(frame.color_primaries), int(frame.color_trc))
 
     @property
     def range(self) -> ColorRange:
-        """As PyAV has it."""
+        """The range, as PyAV names it."""
         return ColorRange.JPEG if self.full_range else ColorRange.MPEG
 
 
-def to_rgb(frame: VideoFrame, colour: Colour) -> np.ndarray:
-    """A decoded frame as uint8 RGB (H, W, 3), as it lies in the file, not rotated."""
+def to_rgb(frame: av.VideoFrame, colour: Colour) -> np.ndarray:
+    """Convert a decoded frame to uint8 RGB (H, W, 3), as it lies in the file, not rotated."""
     converted = frame.reformat(
         format='rgb24',
         src_colorspace=MATRICES[colour.matrix],
@@ -76,17 +75,17 @@ def to_rgb(frame: VideoFrame, colour: Colour) -> np.ndarray:
     return converted.to_ndarray()
 
 
-def to_frame(pixels: np.ndarray, pixel_format: str, colour: Colour) -> VideoFrame:
-    """A picture as a frame to encode, labelled with its colour.
+def to_frame(pixels: np.ndarray, pixel_format: str, colour: Colour) -> av.VideoFrame:
+    """Convert a picture to a frame to encode, labelled with its colour.
 
     Args:
         pixels: uint8 RGB (H, W, 3), RGBA (H, W, 4) or grey (H, W).
         pixel_format: FFmpeg's name: 'yuv420p', 'yuva444p10le', ...; 'yuva...' for RGBA.
-        colour: what the frame's numbers shall mean.
+        colour: of the frame.
     """
     if pixels.ndim == 2:
         pixels = cv2.cvtColor(pixels, cv2.COLOR_GRAY2RGB)
-    frame = VideoFrame.from_ndarray(np.ascontiguousarray(pixels), format='rgba' if pixels.shape[2] == 4 else 'rgb24')
+    frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(pixels), format='rgba' if pixels.shape[2] == 4 else 'rgb24')
     converted = frame.reformat(
         format=pixel_format,
         dst_colorspace=MATRICES[colour.matrix],

@@ -11,17 +11,18 @@ import math
 import os
 from pathlib import Path
 
+from common import cli
 from common.network import MIN_SIDE
 from inference import options
 
-from .formats import DEFAULT_QUALITY, FORMATS, WORST_QUALITY
+from .settings import DEFAULT_QUALITY, FORMATS, SEQUENCES, WORST_QUALITY, is_picture, video_paths
 
 SEQUENCE_FORMAT = '--sequence-format'
 INSTALL = "pip install -e '.[video]'"
 
 
 def add_video_arguments(parser: argparse.ArgumentParser) -> None:
-    """Adds the flags for the video, its plate and what is made of them."""
+    """Add the flags for the video, its plate and what is made of them."""
     add = parser.add_argument_group('video').add_argument
     add('--video-src', type=Path, required=True, metavar='FILE', help='the video')
     add('--video-bgr', type=Path, metavar='FILE',
@@ -43,9 +44,9 @@ def add_video_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def add_video_output_arguments(parser: argparse.ArgumentParser) -> None:
-    """Adds the flags for what is written."""
+    """Add the flags for what is written."""
     add = parser.add_argument_group('video out').add_argument
-    add('--output-format', choices=('image_sequences', *FORMATS), default='video',
+    add('--output-format', choices=(SEQUENCES, *FORMATS), default='video',
         help='H.264 in .mp4; numbered pictures; ProRes 4444 in .mov or VP9 in .webm, where com has alpha')  # fmt: skip
     add('--video-quality', type=int, default=DEFAULT_QUALITY, metavar=f'0-{WORST_QUALITY}',
         help='constant rate factor: lower is better and larger; 18 looks like the source; not for prores')  # fmt: skip
@@ -54,7 +55,7 @@ def add_video_output_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def video_problems(args: argparse.Namespace) -> list[str]:
-    """What is wrong with these flags, one line each, found without opening a video."""
+    """Return what is wrong with these flags, one line each, without opening a video."""
     found = []
     if importlib.util.find_spec('av') is None:
         found.append(f'PyAV, which reads and writes videos, is not installed: {INSTALL}')
@@ -64,29 +65,27 @@ def video_problems(args: argparse.Namespace) -> list[str]:
             found.append(f'{flag} {path}: {"a folder, not a file" if path.is_dir() else "no such file"}')
     found += _plate_problems(args)
     if args.video_resize and min(args.video_resize) < MIN_SIDE:
-        found.append(f'--video-resize {args.video_resize[0]} {args.video_resize[1]}: must be at least 16 x 16')
-    if args.batch_size < 1:
-        found.append(f'--batch-size {args.batch_size}: must be at least 1')
+        width, height = args.video_resize
+        found.append(f'--video-resize {width} {height}: must be at least {MIN_SIDE} x {MIN_SIDE}')
+    found += cli.at_least_problems(args, {'batch_size': 1})
     if not 0 <= args.video_quality <= WORST_QUALITY:
         found.append(f'--video-quality {args.video_quality}: must be in 0..{WORST_QUALITY}')
     found += options.output_problems(args, SEQUENCE_FORMAT)
     if args.video_target_bgr is not None and 'com' not in args.output_types:
         found.append(f'--video-target-bgr {args.video_target_bgr}: only com shows it; add com to --output-types')
-    if args.picture_formats and args.output_format != 'image_sequences':
-        found.append(f'{SEQUENCE_FORMAT}: needs --output-format image_sequences, not {args.output_format}')
+    if args.picture_formats and args.output_format != SEQUENCES:
+        found.append(f'{SEQUENCE_FORMAT}: needs --output-format {SEQUENCES}, not {args.output_format}')
     if int(os.environ.get('WORLD_SIZE', 1)) > 1:
         found.append('torchrun: a video is written by one process; start one per video, without torchrun')
-    return found + _folder_problems(args)
+    return found + (cli.output_folder_problems(args.output_dir) or _overwriting_problems(args))
 
 
 def _plate_problems(args: argparse.Namespace) -> list[str]:
-    from dataset.paths import IMAGE_SUFFIXES
-
     path, seconds = args.video_bgr, args.video_bgr_time
     if path is None and seconds is None:
         return ['--video-bgr: give a picture or video of the empty scene, or --video-bgr-time, when the scene is empty']
     found = []
-    picture = path is not None and path.suffix.lower() in IMAGE_SUFFIXES
+    picture = path is not None and is_picture(path)
     if seconds is not None and not (math.isfinite(seconds) and seconds >= 0):
         found.append(f'--video-bgr-time {seconds:g}: must be 0 or more, in seconds from the start')
     if picture and seconds is not None:
@@ -101,33 +100,18 @@ def _plate_problems(args: argparse.Namespace) -> list[str]:
     return found
 
 
-def output_paths(args: argparse.Namespace) -> dict[str, Path]:
-    """The file of each type, for all formats but image_sequences."""
-    return {kind: args.output_dir / f'{kind}{FORMATS[args.output_format].suffix}' for kind in args.output_types}
-
-
-def _folder_problems(args: argparse.Namespace) -> list[str]:
-    folder = args.output_dir
-    existing = next(parent for parent in (folder, *folder.absolute().parents) if parent.exists())
-    if not existing.is_dir():
-        return [f'--output-dir {folder}: {existing} is a file, not a folder']
-    if not os.access(existing, os.W_OK):
-        return [f'--output-dir {folder}: {existing} is not writable']
+def _overwriting_problems(args: argparse.Namespace) -> list[str]:
+    """Return what would be lost in an output folder that can be written to."""
+    folder, sequences = args.output_dir, args.output_format == SEQUENCES
     inputs = {path.resolve() for path in (args.video_src, args.video_bgr, args.video_target_bgr) if path is not None}
-    if args.output_format == 'image_sequences':
+    if sequences:
         written = {(folder / kind).resolve() for kind in args.output_types}
         hit = [path for path in inputs if path.parent in written]
     else:
-        hit = [path for path in output_paths(args).values() if path.resolve() in inputs]
+        videos = video_paths(folder, args.output_types, args.output_format).values()
+        hit = [path for path in videos if path.resolve() in inputs]
     if hit:
         return [f'--output-dir {folder}: {hit[0]} is to be read; choose another folder']
-    stale = (
-        next((path for path in folder.iterdir() if not path.name.startswith('.')), None) if folder.is_dir() else None
-    )
-    if stale and not args.overwrite:
-        resume = ', or to go on with a sequence that was cut' if args.output_format == 'image_sequences' else ''
-        return [
-            f'--output-dir {folder}: not empty (it holds {stale.name}); choose another folder, or add -y to replace '
-            f'files of equal name{resume}'
-        ]
-    return []
+    shown = (path for path in folder.iterdir() if not path.name.startswith('.')) if folder.is_dir() else iter(())
+    resume = ', or to go on with a sequence that was cut' if sequences else ''
+    return cli.not_empty_problems(folder, next(shown, None), args.overwrite, resume)

@@ -1,75 +1,146 @@
-"""What becomes of a matted video: a video per type, or numbered pictures, with which a later run can go on."""
+"""The last stage of matting a video: a video file per type of output, or numbered pictures, which a later run resumes.
+
+`PictureSequences` and `VideoFiles` have the same methods, of which a run calls `done` before a frame is computed,
+`draw` after it, each of `writers` in order, and `finish` once.
+"""
 
 from __future__ import annotations
 
-import json
-import shutil
 from collections import deque
 from collections.abc import Callable, Mapping
-from contextlib import suppress
+from contextlib import ExitStack, suppress
+from fractions import Fraction
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from common.files import write_atomic
+from common.console import to_json
+from common.files import Disk, write_atomic
 from inference.compositing import composite, cut_out
 from inference.images.writer import PictureWriter
 from inference.matte import Matte
 
-from .stages import Shot
+from .inputs import VideoInputs
+from .settings import SEQUENCES, video_paths
+from .stages import FrameItem
 from .writer import ROOM, VideoWriter
 
 RECORD = 'sequence.json'
-GREEN = (120, 255, 155)  # what a composite stands on that has no background of its own, as published
-Drawn = tuple[Shot, Any]
+GREEN = (120, 255, 155)  # behind the subject where there is neither a background nor alpha, as published
+# Flags that decide where and how fast something is computed, or where it lands, and not what.
+NOT_IN_PICTURES = (
+    'device', 'compile', 'num_workers', 'batch_size', 'output_dir', 'overwrite', 'typed', 'audio', 'video_quality',
+)  # fmt: skip
+Drawn = tuple[FrameItem, Any]
 
 
-class Pictures:
+def open_outputs(inputs: VideoInputs, flags: Mapping[str, Any]) -> PictureSequences | VideoFiles:
+    """Open what is written.
+
+    Args:
+        inputs: what is read, with the settings.
+        flags: all values of the command line, by name. A sequence is resumed if none has changed that shows in it.
+
+    Raises:
+        ValueError: the encoder refuses the size.
+        OSError: the folder cannot be made.
+    """
+    settings, folder = inputs.settings, inputs.settings.output_dir
+    on_target = settings.video_target_bgr is not None
+    if settings.output_format == SEQUENCES:
+        pictures = PictureWriter(folder, settings.picture_formats, settings.png_compression, settings.jpeg_quality)
+        return PictureSequences(pictures, _record(flags), on_target)
+    alpha = settings.output_format in ('prores4444', 'webm') and not on_target
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise OSError(f'--output-dir {folder}: cannot be made: {error.strerror}') from error
+    reader = inputs.reader
+    with ExitStack() as opening:
+        writers = {
+            kind: opening.enter_context(
+                VideoWriter(
+                    path,
+                    settings.output_format,
+                    inputs.size,
+                    reader.time_base,
+                    reader.rate,
+                    reader.colour,
+                    alpha=alpha and kind == 'com',
+                    quality=settings.video_quality,
+                    pixel_aspect=Fraction(1) if settings.video_resize else reader.pixel_aspect,
+                    audio=settings.video_src if settings.audio and kind in ('com', 'fgr') else None,
+                    origin=reader.origin,
+                )
+            )
+            for kind, path in video_paths(folder, tuple(settings.picture_formats), settings.output_format).items()
+        }
+        opening.pop_all()
+    return VideoFiles(folder, writers, alpha)
+
+
+def _record(flags: Mapping[str, Any]) -> str:
+    """Return what pictures follow from, as JSON: flags, and the files they name by size and time of change."""
+    kept = {name: value for name, value in flags.items() if name not in NOT_IN_PICTURES}
+    for name, value in kept.items():
+        if isinstance(value, Path):
+            stat = value.stat()
+            kept[name] = [str(value.resolve()), stat.st_size, stat.st_mtime_ns]
+    return to_json(kept)
+
+
+class PictureSequences:
     """Numbered pictures: `<folder>/<type>/000000.png`, ...
 
     Beside them lies `sequence.json` with the settings of the run, so that a run with the same ones goes on with a
     sequence that was cut: what is there is whole, and is kept. With other settings all is made anew.
 
     Args:
-        writer: of the pictures. Its folder gets the record now.
-        settings: all that the pictures follow from; anything JSON takes.
+        pictures: writes them. The folder gets the record now.
+        record: all that the pictures follow from.
         on_target: `com` is the subject before a background, not a cut-out with alpha.
 
     Attributes:
+        folder: of the output.
+        kinds: types of output.
         note: what to tell the user about pictures of an earlier run, or None.
         frames: how many are done, in order.
     """
 
-    def __init__(self, writer: PictureWriter, settings: Mapping[str, Any], on_target: bool):
-        self._writer, self._on_target, self.frames = writer, on_target, 0
-        record = writer.folder / RECORD
-        text = json.dumps(settings, indent=1, default=str)
-        earlier = record.read_text(errors='replace') if record.is_file() else None
-        self._resumes = earlier == text
+    def __init__(self, pictures: PictureWriter, record: str, on_target: bool):
+        self.folder, self.kinds, self.frames = pictures.folder, tuple(pictures.formats), 0
+        self._pictures, self._on_target = pictures, on_target
+        path = self.folder / RECORD
+        earlier = path.read_text(errors='replace') if path.is_file() else None
+        self._resumes = earlier == record
         self.note = None
         if self._resumes:
-            self.note = f'{writer.folder}: goes on with this sequence; pictures that are there are kept'
+            self.note = f'{self.folder}: goes on with this sequence; pictures that are there are kept'
         elif earlier is not None:
-            self.note = f'{writer.folder}: made with other settings, so all pictures are made anew'
+            self.note = f'{self.folder}: made with other settings, so all pictures are made anew'
         if not self._resumes:
-            write_atomic(record, text.encode())
-        self._since = record.stat().st_mtime_ns  # older pictures were made with other settings
+            write_atomic(path, record.encode())
+        self._since = path.stat().st_mtime_ns  # older pictures were made with other settings
+
+    def _path(self, kind: str, index: int) -> Path:
+        return self._pictures.path(kind, _name(index))
 
     def done(self, index: int) -> bool:
-        """Whether all pictures of a frame are there."""
-        paths = [self._writer.path(kind, _name(index)) for kind in self._writer.formats]
+        """Return whether all pictures of a frame are there."""
+        paths = [self._path(kind, index) for kind in self.kinds]
         return self._resumes and all(path.is_file() and path.stat().st_mtime_ns >= self._since for path in paths)
 
-    def draw(self, shot: Shot, matte: Matte) -> None:
+    def draw(self, item: FrameItem, matte: Matte) -> None:
         """Write a frame's pictures. Any thread may call it, in any order."""
-        for kind in self._writer.formats:
+        for kind in self.kinds:
             on_target = kind == 'com' and self._on_target
-            picture = composite(matte, _backdrop(shot, matte)) if on_target else getattr(matte, kind)
-            self._writer.write_picture(kind, _name(shot.index), picture)
+            picture = _before_target(item, matte) if on_target else getattr(matte, kind)
+            self._pictures.write_picture(kind, _name(item.index), picture)
 
-    def encoders(self) -> list[Callable[[Drawn], Drawn]]:
-        """Nothing is left to do in order, but to count."""
+    def writers(self) -> list[Callable[[Drawn], Drawn]]:
+        """Return a stage that counts: nothing else is left to do in order."""
         return [self._count]
 
     def _count(self, drawn: Drawn) -> Drawn:
@@ -77,74 +148,80 @@ class Pictures:
         return drawn
 
     def finish(self, complete: bool) -> list[str]:
-        """Every picture is whole already; says which others lie beside them."""
-        names = {self._writer.path(kind, _name(i)) for kind in self._writer.formats for i in range(self.frames)}
-        folders = [self._writer.folder / kind for kind in self._writer.formats]
+        """Return which other pictures lie in the folders; every one of this run's is whole already."""
+        names = {self._path(kind, i) for kind in self.kinds for i in range(self.frames)}
+        folders = [self.folder / kind for kind in self.kinds]
         others = sorted(path for folder in folders if folder.is_dir() for path in folder.iterdir() if path not in names)
         if not complete or not others:
             return []
-        return [f'{self._writer.folder}: holds {len(others)} pictures that are not of this video, such as {others[0]}']
+        return [f'{self.folder}: holds {len(others)} pictures that are not of this video, such as {others[0]}']
 
 
-class Videos:
+class VideoFiles:
     """One video per type of output.
 
     Args:
+        folder: of the output.
         writers: by type. They are closed here.
         alpha: `com` is a cut-out with alpha, not the subject before a background.
+
+    Attributes:
+        folder: as given.
+        kinds: types of output.
+        note: None; see `PictureSequences`.
     """
 
     note = None
 
-    def __init__(self, writers: Mapping[str, VideoWriter], alpha: bool):
+    def __init__(self, folder: Path, writers: Mapping[str, VideoWriter], alpha: bool):
+        self.folder, self.kinds = folder, tuple(writers)
         self._writers, self._alpha = writers, alpha
         self._begun: deque[Drawn] = deque()  # some of their types are encoded, others not yet
 
     @property
     def frames(self) -> int:
-        """How many every file has."""
+        """How many frames every file has."""
         return min(writer.frames for writer in self._writers.values())
 
     def done(self, index: int) -> bool:
-        """A video is made from its beginning."""
+        """Return False: a video is always made from its beginning."""
         del index
         return False
 
-    def draw(self, shot: Shot, matte: Matte) -> dict[str, Any]:
-        """The frames to encode, in the colours of each file. Any thread may call it, in any order."""
-        return {kind: writer.prepared(self._picture(kind, shot, matte)) for kind, writer in self._writers.items()}
+    def draw(self, item: FrameItem, matte: Matte) -> dict[str, Any]:
+        """Return the frames to encode, in the colours of each file. Any thread may call it, in any order."""
+        return {kind: writer.prepared(self._picture(kind, item, matte)) for kind, writer in self._writers.items()}
 
-    def _picture(self, kind: str, shot: Shot, matte: Matte) -> np.ndarray:
+    def _picture(self, kind: str, item: FrameItem, matte: Matte) -> np.ndarray:
         if kind != 'com':
             return getattr(matte, kind)
-        return cut_out(matte) if self._alpha else composite(matte, _backdrop(shot, matte))
+        return cut_out(matte) if self._alpha else _before_target(item, matte)
 
-    def encoders(self) -> list[Callable[[Drawn], Drawn]]:
-        """A stage for each file, to be run one after the other on a frame, each on a thread of its own, in order.
+    def writers(self) -> list[Callable[[Drawn], Drawn]]:
+        """Return a stage for each file, to be run one after the other on a frame, on a thread each, in order.
 
         They raise OSError: the file cannot be written.
         """
         return [partial(self._encode, kind) for kind in self._writers]
 
     def _encode(self, kind: str, drawn: Drawn) -> Drawn:
-        shot, frames = drawn
+        item, frames = drawn
         if len(frames) == len(self._writers):
             self._check_room()
             self._begun.append(drawn)
-        self._writers[kind].write(frames.pop(kind), shot.pts, shot.duration)
+        self._writers[kind].write(frames.pop(kind), item.pts, item.duration)
         if not frames:
             self._begun.popleft()
         return drawn
 
     def _check_room(self) -> None:
         """Stop while the files can still be finished."""
-        folder = next(iter(self._writers.values())).path.parent
-        free = shutil.disk_usage(folder).free
+        free = Disk().free(self.folder)
         if free < ROOM * len(self._writers):
-            raise OSError(f'{folder}: only {free / 1e6:.0f} MB are free; what was done is kept and plays')
+            raise OSError(f'{self.folder}: only {free / 1e6:.0f} MB are free; what was done is kept and plays')
 
     def finish(self, complete: bool) -> list[str]:
-        """Close all files so that they play; returns what there is to tell about them.
+        """Close all files so that they play; return what there is to tell about them.
 
         Args:
             complete: the video was written to its end; else its sound is cut, too.
@@ -154,10 +231,10 @@ class Videos:
         """
         errors: list[OSError] = []
         notes: list[str] = []
-        for shot, frames in [] if complete else self._begun:
+        for item, frames in [] if complete else self._begun:
             for kind in frames:  # all files end with the same frame
                 with suppress(OSError, ValueError):
-                    self._writers[kind].write(frames[kind], shot.pts, shot.duration)
+                    self._writers[kind].write(frames[kind], item.pts, item.duration)
         for writer in self._writers.values():
             try:
                 writer.close(complete)
@@ -169,8 +246,8 @@ class Videos:
         return list(dict.fromkeys(notes))
 
 
-def _backdrop(shot: Shot, matte: Matte) -> np.ndarray:
-    return np.full_like(matte.fgr, GREEN) if shot.target is None else shot.target
+def _before_target(item: FrameItem, matte: Matte) -> np.ndarray:
+    return composite(matte, np.full_like(matte.fgr, GREEN) if item.target is None else item.target)
 
 
 def _name(index: int) -> str:

@@ -1,4 +1,4 @@
-"""The plate of a video: a picture, one frame, the median of a video of the empty scene, or a video frame by frame."""
+"""Files that go with a video: its plate, from a picture, one frame or the median of many, and a video that repeats."""
 
 from __future__ import annotations
 
@@ -8,26 +8,22 @@ from pathlib import Path
 import numpy as np
 
 from common.console import progress
-from dataset.paths import IMAGE_SUFFIXES
 from dataset.readers import read_rgb
 
 from .reader import VideoFrame, VideoReader
+from .settings import is_picture
 
 MEDIAN_FRAMES = 25  # at most, at least half of them; their median has a quarter of one frame's noise
 BAND = 64  # rows of which the median is taken at once: all frames of a whole 4K picture would be sorted in 1.5 GB
 
 
-def is_picture(path: Path) -> bool:
-    """Whether a file is a picture, by its name."""
-    return path.suffix.lower() in IMAGE_SUFFIXES
-
-
 def read_plate(path: Path, seconds: float | None = None) -> np.ndarray:
-    """The plate that a file holds.
+    """Read the plate that a file holds.
 
     Args:
         path: a picture or a video.
-        seconds: of a video, the frame shown at this time from its start; else the median of frames spread over it.
+        seconds: take the frame of a video that is shown at this time from its start; None takes the median of frames
+            spread over it.
 
     Returns:
         uint8 RGB (H, W, 3).
@@ -45,7 +41,7 @@ def read_plate(path: Path, seconds: float | None = None) -> np.ndarray:
 
 
 def _frame_at(path: Path, seconds: float) -> VideoFrame:
-    """The frame that is shown at a time."""
+    """Return the frame that is shown at a time."""
     for may_seek in (True, False):
         with VideoReader(path) as reader:
             sought = may_seek and reader.seek(seconds)
@@ -65,7 +61,7 @@ def _frame_at(path: Path, seconds: float) -> VideoFrame:
 
 
 def _spread(reader: VideoReader) -> list[VideoFrame]:
-    """At most MEDIAN_FRAMES frames, evenly spread, of a video whose length is only known at its end."""
+    """Return at most MEDIAN_FRAMES frames, evenly spread, of a video whose length is only known at its end."""
     kept: list[VideoFrame] = []
     every = 1
     for frame in progress(reader, lambda: reader.expected, ' frames of the plate'):
@@ -87,8 +83,8 @@ def _median(pictures: list[np.ndarray]) -> np.ndarray:
     return plate
 
 
-def frames_again(path: Path) -> Generator[VideoFrame]:
-    """The frames of a video, from its beginning again whenever it ends."""
+def repeated(path: Path) -> Generator[VideoFrame]:
+    """Yield the frames of a video, from its beginning again whenever it ends."""
     while True:
         with VideoReader(path) as reader:
             yield from reader

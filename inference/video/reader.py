@@ -1,6 +1,7 @@
-"""Videos as what they hold, not as what their headers claim: every frame that can be decoded, once, in order, upright.
+"""Reading videos by what they hold, not by what their headers claim.
 
-Reading goes through PyAV, that is FFmpeg. A damaged file gives all that can be decoded, and one line about the rest.
+Every frame that can be decoded comes once, in order and upright. A damaged file gives all that can be decoded, and one
+line about the rest. Reading goes through PyAV, that is FFmpeg.
 """
 
 from __future__ import annotations
@@ -18,10 +19,10 @@ import numpy as np
 
 from .colour import Colour, to_rgb
 
-SLACK = Fraction(1, 2)  # seconds by which a header may claim more than there is, before a file counts as cut
-JUMP = Fraction(1, 2)  # seconds back in time that are a new beginning, as in joined files, and not disorder
-LEAP = Fraction(3600)  # seconds forward in time that are one: nobody waits so long for a frame
-MOST_ERRORS = 100  # of reading, one after the other, until the rest of a file is given up
+SLACK = Fraction(1, 2)  # seconds that a header may claim more than there is, before a file counts as cut
+JUMP = Fraction(1, 2)  # seconds back in time from which on it is a new beginning, as in joined files, not disorder
+LEAP = Fraction(3600)  # seconds forward in time from which on it is one, too: nobody waits so long for a frame
+MOST_ERRORS = 100  # errors of reading, one after the other, until the rest of a file is given up
 INDEXED = {'mov,mp4,m4a,3gp,3g2,mj2', 'matroska,webm'}  # containers in which seeking lands where it should
 RUN_UP = 10.0  # seconds before the time that is wanted: the first frames after a key frame can be incomplete
 SETTLED = 1.0  # seconds of a video after which its length in frames is estimated by what was read of it
@@ -36,7 +37,7 @@ class VideoFrame:
     Attributes:
         index: from 0, over the frames that could be decoded.
         pts: when it is shown, in units of the reader's time base; rises from frame to frame.
-        duration: for how long, in the same unit, or what the frame rate says where the file does not.
+        duration: how long, in the same unit; by the frame rate where the file does not say.
         decoded: as FFmpeg gave it.
         colour: of the video.
     """
@@ -48,7 +49,7 @@ class VideoFrame:
     colour: Colour
 
     def pixels(self) -> np.ndarray:
-        """The upright picture, uint8 RGB (H, W, 3). Takes a while, any thread may call it."""
+        """Convert it to an upright picture, uint8 RGB (H, W, 3). Takes a while; any thread may call it."""
         turns = _quarter_turns(self.decoded)
         pixels = to_rgb(self.decoded, self.colour)
         return np.ascontiguousarray(np.rot90(pixels, turns)) if turns else pixels
@@ -57,7 +58,7 @@ class VideoFrame:
 class VideoReader:
     """A video file, read once from its beginning; iterate over it for its frames. Use it in a `with` block.
 
-    Headers lie about the number of frames and its rate; nothing here depends on them but the estimate for a progress
+    Headers lie about the number of frames and their rate; nothing here depends on them but the estimate for a progress
     display. Times that the file lacks are made up by the frame rate, and where they jump, as in joined files, they go
     on from where they were.
 
@@ -68,7 +69,7 @@ class VideoReader:
         width, height: of the upright frames, in pixels.
         time_base: unit of the frames' times, in seconds.
         rate: frames per second on average, as the file says; 25 if it does not.
-        colour: what the frames' numbers mean.
+        colour: of the frames.
         origin: time at which the file begins, with sound or picture, in units of the time base; most begin at 0.
         pixel_aspect: width of a pixel by its height, upright.
         damage: once all frames were read, what was wrong with the file, in one line; else None.
@@ -102,7 +103,7 @@ class VideoReader:
         self._first = next(self._frames, None)
         if self._first is None:
             self.close()
-            raise ValueError(f'{path}: no frame can be decoded' + (f': {self._cut_off}' if self._cut_off else ''))
+            raise ValueError(f'{path}: no frame can be decoded{f": {self._cut_off}" if self._cut_off else ""}')
         self.time_base = Fraction(self._stream.time_base or Fraction(1, 1000))
         self.rate = Fraction(self._stream.average_rate or self._stream.guessed_rate or 25)
         self.colour = Colour.of(self._first)
@@ -119,7 +120,7 @@ class VideoReader:
 
     @property
     def expected(self) -> int | None:
-        """About how many frames the file has, estimated the better the more of it is read; None if nothing tells."""
+        """About how many frames the file has, the better the more of it is read; None if nothing tells."""
         whole = Fraction(self._container.duration, av.time_base) if self._container.duration else None
         length = self._claimed or whole
         if length and self._length >= SETTLED:
@@ -137,7 +138,7 @@ class VideoReader:
         return None if end is None else end - self._start * self.time_base
 
     def __iter__(self) -> Iterator[VideoFrame]:
-        """The frames, once. One of another size than the first is left out, and counts as damage."""
+        """Yield the frames, once. One of another size than the first is left out, and counts as damage."""
         step = max(1, round(1 / (self.rate * self.time_base)))
         clock = _Clock(step, round(JUMP / self.time_base), min(round(LEAP / self.time_base), 2**30))
         for index, frame in enumerate(self._of_one_size()):
@@ -160,7 +161,7 @@ class VideoReader:
                 self._undecodable += 1
 
     def _decoded(self) -> Iterator[av.VideoFrame]:
-        """All that the decoder makes of the file, errors counted."""
+        """Yield all that the decoder makes of the file, and count errors."""
         packets = self._container.demux(self._stream)
         errors = 0
         while True:
@@ -217,7 +218,7 @@ class VideoReader:
         return True
 
     def seconds(self, frame: VideoFrame) -> float:
-        """When a frame is shown, from the start of the video."""
+        """Return when a frame is shown, from the start of the video."""
         return float((frame.pts - self._start) * self.time_base)
 
     def close(self) -> None:
@@ -232,11 +233,11 @@ class VideoReader:
 
 
 class _Clock:
-    """Times that rise, whatever a file says.
+    """Clock that makes times rise, whatever a file says.
 
     Args:
-        step: from frame to frame, where nothing says.
-        jump, leap: back and forward in time, from which on it is a new beginning.
+        step: from frame to frame where the file has no times.
+        jump, leap: how far back and forward in time it is a new beginning.
     """
 
     def __init__(self, step: int, jump: int, leap: int):
@@ -247,7 +248,7 @@ class _Clock:
         self._pts, self._dts = _Disorder(), _Disorder()
 
     def time(self, pts: int | None, dts: int | None) -> int:
-        """When a frame is shown, whose packet has these times."""
+        """Return when a frame is shown whose packet has these times."""
         self._pts.add(pts)
         self._dts.add(dts)
         given = pts if dts is None or (pts is not None and self._pts.count <= self._dts.count) else dts
@@ -263,7 +264,7 @@ class _Clock:
 
 
 class _Disorder:
-    """How often times did not rise."""
+    """Counter of times that did not rise."""
 
     def __init__(self) -> None:
         self.count = 0
@@ -277,16 +278,16 @@ class _Disorder:
 
 
 def _seconds(text: str) -> Fraction | None:
-    """'00:01:02.5' as 62.5."""
+    """Read '00:01:02.5' as 62.5."""
     match = re.fullmatch(r'(\d+):(\d+):(\d+(?:\.\d+)?)', text)
     return int(match[1]) * 3600 + int(match[2]) * 60 + Fraction(match[3]) if match else None
 
 
 def _quarter_turns(frame: av.VideoFrame) -> int:
-    """How often to turn by 90 degrees, counter-clockwise."""
+    """Return how often to turn by 90 degrees, counter-clockwise."""
     return round(frame.rotation / 90) % 4
 
 
 def reason_of(error: Exception) -> str:
-    """FFmpeg's own words alone."""
+    """Return FFmpeg's own words alone."""
     return str(getattr(error, 'strerror', None) or error)

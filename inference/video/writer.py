@@ -1,14 +1,13 @@
-"""Frames into a video file: H.264, ProRes 4444 or VP9, at the times that the source's frames had, with its sound.
+"""Writing videos: H.264, ProRes 4444 or VP9, at the times that the source's frames had, with its sound.
 
-with VideoWriter(path, 'video', (1920, 1080), time_base, rate, colour, audio=AudioSource(source)) as writer:
+with VideoWriter(path, 'video', (1920, 1080), time_base, rate, colour, audio=source) as writer:
     for pixels, pts in frames:
-        writer.write(pixels, pts)
+        writer.write(writer.prepared(pixels), pts)
 """
 
 from __future__ import annotations
 
 import os
-import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import replace
@@ -22,16 +21,19 @@ from av.codec.context import Flags
 from av.container import OutputContainer
 from av.video.codeccontext import VideoCodecContext
 
+from common.files import unfinished_name, unlink_quietly
+
 from .audio import AudioCopy
 from .colour import Colour, to_frame
-from .formats import DEFAULT_QUALITY, FORMATS, H264, PRORES, WORST_QUALITY
+from .reader import reason_of
+from .settings import DEFAULT_QUALITY, FORMATS, H264, PRORES, WORST_QUALITY
 
-LONGEST = 2**30  # units of the time base that a last frame may last: MP4 has 31 bits for it
+LONGEST = 2**30  # units of the time base that the last frame may last: MP4 has 31 bits for it
 ROOM = 2**26  # bytes that finishing a file takes at most: its index, and the frames that the encoder holds back
 
 
 class VideoWriter:
-    """One video file, written frame by frame.
+    """Video file that is written frame by frame.
 
     It is written under a hidden name in the same folder and gets its own name when it is closed, in place of an older
     file of that name. Leaving the `with` block closes it, whatever the reason: what was written until then is kept and
@@ -40,16 +42,16 @@ class VideoWriter:
 
     Frames are shown at the source's times, exactly, but in WebM, which counts milliseconds.
 
-    A `KeyboardInterrupt` within a method can cost the file: in a `pipeline.Pipeline` none strikes there.
+    A `KeyboardInterrupt` within a method can cost the file; in an `inference.pipeline.Pipeline` none comes there.
 
     Args:
         path: of the file. Its folder is made with the first frame.
-        video_format: key of `FORMATS`, which has the suffix that the path should have.
+        video_format: key of `settings.FORMATS`; its suffix is the one that the path should have.
         size: width and height of the frames. Where a side is odd, H.264, which has colour for pairs of pixels only,
             repeats the last column or row.
         time_base: unit of the frames' times, in seconds.
         rate: frames per second on average.
-        colour: what the numbers in the file mean. ProRes cannot say full range and is always limited.
+        colour: of the file. ProRes cannot be labelled with full range and is always limited.
         alpha: the frames are RGBA.
         quality: 0..51, smaller is better and larger: the constant rate factor of H.264, where 0 is lossless and few
             players show it; scaled to 0..63 for VP9. ProRes has one quality.
@@ -90,10 +92,10 @@ class VideoWriter:
         self._colour = replace(colour, full_range=False) if self._format is PRORES else colour
         self._time_base, self._origin = time_base, origin
         self._usual = max(1, round(1 / (rate * time_base)))  # duration of a frame
-        self._held: av.VideoFrame | None = None  # the last one, encoded with the next, which tells its duration
+        self._held: av.VideoFrame | None = None  # the last one; it is encoded with the next, which tells its duration
         self._end = 0  # of the last one
         self._closed = False
-        self._unfinished = path.absolute().with_name(f'.{secrets.token_hex(8)}.tmp')
+        self._unfinished = unfinished_name(path.absolute())
         self._container = _container(self._unfinished, self._format.muxer, time_base)
         self._encoder = self._opened_encoder(rate, quality, pixel_aspect)
         self._audio = AudioCopy(audio, self._container, -origin * time_base) if audio else None
@@ -115,17 +117,17 @@ class VideoWriter:
         try:
             encoder.open()
         except av.FFmpegError as error:
-            reason = f'{self._format.encoder} cannot encode {width}x{height} pixels: {error.strerror}'
+            reason = f'{self._format.encoder} cannot encode {width}x{height} pixels: {reason_of(error)}'
             raise ValueError(f'{self.path}: {reason}') from None
         return encoder
 
     @property
     def notes(self) -> list[str]:
-        """What a user should hear of the sound, one line each. Grows until the file is closed."""
+        """What to tell the user about the sound, one line each. Grows until the file is closed."""
         return self._audio.notes if self._audio else []
 
     def prepared(self, pixels: np.ndarray) -> av.VideoFrame:
-        """A frame in the file's colours. Any thread may call it, in any order.
+        """Convert a picture to a frame in the file's colours. Any thread may call it, in any order.
 
         Args:
             pixels: uint8 RGB (H, W, 3) or grey (H, W); with alpha, RGBA (H, W, 4).
@@ -148,7 +150,7 @@ class VideoWriter:
         Args:
             frame: made by `prepared`.
             pts: when it is shown, in units of the time base; from the origin on, and later than the last one.
-            duration: for how long, if it is the last one; 0 where that is unknown. Others last until the next one.
+            duration: how long it is shown if it is the last one; 0 if unknown. Others last until the next one.
 
         Raises:
             ValueError: the time does not rise, or the file is closed.
@@ -160,7 +162,7 @@ class VideoWriter:
         if pts < least:
             raise ValueError(f'{self.path}: a frame at {pts}, expected {least} or later')
         frame.pts, frame.time_base = pts - self._origin, self._time_base
-        with self._blamed():
+        with self._naming_errors():
             if self._held is None:
                 self.path.parent.mkdir(parents=True, exist_ok=True)
             else:
@@ -186,7 +188,7 @@ class VideoWriter:
         if self._closed:
             return
         if self._held is not None:
-            with self._blamed():
+            with self._naming_errors():
                 self._encode(self._held, until=self._end)
                 rest = self._encoder.encode(None)
                 if rest:  # the last one to be decoded, not the last one shown, says in MP4 how long the track is
@@ -204,16 +206,15 @@ class VideoWriter:
             self._audio.close()
         with suppress(av.FFmpegError, OSError):
             self._container.close()
-        with suppress(OSError):
-            self._unfinished.unlink()
+        unlink_quietly(self._unfinished)
 
     @contextmanager
-    def _blamed(self) -> Iterator[None]:
+    def _naming_errors(self) -> Iterator[None]:
         try:
             yield
         except (av.FFmpegError, OSError) as error:
             self._release()
-            raise OSError(f'{self.path}: cannot be written: {error.strerror or error}') from error
+            raise OSError(f'{self.path}: cannot be written: {reason_of(error)}') from error
 
     def __enter__(self) -> VideoWriter:
         return self

@@ -12,7 +12,7 @@ from support.video_case import SIZE, TICK, decoded, noise, picture, room_for
 
 from inference.video.audio import AudioCopy, _Encoded
 from inference.video.colour import Colour
-from inference.video.formats import FORMATS
+from inference.video.settings import FORMATS
 from inference.video.writer import VideoWriter
 
 RATE = 48_000

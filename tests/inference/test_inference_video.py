@@ -272,7 +272,7 @@ class Follower:
 
 
 def test_the_plate_is_aligned_to_every_frame_in_order_and_goes_on_so(case, capsys, monkeypatch):
-    monkeypatch.setattr('inference.video.job.SteadyPlate', Follower)
+    monkeypatch.setattr('inference.video.stages.SteadyPlate', Follower)
     flags = ('--output-format', 'image_sequences', '--sequence-format', 'pha=png', '--preprocess-alignment', '-y')
     assert case.run(*flags, '--num-workers', 3) == 0
     err = capsys.readouterr().err
@@ -344,7 +344,7 @@ def test_a_disk_that_runs_full_stops_while_files_can_be_finished(case, capsys, m
         calls.append(folder)
         return usage._replace(free=10**12 if len(calls) <= 6 else 10**6)
 
-    monkeypatch.setattr('inference.video.outputs.shutil.disk_usage', shrinking)
+    monkeypatch.setattr('common.files.shutil.disk_usage', shrinking)
     assert case.run(types=('com', 'pha')) == 1
     assert 'only 1 MB are free; what was done is kept and plays' in capsys.readouterr().err
     assert [len(decoded(case.out / f'{kind}.mp4')) for kind in ('com', 'pha')] == [6, 6]
@@ -352,30 +352,30 @@ def test_a_disk_that_runs_full_stops_while_files_can_be_finished(case, capsys, m
 
 def test_a_background_that_breaks_stops_the_run_and_keeps_what_is_done(case, capsys, tmp_path, monkeypatch):
     target = write_video(tmp_path / 'target.mp4', moving(4))
-    from inference.video import job as video_job
+    from inference.video import inputs
 
-    frames_again = video_job.frames_again
+    repeated = inputs.repeated
 
     def breaking(path):
-        yield from itertools.islice(frames_again(path), 5)
+        yield from itertools.islice(repeated(path), 5)
         raise ValueError(f'{path}: cannot be read as a video')
 
-    monkeypatch.setattr(video_job, 'frames_again', breaking)
+    monkeypatch.setattr(inputs, 'repeated', breaking)
     assert case.run('--video-target-bgr', target, types=('com',)) == 1
     assert 'error: stopped: frame 5: --video-target-bgr' in capsys.readouterr().err
     assert 1 <= len(decoded(case.out / 'com.mp4')) <= 5  # but for the few that were on their way
 
 
 def test_a_signal_between_computing_and_finishing_loses_nothing(case, monkeypatch):
-    from inference.video.outputs import Videos
+    from inference.video.outputs import VideoFiles
 
-    finish = Videos.finish
+    finish = VideoFiles.finish
 
     def struck(self, complete):
         os.kill(os.getpid(), signal.SIGINT)
         return finish(self, complete)
 
-    monkeypatch.setattr(Videos, 'finish', struck)
+    monkeypatch.setattr(VideoFiles, 'finish', struck)
     before = signal.getsignal(signal.SIGINT)
     try:
         assert case.run() == 130

@@ -10,7 +10,7 @@ import pytest
 from support.videos import HEIGHT, WIDTH, moving, square, times_of, write_video
 
 from inference.video.colour import BT601, BT709, Colour, to_frame, to_rgb
-from inference.video.plate import MEDIAN_FRAMES, frames_again, read_plate
+from inference.video.plate import MEDIAN_FRAMES, read_plate, repeated
 from inference.video.reader import VideoReader
 
 BT2020 = 9
@@ -188,7 +188,7 @@ def test_the_median_takes_few_frames_from_all_over_the_video(tmp_path):
 
 def test_a_video_behind_the_subject_begins_again(tmp_path):
     path = write_video(tmp_path / 'a.mp4', moving(3))
-    frames = frames_again(path)
+    frames = repeated(path)
     assert [square(next(frames).pixels()) for _ in range(7)] == [4, 6, 8, 4, 6, 8, 4]
     frames.close()
 

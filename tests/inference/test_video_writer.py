@@ -13,7 +13,7 @@ from av.video.reformatter import ColorRange
 from support.video_case import RATE, SIZE, TICK, decoded, noise, picture, room_for
 
 from inference.video.colour import Colour
-from inference.video.formats import FORMATS
+from inference.video.settings import FORMATS
 from inference.video.writer import VideoWriter
 
 

@@ -1,0 +1,125 @@
+"""The first stage of matting a video: all files that are read, opened, checked, and read frame by frame."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass
+
+import numpy as np
+
+from common.network import MIN_SIDE
+from inference.compositing import covering, fitted
+
+from .plate import read_plate, repeated
+from .reader import VideoFrame, VideoReader
+from .settings import VideoSettings, is_picture
+
+
+class FrameError(ValueError):
+    """A frame cannot be matted. The message names it; no frame may be missing, so the run ends."""
+
+
+@dataclass(frozen=True)
+class FrameInputs:
+    """The frames that are read together.
+
+    Attributes:
+        frame: of the video.
+        plate: at the same place of a plate that is followed frame for frame; else None.
+        target: at the same place of a video behind the subject; else None.
+    """
+
+    frame: VideoFrame
+    plate: VideoFrame | None = None
+    target: VideoFrame | None = None
+
+
+class VideoInputs:
+    """A video, its plate and what is behind the subject, opened. Use it in a `with` block.
+
+    Attributes:
+        settings: as given.
+        reader: of the video.
+        size: (width, height) of all that is computed and written.
+        plate: of all frames, uint8 RGB (H, W, 3) of `size`; None where it is a video that is followed.
+        target: behind the subject in all frames, in the same form; None where it is a video, or nothing.
+
+    Raises:
+        ValueError: a file cannot be read, or the plate has another size than the video.
+    """
+
+    def __init__(self, settings: VideoSettings):
+        self.settings = settings
+        self.plate: np.ndarray | None = None
+        self.target: np.ndarray | None = None
+        self._plates: VideoReader | None = None
+        self._targets: Iterator[VideoFrame] | None = None
+        self._held = 0  # frames for which a plate that is a video was over
+        with ExitStack() as opening:
+            self.reader = opening.enter_context(VideoReader(settings.video_src))
+            width, height = settings.video_resize or (self.reader.width, self.reader.height)
+            self.size = (width, height)
+            if min(self.size) < MIN_SIDE:
+                least = f'at least {MIN_SIDE} x {MIN_SIDE} is needed'
+                raise ValueError(f'--video-src {settings.video_src}: {_by(self.size)} is too small: {least}')
+            if settings.video_bgr_mode == 'each' and settings.video_bgr:
+                self._plates = opening.enter_context(VideoReader(settings.video_bgr))
+                self._check_plate((self._plates.width, self._plates.height))
+            else:
+                plate = read_plate(settings.video_bgr or settings.video_src, settings.video_bgr_time)
+                self._check_plate(plate.shape[1::-1])
+                self.plate = fitted(plate, self.size)
+            if settings.video_target_bgr and is_picture(settings.video_target_bgr):
+                self.target = covering(read_plate(settings.video_target_bgr), self.size)
+            elif settings.video_target_bgr:
+                frames = repeated(settings.video_target_bgr)
+                opening.callback(frames.close)
+                self._targets = itertools.chain([next(frames)], frames)  # a broken file is known now
+            self._open = opening.pop_all()
+
+    def _check_plate(self, size: tuple[int, ...]) -> None:
+        own = (self.reader.width, self.reader.height)
+        if size != own and not self.settings.resize_bgr:
+            raise ValueError(
+                f'sizes differ (--resize-bgr resizes the plate): {self.settings.video_src} is {_by(own)}, its plate '
+                f'{self.settings.video_bgr} {_by(size)}'
+            )
+
+    def read(self) -> Iterator[FrameInputs]:
+        """Yield what belongs together, in order. A plate that ends early is held at its last frame.
+
+        Raises:
+            FrameError: the video behind the subject cannot be read again.
+        """
+        plates = iter(self._plates or ())
+        plate = None
+        for frame in self.reader:
+            latest = next(plates, None)
+            self._held += self._plates is not None and latest is None
+            plate = latest or plate
+            try:
+                target = next(self._targets) if self._targets else None
+            except (ValueError, OSError) as error:
+                raise FrameError(f'frame {frame.index}: --video-target-bgr {error}') from error
+            yield FrameInputs(frame, plate, target)
+
+    def warnings(self) -> list[str]:
+        """Return what was wrong with the files, one line each. Call it when all is read."""
+        found = [f'{self.reader.damage}; what can be decoded is done'] if self.reader.damage else []
+        if self._held:
+            found.append(
+                f'--video-bgr {self.settings.video_bgr}: ended {self._held} frames early; its last frame was held'
+            )
+        return [f'warning: {line}' for line in found]
+
+    def __enter__(self) -> VideoInputs:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._open.close()
+
+
+def _by(size: tuple[int, ...]) -> str:
+    return f'{size[0]}x{size[1]}'
