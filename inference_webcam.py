@@ -41,7 +41,7 @@ if TYPE_CHECKING:
 
 
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:
-    """Reads the command line."""
+    """Read the command line."""
     parser = cli.Parser(__doc__)
     options.add_model_arguments(parser)
     webcam_options.add_camera_arguments(parser)
@@ -50,18 +50,8 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     return backend_options.parse(parser, argv)
 
 
-def check(args: argparse.Namespace) -> None:
-    """Finds all that is wrong with the command line before anything is opened.
-
-    Raises:
-        ValueError: with all that is wrong, one line each.
-    """
-    problems = backend_options.network_problems(args) + webcam_options.webcam_problems(args)
-    cli.raise_problems(problems)
-
-
 def open_camera(args: argparse.Namespace) -> Camera:
-    """Opens what `--source` names.
+    """Open what `--source` names.
 
     Raises:
         ValueError: it cannot be opened, or its pictures are too small.
@@ -77,15 +67,14 @@ def open_camera(args: argparse.Namespace) -> Camera:
     if [width, height] != asked and (camera.live or 'resolution' in args.typed):
         note = f'{args.source} gives {width}x{height}, which is used'
         print(f'note: --resolution {asked[0]} {asked[1]}: {note}', file=sys.stderr)
-    least = MIN_SIDE
-    if min(width, height) < least:
+    if min(width, height) < MIN_SIDE:
         camera.close()
-        raise ValueError(f'--source {args.source}: {width}x{height} is too small; it must be at least {least} each')
+        raise ValueError(f'--source {args.source}: {width}x{height} is too small; it must be at least {MIN_SIDE} each')
     return camera
 
 
 def read_pictures(args: argparse.Namespace, size: tuple[int, int]) -> tuple[np.ndarray | None, np.ndarray]:
-    """The plate, if one is given, and what to put behind the subject; both of the camera's size.
+    """Read the plate, if one is given, and what to put behind the subject; both of the camera's size.
 
     Raises:
         ValueError: a file is no picture, or the plate has another size.
@@ -105,12 +94,10 @@ def read_pictures(args: argparse.Namespace, size: tuple[int, int]) -> tuple[np.n
 
 
 def run(camera: Camera, live: Live, virtual: Any, args: argparse.Namespace) -> int:
-    """Shows or writes pictures; returns the exit code."""
-    from common.cli import out_of_memory
+    """Show or write pictures; return the exit code."""
     from inference.images.stages import SPARE_MEMORY
-    from inference.matte import NotFiniteError
+    from inference.webcam.display import Window
     from inference.webcam.viewer import Viewer, write_pictures
-    from inference.webcam.window import Window
 
     begin = time.monotonic()
     try:
@@ -120,14 +107,8 @@ def run(camera: Camera, live: Live, virtual: Any, args: argparse.Namespace) -> i
             with closing(Window('Background matting', camera.size)) as window:
                 viewer = Viewer(camera, live, window, virtual, args.output_dir, args.mirror, not args.hide_fps)
                 count = viewer.run()
-    except (NotFiniteError, OSError) as error:  # a lost camera is an OSError, too
-        print(f'error: stopped: {error}', file=sys.stderr)
-        return 1
-    except (RuntimeError, MemoryError) as error:
-        if not out_of_memory(error):
-            raise
-        print(f'error: stopped: too little memory: {SPARE_MEMORY}', file=sys.stderr)
-        return 1
+    except Exception as error:  # a lost camera is an OSError
+        return cli.report_error(error, 1, 'stopped: ', SPARE_MEMORY)
     if args.headless and count < args.headless:
         print(f'note: {args.source} ended after {count} of {args.headless} pictures', file=sys.stderr)
     rate = count / max(time.monotonic() - begin, 1e-9)
@@ -138,20 +119,20 @@ def run(camera: Camera, live: Live, virtual: Any, args: argparse.Namespace) -> i
 
 
 def start(argv: Sequence[str] | None) -> int:
-    """Reads the flags, prepares everything and runs; returns the exit code."""
-    os.environ.setdefault('OPENCV_FFMPEG_LOGLEVEL', '-8')  # a file that is no video is said once, by us
-    os.environ.setdefault('QT_LOGGING_RULES', 'default.warning=false')  # OpenCV's window misses fonts it does not use
+    """Read the flags, check them, open everything and run; return the exit code."""
+    os.environ.setdefault('OPENCV_FFMPEG_LOGLEVEL', '-8')  # that a file is no video is said once, by this script
+    os.environ.setdefault('QT_LOGGING_RULES', 'default.warning=false')  # about fonts that OpenCV's window does not use
     args = parse(argv)
     if args.device in ('auto', 'cpu'):
         keep_memory('cpu')  # before there are threads
     with ExitStack() as opened:
         try:
-            check(args)
+            cli.raise_problems(backend_options.network_problems(args) + webcam_options.webcam_problems(args))
             camera = opened.enter_context(open_camera(args))
             plate, backdrop = read_pictures(args, camera.size)
             virtual = None
             if args.virtual_camera:
-                from inference.webcam.virtual_camera import open_virtual_camera
+                from inference.webcam.display import open_virtual_camera
 
                 virtual = opened.enter_context(closing(open_virtual_camera(camera.size, camera.rate)))
             from inference.backends import device_for, load
@@ -159,9 +140,8 @@ def start(argv: Sequence[str] | None) -> int:
 
             device = device_for(args.backend, args.device)
             matting = load(options.model_arguments(args), args.backend, device, args.precision, args.compile)
-        except (ValueError, OSError) as error:
-            print(f'error: {error}', file=sys.stderr)
-            return 2
+        except Exception as error:
+            return cli.report_error(error, 2)
         precision = str(matting.dtype).removeprefix('torch.')
         print(f'{matting.loaded or args.model_checkpoint}; on {matting.device} in {precision}', flush=True)
         if virtual:
@@ -173,7 +153,7 @@ def start(argv: Sequence[str] | None) -> int:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Runs the script; returns its exit code."""
+    """Run the script; return its exit code."""
     from common.signals import run_until_stopped
 
     return run_until_stopped(partial(start, argv), 'stopped')

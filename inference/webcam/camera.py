@@ -1,11 +1,11 @@
 """Pictures from a camera as they come: a thread reads, so that whoever shows them never waits for the driver.
 
     with Camera(0, (1280, 720)) as camera:
-        while (shot := camera.latest(timeout=0.1)) is not None:
-            ...  # shot.picture is the newest one there is
+        while (frame := camera.latest(timeout=0.1)) is not None:
+            ...  # frame.picture is the newest one there is
 
-What nobody took in time is dropped and counted. A video file takes the place of a camera: it plays at its own rate, or
-with `every=True` waits for each of its pictures to be taken.
+Pictures that nobody took in time are dropped and counted. A video file can take the place of a camera: it plays at its
+own rate, or with `every=True` waits for each of its pictures to be taken.
 """
 
 from __future__ import annotations
@@ -15,19 +15,16 @@ import math
 import sys
 import threading
 import time
-from concurrent.futures import Future
-from concurrent.futures import TimeoutError as NotInTime
 from pathlib import Path
-from queue import SimpleQueue
 from typing import NamedTuple
 
 import cv2
 import numpy as np
 
 PATIENCE = 15.0  # seconds without a picture after which a camera counts as lost; OpenCV's own limit on Linux is 10
-RETRIES = 5  # a frame that a bad cable has damaged is no lost camera
+RETRIES = 5  # a frame damaged by a bad cable does not make a lost camera
 CLOSING_SECONDS = 2.0
-# By driver, what AUTO_EXPOSURE is when it is off. Others either have none or do not turn it on again afterwards.
+# Value of AUTO_EXPOSURE when it is off, by driver. Others have no such switch, or do not turn it on again afterwards.
 EXPOSURE_OFF = {'V4L2': 1.0, 'MSMF': 0.0}
 
 
@@ -35,7 +32,7 @@ class CameraLostError(OSError):
     """A camera gives no more pictures."""
 
 
-class Shot(NamedTuple):
+class CameraFrame(NamedTuple):
     """A picture of a camera.
 
     Attributes:
@@ -48,18 +45,18 @@ class Shot(NamedTuple):
 
 
 class Camera:
-    """A camera, or a video file in its place, read by a thread of its own.
+    """A camera, or a video file in its place, read by a thread of its own. Use it in a `with` block.
 
     Args:
         source: the camera's number, or a device's path, a stream's URL or a video file.
         size: (width, height) to ask a camera for; what it gives instead is in `size`. Files give what they hold.
-        every: hand out every picture: the thread reads on when one is taken. For files; a camera would be late soon.
+        every: hand out every picture: the thread reads on when one is taken. For files; a camera would soon be late.
 
     Attributes:
-        live: not a file: it has no end, but can be lost.
+        live: whether it is a camera or a stream, which has no end, but can be lost.
         size: (width, height) of the pictures.
-        rate: frames per second that the source claims; 30 where it claims nothing sensible.
-        dropped: number of pictures that nobody took, from the first one on that somebody did.
+        rate: frames per second that the source claims; 30 where that makes no sense.
+        dropped: number of pictures that nobody took, not counting those before the first one that somebody did.
 
     Raises:
         ValueError: the source cannot be opened, or gives no picture.
@@ -70,13 +67,13 @@ class Camera:
         self.dropped = 0
         self._source, self._every = source, every
         self._changed = threading.Condition()  # guards what follows
-        self._newest: Shot | None = None
-        self._taken = -1  # number of the shot that was handed out last
-        self._started: float | None = None  # when the first one was
+        self._newest: CameraFrame | None = None
         self._came = time.monotonic()  # when the newest one did
-        self._ended = self._failed = self._closing = False
-        self._reason = 'gives no more pictures; was it unplugged?'
-        self._lock_orders: SimpleQueue[Future[list[str]]] = SimpleQueue()
+        self._taken = -1  # number of the frame that was handed out last
+        self._started: float | None = None  # when the first one was
+        self._closing = self._ended = self._wants_lock = False
+        self._held: list[str] | None = None  # the driver's answer to `lock`
+        self._failure: Exception | None = None
         driver = _Driver(source, size if self.live else None)
         self.rate = driver.rate
         self._thread = threading.Thread(target=self._capture, args=(driver,), name='camera', daemon=True)
@@ -100,25 +97,27 @@ class Camera:
         """Whether there is a picture that was not handed out yet."""
         return self._newest is not None and self._newest.number > self._taken
 
-    def latest(self, timeout: float) -> Shot | None:
-        """The newest picture.
+    def latest(self, timeout: float) -> CameraFrame | None:
+        """Return the newest picture.
 
         Waits up to `timeout` seconds for one that was not handed out yet; if none comes, the last one is, again.
 
         Returns:
-            The shot; None if a file has ended and its last picture was handed out.
+            The frame; None if a file has ended and its last picture was handed out.
 
         Raises:
             CameraLostError: a camera has failed, or was silent for PATIENCE seconds; a file changes its size.
         """
         with self._changed:
             self._changed.wait_for(lambda: self.waiting or self._ended, timeout)
-            if not self.waiting and self._ended and not self.live and not self._failed:
-                return None
-            if not self.waiting and self._ended:
-                raise CameraLostError(f'{self._source}: {self._reason}')
-            if self.live and not self.waiting and time.monotonic() - self._came > PATIENCE:
-                raise CameraLostError(f'{self._source}: no picture for {PATIENCE:.0f} seconds; was it unplugged?')
+            if not self.waiting:
+                if self._ended and (self.live or self._failure):
+                    reason = self._failure or 'gives no more pictures; was it unplugged?'
+                    raise CameraLostError(f'{self._source}: {reason}')
+                if self._ended:
+                    return None
+                if self.live and time.monotonic() - self._came > PATIENCE:
+                    raise CameraLostError(f'{self._source}: no picture for {PATIENCE:.0f} seconds; was it unplugged?')
             assert self._newest is not None
             self._started = self._started or time.monotonic()
             self._taken = self._newest.number
@@ -126,7 +125,7 @@ class Camera:
             return self._newest
 
     def lock(self, timeout: float = 1.0) -> list[str]:
-        """Holds the exposure and the white balance of this moment until the camera is closed, where the driver can.
+        """Hold the exposure and the white balance of this moment until the camera is closed, where the driver can.
 
         A plate and the pictures after it must be exposed alike, and a camera adapts to whoever steps before it.
         Pictures on their way were still taken with the old settings.
@@ -136,62 +135,63 @@ class Camera:
         """
         if not self.live:
             return []
-        order: Future[list[str]] = Future()
-        self._lock_orders.put(order)
-        try:
-            return order.result(timeout)
-        except NotInTime:
-            order.cancel()  # or it would be held later, behind everybody's back
-            return []
+        with self._changed:
+            self._held, self._wants_lock = None, True
+            self._changed.wait_for(lambda: self._held is not None or self._ended, timeout)
+            self._wants_lock = False  # a late driver must not hold them when nobody expects it any more
+            return self._held or []
 
     def close(self) -> None:
-        """Ends the thread and lets go of the camera; a driver that hangs is left alone after two seconds."""
+        """End the thread and release the camera; a driver that hangs is left alone after two seconds."""
         with self._changed:
             self._closing = True
             self._changed.notify_all()
         self._thread.join(CLOSING_SECONDS)
 
     def _capture(self, driver: _Driver) -> None:
-        """What the thread does. No other uses the driver: drivers are not made for two at once."""
+        """Read until the end, in the thread. No other uses the driver: drivers are not made for two at once."""
         number = 0
         try:
             while not self._closing and (picture := driver.read()) is not None:
-                self._hand_over(Shot(picture, number))
+                self._hand_over(CameraFrame(picture, number))
                 number += 1
-                while not self._lock_orders.empty():
-                    order = self._lock_orders.get()
-                    if order.set_running_or_notify_cancel():
-                        order.set_result(driver.lock())
+                if self._wants_lock:
+                    held = driver.lock()
+                    with self._changed:
+                        self._held, self._wants_lock = held, False
+                        self._changed.notify_all()
         except (cv2.error, ValueError) as error:
-            self._failed, self._reason = True, str(error)
+            self._failure = error
         finally:
             driver.release()
             with self._changed:
                 self._ended = True
                 self._changed.notify_all()
 
-    def _hand_over(self, shot: Shot) -> None:
+    def _hand_over(self, frame: CameraFrame) -> None:
         with self._changed:
             if self._every:
                 self._changed.wait_for(lambda: self._closing or not self.waiting)
-            elif not self.live and shot.number:
+            elif not self.live and frame.number:
                 # A file's clock starts when its first picture is taken: networks take seconds to load.
                 self._changed.wait_for(lambda: self._closing or self._started is not None)
-                due = (self._started or 0) + shot.number / self.rate
+                due = (self._started or 0) + frame.number / self.rate
                 self._changed.wait_for(lambda: self._closing, max(0, due - time.monotonic()))
             if self.waiting and self._started is not None:  # while a network loads, nobody wants pictures
                 self.dropped += 1
-            self._newest, self._came = shot, time.monotonic()
+            self._newest, self._came = frame, time.monotonic()
             self._changed.notify_all()
 
 
 class _Driver:
-    """OpenCV's capture of a source; `size` is what to ask a camera for, None for a file."""
+    """OpenCV's capture of a source; `size` as to ask a camera for, None for a file."""
 
     def __init__(self, source: int | str, size: tuple[int, int] | None):
         self._source, self._is_camera = source, size is not None
         before = cv2.utils.logging.getLogLevel()
-        cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)  # it prints a page for a camera not there
+        cv2.utils.logging.setLogLevel(
+            cv2.utils.logging.LOG_LEVEL_SILENT
+        )  # it prints a page where there is no such camera
         try:
             self._capture = cv2.VideoCapture(source)
         finally:
@@ -206,10 +206,10 @@ class _Driver:
         claimed = self._capture.get(cv2.CAP_PROP_FPS)
         self.rate = claimed if math.isfinite(claimed) and 1 <= claimed <= 240 else 30.0
         self._shape: tuple[int, ...] | None = None
-        self._before: list[tuple[int, float]] = []  # properties to set back
+        self._before: list[tuple[int, float]] = []  # properties to set back on release
 
     def read(self) -> np.ndarray | None:
-        """The next picture; None where a file ends or a camera fails.
+        """Return the next picture; None where a file ends or a camera fails.
 
         Raises:
             ValueError: its size is not that of the others.
@@ -232,7 +232,7 @@ class _Driver:
         return sys.platform == 'linux' and device.startswith('/dev/') and not Path(device).exists()
 
     def lock(self) -> list[str]:
-        """See `Camera.lock`."""
+        """Hold exposure and white balance; see `Camera.lock`."""
         get, put, held = self._capture.get, self._capture.set, []
         exposure_off = EXPOSURE_OFF.get(self._capture.getBackendName())
         if exposure_off is None:
@@ -247,13 +247,13 @@ class _Driver:
             elif put(switch, off):
                 held.append(name)
                 self._before.append((switch, automatic))
-                # Some cameras would go back to the last value that was set by hand. What cannot be read is below 0.
+                # Some cameras would go back to the last value that was set by hand. A value below 0 cannot be read.
                 if value > 0:
                     put(setting, value)
         return held
 
     def release(self) -> None:
-        """Sets back what was locked, or the next program would find it so, and lets go of the camera."""
+        """Undo the locks, or the next program would find them, and release the camera."""
         for switch, automatic in self._before:
             self._capture.set(switch, automatic)
         self._capture.release()

@@ -6,14 +6,14 @@ Importing this imports neither torch nor OpenCV.
 from __future__ import annotations
 
 import argparse
-import os
 from pathlib import Path
 
+from common import cli
 from common.network import MIN_SIDE
 
 
 def add_camera_arguments(parser: argparse.ArgumentParser) -> None:
-    """Adds the flags for what is looked at."""
+    """Add the flags for what is looked at."""
     add = parser.add_argument_group('camera').add_argument
     add('--source', default='0', metavar='CAMERA', help='number or path of a camera, URL of a stream, or a video file')
     add('--resolution', type=int, nargs=2, default=[1280, 720], metavar=('W', 'H'),
@@ -22,7 +22,7 @@ def add_camera_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def add_display_arguments(parser: argparse.ArgumentParser) -> None:
-    """Adds the flags for what is made of it."""
+    """Add the flags for what is made of it."""
     add = parser.add_argument_group('display').add_argument
     add('--target-bgr', type=Path, metavar='FILE', help='picture to put behind the subject; plain white if left out')
     add('--view', choices=('com', 'pha', 'src'), default='com', help="composite, alpha, or the camera's picture")
@@ -37,7 +37,7 @@ def add_display_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def webcam_problems(args: argparse.Namespace) -> list[str]:
-    """What is wrong with these flags, one line each, found without opening a camera."""
+    """Return what is wrong with these flags, one line each, without opening a camera."""
     found = []
     named = args.source.isdigit() or '://' in args.source or args.source.startswith('/dev/')
     if not named and not Path(args.source).is_file():
@@ -47,36 +47,19 @@ def webcam_problems(args: argparse.Namespace) -> list[str]:
     for flag, path in (('--plate', args.plate), ('--target-bgr', args.target_bgr)):
         if path and not path.is_file():
             found.append(f'{flag} {path}: no such file')
-    found += _folder_problems(args.output_dir)
-    found += _window_problems() if args.headless is None else _headless_problems(args)
+    found += cli.output_folder_problems(args.output_dir)
+    if args.headless is not None:
+        found += cli.at_least_problems(args, {'headless': 1})
+        earlier = next(args.output_dir.glob(f'{args.view}_*.png'), None)
+        found += cli.not_empty_problems(args.output_dir, earlier, args.overwrite)
+    else:
+        from .display import display_problem
+
+        problem = display_problem()
+        found += [f'{problem}; --headless N writes pictures instead'] if problem else []
     if args.virtual_camera:
-        from .virtual_camera import virtual_camera_problem
+        from .display import virtual_camera_problem
 
         problem = virtual_camera_problem()
         found += [problem] if problem else []
     return found
-
-
-def _folder_problems(folder: Path) -> list[str]:
-    existing = next(parent for parent in (folder, *folder.absolute().parents) if parent.exists())
-    if not existing.is_dir():
-        return [f'--output-dir {folder}: {existing} is a file, not a folder']
-    if not os.access(existing, os.W_OK):
-        return [f'--output-dir {folder}: {existing} is not writable']
-    return []
-
-
-def _window_problems() -> list[str]:
-    from .window import display_problem
-
-    problem = display_problem()
-    return [f'{problem}; --headless N writes pictures instead'] if problem else []
-
-
-def _headless_problems(args: argparse.Namespace) -> list[str]:
-    if args.headless < 1:
-        return [f'--headless {args.headless}: must be at least 1']
-    stale = next(args.output_dir.glob(f'{args.view}_*.png'), None)
-    if stale and not args.overwrite:
-        return [f'--output-dir {args.output_dir}: holds {stale.name}; choose another folder, or add -y to replace it']
-    return []

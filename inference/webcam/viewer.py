@@ -1,8 +1,9 @@
-"""Live matting in a window, where keys are obeyed, or into files."""
+"""Viewer of live matting in a window, which obeys keys, and the same into files."""
 
 from __future__ import annotations
 
 import time
+from collections import deque
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -14,19 +15,33 @@ from common.console import progress
 from common.files import write_atomic
 from inference.pipeline import Pipeline
 
-from .camera import Camera, Shot
-from .live import FrameRate, Live, Shown
-from .window import Window
+from .camera import Camera, CameraFrame
+from .display import Window
+from .live import Live, Shown
 
 KEYS = 'B plate, 1 composite, 2 alpha, 3 camera, V next view, S still, F full screen, Q quit'
 VIEWS = {'1': 'com', '2': 'pha', '3': 'src'}
-WAIT = 0.05  # seconds for a picture, until keys have their turn
-SETTLE = 5  # pictures that a camera may have taken, or begun, before its exposure was held
+WAIT = 0.05  # seconds that keys wait for a picture at most
+SETTLE = 5  # pictures that a camera may have begun before its exposure was held
 NOTICE_SECONDS = 3.0
 
 
+class FrameRate:
+    """Mean rate of a second, or of the last two times if they are farther apart."""
+
+    def __init__(self) -> None:
+        self._times: deque[float] = deque()
+
+    def tick(self, now: float) -> float:
+        """Count a time, in seconds; return the rate per second, 0 at first."""
+        self._times.append(now)
+        while len(self._times) > 2 and self._times[0] < now - 1:
+            self._times.popleft()
+        return (len(self._times) - 1) / max(now - self._times[0], 1e-9)
+
+
 class Viewer:
-    """Shows a camera's pictures and obeys keys until told to quit.
+    """Loop that shows a camera's pictures and obeys keys until told to quit.
 
     Args:
         camera: where pictures come from.
@@ -52,73 +67,72 @@ class Viewer:
         self._folder, self._mirror, self._show_rate = folder, mirror, show_rate
         self._shown = 0
         self._rate = FrameRate()
-        self._plate_due: int | None = None  # number of the shot to take for the plate
-        self._last: Shown | None = None
+        self._plate_due: int | None = None  # number of the frame to take for the plate
+        self._last: np.ndarray | None = None
         self._notice, self._notice_ends = '', 0.0
 
     def run(self) -> int:
-        """Goes on until the user quits or a file ends; returns how many pictures were shown.
+        """Go on until the user quits or a file ends; return how many pictures were shown.
 
         Raises:
             CameraLostError: the camera is gone.
             NotFiniteError: the network gives NaN.
         """
         number = -1
-        while (shot := self._camera.latest(WAIT)) is not None:
-            if self._plate_due is not None and shot.number >= self._plate_due:
-                self._take_plate(shot)
-            if shot.number > number:
-                self._live.put(shot)
-                number = shot.number
+        while (frame := self._camera.latest(WAIT)) is not None:
+            if self._plate_due is not None and frame.number >= self._plate_due:
+                self._take_plate(frame)
+            if frame.number > number:
+                self._live.put(frame)
+                number = frame.number
             for shown in self._live.done(more=self._camera.waiting):
                 self._show(shown)
             key = self._window.key()
             if key in ('q', 'esc'):
                 break
-            self._obey(key, shot)
+            self._obey(key, frame)
         return self._shown
 
     def _show(self, shown: Shown) -> None:
         now = time.monotonic()
-        self._rate.tick(now)
+        rate = self._rate.tick(now)
         if self._virtual:
             self._virtual.send(self._live.outgoing(shown))
-        rate = f'{self._rate.value:.1f} fps' if self._show_rate else ''
         picture = cv2.flip(shown.picture, 1) if self._mirror else shown.picture
-        self._window.show(picture, rate, self._words(now))
-        self._last = shown
+        self._window.show(picture, f'{rate:.1f} fps' if self._show_rate else '', self._words(now))
+        self._last = shown.picture
         self._shown += 1
 
     def _words(self, now: float) -> list[str]:
-        """The lines on the picture."""
+        """Return the lines on the picture."""
         lines = [self._notice] if now < self._notice_ends else []
         if self._live.plate is None:
             return [*lines, 'Step out of the picture, then press B', KEYS]
-        # The figures alone: what to do about it is another thing here than for files.
+        # The figures alone: the advice after them is for files.
         misfit = [warning.partition(':')[0] for warning in self._live.misfit]
         return [*lines, *misfit, *(['Step out of the picture and press B to take the plate anew'] if misfit else [])]
 
-    def _obey(self, key: str, shot: Shot) -> None:
+    def _obey(self, key: str, frame: CameraFrame) -> None:
         if key == 'b':
             held = self._camera.lock()
             if self._camera.live:
                 self._say(f'held: {" and ".join(held)}' if held else 'this camera does not hold its exposure')
             if held:
-                self._plate_due = shot.number + SETTLE
+                self._plate_due = frame.number + SETTLE
             else:
-                self._take_plate(shot)
+                self._take_plate(frame)
         elif key == 'v':
             views = list(VIEWS.values())
             self._live.view = views[(views.index(self._live.view) + 1) % len(views)]
         elif key in VIEWS:
             self._live.view = VIEWS[key]
-        elif key == 's' and self._last:
-            self._save(self._last.picture)
+        elif key == 's' and self._last is not None:
+            self._save(self._last)
         elif key == 'f':
             self._window.toggle_full_screen()
 
-    def _take_plate(self, shot: Shot) -> None:
-        self._live.take_plate(shot.picture)
+    def _take_plate(self, frame: CameraFrame) -> None:
+        self._live.take_plate(frame.picture)
         self._plate_due = None
 
     def _save(self, picture: np.ndarray) -> None:
@@ -137,7 +151,7 @@ class Viewer:
 
 
 def save_picture(path: Path, picture: np.ndarray) -> None:
-    """Writes uint8 RGB (H, W, 3) as PNG.
+    """Write uint8 RGB (H, W, 3) as PNG.
 
     Raises:
         OSError: it cannot be written.
@@ -146,7 +160,7 @@ def save_picture(path: Path, picture: np.ndarray) -> None:
 
 
 def write_pictures(camera: Camera, live: Live, count: int, folder: Path, virtual: Any = None) -> int:
-    """Writes what is to be seen of the first pictures as <folder>/<view>_0000.png and so on.
+    """Write what is to be seen of the first pictures as <folder>/<view>_0000.png and so on.
 
     Args:
         camera: where pictures come from.
@@ -176,12 +190,12 @@ def write_pictures(camera: Camera, live: Live, count: int, folder: Path, virtual
 
 def _first(camera: Camera, live: Live, count: int) -> Iterator[Shown]:
     taken, number = 0, -1
-    while taken < count and (shot := camera.latest(timeout=1.0)) is not None:
-        if shot.number == number:  # nothing new
+    while taken < count and (frame := camera.latest(timeout=1.0)) is not None:
+        if frame.number == number:  # nothing new
             continue
-        taken, number = taken + 1, shot.number
+        taken, number = taken + 1, frame.number
         if live.plate is None:
-            live.take_plate(shot.picture)
-        live.put(shot)
+            live.take_plate(frame.picture)
+        live.put(frame)
         yield from live.done(more=True)
     yield from live.done(more=False)

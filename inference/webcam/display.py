@@ -1,4 +1,4 @@
-"""A window that shows pictures with a few words on them and says which key was pressed."""
+"""Places where pictures are shown: a window with keys, and a virtual camera for other programs, such as video calls."""
 
 from __future__ import annotations
 
@@ -7,19 +7,27 @@ import subprocess
 import sys
 from collections.abc import Sequence
 from contextlib import suppress
+from typing import Any
 
 import cv2
 import numpy as np
 
 TRIAL = 'import cv2; cv2.namedWindow("trial"); cv2.destroyAllWindows()'
 FONT = cv2.FONT_HERSHEY_SIMPLEX
-MARGIN = 0.5  # around words, of a line's height
+MARGIN = 0.5  # around words, in heights of a line
+INSTALL = 'pip install pyvirtualcam'
+DRIVERS = {
+    'linux': 'it needs the kernel module v4l2loopback (sudo modprobe v4l2loopback devices=1)',
+    'darwin': 'it needs OBS, whose virtual camera was started once',
+    'win32': 'it needs OBS',
+}
+DRIVER = DRIVERS.get(sys.platform, 'see its documentation')
 
 
 def display_problem() -> str | None:
-    """Why no window can be opened, and what to do; None if one can. Takes half a second.
+    """Return why no window can be opened, and what to do; None if one can. Takes half a second.
 
-    Another process tries: without its display, the toolkit that OpenCV uses on Linux ends the one it is in.
+    Another process tries, since the toolkit that OpenCV uses on Linux ends its process where there is no display.
     """
     names = ('DISPLAY', 'WAYLAND_DISPLAY')
     if sys.platform == 'linux' and not any(map(os.environ.get, names)):
@@ -34,7 +42,7 @@ def display_problem() -> str | None:
 
 
 class Window:
-    """A window on the desktop, of which OpenCV can have one per title. Only the main thread may use it.
+    """Window on the desktop, of which OpenCV can have one per title. Only the main thread may use it.
 
     Args:
         title: of the window.
@@ -47,35 +55,35 @@ class Window:
         cv2.resizeWindow(title, *size)
 
     def show(self, picture: np.ndarray, above: str = '', below: Sequence[str] = ()) -> None:
-        """Shows a picture, uint8 RGB (H, W, 3), with words in its upper left corner and lines along its lower edge."""
+        """Show a picture, uint8 RGB (H, W, 3), with words in its upper left corner and lines along its lower edge."""
         cv2.imshow(self._title, cv2.cvtColor(with_words(picture, above, below), cv2.COLOR_RGB2BGR))
 
     def key(self) -> str:
-        """The key that was pressed, as a small letter or 'esc'; '' if none was. Closing the window counts as 'q'.
+        """Return the key that was pressed, a small letter or 'esc', or ''. Closing the window counts as 'q'.
 
-        The desktop has its turn meanwhile: without a call now and then the window freezes.
+        The desktop's events are handled here: without a call now and then the window freezes.
         """
         code = cv2.waitKey(1)
         try:
             closed = cv2.getWindowProperty(self._title, cv2.WND_PROP_VISIBLE) < 1
-        except cv2.error:  # Qt's answer where it was the last window
+        except cv2.error:  # Qt raises where it was the last window
             closed = True
         return 'q' if closed else {-1: '', 27: 'esc'}.get(code, chr(code & 0xFF).lower())
 
     def toggle_full_screen(self) -> None:
-        """Covers the screen, or no longer."""
+        """Cover the screen, or no longer."""
         full = cv2.getWindowProperty(self._title, cv2.WND_PROP_FULLSCREEN) == cv2.WINDOW_FULLSCREEN
         mode = cv2.WINDOW_NORMAL if full else cv2.WINDOW_FULLSCREEN
         cv2.setWindowProperty(self._title, cv2.WND_PROP_FULLSCREEN, mode)
 
     def close(self) -> None:
-        """Closes it, unless the user has."""
+        """Close it, unless the user has."""
         with suppress(cv2.error):
             cv2.destroyWindow(self._title)
 
 
 def with_words(picture: np.ndarray, above: str, below: Sequence[str]) -> np.ndarray:
-    """A copy of a picture, uint8 RGB (H, W, 3), with words on darkened bars, broken where they are too long."""
+    """Copy a picture, uint8 RGB (H, W, 3), with words on darkened bars, broken where they are too long."""
     picture = picture.copy()
     height, width = picture.shape[:2]
     scale = max(0.4, height / 900)
@@ -92,7 +100,7 @@ def with_words(picture: np.ndarray, above: str, below: Sequence[str]) -> np.ndar
 
 
 def _write(bar: np.ndarray, text: str, scale: float) -> None:
-    """Darkens a part of a picture and writes on it."""
+    """Darken a part of a picture and write on it."""
     np.floor_divide(bar, 3, out=bar)
     place = round(len(bar) * 0.35), round(len(bar) * 0.72)
     cv2.putText(bar, text, place, FONT, scale, (255, 255, 255), max(1, round(1.6 * scale)), cv2.LINE_AA)
@@ -103,7 +111,7 @@ def _width(text: str, scale: float) -> int:
 
 
 def _broken(text: str, scale: float, width: int) -> list[str]:
-    """A text as lines that are narrow enough, or one word long."""
+    """Break a text into lines that are narrow enough, or one word long."""
     lines: list[str] = []
     for word in text.split():
         if lines and _width(f'{lines[-1]} {word}', scale) <= width:
@@ -111,3 +119,33 @@ def _broken(text: str, scale: float, width: int) -> list[str]:
         else:
             lines.append(word)
     return lines
+
+
+def virtual_camera_problem() -> str | None:
+    """Return why there can be no virtual camera, and what to do; None if pyvirtualcam is installed. Opens none."""
+    try:
+        import pyvirtualcam  # noqa: F401
+    except ImportError as error:
+        return f'--virtual-camera: {error}: {INSTALL}; {DRIVER}'
+    return None
+
+
+def open_virtual_camera(size: tuple[int, int], rate: float) -> Any:
+    """Open a camera that other programs find.
+
+    Args:
+        size: (width, height) of the pictures to come.
+        rate: frames per second, about.
+
+    Returns:
+        An object whose `send(picture)` takes uint8 RGB (H, W, 3); `device` is its name, and `close()` ends it.
+
+    Raises:
+        ValueError: there is none, or it refuses this size.
+    """
+    import pyvirtualcam
+
+    try:
+        return pyvirtualcam.Camera(*size, rate)
+    except (RuntimeError, OSError, ValueError) as error:
+        raise ValueError(f'--virtual-camera: {" ".join(str(error).split())}; {DRIVER}') from error
