@@ -8,7 +8,7 @@ from pathlib import Path
 import av
 import numpy as np
 import pytest
-from support.video_case import SIZE, TICK, decoded, noise, picture, room_for
+from support.videos import SIZE, TICK, decoded, noise, picture, room_for
 
 from inference.video.audio import AudioCopy, _Encoded
 from inference.video.colour import Colour
@@ -91,7 +91,7 @@ def has_all_frames(path: Path, count: int = FRAMES) -> bool:
         ('s.mkv', 'flac', 'v.mp4'),
     ],
 )
-@pytest.mark.parametrize('start', [Fraction(0), Fraction(5, 24)])
+@pytest.mark.parametrize('start', [pytest.param(Fraction(0), marks=pytest.mark.slow), Fraction(5, 24)])
 def test_sound_is_copied_byte_for_byte(tmp_path, source, codec, name, start):
     source, path = make(tmp_path / source, codec, start), tmp_path / name
     video = matted(source, path)
@@ -118,7 +118,7 @@ def test_sound_of_a_stream_without_headers_is_copied(tmp_path):
         ('s.mp4', 'aac', 'v.webm', 'webm does not take aac: encoded anew with libopus'),
     ],
 )
-@pytest.mark.parametrize('start', [Fraction(0), Fraction(5, 24)])
+@pytest.mark.parametrize('start', [pytest.param(Fraction(0), marks=pytest.mark.slow), Fraction(5, 24)])
 def test_sound_is_encoded_anew_where_it_must_be(tmp_path, source, codec, name, note, start):
     source, path = make(tmp_path / source, codec, start), tmp_path / name
     video = matted(source, path)
@@ -237,6 +237,7 @@ def test_a_video_without_sound(tmp_path):
         assert [stream.type for stream in container.streams] == ['video']
 
 
+@pytest.mark.slow
 def test_nothing_piles_up_in_memory(tmp_path):
     """The container holds pictures back until it has the sound for them."""
     source, path = make(tmp_path / 's.mov', 'pcm_s16le', seconds=8), tmp_path / 'new' / 'v.mov'

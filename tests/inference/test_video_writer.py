@@ -10,7 +10,7 @@ import av
 import numpy as np
 import pytest
 from av.video.reformatter import ColorRange
-from support.video_case import RATE, SIZE, TICK, decoded, noise, picture, room_for
+from support.videos import RATE, SIZE, TICK, decoded, noise, picture, room_for
 
 from inference.video.colour import Colour
 from inference.video.settings import FORMATS
@@ -41,7 +41,14 @@ def path(request, tmp_path) -> Path:
     return tmp_path / request.param
 
 
-@pytest.mark.parametrize('time_base', ['1/90000', '1/12800', '1001/30000', '1/1000', '1/25', '1/1000000'])
+@pytest.mark.parametrize(
+    'time_base',
+    [
+        '1/90000',
+        '1001/30000',
+        *(pytest.param(x, marks=pytest.mark.slow) for x in ('1/12800', '1/1000', '1/25', '1/1000000')),
+    ],
+)
 def test_times_are_the_sources(path, time_base):
     unit = Fraction(time_base)
     steps = [max(1, round(Fraction(ms, 1000) / unit)) for ms in (40, 80, 33, 200, 41)]

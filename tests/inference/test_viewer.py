@@ -19,7 +19,7 @@ from inference.compositing import composite
 from inference.matte import Matte
 from inference.webcam import display, viewer
 from inference.webcam.camera import CameraFrame
-from inference.webcam.live import FIT_EVERY, Live
+from inference.webcam.live import Live
 from inference.webcam.viewer import FrameRate, Viewer
 
 __all__ = ['matting', 'pictures']
@@ -106,14 +106,15 @@ def test_a_still_that_cannot_be_saved_ends_nothing(matting: Matting, pictures: A
     assert shown.shown[1][2][0].startswith('not saved: ')
 
 
-def test_a_plate_that_does_not_fit_is_said_on_the_picture(matting: Matting) -> None:
+def test_a_plate_that_does_not_fit_is_said_on_the_picture(matting: Matting, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr('inference.webcam.live.FIT_EVERY', 4)
     bright = np.clip(room(0) * 1.3, 0, 255).astype(np.uint8)
-    shown, live = watch(matting, [room(0), bright, *[room(0)] * FIT_EVERY], ['b'])
+    shown, live = watch(matting, [room(0), bright, *[room(0)] * 4], ['b'])
     misfit, advice = shown.shown[1][2][-2:]
     assert misfit.startswith('the background is exposed otherwise than the plate (red +')
     assert advice == 'Step out of the picture and press B to take the plate anew'
-    assert shown.shown[FIT_EVERY][2][-2:] == [misfit, advice]
-    assert misfit not in shown.shown[FIT_EVERY + 1][2]
+    assert shown.shown[4][2][-2:] == [misfit, advice]
+    assert misfit not in shown.shown[5][2]
     assert live.misfit == []
 
 

@@ -12,23 +12,16 @@ from typing import Any
 import cv2
 import pytest
 from support.captures import Capture, capture, film, flat
+from support.in_process import handlers
 from support.inference_case import files, room, save
-from support.webcam_case import no_network, pyvirtualcam, run, screen
+from support.webcam_case import loaded_once, no_network, pyvirtualcam, run, screen
 
 from inference.matte import NotFiniteError
 from inference.webcam import display
 from inference.webcam.live import Live
 
-__all__ = ['capture', 'no_network', 'pyvirtualcam', 'run', 'screen']
+__all__ = ['capture', 'handlers', 'loaded_once', 'no_network', 'pyvirtualcam', 'run', 'screen']
 pytestmark = pytest.mark.usefixtures('one_thread')
-
-
-@pytest.fixture
-def handlers() -> Iterator[None]:
-    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
-    yield
-    for number, handler in before.items():
-        signal.signal(number, handler)
 
 
 @pytest.mark.usefixtures('no_network')

@@ -1,48 +1,78 @@
-"""Small videos to write, and what is in those that were written."""
+"""A small video and its plate with inference_video.py called on them, also to be interrupted."""
 
 from __future__ import annotations
 
-import resource
+import os
+import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
-from fractions import Fraction
 from pathlib import Path
 
-import av
 import numpy as np
+import pytest
 
-SIZE = (64, 48)
-RATE = Fraction(25)
-TICK = 1 / RATE
+import inference_video
+from inference import Matte, Matting
+from inference.video.job import Findings
+from inference.video.stages import FrameItem
+from support.in_process import load_once, loaded_once
+from support.inference_case import save
+from support.videos import moving, pictures_of, write_video
 
-
-def picture(index: int, size: tuple[int, int] = SIZE, channels: int = 3) -> np.ndarray:
-    """Smooth, so that codecs keep it well, and another one for each index."""
-    x, y = np.meshgrid(np.arange(size[0]), np.arange(size[1]))
-    waves = [128 + 90 * np.sin((x * (1 + c % 2) + y * (2 - c % 2)) / 24 + c + index / 5) for c in range(channels)]
-    return np.stack(waves, -1).astype(np.uint8)
-
-
-def noise(seed: int) -> np.ndarray:
-    return np.random.default_rng(seed).integers(0, 256, (SIZE[1], SIZE[0], 3), np.uint8)
+__all__ = ['loaded_once']
+COUNT = 12
 
 
-def decoded(path: Path) -> list[av.VideoFrame]:
-    """All frames; those of WebM by the decoder that knows alpha."""
-    with av.open(str(path)) as container:
-        stream = container.streams.video[0]
-        if path.suffix != '.webm':
-            return list(container.decode(stream))
-        decoder = av.CodecContext.create('libvpx-vp9', 'r')
-        return [frame for packet in container.demux(stream) if packet.size for frame in decoder.decode(packet)]
+def plate() -> np.ndarray:
+    """What `moving` moves before."""
+    return np.median(moving(36), axis=0).astype(np.uint8)
+
+
+class VideoCase:
+    """A video, its plate and an output folder, and the script run on them."""
+
+    def __init__(self, folder: Path, checkpoint: Path):
+        self.checkpoint, self.out = checkpoint, folder / 'out'
+        self.src = write_video(folder / 'src.mp4', moving(COUNT))
+        self.bgr: Path | None = save(folder / 'plate.png', plate())
+
+    def run(self, *flags: object, types: tuple[str, ...] = ('pha',)) -> int:
+        fixed = {
+            '--model-type': 'mattingrefine',
+            '--model-backbone': 'mobilenetv2',
+            '--model-checkpoint': self.checkpoint,
+            '--model-refine-sample-pixels': 800,
+            '--video-src': self.src,
+            '--video-bgr': self.bgr,
+            '--output-dir': self.out,
+            '--device': 'cpu',
+        }
+        words = [str(word) for pair in fixed.items() if pair[1] is not None for word in pair]
+        return inference_video.main([*words, '--output-types', *types, *map(str, flags)])
+
+    def mattes(self, plates: list[np.ndarray] | None = None) -> list[Matte]:
+        """What comes out for each frame, with these plates or the one of the case."""
+        matting = load_once(Matting.from_checkpoint, self.checkpoint, device='cpu', refine_sample_pixels=800)
+        pictures = pictures_of(self.src)
+        return [matting(src, bgr) for src, bgr in zip(pictures, plates or [plate()] * len(pictures))]
+
+
+@pytest.fixture
+def case(tmp_path, checkpoints, loaded_once):
+    return VideoCase(tmp_path, checkpoints['mattingrefine'])
 
 
 @contextmanager
-def room_for(size: int) -> Iterator[None]:
-    """Files may have so many bytes, as on a full disk."""
-    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (size, limits[1]))
-    try:
+def interrupted_at(frames: int) -> Iterator[None]:
+    """The script gets a SIGINT once so many frames are done."""
+    add = Findings.add
+
+    def counted(findings: Findings, item: FrameItem) -> list[str]:
+        lines = add(findings, item)
+        if findings.done == frames:
+            os.kill(os.getpid(), signal.SIGINT)
+        return lines
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Findings, 'add', counted)
         yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, limits)

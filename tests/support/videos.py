@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import resource
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from fractions import Fraction
 from pathlib import Path
 
@@ -10,8 +12,13 @@ import av
 import cv2
 import numpy as np
 
+from inference.video.reader import VideoReader
+
 WIDTH, HEIGHT = 96, 64
 MILLISECOND = Fraction(1, 1000)
+SIZE = (64, 48)  # of `picture` and `noise`
+RATE = Fraction(25)
+TICK = 1 / RATE
 
 
 def moving(count: int, width: int = WIDTH, height: int = HEIGHT) -> list[np.ndarray]:
@@ -24,6 +31,17 @@ def moving(count: int, width: int = WIDTH, height: int = HEIGHT) -> list[np.ndar
         frame[20:44, (left := (2 * i + 4) % (width - 24)) : left + 24] = (235, 220, 40)
         frames.append(frame)
     return frames
+
+
+def picture(index: int, size: tuple[int, int] = SIZE, channels: int = 3) -> np.ndarray:
+    """Smooth, so that codecs keep it well, and another one for each index."""
+    x, y = np.meshgrid(np.arange(size[0]), np.arange(size[1]))
+    waves = [128 + 90 * np.sin((x * (1 + c % 2) + y * (2 - c % 2)) / 24 + c + index / 5) for c in range(channels)]
+    return np.stack(waves, -1).astype(np.uint8)
+
+
+def noise(seed: int) -> np.ndarray:
+    return np.random.default_rng(seed).integers(0, 256, (SIZE[1], SIZE[0], 3), np.uint8)
 
 
 def write_video(
@@ -89,6 +107,22 @@ def write_video(
     return path
 
 
+def decoded(path: Path) -> list[av.VideoFrame]:
+    """All frames; those of WebM by the decoder that knows alpha."""
+    with av.open(str(path)) as container:
+        stream = container.streams.video[0]
+        if path.suffix != '.webm':
+            return list(container.decode(stream))
+        decoder = av.CodecContext.create('libvpx-vp9', 'r')
+        return [frame for packet in container.demux(stream) if packet.size for frame in decoder.decode(packet)]
+
+
+def pictures_of(path: Path) -> list[np.ndarray]:
+    """What the toolkit reads of a video, uint8 RGB."""
+    with VideoReader(path) as reader:
+        return [frame.pixels() for frame in reader]
+
+
 def times_of(path: Path) -> list[Fraction]:
     """When each frame is shown, in seconds, as FFmpeg reads it."""
     with av.open(str(path)) as container:
@@ -99,3 +133,14 @@ def square(frame: np.ndarray) -> int:
     """Where the square of `moving` begins, of a frame that was encoded and decoded."""
     yellow = (frame[..., 0] > 190) & (frame[..., 2] < 110)
     return int(np.flatnonzero(yellow[24:40].mean(0) > 0.5)[0])
+
+
+@contextmanager
+def room_for(size: int) -> Iterator[None]:
+    """Files may have so many bytes, as on a full disk."""
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, limits[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)

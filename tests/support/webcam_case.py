@@ -16,8 +16,10 @@ import inference_webcam
 from inference import Matting, backends
 from inference.webcam import display
 from inference.webcam.camera import CameraFrame
+from support.in_process import loaded_once
 from support.inference_case import HEIGHT, WIDTH, photo, room
 
+__all__ = ['loaded_once']
 WHITE = np.full((HEIGHT, WIDTH, 3), 255, np.uint8)
 HINT = 'Step out of the picture, then press B'
 
@@ -97,7 +99,7 @@ def pictures() -> list[np.ndarray]:
 
 
 @pytest.fixture
-def run(checkpoints: dict[str, Path], in_tmp: Path) -> Callable[..., int]:
+def run(checkpoints: dict[str, Path], in_tmp: Path, loaded_once: None) -> Callable[..., int]:
     def call(*flags: object) -> int:
         words = ['--model-type', 'mattingrefine', '--model-backbone', 'mobilenetv2', '--device', 'cpu']
         words += ['--model-checkpoint', str(checkpoints['mattingrefine']), '--model-refine-sample-pixels', '800']
@@ -125,6 +127,6 @@ def pyvirtualcam(monkeypatch: pytest.MonkeyPatch) -> type[FakeVirtualCamera]:
 
 
 @pytest.fixture
-def no_network(monkeypatch: pytest.MonkeyPatch) -> None:
+def no_network(loaded_once: None, monkeypatch: pytest.MonkeyPatch) -> None:
     """Loading the network takes seconds: what is refused is refused before."""
     monkeypatch.setattr(backends, 'load', lambda *_: pytest.fail('the network was loaded'))
