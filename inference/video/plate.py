@@ -1,4 +1,4 @@
-"""Files that go with a video: its plate, from a picture, one frame or the median of many, and a video that repeats."""
+"""The plate of a video, read from a picture, one frame or the median of many; and videos that begin again."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Viewer of live matting in a window, which obeys keys, and the same into files."""
+"""Live matting shown in a window that obeys keys, or written into files."""
 
 from __future__ import annotations
 
