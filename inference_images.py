@@ -21,7 +21,6 @@ from __future__ import annotations
 import argparse
 import math
 import os
-import signal
 import sys
 import time
 import traceback
@@ -31,6 +30,7 @@ from typing import TYPE_CHECKING
 
 from common import cli
 from common.devices import keep_memory
+from common.network import NetworkSettings
 from inference import backend_options, options
 
 if TYPE_CHECKING:
@@ -41,7 +41,7 @@ if TYPE_CHECKING:
 
 
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:
-    """Reads the command line."""
+    """Read the command line."""
     parser = cli.Parser(__doc__)
     options.add_model_arguments(parser)
     options.add_picture_arguments(parser)
@@ -51,7 +51,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
 
 
 def prepare(args: argparse.Namespace, shard: Shard) -> tuple[list[Job], PictureWriter]:
-    """Pairs pictures with plates and checks everything that can be checked before the model is loaded.
+    """Pair pictures with plates and check everything that can be checked before the model is loaded.
 
     Returns:
         The pictures of this process and the writer for their outputs.
@@ -60,7 +60,7 @@ def prepare(args: argparse.Namespace, shard: Shard) -> tuple[list[Job], PictureW
         ValueError: with all that is wrong, one line each.
     """
     from inference.images.inputs import find_jobs
-    from inference.images.writer import PictureWriter, output_folder_problems
+    from inference.images.writer import PictureWriter, overwriting_problems
 
     problems = backend_options.network_problems(args) + options.output_problems(args)
     unusable = options.picture_problems(args)
@@ -72,7 +72,7 @@ def prepare(args: argparse.Namespace, shard: Shard) -> tuple[list[Job], PictureW
         jobs, unusable, notes = find_jobs(args.images_src, args.images_bgr, args.output_dir, args.resize_bgr)
     mine = jobs[shard.rank :: shard.world]
     others = [job for i, job in enumerate(jobs) if i % shard.world != shard.rank]
-    problems += unusable + output_folder_problems(writer, mine, others, args.overwrite)
+    problems += unusable + overwriting_problems(writer, mine, others, args.overwrite)
     cli.raise_problems(problems)
     for note in notes if shard.rank == 0 else []:
         print(note, file=sys.stderr)
@@ -80,11 +80,11 @@ def prepare(args: argparse.Namespace, shard: Shard) -> tuple[list[Job], PictureW
 
 
 def run(jobs: list[Job], matting: Matting, writer: PictureWriter, args: argparse.Namespace, shard: Shard) -> int:
-    """Mattes all pictures; returns the exit code. A picture that fails is reported and passed over."""
+    """Matte all pictures and return the exit code. A picture that fails is reported and passed over."""
     from common.console import progress, say
     from common.devices import torch_threads
     from inference.images.report import Report
-    from inference.images.stages import compute, load, write
+    from inference.images.stages import compute, load_pair, write
     from inference.pipeline import Pipeline
 
     # Pictures of one plate follow each other, so that few plates are held; and of one size, so that batches fill.
@@ -92,8 +92,11 @@ def run(jobs: list[Job], matting: Matting, writer: PictureWriter, args: argparse
     largest = max((width * height for width, height in (job.size or (1, 1) for job in jobs)), default=1)
     batches = math.ceil(len(jobs) / args.batch_size)
     pixels = largest * args.batch_size
-    threads = options.share_cores(args, matting.device.type, batches, pixels, shard.local_world)
-    stage_load = partial(load, matting=matting, resize=args.resize_bgr, align=args.preprocess_alignment)
+    network = NetworkSettings.from_options(vars(args))
+    threads = options.share_cores(
+        matting.device.type, batches, pixels, network, args.num_workers, args.compile, shard.local_world
+    )
+    stage_load = partial(load_pair, matting=matting, resize=args.resize_bgr, align=args.preprocess_alignment)
     stage_write = partial(write, writer=writer)
     report, start = Report(), time.monotonic()
     with Pipeline() as pipeline, torch_threads(threads.each):
@@ -114,7 +117,7 @@ def run(jobs: list[Job], matting: Matting, writer: PictureWriter, args: argparse
 
 
 def start(argv: Sequence[str] | None, shard: Shard) -> int:
-    """Reads the flags, prepares everything and runs; returns the exit code."""
+    """Read the flags, prepare everything and run; return the exit code."""
     args = parse(argv)
     if args.device in ('auto', 'cpu'):
         keep_memory('cpu')  # before there are threads
@@ -122,49 +125,37 @@ def start(argv: Sequence[str] | None, shard: Shard) -> int:
     os.environ.setdefault('GOMP_SPINCOUNT', '100000')
     try:
         jobs, writer = prepare(args, shard)
-        from inference.backends import device_for, load
+        from inference.backends import device_for, load_matting
 
         device = device_for(args.backend, args.device, shard.local_rank)
-        matting = load(options.model_arguments(args), args.backend, device, args.precision, args.compile)
-    except (ValueError, OSError) as error:
-        print(f'error: {error}', file=sys.stderr)
-        return 2
-    except (RuntimeError, MemoryError) as error:
-        from common.cli import out_of_memory
-
-        if not out_of_memory(error):
-            raise
-        print(f'error: too little memory for {args.model_checkpoint}: {error}', file=sys.stderr)
-        return 2
+        network = NetworkSettings.from_options(vars(args))
+        matting = load_matting(args.model_checkpoint, network, args.backend, device, args.precision, args.compile)
+    except Exception as error:
+        return cli.report_error(error, 2, memory=f'{args.model_checkpoint} does not fit')
     if shard.rank == 0:
         precision = str(matting.dtype).removeprefix('torch.')
         print(f'{matting.loaded or args.model_checkpoint}; on {matting.device} in {precision}', flush=True)
     try:
         return run(jobs, matting, writer, args, shard)
     except OSError as error:
-        print(f'error: stopped: {error}', file=sys.stderr)
-        return 1
+        return cli.report_error(error, 1, 'stopped: ')
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Runs the script; returns its exit code."""
-    from common.signals import StopSignals
+    """Run the script and return its exit code."""
+    from common.signals import run_until_stopped
     from inference.processes import common_exit_code, process_shard
 
     shard = process_shard()
-    with StopSignals() as signals:
-        try:
-            code = start(argv, shard)
-        except BaseException as error:
-            # A signal during an import may come out as any error.
-            if signals.number or isinstance(error, KeyboardInterrupt):
-                print('stopped: files written so far are whole; -y allows to write there again', file=sys.stderr)
-                return 128 + (signals.number or signal.SIGINT)
-            if shard.world == 1 or not isinstance(error, Exception):
-                raise
-            traceback.print_exc()
-            code = 1
-    return common_exit_code(code, shard)
+    try:
+        message = 'stopped: files written so far are whole; -y allows to write there again'
+        code = run_until_stopped(partial(start, argv, shard), message)
+    except Exception:
+        if shard.world == 1:
+            raise
+        traceback.print_exc()
+        code = 1
+    return code if code > 128 else common_exit_code(code, shard)  # a signal reaches all: nobody waits
 
 
 if __name__ == '__main__':

@@ -19,38 +19,42 @@ copies between computer and device. A row is printed as soon as it is measured:
   GMac                multiply-adds in the convolutions for one picture, in 10^9
   MiB                 most memory in use: the GPU's for tensors; on a CPU the process's, with Python and torch
 
-Exit code 0: all is measured; 1: a row failed, or the JSON file was not written; 2: nothing was started; 130: Ctrl-C.
+Exit code 0: all is measured; 1: a row failed, or the JSON file was not written; 2: nothing was started; 130 or 143:
+stopped by Ctrl-C or SIGTERM.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
 import math
 import sys
 import tempfile
 from collections.abc import Sequence
 from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from common import cli, network
 from common.devices import keep_memory
 from inference import backend_options, options
 from inference.speed import sweep
-from inference.speed.table import COLUMNS, cells, fields, line
 
 if TYPE_CHECKING:
     import numpy as np
     import torch
 
-    from inference.speed.measure import Work
+    from inference.speed.measure import Speed
+    from inference.speed.sweep import SpeedRow
 
 Images = tuple['np.ndarray', 'np.ndarray'] | None
+# Widths of the table's columns; those below 0 are aligned to the left.
+COLUMNS = {'model': -13, 'backbone': -11, 'resolution': 10, 'precision': -9, 'backend': -11, 'median ms': 10,
+           'p10-p90': 17, 'fps': 8, 'GMac': 7, 'MiB': 7}  # fmt: skip
 
 
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:
-    """Reads the command line."""
+    """Read the command line."""
     parser = cli.Parser(__doc__)
     options.add_model_arguments(parser, sweep=True)
     add = parser.add_argument_group('pictures').add_argument
@@ -69,8 +73,8 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     return backend_options.parse(parser, argv)
 
 
-def prepare(args: argparse.Namespace) -> tuple[list[Work], Images]:
-    """Checks everything that can be checked before a network is built; returns the rows' work, and the pictures.
+def prepare(args: argparse.Namespace) -> tuple[list[SpeedRow], Images]:
+    """Check everything that can be checked before a network is built; return the rows and the pictures.
 
     Raises:
         ValueError: with all that is wrong, one line each.
@@ -84,110 +88,114 @@ def prepare(args: argparse.Namespace) -> tuple[list[Work], Images]:
             sizes = [images[0].shape[1::-1]]
     except ValueError as error:
         problems.append(str(error))
+    problems += sweep.network_problems(args)
     rows = sweep.make_rows(args, sizes)
-    problems += sweep.row_problems(rows)
-    cli.raise_problems(problems)
-    from inference.speed.measure import Work
-
-    return [
-        Work(options.model_arguments(row), row.resolution, row.batch_size, row.precision, row.backend, row.compile)
-        for row in rows
-    ], images
+    cli.raise_problems(problems + sweep.size_problems(rows))
+    return rows, images
 
 
-def run(args: argparse.Namespace, works: list[Work], images: Images, device: torch.device) -> int:
-    """Measures row after row; returns the exit code. A row that fails is reported and passed over."""
-    from tqdm import tqdm
-
-    from common.cli import out_of_memory
+def run(args: argparse.Namespace, rows: list[SpeedRow], images: Images, device: torch.device) -> int:
+    """Measure row after row and return the exit code. A row that fails is reported and passed over."""
+    from common.console import progress, say, to_json
     from common.files import write_atomic
-    from inference.speed import measure as speed
+    from inference.speed import measure
 
-    where = speed.machine(device)
-    report: dict[str, Any] = {'machine': where, 'flags': vars(args), 'rows': []}
+    machine, done = measure.machine(device), []
     weights = 'random weights' if args.model_checkpoint is None else str(args.model_checkpoint)
-    print('{processor}, {cores} cores, {threads} threads; torch {torch}; on {device}'.format(**where), end='; ')
+    print('{processor}, {cores} cores, {threads} threads; torch {torch}; on {device}'.format(**machine), end='; ')
     print(f'batch {args.batch_size}, {weights}{", compiled" if args.compile else ""}')
     print(line(list(COLUMNS)), flush=True)
-    if len(works) > 1 and not speed.reset_peak(device):
+    if len(rows) > 1 and not measure.reset_peak(device):
         print('note: MiB is the highest of the row and those before it; only Linux tells rows apart', file=sys.stderr)
-    with (
-        tqdm(works, unit=' rows', leave=False, disable=None, dynamic_ncols=True) as bar,
-        tempfile.TemporaryDirectory() as folder,
-    ):
-        for work in bar:
-            bar.set_description(' '.join(cells(work)))
+    with tempfile.TemporaryDirectory() as folder:
+        for row in progress(rows, len(rows), ' rows', show=sys.stderr.isatty(), leave=False):
             try:
-                ready = exported(work, Path(folder)) if is_to_be_exported(work) else work
-                found = speed.measure(ready, device, images, args.repeats, args.seconds or math.inf)
-                text = line(cells(work, found))
-                report['rows'].append(fields(work) | asdict(found))
+                ready = exported(row, Path(folder)) if is_to_be_exported(row) else row
+                speed = measure.measure(ready, device, images, args.repeats, args.seconds or math.inf)
+                text = line(cells(row, speed))
+                done.append(row.values | asdict(speed))
             except (ValueError, RuntimeError, MemoryError) as error:
-                if not isinstance(error, ValueError) and not out_of_memory(error):
+                if not isinstance(error, ValueError) and not cli.out_of_memory(error):
                     raise
                 reason = error if isinstance(error, ValueError) else 'too little memory'
-                text = line(cells(work)) + f' failed: {reason}'
-            with bar.external_write_mode():
-                print(text, flush=True)
+                text = line(cells(row)) + f' failed: {reason}'
+            say(text, to_stdout=True)
+            sys.stdout.flush()
             if args.json is not None:  # after each row: an hour's work is not lost to the last one
-                write_atomic(args.json, (json.dumps(report, indent=2, default=str) + '\n').encode())
-    return 0 if len(report['rows']) == len(works) else 1
+                report = {'machine': machine, 'flags': vars(args), 'rows': done}
+                write_atomic(args.json, (to_json(report) + '\n').encode())
+    return 0 if len(done) == len(rows) else 1
 
 
-def is_to_be_exported(work: Work) -> bool:
-    """Whether it takes an ONNX file that is not there yet."""
-    path = work.model['path']
-    return work.backend == 'onnx' and (path is None or path.suffix != '.onnx')
+def cells(row: SpeedRow, speed: Speed | None = None) -> list[str]:
+    """Return a row of the table; its beginning alone where nothing was measured."""
+    size = '{}x{}'.format(*row.size)
+    names = [row.network.model_type, row.network.backbone, size, row.precision, row.backend]
+    if speed is None:
+        return names
+    gmac, mib = ('-' if x is None else f'{x:.1f}' for x in (speed.gmac, speed.peak_mib))
+    return [*names, f'{speed.median_ms:.2f}', f'{speed.p10_ms:.2f}-{speed.p90_ms:.2f}', f'{speed.fps:.2f}', gmac, mib]
 
 
-def exported(work: Work, folder: Path) -> Work:
-    """The same with an ONNX file, which is made once for all sizes of equal settings."""
+def line(values: Sequence[str]) -> str:
+    """Align the cells of a row in the table's columns."""
+    return ' '.join(f'{x:<{-width}}' if width < 0 else f'{x:>{width}}' for x, width in zip(values, COLUMNS.values()))
+
+
+def is_to_be_exported(row: SpeedRow) -> bool:
+    """Return whether a row needs an ONNX file that is not there yet."""
+    return row.backend == 'onnx' and (row.checkpoint is None or row.checkpoint.suffix != '.onnx')
+
+
+def exported(row: SpeedRow, folder: Path) -> SpeedRow:
+    """Return the row with an ONNX file, which is made once for all sizes of equal settings."""
     from export import onnx_file
     from inference.networks import load_network, random_network
     from model.folding import folded
 
-    about = {name: str(value) for name, value in work.model.items() if name != 'path'}
-    path = folder / f'{"-".join([*about.values(), work.precision])}.onnx'
+    about = {name: str(value) for name, value in row.network.values.items()}
+    path = folder / f'{"-".join([*about.values(), row.precision])}.onnx'
     if not path.exists():
-        network = random_network(work.model) if work.model['path'] is None else load_network(**work.model)[0]
-        onnx_file.save(onnx_file.convert(folded(network), work.precision, about=about), path)
-    return replace(work, model={**work.model, 'path': path})
+        if row.checkpoint is None:
+            model = random_network(row.network)
+        else:
+            model = load_network(row.checkpoint, **row.network.values)[0]
+        onnx_file.save(onnx_file.convert(folded(model), row.precision, about=about), path)
+    return replace(row, checkpoint=path)
 
 
 def start(argv: Sequence[str] | None) -> int:
-    """Reads the flags, prepares everything and runs; returns the exit code."""
+    """Read the flags, prepare everything and run; return the exit code."""
     args = parse(argv)
     try:
-        works, images = prepare(args)
+        rows, images = prepare(args)
         import torch
 
         from common.devices import choose_device
-        from inference.backends import load, precision_for
+        from inference.backends import load_matting, precision_for
 
         device = choose_device(args.device)
         keep_memory(device.type)
-        works = [replace(x, precision=precision_for(x.backend, x.precision, device)) for x in works]
+        rows = [replace(row, precision=precision_for(row.backend, row.precision, device)) for row in rows]
         if args.model_checkpoint is not None:
-            backend = 'pytorch' if is_to_be_exported(works[0]) else works[0].backend
-            matting = load(works[0].model, backend, torch.device('cpu'), traceable=True)
+            first, cpu = rows[0], torch.device('cpu')
+            backend = 'pytorch' if is_to_be_exported(first) else first.backend
+            matting = load_matting(first.checkpoint, first.network, backend, cpu, traceable=True)
             print(matting.loaded or args.model_checkpoint)
-    except (ValueError, OSError) as error:
-        print(f'error: {error}', file=sys.stderr)
-        return 2
+    except Exception as error:
+        return cli.report_error(error, 2)
     try:
-        return run(args, works, images, device)
+        return run(args, rows, images, device)
     except OSError as error:
-        print(f'error: stopped: {error}', file=sys.stderr)
-        return 1
+        return cli.report_error(error, 1, 'stopped: ')
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Runs the script; returns its exit code."""
-    try:
-        return start(argv)
-    except KeyboardInterrupt:
-        print('stopped: the rows above are measured, and in the JSON file if there is one', file=sys.stderr)
-        return 130
+    """Run the script and return its exit code."""
+    from common.signals import run_until_stopped
+
+    message = 'stopped: the rows above are measured, and in the JSON file if there is one'
+    return run_until_stopped(partial(start, argv), message)
 
 
 if __name__ == '__main__':

@@ -29,7 +29,7 @@ from typing import TYPE_CHECKING, Any
 
 from common import cli
 from common.devices import keep_memory
-from common.network import MIN_SIDE
+from common.network import MIN_SIDE, NetworkSettings
 from inference import backend_options, options
 from inference.webcam import options as webcam_options
 
@@ -135,11 +135,12 @@ def start(argv: Sequence[str] | None) -> int:
                 from inference.webcam.display import open_virtual_camera
 
                 virtual = opened.enter_context(closing(open_virtual_camera(camera.size, camera.rate)))
-            from inference.backends import device_for, load
+            from inference.backends import device_for, load_matting
             from inference.webcam.live import Live
 
             device = device_for(args.backend, args.device)
-            matting = load(options.model_arguments(args), args.backend, device, args.precision, args.compile)
+            network = NetworkSettings.from_options(vars(args))
+            matting = load_matting(args.model_checkpoint, network, args.backend, device, args.precision, args.compile)
         except Exception as error:
             return cli.report_error(error, 2)
         precision = str(matting.dtype).removeprefix('torch.')

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import io
 import statistics
 import time
@@ -20,8 +19,8 @@ from PIL import Image
 from common.devices import torch_threads
 from dataset.readers import image_size
 from inference.images.inputs import Job
-from inference.images.report import Item
-from inference.images.stages import compute, load
+from inference.images.report import PictureResult
+from inference.images.stages import compute, load_pair
 from inference.images.writer import PictureWriter
 from inference.matte import Matte
 from inference.options import DEFAULT_FORMATS, share_cores
@@ -49,12 +48,9 @@ def stage_costs(matting: Matting, src: Path, bgr: Path, folder: Path, repeats: i
     writers = {f'encode {kind}': PictureWriter(folder, {kind: DEFAULT_FORMATS[kind]}) for kind in KINDS}
     spent: dict[str, list[Cost]] = {name: [] for name in ('decode', 'compute', *writers)}
     width, height = image_size(src)
-    settings = argparse.Namespace(
-        num_workers=0, model_type='mattingrefine', model_refine_mode='sampling', compile=False
-    )
-    threads = share_cores(settings, matting.device.type, MANY, width * height)
+    threads = share_cores(matting.device.type, MANY, width * height)
 
-    def matte_of(item: Item) -> Matte:
+    def matte_of(item: PictureResult) -> Matte:
         item, pending, index = next(compute([item], matting, 1, set(KINDS)))
         if pending is None:
             raise RuntimeError(item.error)
@@ -63,7 +59,7 @@ def stage_costs(matting: Matting, src: Path, bgr: Path, folder: Path, repeats: i
     with torch_threads(threads.each), ThreadPoolExecutor(threads.batches) as pool:
         for _ in range(WARM_UP + repeats):
             with _clock(spent['decode']):
-                item = load(job, matting, resize=False, align=False)
+                item = load_pair(job, matting, resize=False, align=False)
             with _clock(spent['compute'], threads.batches):
                 matte, *_ = pool.map(matte_of, [item] * threads.batches)
             for name, writer in writers.items():

@@ -33,13 +33,14 @@ def main(argv: Sequence[str] | None = None) -> None:
 
     import torch
 
+    from common.network import NetworkSettings, RefinerSettings
     from inference.networks import random_network
 
-    model = {'model_type': 'mattingrefine', 'backbone': 'mobilenetv2', 'backbone_scale': 0.5}
+    network = NetworkSettings('mattingrefine', 'mobilenetv2', RefinerSettings(backbone_scale=0.5))
     rows = []
     with tempfile.TemporaryDirectory() as folder:
         weights = Path(folder, 'weights.pth')
-        torch.save(random_network(model).state_dict(), weights)
+        torch.save(random_network(network).state_dict(), weights)
         for count in args.frames:
             rows.append(measured(Path(folder, str(count)), weights, count, args))
             first, last = rows[0], rows[-1]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import math
 import tempfile
 from collections import defaultdict
@@ -16,12 +15,11 @@ import numpy as np
 
 from common.console import progress
 from common.devices import choose_device, torch_threads
-from common.network import NetworkSettings
 from dataset.readers import read_alpha, read_rgb
 from inference import options
 from inference.coarse import coarse_only
-from inference.images.report import Item
-from inference.images.stages import compute, load
+from inference.images.report import PictureResult
+from inference.images.stages import compute, load_pair
 from inference.images.writer import PictureWriter
 from inference.matte import NotFiniteError, Pending
 from inference.pipeline import Pipeline
@@ -91,7 +89,7 @@ def rows(plan: ScoringPlan, compute: ComputeSettings, folder: Path | None) -> It
     for name, found in plan.predictions.items():
         settings = {**plan.settings, 'predictions': str(found.folder)}
         predict = partial(_from_files, found, plan.truths, 'fg_mse' in plan.metrics)
-        threads = _threads(compute, 'files', len(plan.truths), 1)
+        threads = options.share_cores('files', len(plan.truths), 1, num_workers=compute.num_workers)
         yield Row(name, f'{len(found.pha)} files', settings, threads, predict, found.pha.__getitem__)
     for name, network in plan.networks.items():
         yield from _network_rows(name, network, plan, compute, folder)
@@ -110,7 +108,8 @@ def _network_rows(
     precision = str(matting.dtype).removeprefix('torch.')
     settings = {**plan.settings, **network.about, 'device': str(matting.device), 'precision': precision}
     batches = math.ceil(len(plan.jobs) / compute.batch_size)
-    threads = _threads(compute, device.type, batches, math.prod(plan.largest) * compute.batch_size, chosen)
+    pixels = math.prod(plan.largest) * compute.batch_size
+    threads = options.share_cores(device.type, batches, pixels, chosen, compute.num_workers)
 
     def row(name: str, report: str, matting: Matting, settings: dict[str, Any]) -> Row:
         # A folder with a name of its own, since names of rows need not be names of folders.
@@ -126,19 +125,6 @@ def _network_rows(
 def _kept(writer: PictureWriter | None, name: str) -> Path:
     assert writer is not None
     return writer.path('pha', name)
-
-
-def _threads(
-    compute: ComputeSettings, device: str, batches: int, pixels: int, network: NetworkSettings | None = None
-) -> options.Threads:
-    refiner = None if network is None else network.refiner
-    flags = argparse.Namespace(
-        num_workers=compute.num_workers,
-        model_type=network and network.model_type,
-        model_refine_mode=refiner and refiner.refine_mode,
-        compile=False,
-    )
-    return options.share_cores(flags, device, batches, pixels)
 
 
 def scored(row: Row, plan: ScoringPlan) -> Results:
@@ -203,13 +189,15 @@ def _from_network(
     writer: PictureWriter | None,
     pipeline: Pipeline,
 ) -> Iterator[PixelSource]:
-    loaded = pipeline.ahead(partial(load, matting=matting, resize=False, align=False), plan.jobs, threads.files)
+    loaded = pipeline.ahead(partial(load_pair, matting=matting, resize=False, align=False), plan.jobs, threads.files)
     spread = partial(pipeline.ahead, threads=threads.batches) if threads.batches > 1 else map
     for item, pending, index in compute(loaded, matting, batch_size, set(), spread):
         yield partial(_finish, item, pending, index, writer, 'fg_mse' in plan.metrics)
 
 
-def _finish(item: Item, pending: Pending | None, index: int, writer: PictureWriter | None, with_fgr: bool) -> Pixels:
+def _finish(
+    item: PictureResult, pending: Pending | None, index: int, writer: PictureWriter | None, with_fgr: bool
+) -> Pixels:
     if pending is None:
         raise ValueError(item.error)
     try:

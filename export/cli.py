@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from common import cli
-from inference import options
+from common.network import NetworkSettings
 from inference.backend_options import INSTALL
 
 from . import ParityError
@@ -126,9 +126,9 @@ def read_source(args: argparse.Namespace) -> Source:
     """
     from inference.networks import load_network
 
-    arguments, path = options.model_arguments(args), args.model_checkpoint
-    network, report, origin = load_network(**arguments)
-    about = {key: str(value) for key, value in arguments.items() if key != 'path'}
+    settings, path = NetworkSettings.from_options(vars(args)).values, args.model_checkpoint
+    network, report, origin = load_network(path, **settings)
+    about = {key: str(value) for key, value in settings.items()}
     about |= {'checkpoint': path.name, 'checkpoint_sha256': origin.sha256}
     about |= {key: str(value) for key, value in origin.position.items()}
     trained = origin.refiner.backbone_scale if origin.refiner else None
@@ -136,7 +136,7 @@ def read_source(args: argparse.Namespace) -> Source:
     if 'backbone_scale' in about:
         text += f'; backbone scale {about["backbone_scale"]}, {about["refine_mode"]}'
         text += f' of {about["refine_sample_pixels"]} pixels' if about['refine_mode'] == 'sampling' else ''
-        if trained not in (None, arguments['backbone_scale']):
+        if trained not in (None, settings['backbone_scale']):
             text += f' (note: it was trained at scale {trained}, for pictures of another size perhaps)'
     return Source(network.eval(), about, text)
 

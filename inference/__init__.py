@@ -1,4 +1,4 @@
-"""Using a trained network: the `Matting` predictor, and what the inference scripts are made of.
+"""The use of a trained network: the `Matting` predictor, and what the inference scripts are made of.
 
     from inference import Matting
 

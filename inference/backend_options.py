@@ -1,7 +1,7 @@
-"""`--backend`: its flag, its checks, and settings that follow a file which has its own.
+"""The checks of `--backend`, and flags that follow the settings of an exported file.
 
 An exported file says with which settings it was made, and flags that are not typed take these. Those of an ONNX file
-are fixed, so that a flag which says otherwise is an error. Importing this does not import torch.
+are fixed, so a flag that says otherwise is an error. Importing this does not import torch.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from typing import Any
 from . import options
 
 INSTALL = "pip install -e '.[export]'"
-# What a file says of itself that flags say, too.
+# The flags whose values an exported file holds, too.
 SETTINGS: Mapping[str, Any] = {
     'model_backbone_scale': float,
     'model_refine_mode': str,
@@ -29,7 +29,7 @@ SETTINGS: Mapping[str, Any] = {
 
 
 def parse(parser: argparse.ArgumentParser, argv: Sequence[str] | None) -> argparse.Namespace:
-    """Reads a command line; `typed` of the result names the flags that were given, even if with their defaults."""
+    """Read a command line; `typed` of the result names the flags that were given, even if with their defaults."""
     args = parser.parse_args(argv)
     # Flags that find a value do not set their default.
     blank = argparse.Namespace(**dict.fromkeys(vars(args), parser))
@@ -39,33 +39,40 @@ def parse(parser: argparse.ArgumentParser, argv: Sequence[str] | None) -> argpar
 
 
 def backend_problems(args: argparse.Namespace, convertible: bool = False) -> list[str]:
-    """What is wrong with `--backend` and with what it is to run.
+    """Return what is wrong with `--backend` and with what it is to run.
 
     Args:
-        args: of one backend.
-        convertible: weights, or none, are as good as a file of the backend's own.
+        args: the command line, with one backend or several.
+        convertible: whether weights, or none, are as good as a file of the backend's own.
     """
-    path, backend, found = args.model_checkpoint, args.backend, []
+    path, found = args.model_checkpoint, []
     suffix = None if path is None else path.suffix
-    if suffix == '.onnx' and backend != 'onnx':
-        found.append(f'--model-checkpoint {path}: an ONNX file, which needs --backend onnx, not {backend}')
     if suffix == '.pt2':
         found.append(f'--model-checkpoint {path}: a program of torch.export, which no --backend runs; give its weights')
-    if backend == 'onnx' and suffix not in ('.onnx', '.pt2') and not convertible:
-        found.append(f'--backend onnx: needs an .onnx file, not {path}; make one of it with export_onnx.py')
-    if backend != 'pytorch' and args.compile:
-        found.append(f'--backend {backend}: cannot be compiled; leave out --compile, or this backend')
-    if backend == 'onnx' and args.device == 'mps':
-        found.append('--device mps: ONNX Runtime has none; use cpu')
-    needed = ['onnxruntime'] if suffix == '.onnx' else ['onnxruntime', 'onnx', 'onnxscript']
+    for backend in options.several(args.backend):
+        if suffix == '.onnx' and backend != 'onnx':
+            found.append(f'--model-checkpoint {path}: an ONNX file, which needs --backend onnx, not {backend}')
+        if backend == 'onnx' and suffix not in ('.onnx', '.pt2') and not convertible:
+            found.append(f'--backend onnx: needs an .onnx file, not {path}; make one of it with export_onnx.py')
+        if backend != 'pytorch' and args.compile:
+            found.append(f'--backend {backend}: cannot be compiled; leave out --compile, or this backend')
+        if backend == 'onnx':
+            found += _runtime_problems(args.device, suffix == '.onnx')
+    return found
+
+
+def _runtime_problems(device: str, exported: bool) -> list[str]:
+    """Return what is wrong with ONNX Runtime here; what is not exported yet needs more packages."""
+    found = ['--device mps: ONNX Runtime has none; use cpu'] if device == 'mps' else []
+    needed = ['onnxruntime'] if exported else ['onnxruntime', 'onnx', 'onnxscript']
     missing = [name for name in needed if importlib.util.find_spec(name) is None]
-    if backend == 'onnx' and missing:
+    if missing:
         found.append(f'--backend onnx: {", ".join(missing)} is not installed: {INSTALL}')
     return found
 
 
 def network_problems(args: argparse.Namespace) -> list[str]:
-    """What is wrong with the flags of network, machine and backend; an exported file's own settings are followed.
+    """Return what is wrong with the flags of network, machine and backend, after they followed an exported file.
 
     Raises:
         ValueError: as `follow`.
@@ -77,12 +84,12 @@ def network_problems(args: argparse.Namespace) -> list[str]:
 
 
 def follow(args: argparse.Namespace) -> None:
-    """Gives flags that were not typed the settings of an exported file; does nothing for other checkpoints.
+    """Give flags that were not typed the settings of an exported file; do nothing for other checkpoints.
 
-    Call it once `backend_problems` finds none.
+    To be called when `backend_problems` finds none.
 
     Raises:
-        ValueError: an ONNX file is none of export_onnx.py, or lacks an output of `--output-types`.
+        ValueError: an ONNX file was not made by export_onnx.py, or lacks an output of `--output-types`.
     """
     path = args.model_checkpoint
     if path is None or not path.is_file():
@@ -96,8 +103,13 @@ def follow(args: argparse.Namespace) -> None:
         about = _archive_about(path)
     for name, convert in SETTINGS.items():
         key = name.removeprefix('model_')
-        if key in about and (name not in args.typed or getattr(args, name) == 'auto'):
-            setattr(args, name, convert(about[key]))
+        if key not in about:
+            continue
+        given, held = getattr(args, name), convert(about[key])
+        if name not in args.typed or given == 'auto':
+            setattr(args, name, [held] if isinstance(given, list) else held)
+        elif isinstance(given, list):
+            setattr(args, name, [held if value == 'auto' else value for value in given])
 
 
 def _check_outputs(args: argparse.Namespace, given: Sequence[str]) -> None:
@@ -108,7 +120,7 @@ def _check_outputs(args: argparse.Namespace, given: Sequence[str]) -> None:
 
 
 def _archive_about(path: Path) -> Mapping[str, str]:
-    """What a TorchScript archive says of itself, but for its precision, which can be changed; else nothing."""
+    """Return what a TorchScript archive says of itself, except its precision, which can be changed; else nothing."""
     if not zipfile.is_zipfile(path):
         return {}
     try:

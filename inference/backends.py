@@ -6,9 +6,8 @@ import contextlib
 import functools
 import re
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -16,6 +15,7 @@ from torch import Tensor, nn
 from common.cli import out_of_memory
 from common.console import say
 from common.devices import choose_device, choose_precision
+from common.network import NetworkSettings
 from model.weights import describe, read_weights
 
 from .networks import random_network
@@ -23,30 +23,31 @@ from .predictor import Matting
 
 
 class Archive(nn.Module):
-    """A TorchScript archive, converted as a whole, which is how such files are used, and so are its pictures."""
+    """A TorchScript archive that is converted to a precision as a whole, and its pictures with it."""
 
     def __init__(self, archive: nn.Module, dtype: torch.dtype):
         super().__init__()
         self.archive, self.dtype = archive.to(dtype), dtype
 
     def forward(self, src: Tensor, bgr: Tensor) -> tuple[Tensor, ...]:
-        """As the archive's, for pictures of any precision."""
+        """Run the archive on pictures of any precision."""
         return self.archive(src.to(self.dtype), bgr.to(self.dtype))
 
 
-def load(
-    model: Mapping[str, Any],
+def load_matting(
+    path: Path | None,
+    settings: NetworkSettings,
     backend: str,
     device: torch.device,
     precision: str = 'auto',
     compiled: bool = False,
     traceable: bool = False,
 ) -> Matting:
-    """Builds the predictor.
+    """Build the predictor.
 
     Args:
-        model: arguments of `Matting.from_checkpoint` that name the network, its settings and its weights; a path of
-            None for random weights.
+        path: weights, or an exported file; None for random weights.
+        settings: which network the file holds, and how it is to refine.
         backend: 'pytorch'; 'torchscript', which runs a TorchScript archive as it is; 'onnx', which runs an ONNX file.
         device: as for `Matting`.
         precision: as for `Matting`; of an ONNX file 'auto' or its own.
@@ -58,28 +59,27 @@ def load(
         ValueError: the weights are of another network; an archive cannot be given its settings, or an ONNX file has
             others; the file is not of this backend's kind.
     """
-    path = model['path']
-    if backend == 'onnx':
-        return _onnx(model, device, precision)
     if path is None:
-        return Matting(random_network(model), device, precision, compiled)
+        return Matting(random_network(settings), device, precision, compiled)
+    if backend == 'onnx':
+        return _onnx(path, settings, device, precision)
     if backend == 'torchscript':
         if read_weights(path).kind == 'TorchScript archive':
             dtype = choose_precision(precision, device)
-            return _as_it_is(Archive(_archive(model), dtype), device, dtype)
+            return _as_it_is(Archive(_archive(path, settings), dtype), device, dtype)
         if not traceable:
             raise ValueError(
                 f'--backend torchscript: needs a TorchScript archive, not {path}; make one of it with '
                 'export_torchscript.py'
             )
-    matting = Matting.from_checkpoint(**model, device=device, precision=precision, compiled=compiled)
+    matting = Matting.from_checkpoint(path, **settings.values, device=device, precision=precision, compiled=compiled)
     if backend == 'pytorch' and matting.loaded and '(TorchScript archive' in matting.loaded.source:
         _note(f'note: the weights of {path} are used; --backend torchscript runs the archive as it is')
     return matting
 
 
 def device_for(backend: str, name: str, local_rank: int = 0) -> torch.device:
-    """As `choose_device`; 'auto' means the CPU where ONNX Runtime has nothing else."""
+    """Choose the device as `choose_device` does; 'auto' means the CPU where ONNX Runtime has nothing else."""
     if backend == 'onnx' and name == 'auto':
         from .onnx_network import has_device
 
@@ -88,14 +88,14 @@ def device_for(backend: str, name: str, local_rank: int = 0) -> torch.device:
 
 
 def precision_for(backend: str, name: str, device: torch.device) -> str:
-    """The precision that `--precision` means; ONNX Runtime has float16 on a CPU, too, and 'auto' is float32 there."""
+    """Return the precision that `--precision` means; with ONNX Runtime, which has float16 on CPUs, auto is float32."""
     if backend == 'onnx':
         return 'float32' if name == 'auto' else name
     return str(choose_precision(name, device)).removeprefix('torch.')
 
 
 def trace(matting: Matting, src: Tensor, bgr: Tensor) -> None:
-    """Makes the predictor's network TorchScript for pictures of this size, unless it is TorchScript already.
+    """Make the predictor's network TorchScript for pictures of this size, unless it is TorchScript already.
 
     Raises:
         ValueError: this torch cannot trace it.
@@ -113,18 +113,18 @@ def trace(matting: Matting, src: Tensor, bgr: Tensor) -> None:
 
 
 def _as_it_is(network: nn.Module, device: torch.device, dtype: torch.dtype) -> Matting:
-    """The predictor of a network that keeps its own precision."""
-    matting = Matting(network, device, 'float32')  # or it would get autocast
+    """Return the predictor of a network that keeps its own precision."""
+    matting = Matting(network, device, 'float32')  # any other precision would turn autocast on
     matting.dtype = dtype
     return matting
 
 
-def _onnx(model: Mapping[str, Any], device: torch.device, precision: str) -> Matting:
-    """An ONNX file, if it is what is asked for."""
+def _onnx(path: Path, settings: NetworkSettings, device: torch.device, precision: str) -> Matting:
+    """Load an ONNX file, if it is what is asked for."""
     from .onnx_network import OnnxNetwork
 
-    network = OnnxNetwork(model['path'], device)
-    asked = {name: value for name, value in model.items() if name != 'path'}
+    network = OnnxNetwork(path, device)
+    asked = settings.values
     if precision != 'auto':
         asked['precision'] = precision
     for name, value in asked.items():
@@ -138,25 +138,25 @@ def _onnx(model: Mapping[str, Any], device: torch.device, precision: str) -> Mat
     return _as_it_is(network, device, network.dtype)
 
 
-def _archive(model: Mapping[str, Any]) -> nn.Module:
-    """A TorchScript archive with its settings as asked for."""
-    path: Path = model['path']
-    held, asked = describe(read_weights(path).state_dict).lower(), f'{model["model_type"]} {model["backbone"]}'
+def _archive(path: Path, settings: NetworkSettings) -> nn.Module:
+    """Load a TorchScript archive and give it the settings of its refiner."""
+    held, asked = describe(read_weights(path).state_dict).lower(), f'{settings.model_type} {settings.backbone}'
     if held != asked:
         raise ValueError(f'{path} holds {held}, not {asked}: give the --model-type and --model-backbone of the file')
     with _sifted_warnings():
         module = torch.jit.load(path, map_location='cpu').eval()
     for name in ('backbone_scale', 'refine_mode', 'refine_sample_pixels', 'refine_threshold'):
-        if name in model and not hasattr(module, name):
+        if settings.refiner is None:
+            break
+        if not hasattr(module, name):
             raise ValueError(f'{path}: has no {name} to set, so its settings are unknown; give its state_dict instead')
-        if name in model:
-            setattr(module, name, model[name])
+        setattr(module, name, getattr(settings.refiner, name))
     return module
 
 
 @contextlib.contextmanager
 def _sifted_warnings() -> Iterator[None]:
-    """Leaves out what torch says against TorchScript as such, and sums up its doubts about constants in a trace."""
+    """Drop the warnings that TorchScript is deprecated, and sum up those about constants in a trace."""
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter('always')
         yield
@@ -169,5 +169,5 @@ def _sifted_warnings() -> Iterator[None]:
 
 @functools.cache
 def _note(text: str) -> None:
-    """Says it once in a process; torch repeats its doubts for every line and trace."""
+    """Print a note once per process; torch repeats its warnings for every line and trace."""
     say(text)

@@ -1,4 +1,4 @@
-"""The coarse result alone, of a network that refines: what its refiner has to begin with."""
+"""The coarse result of a network that refines: what its refiner starts from."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ class Coarse(nn.Module):
     """A `MattingRefine` that leaves out its refiner: alpha and foreground of the coarse network, enlarged bilinearly.
 
     Args:
-        network: which it shares, weights and settings; in evaluation mode.
+        network: in evaluation mode; its weights and settings are shared.
     """
 
     def __init__(self, network: MattingRefine):
@@ -22,7 +22,7 @@ class Coarse(nn.Module):
         self.network = network
 
     def forward(self, src: Tensor, bgr: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
-        """As `MattingRefine.forward`, with nothing refined: `pha` and `fgr` are `pha_sm` and `fgr_sm` at full size."""
+        """Return what `MattingRefine.forward` does, unrefined: `pha` is the enlarged `pha_sm`, `fgr` the `fgr_sm`."""
         small, plate = self.network.pyramid(src).small, self.network.pyramid(bgr).small
         pha_sm, fgr_sm, err_sm, _ = self.network.coarse(small, plate)
         fgr_sm = self.network.clamp(fgr_sm + small)
@@ -32,13 +32,13 @@ class Coarse(nn.Module):
 
 
 def coarse_only(matting: Matting) -> Matting:
-    """A predictor of the coarse result, with the network of another predictor, which can be used further.
+    """Return a predictor of the coarse result that shares its network with another one, which stays usable.
 
     Raises:
-        ValueError: that one's network does not refine.
+        ValueError: the network does not refine.
     """
     if not isinstance(matting.model, MattingRefine):
         raise ValueError(f'{type(matting.model).__name__} refines nothing: it is coarse already')
-    coarse = Matting(Coarse(matting.model), matting.device, 'float32')  # float32: or it would get autocast
+    coarse = Matting(Coarse(matting.model), matting.device, 'float32')  # any other precision would turn autocast on
     coarse.dtype, coarse.loaded = matting.dtype, matting.loaded
     return coarse

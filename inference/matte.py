@@ -1,4 +1,4 @@
-"""What comes out for a picture: `Matte`, and `Pending`, which becomes one when the device is done."""
+"""The result for a picture: `Matte`, and `Pending`, which becomes one when the device is done."""
 
 from __future__ import annotations
 
@@ -56,10 +56,10 @@ class Pending:
         return torch.empty(x.shape, dtype=x.dtype, pin_memory=True).copy_(x, non_blocking=True)
 
     def matte(self, index: int) -> Matte:
-        """Waits for the device; one picture's result. Any thread may call it, also more than once.
+        """Wait for the device and return one picture's result. Any thread may call it, also more than once.
 
         Raises:
-            NotFiniteError: it holds NaN.
+            NotFiniteError: the result holds NaN.
         """
         if self._done:
             self._done.synchronize()
@@ -70,5 +70,5 @@ class Pending:
         return Matte(**{name: x[index].numpy() for name, x in self._results.items()})
 
     def result(self) -> list[Matte]:
-        """All pictures' results; see `matte`."""
+        """Return all pictures' results; see `matte`."""
         return [self.matte(i) for i in range(len(self._finite))]

@@ -1,8 +1,7 @@
-"""Networks by their flags: with the weights of a file, new, or with random weights to measure speed by."""
+"""Networks by their settings: with the weights of a file, new ones, or random ones to measure speed with."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +9,7 @@ import torch
 from torchvision.models.resnet import Bottleneck
 
 from checkpointing.origin import Origin, read_network
+from common.network import NetworkSettings, RefinerSettings
 from model import MattingBase, MattingRefine
 from model.weights import LoadReport, load_weights
 
@@ -49,14 +49,15 @@ def load_network(
     return model, load_weights(model, weights.file), weights.origin
 
 
-def make_network(model: Mapping[str, Any]) -> MattingBase:
-    """The network of these arguments, with new weights."""
-    arguments = {name: value for name, value in model.items() if name not in ('path', 'model_type')}
-    return MattingRefine(**arguments) if model['model_type'] == 'mattingrefine' else MattingBase(**arguments)
+def make_network(settings: NetworkSettings) -> MattingBase:
+    """Build a network with new weights; `mattingrefine` without settings of a refiner gets the default ones."""
+    if settings.model_type == 'mattingbase':
+        return MattingBase(settings.backbone)
+    return MattingRefine(settings.backbone, **vars(settings.refiner or RefinerSettings()))
 
 
-def random_network(model: Mapping[str, Any]) -> MattingBase:
-    """A network with random weights that refines as many cells as a trained one can.
+def random_network(settings: NetworkSettings) -> MattingBase:
+    """Build a network with random weights that refines as many cells as a trained one can.
 
     New weights predict an error of 0 for most of a picture (99 % of it with MobileNetV2). Cells without error are left
     out by the refiner on a CPU, and everywhere by other implementations, which would make them look faster than they
@@ -66,11 +67,12 @@ def random_network(model: Mapping[str, Any]) -> MattingBase:
     """
     with torch.random.fork_rng(devices=[]), torch.no_grad():
         torch.manual_seed(0)
-        network = make_network(model)
+        network = make_network(settings)
         for module in network.modules():
             if isinstance(module, Bottleneck):
                 module.bn3.weight.fill_(0.2)
-        least = model['refine_threshold'] if model.get('refine_mode') == 'thresholding' else 0.0
+        refiner = settings.refiner
+        least = refiner.refine_threshold if refiner and refiner.refine_mode == 'thresholding' else 0.0
         conv, err, pixels = network.decoder.conv4, 4, slice(-6, None)  # its last six inputs are src and bgr
         weight = conv.weight[err, pixels].clone()
         conv.weight[err] = 0

@@ -1,4 +1,4 @@
-"""A file of export_onnx.py as a network: what it says of itself, and its results by ONNX Runtime."""
+"""A file of export_onnx.py as a network: its metadata, and its results by ONNX Runtime."""
 
 from __future__ import annotations
 
@@ -12,12 +12,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-# In the order in which the networks return them.
-OUTPUTS = {
-    'mattingbase': ('pha', 'fgr', 'err', 'hid'),
-    'mattingrefine': ('pha', 'fgr', 'pha_sm', 'fgr_sm', 'err_sm', 'ref_sm'),
-}
-# Of what a file says of itself: without it, it cannot be used.
+from common.network import OUTPUTS
+
+# Metadata without which a file cannot be used.
 NEEDED = ('model_type', 'backbone', 'precision', 'sides_multiple_of', 'outputs')
 PROVIDERS = {'cpu': 'CPUExecutionProvider', 'cuda': 'CUDAExecutionProvider'}
 
@@ -33,11 +30,11 @@ class OnnxNetwork(nn.Module):
         device: 'cpu', or 'cuda', to which pictures go by way of the computer's memory.
 
     Attributes:
-        about: what the file says of itself.
+        about: the file's metadata: settings and origin of the network.
         dtype: of its weights.
 
     Raises:
-        ValueError: it is no file of export_onnx.py, lacks alpha or foreground, or ONNX Runtime has no such device.
+        ValueError: it was not made by export_onnx.py, lacks alpha or foreground, or ONNX Runtime has no such device.
     """
 
     def __init__(self, path: Path, device: torch.device):
@@ -57,7 +54,7 @@ class OnnxNetwork(nn.Module):
         self._lock = threading.Lock()
 
     def forward(self, src: Tensor, bgr: Tensor) -> tuple[Tensor | None, ...]:
-        """Takes float pictures (B, 3, H, W), 0..1; returns what the network does, None for what the file leaves out."""
+        """Take float pictures (B, 3, H, W), 0..1; return what the network does, None for what the file leaves out."""
         height, width = src.shape[2:]
         multiple = int(self.about['sides_multiple_of'])
         pad = (0, -width % multiple, 0, -height % multiple)
@@ -79,19 +76,19 @@ class OnnxNetwork(nn.Module):
 
 
 def has_device(kind: str) -> bool:
-    """Whether this ONNX Runtime computes on 'cpu' or 'cuda'."""
+    """Return whether this ONNX Runtime computes on 'cpu' or 'cuda'."""
     return PROVIDERS.get(kind) in onnxruntime.get_available_providers()
 
 
 def open_session(path: Path, device: str, threads: int, optimized: bool = True) -> Any:
-    """Loads a file.
+    """Load a file.
 
     Raises:
         ValueError: ONNX Runtime cannot.
     """
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
-    # Threads that wait awake would take the cores from those that read and write pictures.
+    # Threads that spin while they wait would take the cores from those that read and write pictures.
     options.add_session_config_entry('session.intra_op.allow_spinning', '0')
     if not optimized:
         options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
@@ -103,10 +100,10 @@ def open_session(path: Path, device: str, threads: int, optimized: bool = True) 
 
 
 def read_about(path: Path) -> Mapping[str, str]:
-    """What a file says of itself.
+    """Read a file's metadata.
 
     Raises:
-        ValueError: it is none of export_onnx.py.
+        ValueError: it was not made by export_onnx.py.
     """
     session = open_session(path, 'cpu', 1, optimized=False)
     about = session.get_modelmeta().custom_metadata_map

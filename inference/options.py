@@ -13,10 +13,9 @@ import os
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from common import cli, devices
-from common.network import BACKBONES, MODEL_TYPES, RefinerSettings
+from common.network import BACKBONES, MODEL_TYPES, NetworkSettings, RefinerSettings
 
 BACKENDS = ('pytorch', 'torchscript', 'onnx')
 OUTPUT_TYPES = ('com', 'pha', 'fgr', 'err', 'ref')
@@ -25,12 +24,12 @@ DEFAULT_FORMATS = {'com': 'png', 'pha': 'jpg', 'fgr': 'jpg', 'err': 'jpg', 'ref'
 
 
 def add_model_arguments(parser: argparse.ArgumentParser, sweep: bool = False) -> None:
-    """Adds the flags that name a network and its weights.
+    """Add the flags that name a network and its weights.
 
     Args:
-        parser: gets them.
-        sweep: for a speed test: several backbones, random weights without a checkpoint, and None for the settings
-            that follow the size of the pictures.
+        parser: to add them to.
+        sweep: make them those of a speed test: several backbones, random weights without a checkpoint, and None for
+            the settings that follow the size of the pictures.
     """
     add = parser.add_argument_group('model').add_argument
     add('--model-type', required=True, choices=MODEL_TYPES,
@@ -58,37 +57,20 @@ def add_model_arguments(parser: argparse.ArgumentParser, sweep: bool = False) ->
 
 
 def model_problems(args: argparse.Namespace) -> list[str]:
-    """What is wrong with the model's flags, each as the flag, its value and what is allowed."""
+    """Return what is wrong with the model's flags, each as the flag, its value and what is allowed."""
     found = []
     if args.model_checkpoint is not None and not args.model_checkpoint.is_file():
         found.append(f'--model-checkpoint {args.model_checkpoint}: no such file')
     return found + cli.refiner_problems(args)
 
 
-def model_arguments(args: argparse.Namespace) -> dict[str, Any]:
-    """The model's flags as arguments of `Matting.from_checkpoint`."""
-    refine = {
-        'backbone_scale': args.model_backbone_scale,
-        'refine_mode': args.model_refine_mode,
-        'refine_sample_pixels': args.model_refine_sample_pixels,
-        'refine_threshold': args.model_refine_threshold,
-        'refine_kernel_size': args.model_refine_kernel_size,
-    }
-    return {
-        'path': args.model_checkpoint,
-        'model_type': args.model_type,
-        'backbone': args.model_backbone,
-        **(refine if args.model_type == 'mattingrefine' else {}),
-    }
-
-
 def add_device_arguments(parser: argparse.ArgumentParser, sweep: bool = False, workers: bool = True) -> None:
-    """Adds the flags that say where and how precisely to compute.
+    """Add the flags that say where and how precisely to compute.
 
     Args:
-        parser: gets them.
-        sweep: for a speed test: several precisions and backends.
-        workers: threads read and write.
+        parser: to add them to.
+        sweep: make them those of a speed test: several precisions and backends, and no `--num-workers`.
+        workers: add `--num-workers`.
     """
     add = parser.add_argument_group('machine').add_argument
     cli.add_device_argument(add)
@@ -112,26 +94,28 @@ def _has_compiler() -> bool:
 
 
 def device_problems(args: argparse.Namespace) -> list[str]:
-    """What is wrong with the machine's flags. Imports torch to ask for a GPU if one is named."""
-    found = []
-    if getattr(args, 'num_workers', 0) < 0:
-        found.append(f'--num-workers {args.num_workers}: must be at least 0')
+    """Return what is wrong with the machine's flags. Import torch to ask for a GPU if one is named."""
+    found = cli.at_least_problems(args, {'num_workers': 0})
     if args.compile and args.device != 'cuda' and not _has_compiler():
         found.append('--compile: needs a C++ compiler for the CPU, such as g++; install one or leave the flag out')
-    if getattr(args, 'backend', None) != 'onnx':
-        found += cli.precision_problems(args.device, args.precision)
+    if any(backend != 'onnx' for backend in several(getattr(args, 'backend', 'pytorch'))):
+        for precision in several(args.precision):
+            found += cli.precision_problems(args.device, precision)
     if args.device in ('cuda', 'mps'):
-        from common.devices import choose_device
-
         try:
-            choose_device(args.device)
+            devices.choose_device(args.device)
         except ValueError as error:
             found.append(str(error))
     return found
 
 
+def several(value: str | list[str]) -> list[str]:
+    """Return the values of a flag that takes several in a speed test and one elsewhere."""
+    return value if isinstance(value, list) else [value]
+
+
 def add_picture_arguments(parser: argparse.ArgumentParser) -> None:
-    """Adds the flags for pictures in: sources and plates."""
+    """Add the flags for pictures in: sources and plates."""
     add = parser.add_argument_group('pictures').add_argument
     add('--images-src', type=Path, required=True, metavar='PATH', help='a folder, read with its sub-folders, or a file')
     add('--images-bgr', type=Path, required=True, metavar='PATH',
@@ -145,19 +129,17 @@ def add_picture_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def picture_problems(args: argparse.Namespace) -> list[str]:
-    """What is wrong with the flags for pictures in; the pictures themselves are `inference.images.inputs`' business."""
+    """Return what is wrong with the flags for pictures in; the pictures themselves are checked by `find_jobs`."""
     found = [
         f'{flag} {path}: no such file or folder'
         for flag, path in (('--images-src', args.images_src), ('--images-bgr', args.images_bgr))
         if not path.exists()
     ]
-    if args.batch_size < 1:
-        found.append(f'--batch-size {args.batch_size}: must be at least 1')
-    return found
+    return found + cli.at_least_problems(args, {'batch_size': 1})
 
 
 def add_output_arguments(parser: argparse.ArgumentParser, format_flag: str = '--output-format') -> None:
-    """Adds the flags for pictures out; `format_flag` names the one for the format of each type."""
+    """Add the flags for pictures out; `format_flag` names the one for the format of each type."""
     add = parser.add_argument_group('output').add_argument
     add('--output-dir', type=Path, required=True, metavar='DIR', help='each type gets a sub-folder, or a video')
     add('--output-types', '--output-type', nargs='+', required=True, choices=OUTPUT_TYPES,
@@ -173,7 +155,7 @@ def add_output_arguments(parser: argparse.ArgumentParser, format_flag: str = '--
 
 
 def output_problems(args: argparse.Namespace, format_flag: str = '--output-format') -> list[str]:
-    """What is wrong with the flags for pictures out; `format_flag` as for `add_output_arguments`."""
+    """Return what is wrong with the flags for pictures out; `format_flag` as for `add_output_arguments`."""
     found = []
     if 'ref' in args.output_types and args.model_type == 'mattingbase':
         found.append('--output-types ref: mattingbase refines nothing; leave it out or use --model-type mattingrefine')
@@ -194,7 +176,7 @@ def output_problems(args: argparse.Namespace, format_flag: str = '--output-forma
 
 
 def output_formats(args: argparse.Namespace) -> dict[str, str]:
-    """The format of each type asked for, in the order asked: {'com': 'png', 'pha': 'jpg', ...}."""
+    """Return the format of each type asked for, in the order asked: {'com': 'png', 'pha': 'jpg', ...}."""
     entries = (entry.partition('=') for entry in args.picture_formats)
     given = {kind: picture_format for kind, _, picture_format in entries}
     return {kind: given.get(kind, DEFAULT_FORMATS[kind]) for kind in args.output_types}
@@ -207,12 +189,12 @@ MOST_THREADS = 16  # that do the same
 
 @dataclass(frozen=True)
 class Threads:
-    """How many threads do what.
+    """The numbers of threads of the stages.
 
     Attributes:
-        files: that read pictures, and as many that write.
-        batches: that compute a batch each at the same time.
-        each: of the network for each of these; 0 leaves it to torch.
+        files: threads that read pictures, and as many that write.
+        batches: threads that compute a batch each at the same time.
+        each: threads of the network within each of these; 0 leaves it to torch.
     """
 
     files: int
@@ -220,8 +202,16 @@ class Threads:
     each: int
 
 
-def share_cores(args: argparse.Namespace, device: str, batches: int, pixels: int, processes: int = 1) -> Threads:
-    """Shares this process's part of the machine's cores among the stages; OMP_NUM_THREADS limits it.
+def share_cores(
+    device: str,
+    batches: int,
+    pixels: int,
+    network: NetworkSettings | None = None,
+    num_workers: int = 0,
+    compiled: bool = False,
+    processes: int = 1,
+) -> Threads:
+    """Share this process's part of the machine's cores among the stages; OMP_NUM_THREADS limits it.
 
     A GPU takes one batch after the other, and all cores read and write. On a CPU the network takes most of the time.
     Batches there are computed at the same time rather than by several threads together, which would wait for each other
@@ -229,21 +219,23 @@ def share_cores(args: argparse.Namespace, device: str, batches: int, pixels: int
     suffice; so do few, and a network that is compiled, which torch would do once for each thread.
 
     Args:
-        args: the command line.
         device: 'cpu', or any other.
-        batches: that there are.
-        pixels: of the largest one.
+        batches: how many there are.
+        pixels: of the largest batch.
+        network: what computes them; None for the refine network as it is published.
+        num_workers: threads that read, and as many that write; 0 derives them from the cores.
+        compiled: the network is compiled.
         processes: on this machine, this one included.
     """
     cores = max(1, devices.cores() // processes)
     if device != 'cpu':
-        return Threads(args.num_workers or min(MOST_THREADS, cores), 1, 0)
+        return Threads(num_workers or min(MOST_THREADS, cores), 1, 0)
     if processes == 1 and os.environ.get('OMP_NUM_THREADS', '').isdigit():  # torchrun sets it by itself
         cores = max(1, min(cores, int(os.environ['OMP_NUM_THREADS'])))
-    if args.model_type == 'mattingbase':
+    if network and network.model_type == 'mattingbase':
         pixels *= 8  # the coarse network sees the whole picture
-    elif args.model_refine_mode == 'full':
+    elif network and network.refiner and network.refiner.refine_mode == 'full':
         pixels *= 4
     together = min(cores // min(cores, math.ceil(pixels / PIXELS_OF_A_THREAD)), batches, MOST_THREADS)
-    together = 1 if args.compile else max(1, together)
-    return Threads(args.num_workers or min(MOST_THREADS, max(1, cores // 2)), together, cores // together)
+    together = 1 if compiled else max(1, together)
+    return Threads(num_workers or min(MOST_THREADS, max(1, cores // 2)), together, cores // together)

@@ -1,4 +1,4 @@
-"""Decode, compute and encode at the same time: stages that run ahead of each other on threads.
+"""Stages that run ahead of each other on threads, to decode, compute and encode at the same time.
 
 Pillow, OpenCV and torch release Python's lock while they work, so threads are enough and pixels are never copied
 between processes. A stage is a plain function from one item to one result:
@@ -29,8 +29,10 @@ Result = TypeVar('Result')
 
 
 class Pipeline:
-    """Owns the threads of its stages. Leaving the block, for whatever reason, drops what has not started and waits
-    for what has, so that no file is left half written and nothing hangs: no stage ever waits for another one's queue.
+    """The owner of the stages' threads.
+
+    Leaving the block, for whatever reason, drops what has not started and waits for what has, so that no file is left
+    half written. Nothing hangs, since no stage ever waits for another one's queue.
     """
 
     def __init__(self) -> None:
@@ -108,7 +110,7 @@ class Recent(Generic[Result]):
         self._kept: OrderedDict[Hashable, Future[Result]] = OrderedDict()
 
     def get(self, key: Hashable) -> Result:
-        """The result for `key`; what the function raised is raised to all who wait, and not kept."""
+        """Return the result for `key`; what the function raises goes to all who wait, and is not kept."""
         with self._lock:
             known = self._kept.pop(key, None)
             self._kept[key] = future = known or Future()

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import cv2
 import numpy as np
 import torch
 from torch import Tensor, nn
@@ -20,6 +19,7 @@ from model.folding import folded
 from model.refiner import Pyramid
 from model.weights import LoadReport
 
+from .compositing import fitted
 from .matte import Matte, NotFiniteError, Pending
 from .networks import load_network
 from .pipeline import Recent
@@ -40,7 +40,7 @@ class Plate:
 
 
 class Matting:
-    """Cuts subjects out of pictures.
+    """A trained network that cuts subjects out of pictures.
 
         matting = Matting.from_checkpoint('epoch-0.pth')
         matte = matting('photo.jpg', 'plate.jpg')
@@ -90,7 +90,7 @@ class Matting:
         compiled: bool = False,
         **refine: Any,
     ) -> Matting:
-        """Builds the predictor from a weight file.
+        """Build the predictor from a weight file.
 
         Args:
             path: weights.
@@ -111,7 +111,7 @@ class Matting:
         return matting
 
     def __call__(self, src: Picture, bgr: Picture, err: bool = False, ref: bool = False) -> Matte:
-        """Mattes one picture.
+        """Matte one picture.
 
         Args:
             src: the picture.
@@ -120,16 +120,16 @@ class Matting:
             ref: return the refined regions as well.
 
         Raises:
-            ValueError: no uint8 RGB pictures, sizes that differ or are too small, or `ref` of a MattingBase.
-            NotFiniteError: the network's results hold NaN; a ValueError, too.
-            dataset.readers.ImageError: a file cannot be read.
+            ValueError: pictures that are not uint8 RGB, sizes that differ or are too small, or `ref` of a MattingBase.
+            NotFiniteError: the network's results hold NaN; it is a ValueError.
+            dataset.sources.ImageError: a file cannot be read.
         """
         return self.batch([src], [bgr], err, ref)[0]
 
     def batch(
         self, srcs: Sequence[Picture], bgrs: Sequence[Picture], err: bool = False, ref: bool = False
     ) -> list[Matte]:
-        """Mattes pictures of equal size at once; `bgrs` holds one plate for all, or one each. Else like a call."""
+        """Matte pictures of equal size at once; `bgrs` holds one plate for all, or one each. Otherwise like a call."""
         if not srcs or len(bgrs) not in (1, len(srcs)):
             raise ValueError(f'{len(srcs)} pictures and {len(bgrs)} plates: give one plate for all, or one each')
         plates = [self.plate(bgr) for bgr in bgrs] * (len(srcs) // len(bgrs))
@@ -138,7 +138,7 @@ class Matting:
         ).result()
 
     def plate(self, source: Picture, size: tuple[int, int] | None = None) -> Plate:
-        """Puts a plate on the device; the last few that came from files are kept. Safe to call from any thread.
+        """Put a plate on the device; the last few that came from files are kept. Safe to call from any thread.
 
         Args:
             source: a file or a picture.
@@ -153,20 +153,19 @@ class Matting:
 
     def _uploaded(self, pixels: np.ndarray, size: tuple[int, int] | None) -> Plate:
         _check_pixels(pixels)
-        if size is not None and size != pixels.shape[1::-1]:
-            shrinks = size[0] * size[1] < pixels.shape[0] * pixels.shape[1]
-            pixels = cv2.resize(pixels, size, interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_CUBIC)
+        if size is not None:
+            pixels = fitted(pixels, size)
         return Plate(pixels, self.staged(pixels).to(self.device, non_blocking=True))
 
     def staged(self, pixels: np.ndarray) -> Tensor:
-        """A picture as a tensor from which the device can copy while the CPU goes on: pinned memory for cuda."""
+        """Return a picture as a tensor that the device can copy while the CPU goes on: in pinned memory for cuda."""
         _check_pixels(pixels)
         tensor = torch.from_numpy(np.require(pixels, requirements=['C', 'W']))  # Pillow's arrays are read-only
         return tensor.pin_memory() if self.device.type == 'cuda' else tensor
 
     @torch.inference_mode()
     def submit(self, srcs: Sequence[Tensor], plates: Sequence[Plate], err: bool = False, ref: bool = False) -> Pending:
-        """Starts a batch and returns without waiting for the device.
+        """Start a batch and return without waiting for the device.
 
         Args:
             srcs: pictures of one size, from `staged`.
@@ -204,7 +203,7 @@ class Matting:
 
     @torch.inference_mode()
     def predict(self, src: Tensor, bgr: Tensor, err: bool = False, ref: bool = False) -> dict[str, Tensor]:
-        """The network's results at the picture's size, for callers that have tensors.
+        """Return the network's results at the picture's size, for callers that have tensors.
 
         Args:
             src: float (B, 3, H, W), RGB, 0..1, on the predictor's device.
@@ -232,12 +231,12 @@ class Matting:
 
     @property
     def _picture_dtype(self) -> torch.dtype:
-        """What pictures are computed in: bfloat16 has too few digits."""
+        """The dtype that pictures are computed in: bfloat16 has too few digits for them."""
         return torch.float16 if self.dtype == torch.float16 else torch.float32
 
 
 def _chosen(outputs: tuple[Tensor, ...], err: bool, ref: bool) -> dict[str, Tensor]:
-    """The results by name, at the picture's size."""
+    """Return the results by name, at the picture's size."""
     pha, fgr, *rest = outputs
     results = {'pha': pha, 'fgr': fgr}
     refined = len(rest) == 4  # pha_sm, fgr_sm, err_sm, ref_sm; MattingBase gives err, hid
@@ -251,7 +250,7 @@ def _chosen(outputs: tuple[Tensor, ...], err: bool, ref: bool) -> dict[str, Tens
 
 
 def _compile(model: nn.Module, mode: str | None) -> None:
-    """Compiles a network in place, but for the sizes of pictures, which are kept across calls for plates."""
+    """Compile a network in place, without the pyramids of pictures: those of plates are kept across calls."""
     if isinstance(model, MattingRefine):
         model.matte = torch.compile(model.matte, mode=mode)  # type: ignore[method-assign]
     else:
@@ -259,7 +258,7 @@ def _compile(model: nn.Module, mode: str | None) -> None:
 
 
 def _prepared(model: nn.Module, device: torch.device, dtype: torch.dtype) -> nn.Module:
-    """The network for evaluation; ours as a copy: BatchNorm folded, in the fastest layout, weights in `dtype`."""
+    """Prepare a network for evaluation; ours as a copy with folded BatchNorm, fastest layout and weights in `dtype`."""
     if not isinstance(model, MattingBase):
         return model.to(device).eval()
     return folded(model).to(device, dtype, memory_format=torch.channels_last)  # type: ignore[call-overload]

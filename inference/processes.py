@@ -1,4 +1,4 @@
-"""Several processes that share the work, as torchrun starts them: which part is whose, and one exit code for all."""
+"""Processes that share the work, as torchrun starts them: the part of each, and one exit code for all."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ LONGEST_WAIT = timedelta(days=7)  # for the process with the slowest pictures
 
 @dataclass(frozen=True)
 class Shard:
-    """The part of the work that is this process's: every `world`-th item, from item `rank` on."""
+    """This process's part of the work: every `world`-th item, from item `rank` on."""
 
     rank: int = 0
     world: int = 1
@@ -23,7 +23,7 @@ class Shard:
 
 
 def process_shard(environ: Mapping[str, str] = os.environ) -> Shard:
-    """Reads what torchrun tells its processes; without it, all the work is this process's."""
+    """Read what torchrun tells its processes; without it, this process does all the work."""
     rank, world, local_rank, local_world = (
         int(environ.get(name, default))
         for name, default in (('RANK', 0), ('WORLD_SIZE', 1), ('LOCAL_RANK', 0), ('LOCAL_WORLD_SIZE', 1))
@@ -32,7 +32,7 @@ def process_shard(environ: Mapping[str, str] = os.environ) -> Shard:
 
 
 def common_exit_code(code: int, shard: Shard, environ: Mapping[str, str] = os.environ) -> int:
-    """Wait until all of torchrun's processes are done; returns the largest of their exit codes.
+    """Wait until all of torchrun's processes are done, and return the largest of their exit codes.
 
     torchrun ends all processes as soon as one leaves with a code other than 0: a process with one unreadable picture
     would cost the others all that they have not done yet.

@@ -1,1 +1,1 @@
-"""From picture files to matte files."""
+"""The way from picture files to matte files."""

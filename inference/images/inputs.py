@@ -1,4 +1,4 @@
-"""Which plate belongs to which picture, found and checked before anything is computed.
+"""Pairs of picture and plate, found and checked before anything is computed.
 
 Only names and headers are read, so this takes milliseconds for a hundred pictures and a second for thousands.
 """
@@ -53,12 +53,12 @@ def find_jobs(
     Args:
         images_src: a folder, searched with its sub-folders, or one file.
         images_bgr: a folder or one file.
-        output_dir: pictures in it are results of an earlier run: neither sources nor plates. Where it is the
-            folder of these, or around it, that goes for its sub-folders of the output types.
+        output_dir: pictures in it are results of an earlier run, neither sources nor plates. Where it is or holds
+            the folder of these, only its sub-folders of the output types count as results.
         resize_bgr: allow sizes to differ.
 
     Returns:
-        The jobs, sorted by path; what is wrong: a run must not start unless that is empty; and what to tell the user.
+        The jobs, sorted by path; problems, with which a run must not start; and notes for the user.
     """
     results = [output_dir, *(output_dir / kind for kind in OUTPUT_TYPES)]
     sources = _listed('--images-src', images_src, [images_bgr, *results])
@@ -84,7 +84,7 @@ def find_jobs(
 
 @dataclass(frozen=True)
 class _Listed:
-    """What a flag's path holds: pictures by name, in order of path; why it cannot be used; other files, in words."""
+    """The contents of a flag's path: pictures by name, in order of path; problems; other files, in words."""
 
     pictures: list[tuple[str, Path]]
     problems: list[str]
@@ -134,7 +134,7 @@ def _clashes(sources: Iterable[tuple[str, Path]]) -> list[str]:
 def _match(
     names: Sequence[str], plates: Sequence[tuple[str, Path]], images_bgr: Path
 ) -> tuple[dict[str, Path], list[str], list[str]]:
-    """Plates by picture name, what is wrong, and what to tell, by the rules of `find_jobs`."""
+    """Apply the rules of `find_jobs`; return plates by picture name, problems, and notes for the user."""
     by_stem = defaultdict(list)
     for stem, path in plates:
         by_stem[stem].append(path)
@@ -172,7 +172,7 @@ def _match(
 
 
 def _measure(jobs: list[Job], resize_bgr: bool) -> tuple[list[Job], list[str]]:
-    """The jobs with their sizes, and the plates that cannot be used for them."""
+    """Return the jobs with their sizes, and a problem for each plate that cannot be used."""
     plates = list(dict.fromkeys(job.bgr for job in jobs))
     with ThreadPoolExecutor(8) as pool:
         src_sizes = list(pool.map(_size_or_error, [job.src for job in jobs]))

@@ -1,4 +1,4 @@
-"""What a run over many pictures tells: a line for each of the first findings of a kind, and counts at its end."""
+"""The findings of a run over many pictures: a line for each of the first of a kind, and counts at the end."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Item:
+class PictureResult:
     """A picture on its way through the stages.
 
     Attributes:
-        job: names it.
+        job: picture, plate and name.
         inputs: the decoded picture, and its plate on the device; None once computed, or if it failed.
         misfit: why the plate seems not to fit, with the measured differences.
         unaligned: why the plate could not be aligned.
         error: why the picture failed.
-        bad_plate: it failed because its plate cannot be read.
+        bad_plate: whether it failed because its plate cannot be read.
     """
 
     job: Job
@@ -37,15 +37,15 @@ class Item:
 
 
 class Report:
-    """Counts pictures, and says which ones need a look. `add` and `summary` return lines to print."""
+    """Counts of pictures, and which ones need a look. `add` and `summary` return lines to print."""
 
     def __init__(self) -> None:
         self.done = self.failed = self._unaligned = 0
         self._misfits: Counter[Path] = Counter()
         self._bad_plates: Counter[Path] = Counter()
 
-    def add(self, item: Item) -> list[str]:
-        """Count a picture; returns what to say of it now."""
+    def add(self, item: PictureResult) -> list[str]:
+        """Count a picture; return what to say of it now."""
         plate = item.job.bgr
         if item.error is not None:
             self.failed += 1
@@ -64,7 +64,7 @@ class Report:
         return [f'warning: {item.job.src} with {plate}: {"; ".join(lines)}'] if lines else []
 
     def summary(self) -> list[str]:
-        """What to say at the end."""
+        """Return what to say at the end."""
         total, lines = self.done + self.failed, []
         lines += [
             f'failed: {count} pictures, because of their plate {plate}'

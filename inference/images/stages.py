@@ -8,30 +8,29 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
-from functools import partial
 
 import cv2
 
 from common.cli import out_of_memory
 from common.network import MIN_SIDE
 from dataset.readers import ImageError, read_rgb
+from inference.batching import compute_batches
 from inference.matte import NotFiniteError, Pending
-from inference.pipeline import batches
-from inference.plates.agreement import plate_fit
+from inference.plates.agreement import plate_agreement
 from inference.plates.alignment import align_plate
 from inference.predictor import Matting
 
 from .inputs import Job
-from .report import Item
+from .report import PictureResult
 from .writer import PictureWriter
 
-Started = tuple[list[Item], Pending | None]
+Started = tuple[list[PictureResult], Pending | None]
 
 SPARE_MEMORY = 'lower --batch-size, --model-backbone-scale or --model-refine-sample-pixels, or --precision float16'
 
 
-def load(job: Job, matting: Matting, resize: bool, align: bool) -> Item:
-    """First stage, on threads: decode a picture, see that its plate is on the device, compare the two."""
+def load_pair(job: Job, matting: Matting, resize: bool, align: bool) -> PictureResult:
+    """Decode a picture, put its plate on the device and compare the two: the first stage, on threads."""
     try:
         src = read_rgb(job.src)
         height, width = src.shape[:2]
@@ -40,56 +39,33 @@ def load(job: Job, matting: Matting, resize: bool, align: bool) -> Item:
         try:
             plate = matting.plate(job.bgr, (width, height) if resize else None)
         except (ImageError, OSError) as error:
-            return Item(job, error=str(error), bad_plate=True)
+            return PictureResult(job, error=str(error), bad_plate=True)
         unaligned = None
         if align:
             aligned = align_plate(src, plate.pixels)
             unaligned = aligned.warning
             plate = plate if aligned.homography is None else matting.plate(aligned.bgr)
-        misfit = tuple(plate_fit(src, plate.pixels).warnings())
-        return Item(job, (matting.staged(src), plate), misfit, unaligned)
+        misfit = tuple(plate_agreement(src, plate.pixels).warnings())
+        return PictureResult(job, (matting.staged(src), plate), misfit, unaligned)
     except (ImageError, OSError) as error:
-        return Item(job, error=str(error))
+        return PictureResult(job, error=str(error))
     except (ValueError, MemoryError, RuntimeError, cv2.error) as error:
-        return Item(job, error=_reason(job, error))
+        return PictureResult(job, error=_reason(job, error))
 
 
 def compute(
-    items: Iterable[Item],
+    items: Iterable[PictureResult],
     matting: Matting,
     size: int,
     kinds: set[str],
     spread: Callable[..., Iterator[Started]] = map,
-) -> Iterator[tuple[Item, Pending | None, int]]:
-    """Second stage: start each batch on the device; yields (item, its batch's result, index).
-
-    Args:
-        items: loaded pictures.
-        matting: the network.
-        size: of a batch at most.
-        kinds: of outputs.
-        spread: `map`, which starts them one after the other in this thread, or a function of the same arguments that
-            works on several at once.
-    """
-    grouped = batches(items, size, key=lambda item: item.inputs and item.inputs[0].shape)
-    for batch, pending in spread(partial(_start, matting=matting, kinds=kinds), grouped):
-        yield from ((item, pending, i) for i, item in enumerate(batch))
+) -> Iterator[tuple[PictureResult, Pending | None, int]]:
+    """Start each batch on the device, as `compute_batches` does; one that fails costs its own pictures only."""
+    return compute_batches(items, matting, size, kinds, spread, _failed)
 
 
-def _start(batch: list[Item], matting: Matting, kinds: set[str]) -> Started:
-    inputs = [item.inputs for item in batch if item.inputs]
-    done = [replace(item, inputs=None) for item in batch]
-    if not inputs:
-        return done, None
-    try:
-        srcs, plates = [src for src, _ in inputs], [plate for _, plate in inputs]
-        return done, matting.submit(srcs, plates, 'err' in kinds, 'ref' in kinds)
-    except (ValueError, MemoryError, RuntimeError) as error:
-        return [replace(item, error=_reason(item.job, error)) for item in done], None
-
-
-def write(computed: tuple[Item, Pending | None, int], writer: PictureWriter) -> Item:
-    """Third stage, on threads: wait for the device, encode and write.
+def write(computed: tuple[PictureResult, Pending | None, int], writer: PictureWriter) -> PictureResult:
+    """Wait for the device, encode and write a picture: the third stage, on threads.
 
     Raises:
         OSError: a file cannot be written.
@@ -99,12 +75,16 @@ def write(computed: tuple[Item, Pending | None, int], writer: PictureWriter) -> 
         if pending is not None:
             writer.write(item.job.name, pending.matte(index))
     except (NotFiniteError, MemoryError) as error:
-        return replace(item, error=_reason(item.job, error))
+        return _failed(item, error)
     return item
 
 
+def _failed(item: PictureResult, error: Exception) -> PictureResult:
+    return replace(item, error=_reason(item.job, error))
+
+
 def _reason(job: Job, error: Exception) -> str:
-    """Why a picture failed; what is not the picture's fault, such as a broken GPU, is raised again."""
+    """Return why a picture failed; an error that is not the picture's fault, such as a broken GPU, is raised again."""
     if out_of_memory(error):
         return f'{job.src}: too little memory: {SPARE_MEMORY}'
     if isinstance(error, (ValueError, cv2.error)):

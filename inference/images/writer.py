@@ -1,4 +1,4 @@
-"""Mattes into files: one sub-folder per type of output, whole files or none, nothing overwritten unasked."""
+"""Matte files: one sub-folder per type of output, whole files or none, nothing overwritten unasked."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import cv2
 import numpy as np
 
+from common.cli import not_empty_problems, output_folder_problems
 from common.files import write_atomic
 
 if TYPE_CHECKING:
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
 
 
 class PictureWriter:
-    """Writes `<folder>/<type>/<name>.<format>` for each type asked for.
+    """A writer of `<folder>/<type>/<name>.<format>` for each type asked for.
 
     `com` is RGBA: the foreground where alpha is above 0, else 0, and alpha. `pha`, `err` and `ref` are grey, `fgr` is
     RGB.
@@ -41,7 +42,7 @@ class PictureWriter:
         }
 
     def path(self, kind: str, name: str) -> Path:
-        """Where one output of one picture goes."""
+        """Return where one output of one picture goes."""
         return self.folder / kind / f'{name}.{self.formats[kind]}'
 
     def write(self, name: str, matte: Matte) -> None:
@@ -71,35 +72,27 @@ class PictureWriter:
         write_atomic(path, _encoded(path, turned, self._parameters[self.formats[kind]]).data)
 
 
-def output_folder_problems(
+def overwriting_problems(
     writer: PictureWriter, mine: Sequence[Job], others: Sequence[Job], overwrite: bool
 ) -> list[str]:
-    """Why a run must not write into its output folder.
+    """Return why a run must not write into its output folder.
 
     Args:
         writer: of the run.
         mine: the pictures of this process.
         others: those of other processes of the run. They may be writing already, so their files do not count.
-        overwrite: the folder may have files already.
+        overwrite: whether the folder may hold files already.
     """
     folder = writer.folder
-    existing = next(parent for parent in (folder, *folder.absolute().parents) if parent.exists())
-    if not existing.is_dir():
-        return [f'--output-dir {folder}: {existing} is a file, not a folder']
-    if not os.access(existing, os.W_OK):
-        return [f'--output-dir {folder}: {existing} is not writable']
+    if problems := output_folder_problems(folder):
+        return problems
     inputs = {path.resolve() for job in (*mine, *others) for path in (job.src, job.bgr)}
     hit = [path for path in _outputs(writer, mine) if path.exists() and path.resolve() in inputs]
     if hit:
         return [f'--output-dir {folder}: {hit[0]} is one of the pictures to read; choose another folder']
     expected = set(_outputs(writer, others))
-    stale = next((path for path in _files(folder) if path not in expected), None)
-    if stale and not overwrite:
-        return [
-            f'--output-dir {folder}: not empty (it holds {stale.relative_to(folder)}); choose another folder, or add '
-            '-y to replace files of equal name'
-        ]
-    return []
+    held = next((path for path in _files(folder) if path not in expected), None)
+    return not_empty_problems(folder, held, overwrite)
 
 
 def _outputs(writer: PictureWriter, jobs: Iterable[Job]) -> Iterator[Path]:
@@ -107,7 +100,7 @@ def _outputs(writer: PictureWriter, jobs: Iterable[Job]) -> Iterator[Path]:
 
 
 def _files(folder: Path) -> Iterator[Path]:
-    """The files below a folder but hidden ones, which unfinished files of other processes are."""
+    """Yield the files below a folder, except hidden ones: those are unfinished files of other processes."""
     for parent, _, names in os.walk(folder):
         yield from (Path(parent) / name for name in names if not name.startswith('.'))
 

@@ -1,1 +1,1 @@
-"""Background plates: whether one fits its picture, and alignment where it does not quite."""
+"""Background plates: their agreement with pictures, and alignment where it is not perfect."""

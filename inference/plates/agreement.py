@@ -1,8 +1,8 @@
-"""Does the plate fit its picture?
+"""The agreement of a plate with its picture.
 
 The networks compare a picture with its plate pixel by pixel, so a plate of another scene, of another exposure, or from
-a camera that was nudged spoils the matte without any error. `plate_fit` measures the three on a small copy in a few
-milliseconds. Pictures are uint8 RGB (H, W, 3), both of the same size.
+a camera that was nudged spoils the matte without any error. `plate_agreement` measures the three on a small copy in a
+few milliseconds. Pictures are uint8 RGB (H, W, 3), both of the same size.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
-FIT_SIDE = 320  # longer side of the copies that plate_fit compares
+COPY_SIDE = 320  # longer side of the copies that are compared
 TRUNCATE = 40  # grey levels: what differs more is the subject, and counts alike however much it differs
 LEAST_NEAR = 0.05  # wrong plates reach 3 %, a subject that fills 70 % of the picture leaves more than 30 %
 LEAST_EXPOSURE = 0.12  # as a logarithm: 13 % brighter, 11 % darker; training disturbs plates by as much
@@ -21,8 +21,8 @@ LEAST_SHIFT = 0.006  # of the width; 2 pixels of the copy
 
 
 @dataclass(frozen=True)
-class PlateFit:
-    """How a plate compares with its picture.
+class PlateAgreement:
+    """The measured agreement of a plate with its picture.
 
     Attributes:
         near: share of the picture, 0..1, in regions that equal the plate within about 5 %.
@@ -39,7 +39,7 @@ class PlateFit:
     shift: tuple[float, float]
 
     def warnings(self) -> list[str]:
-        """What is wrong, with the measured difference, one sentence each; empty where the plate fits."""
+        """Return what is wrong, with the measured difference, one sentence each; nothing where the plate fits."""
         if self.near_corrected < LEAST_NEAR:
             return [
                 f'only {self.near_corrected:.1%} of the picture is like the plate ({LEAST_NEAR:.0%} is the least '
@@ -61,7 +61,7 @@ class PlateFit:
         return found
 
 
-def plate_fit(src: np.ndarray, bgr: np.ndarray) -> PlateFit:
+def plate_agreement(src: np.ndarray, bgr: np.ndarray) -> PlateAgreement:
     """Measure how well a plate fits its picture. Both uint8 RGB (H, W, 3); about 10 ms for HD.
 
     Shifts up to 7 % of the longer side are found.
@@ -85,12 +85,12 @@ def plate_fit(src: np.ndarray, bgr: np.ndarray) -> PlateFit:
     # Leaves in the wind move one quarter; a turned camera moves at least two.
     second = sorted(quarters, key=lambda move: math.hypot(*move))[-2:-1]
     dx, dy = max([whole, *second], key=lambda move: math.hypot(*move))
-    return PlateFit(near, corrected, gain, (dx / src.shape[1], dy / src.shape[0]))
+    return PlateAgreement(near, corrected, gain, (dx / src.shape[1], dy / src.shape[0]))
 
 
 def _small(picture: np.ndarray) -> np.ndarray:
-    """The copy that plate_fit works on; blurred, so that noise and the grain of leaves count less."""
-    return cv2.GaussianBlur(resized(picture, min(1.0, FIT_SIDE / max(picture.shape[:2]))), (0, 0), 1.0)
+    """Return the copy that is compared; blurred, so that noise and the grain of leaves count less."""
+    return cv2.GaussianBlur(resized(picture, min(1.0, COPY_SIDE / max(picture.shape[:2]))), (0, 0), 1.0)
 
 
 def resized(picture: np.ndarray, scale: float) -> np.ndarray:
@@ -101,7 +101,7 @@ def resized(picture: np.ndarray, scale: float) -> np.ndarray:
 
 
 def _near(src: np.ndarray, bgr: np.ndarray) -> float:
-    """Share of the picture within 3 levels + 5 % of the plate; opened, so that chance pixels do not count."""
+    """Return the share of pixels within 3 levels + 5 % of the plate; opened, so that stray pixels do not count."""
     allowed = cv2.convertScaleAbs(_brightest(bgr), alpha=0.05, beta=3)
     equal = cv2.compare(_brightest(cv2.absdiff(src, bgr)), allowed, cv2.CMP_LE)
     region = cv2.morphologyEx(equal, cv2.MORPH_OPEN, np.ones((5, 5), np.uint8))
@@ -114,7 +114,7 @@ def _brightest(picture: np.ndarray) -> np.ndarray:
 
 
 def _common_ratio(src: np.ndarray, bgr: np.ndarray) -> float:
-    """The ratio picture / plate that most pixels of a channel share, 0.55..1.83."""
+    """Return the ratio picture / plate that most pixels of a channel share, 0.55..1.83."""
     usable = (bgr > 20) & (bgr < 235) & (src > 20) & (src < 240)  # neither noise nor clipped
     ratios = np.log(src[usable] / bgr[usable].astype(np.float32))
     counts, edges = np.histogram(ratios, bins=121, range=(-0.605, 0.605))
@@ -124,7 +124,7 @@ def _common_ratio(src: np.ndarray, bgr: np.ndarray) -> float:
 
 
 def _moves(src: np.ndarray, bgr: np.ndarray) -> list[tuple[int, int]]:
-    """How the plate has to move, in whole pixels: all of it, and each quarter, which tells of a turn or a zoom."""
+    """Find how the plate has to move, in pixels: all of it, and each quarter, which shows a turn or a zoom."""
 
     def worthwhile(one: np.ndarray, other: np.ndarray, move: tuple[int, int]) -> tuple[int, int]:
         return move if _near(one, _moved(other, *move)) > 1.06 * _near(one, other) + 0.005 else (0, 0)
@@ -142,14 +142,14 @@ def _moves(src: np.ndarray, bgr: np.ndarray) -> list[tuple[int, int]]:
 
 
 def _best_move(src: np.ndarray, bgr: np.ndarray, dx: int, dy: int, reach: int) -> tuple[int, int]:
-    """The move around (dx, dy), or none at all, after which the plate differs least."""
+    """Find the move around (dx, dy), or none at all, after which the plate differs least."""
     around = range(-reach, reach + 1)
     tried = [(0, 0), *((dx + x, dy + y) for x in around for y in around)]
     return min(tried, key=lambda move: _difference_moved(src, bgr, *move))
 
 
 def _common_shift(src: np.ndarray, bgr: np.ndarray) -> tuple[int, int]:
-    """The whole-pixel move of the plate that makes most of it equal; coarse to fine, by trying all.
+    """Find the whole-pixel move of the plate that makes most of it equal; coarse to fine, by trying all.
 
     Phase correlation is no faster and follows the subject's outline where the background is smooth.
     """
@@ -174,7 +174,7 @@ def _difference_moved(src: np.ndarray, bgr: np.ndarray, dx: int, dy: int) -> flo
 
 
 def difference(one: np.ndarray, other: np.ndarray) -> float:
-    """Mean difference of two grey pictures in levels, each pixel's at most TRUNCATE."""
+    """Return the mean difference of two grey pictures in levels, each pixel's at most TRUNCATE."""
     return cv2.mean(cv2.threshold(cv2.absdiff(one, other), TRUNCATE, 0, cv2.THRESH_TRUNC)[1])[0]
 
 

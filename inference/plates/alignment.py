@@ -1,4 +1,4 @@
-"""If the camera moved a little after the plate was taken, can the plate be made to fit?
+"""The alignment of a plate with a picture, for a camera that moved a little after the plate was taken.
 
 `align_plate` warps a plate onto its picture by a homography between features of the background. Its parts serve
 videos too, where one plate is compared with many frames. Pictures are uint8 RGB (H, W, 3), a picture and its plate of
@@ -23,7 +23,7 @@ LARGEST_MOVE = 0.1  # of the longer side, for matches and for corners
 
 @dataclass(frozen=True)
 class AlignmentResult:
-    """What `align_plate` did.
+    """The result of `align_plate`.
 
     Attributes:
         bgr: the plate to use, uint8 RGB (H, W, 3): warped, or the given one.
@@ -64,13 +64,13 @@ def align_plate(src: np.ndarray, bgr: np.ndarray) -> AlignmentResult:
 
 
 def grey_copy(picture: np.ndarray, side: int = ALIGN_SIDE) -> tuple[np.ndarray, float]:
-    """A grey copy, uint8 (h, w), whose longer side is `side` at most, and its scale: copy / picture."""
+    """Make a grey copy, uint8 (h, w), whose longer side is `side` at most; return it and its scale, copy / picture."""
     scale = min(1.0, side / max(picture.shape[:2]))
     return cv2.cvtColor(resized(picture, scale), cv2.COLOR_RGB2GRAY), scale
 
 
 def in_full(matrix: np.ndarray, scale: float) -> np.ndarray:
-    """A homography between copies, as one between the pictures they were made of."""
+    """Turn a homography between copies into one between the pictures that they were made of."""
     to_copy = np.diag([scale, scale, 1])  # the offset of pixel centres cancels, where a matrix is near the identity
     homography = np.linalg.inv(to_copy) @ matrix @ to_copy
     return homography / homography[2, 2]
@@ -78,7 +78,7 @@ def in_full(matrix: np.ndarray, scale: float) -> np.ndarray:
 
 @dataclass(frozen=True)
 class Features:
-    """What stands out in a grey picture.
+    """The features of a grey picture.
 
     Attributes:
         points: (N, 2) float32, in pixels.
@@ -101,14 +101,14 @@ def features(grey: np.ndarray, most: int = MOST_FEATURES) -> Features:
 
 
 def homography_between(plate: Features, picture: Features) -> tuple[np.ndarray | None, int, str]:
-    """From plate to picture, both of one size: (matrix (3, 3) or None, inliers, why None)."""
+    """Find the homography from plate to picture, of one size: (matrix (3, 3) or None, inliers, why None)."""
     return trusted_homography(*_matches(plate, picture), picture.size)
 
 
 def trusted_homography(
     from_points: np.ndarray, to_points: np.ndarray, size: tuple[int, int]
 ) -> tuple[np.ndarray | None, int, str]:
-    """The homography that enough of the points (N, 2) agree on: (matrix (3, 3) or None, inliers, why None).
+    """Find the homography that enough of the points (N, 2) agree on: (matrix (3, 3) or None, inliers, why None).
 
     `size` is (height, width) of both pictures.
     """
@@ -136,7 +136,7 @@ def trusted_homography(
 
 
 def _matches(one: Features, other: Features) -> tuple[np.ndarray, np.ndarray]:
-    """Points (N, 2) of `one` and where `other` has them; not farther apart than a nudged camera explains."""
+    """Match points (N, 2) of `one` with those of `other`, no farther apart than a nudged camera explains."""
     if min(len(one.points), len(other.points)) < 2:
         return np.zeros((0, 2), np.float32), np.zeros((0, 2), np.float32)
     pairs = cv2.BFMatcher().knnMatch(one.descriptors, other.descriptors, k=2)
@@ -155,7 +155,7 @@ def _is_gentle(matrix: np.ndarray, width: int, height: int) -> bool:
 
 
 def largest_move(matrix: np.ndarray, width: int, height: int, other: np.ndarray | None = None) -> float:
-    """How far from its place, or from where another matrix puts it, the corner that moves most goes, in pixels."""
+    """Return how many pixels the corner moves that moves most, from its place or from where `other` puts it."""
     corners = np.array([[0, 0], [width, 0], [width, height], [0, height]], np.float32)[None]
     places = corners if other is None else cv2.perspectiveTransform(corners, other)
     return float(np.linalg.norm(cv2.perspectiveTransform(corners, matrix) - places, axis=2).max())

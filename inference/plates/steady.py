@@ -28,7 +28,7 @@ AGREEING = 3  # frames until a jump is believed: two could be one passer-by
 
 
 class CornerFilter:
-    """Where the corners of a plate lie, from one noisy measurement per frame.
+    """An estimate of where the corners of a plate lie, from one noisy measurement per frame.
 
     Exponential smoothing whose gain follows the deviations (measured - estimated), as Trigg and Leach proposed in
     1967: over the last `MEMORY` frames, consistency = |mean deviation| / root mean square deviation. Noise cancels in
@@ -54,7 +54,7 @@ class CornerFilter:
         self._agreeing = 1
 
     def is_far(self, measured: np.ndarray) -> bool:
-        """Whether it lies too far from the estimate to be noise."""
+        """Return whether a measurement lies too far from the estimate to be noise."""
         return _size(measured - self.corners) > self._reach()
 
     def follow(self, measured: np.ndarray) -> None:
@@ -76,7 +76,7 @@ class CornerFilter:
             self.corners, self._mean = measured, np.zeros((4, 2))
             self._frames, self._aside = 0, []
         else:
-            # Where the noise is larger than thought, all would be set aside for ever: they widen the reach a little.
+            # Under more noise than estimated all would be set aside for ever, so each widens the reach a little.
             self._learn(np.zeros((4, 2)), 2 * self.noise)
 
     def _learn(self, deviation: np.ndarray, size: float) -> None:
@@ -90,7 +90,7 @@ class CornerFilter:
 
 
 class SteadyPlate:
-    """Aligns one plate to the frames of a video, in their order.
+    """One plate, aligned to the frames of a video in their order.
 
     Where the camera stands as the plate has it, the plate is given back as it is: it is first warped when its corners
     move by more than `LEAST_MOVE` and by more than the noise, and no more once they come back to half of that. Frames
@@ -116,7 +116,7 @@ class SteadyPlate:
         self._result_corners = np.zeros((4, 2))
 
     def aligned(self, src: np.ndarray) -> AlignmentResult:
-        """The plate for the next frame, uint8 RGB (H, W, 3) of the plate's size.
+        """Return the plate for the next frame, uint8 RGB (H, W, 3) of the plate's size.
 
         The result's `bgr` is the very array of the frame before where it moved by less than `LEAST_STEP`, so that
         what was made of it can be kept. Its `warning` says why this frame kept the last alignment, None if all is well.
@@ -133,7 +133,7 @@ class SteadyPlate:
         return replace(self._result, inliers=inliers, warning=warning)
 
     def _measured(self, frame: np.ndarray) -> tuple[np.ndarray | None, int, str]:
-        """The corners' displacements in a frame's copy: ((4, 2) or None, inliers, why None)."""
+        """Measure the corners' displacements in a frame's copy: ((4, 2) or None, inliers, why None)."""
         guess = self._homography()
         found, inliers, reason = self._tracker.find(frame, guess)
         if found is None:
@@ -145,7 +145,7 @@ class SteadyPlate:
         return measured, inliers, ''
 
     def _homography(self) -> np.ndarray:
-        """Where the filter has the corners, as a homography between copies."""
+        """Return the filter's estimate of the corners as a homography between copies."""
         return cv2.getPerspectiveTransform(self._corners, (self._corners + self._filter.corners).astype(np.float32))
 
     def _settle(self) -> None:
@@ -162,7 +162,7 @@ class SteadyPlate:
 
 
 def _size(displacements: np.ndarray) -> float:
-    """Root mean square length of the corners' displacements."""
+    """Return the root mean square length of the corners' displacements."""
     return float(np.sqrt((displacements**2).sum(1).mean()))
 
 

@@ -1,4 +1,4 @@
-"""Where one plate lies in the frames of a video: measured from where it lay before.
+"""The place of one plate in the frames of a video, measured from where it lay before.
 
 Points of the plate are tracked into each frame by optical flow (Lucas and Kanade 1981, on pyramids). With 30 % of a
 frame covered by a moving subject that is three times as exact as comparing features, also before blurred backgrounds,
@@ -39,26 +39,26 @@ class PlateTracker:
         self._points = np.zeros((0, 1, 2), np.float32) if points is None else points
 
     def copy(self, src: np.ndarray) -> np.ndarray:
-        """A frame, uint8 RGB (H, W, 3), as the other methods take it."""
+        """Return a frame, uint8 RGB (H, W, 3), as the other methods take it."""
         return grey_copy(src, SIDE)[0]
 
     def find(self, frame: np.ndarray, guess: np.ndarray) -> tuple[np.ndarray | None, int, str]:
-        """The homography from the plate to a frame, near a guess: (matrix (3, 3) or None, inliers, why None)."""
+        """Find the homography from the plate to a frame, near a guess: (matrix (3, 3) or None, inliers, why None)."""
         found, inliers, reason = trusted_homography(*self._tracked(_evened(frame), guess), self.size)
         if found is None:
             return homography_between(self._features, features(frame, MOST_FEATURES))
         return found, inliers, reason
 
     def misfit(self, frame: np.ndarray, matrix: np.ndarray) -> float:
-        """How much a frame differs from the plate, moved by a homography: grey levels in the mean."""
+        """Return by how many grey levels, in the mean, a frame differs from the plate moved by a homography."""
         return difference(frame, warped(self._grey, matrix))
 
     def in_full(self, matrix: np.ndarray) -> np.ndarray:
-        """The homography for plate and frame themselves."""
+        """Turn a homography between copies into one between plate and frame themselves."""
         return in_full(matrix, self.scale)
 
     def _tracked(self, frame: np.ndarray, guess: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Points (N, 2) of the plate, and where an evened frame has them."""
+        """Track the plate's points into an evened frame: points (N, 2) of the plate, and where the frame has them."""
         points = self._points
         if not len(points):
             return points[:, 0], points[:, 0]
@@ -76,7 +76,7 @@ def _flow(one: np.ndarray, other: np.ndarray, points: np.ndarray, start: np.ndar
 
 
 def _evened(grey: np.ndarray) -> np.ndarray:
-    """Grey, uint8, with the same mean and contrast everywhere: tracking takes another exposure for movement."""
+    """Give a grey picture the same mean and contrast everywhere: tracking takes another exposure for movement."""
     levels = grey.astype(np.float32)
     around = (3 * WINDOW // 2, 3 * WINDOW // 2)
     mean = cv2.blur(levels, around)

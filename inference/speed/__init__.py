@@ -1,1 +1,1 @@
-"""How fast networks are on this machine."""
+"""The speed of networks on this machine."""

@@ -1,4 +1,4 @@
-"""How fast a network is here, for pictures of one size: times, operations, memory.
+"""The speed of a network here, for pictures of one size: times, operations, memory.
 
 What is timed is `Matting.predict` on float pictures that are on the device already, in the layout that the pipeline
 gives them: the network alone, without files, decoding, and copies between computer and device.
@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import functools
 import gc
 import math
 import os
 import platform
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -26,10 +27,13 @@ import torchvision
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from common.network import NetworkSettings
 from inference import backends, networks
 from inference.pixels import as_batch, to_float
 from inference.predictor import Matting
 from model import MattingBase
+
+from .sweep import SpeedRow
 
 LEAST_WARM_UPS, MOST_WARM_UPS = 3, 10
 WARM_UP_SECONDS = 0.5  # an idle GPU takes as long to reach its clock rate
@@ -37,37 +41,16 @@ SETTLED = 1.1  # the longest of three times by the shortest
 
 
 @dataclass(frozen=True)
-class Work:
-    """What is measured.
-
-    Attributes:
-        model: the network, as for `backends.load`.
-        size: (width, height) of the pictures.
-        batch_size: pictures computed at once.
-        precision: as for `Matting`.
-        backend: as for `backends.load`.
-        compiled: as for `Matting`.
-    """
-
-    model: Mapping[str, Any]
-    size: tuple[int, int]
-    batch_size: int = 1
-    precision: str = 'float32'
-    backend: str = 'pytorch'
-    compiled: bool = False
-
-
-@dataclass(frozen=True)
 class Speed:
-    """What came out.
+    """The figures of a row.
 
     Attributes:
-        median_ms, p10_ms, p90_ms: of the times for a batch: the median, and the 10th and 90th percentile.
+        median_ms, p10_ms, p90_ms: median, and 10th and 90th percentile, of the times for a batch.
         fps: pictures per second, by the median.
         gmac: for one picture, see `count_gmac`.
         peak_mib: see `peak_mib`.
-        runs: that were timed.
-        warm_ups: that came before.
+        runs: runs that were timed.
+        warm_ups: runs that came before.
     """
 
     median_ms: float
@@ -81,30 +64,32 @@ class Speed:
 
 
 def measure(
-    work: Work,
+    row: SpeedRow,
     device: torch.device,
     images: tuple[np.ndarray, np.ndarray] | None = None,
     repeats: int = 30,
     seconds: float = math.inf,
 ) -> Speed:
-    """Warms up until the times settle, then times single runs, each until the device is done.
+    """Warm up until the times settle, then time single runs, each until the device is done.
 
     Args:
-        work: what to measure.
+        row: what to measure.
         device: where.
-        images: picture and plate, uint8 RGB (H, W, 3) of the work's size, for the whole batch; noise if left out.
+        images: picture and plate, uint8 RGB (H, W, 3) of the row's size, for the whole batch; noise if left out.
         repeats: runs to time.
         seconds: begin no more runs once these have passed since the first.
 
     Raises:
         ValueError: the weights do not fit, or the network cannot be traced.
     """
-    if work.compiled:
+    if row.compiled:
         torch.compiler.reset()  # or it makes the sides of a second size variable, and gives up after eight
-    matting = backends.load(work.model, work.backend, device, work.precision, work.compiled, traceable=True)
-    src, bgr = _inputs(work, matting, images)
-    gmac = _gmac(work, src, bgr)
-    if work.backend == 'torchscript':
+    matting = backends.load_matting(
+        row.checkpoint, row.network, row.backend, device, row.precision, row.compiled, traceable=True
+    )
+    src, bgr = _inputs(row, matting, images)
+    gmac = _gmac(row, src, bgr)
+    if row.backend == 'torchscript':
         backends.trace(matting, src, bgr)
     reset_peak(device)
     run = partial(_seconds, partial(matting.predict, src, bgr), device)
@@ -114,12 +99,12 @@ def measure(
     while len(times) < repeats and (not times or time.perf_counter() < end):
         times.append(run())
     p10, median, p90 = (1000 * float(x) for x in np.percentile(times, [10, 50, 90]))
-    fps = 1000 * work.batch_size / median
+    fps = 1000 * row.batch_size / median
     return Speed(median, p10, p90, fps, gmac, peak_mib(device), len(times), warm_ups)
 
 
 def count_gmac(network: nn.Module, src: Tensor, bgr: Tensor) -> float:
-    """Multiplications, each with its addition, in the convolutions, in 10^9; tensors on 'meta' will do.
+    """Count the multiplications, each with its addition, in the convolutions, in 10^9; tensors on 'meta' will do.
 
     The figures published for these networks are 0.3 to 1.4 % higher, because they count two more for each value that
     passes a BatchNorm. Enlarging crops by matrix products, 0.1 to 0.3 more, is in neither.
@@ -130,7 +115,7 @@ def count_gmac(network: nn.Module, src: Tensor, bgr: Tensor) -> float:
 
 
 def reset_peak(device: torch.device) -> bool:
-    """Gives free memory back and begins `peak_mib` anew; returns whether the system can do that."""
+    """Give free memory back and begin `peak_mib` anew; return whether the system can do that."""
     gc.collect()
     if device.type == 'cuda':
         torch.cuda.empty_cache()
@@ -149,7 +134,7 @@ def reset_peak(device: torch.device) -> bool:
 
 
 def peak_mib(device: torch.device) -> float | None:
-    """Most memory in use at a time since `reset_peak`, or since the process began where that cannot be reset.
+    """Return the most memory in use since `reset_peak`, or since the process began where that cannot be reset.
 
     Returns:
         MiB: of the GPU's memory what tensors took; on a CPU the process's resident memory, with Python, torch and the
@@ -171,7 +156,7 @@ def peak_mib(device: torch.device) -> float | None:
 
 
 def machine(device: torch.device) -> dict[str, Any]:
-    """Where figures come from: processor, cores, device, threads, system and versions."""
+    """Describe where figures come from: processor, cores, device, threads, system and versions."""
     return {
         'processor': processor(),
         'cores': os.cpu_count(),
@@ -185,16 +170,16 @@ def machine(device: torch.device) -> dict[str, Any]:
 
 
 def processor() -> str:
-    """The processor's name."""
+    """Return the processor's name."""
     info = Path('/proc/cpuinfo')
     lines = info.read_text().splitlines() if info.exists() else []
     named = (line.partition(':')[2].strip() for line in lines if line.startswith('model name'))
     return next(named, platform.processor() or platform.machine())
 
 
-def _inputs(work: Work, matting: Matting, images: tuple[np.ndarray, np.ndarray] | None) -> tuple[Tensor, Tensor]:
-    """A batch and its plate, as `Matting.submit` makes them."""
-    (width, height), count = work.size, work.batch_size
+def _inputs(row: SpeedRow, matting: Matting, images: tuple[np.ndarray, np.ndarray] | None) -> tuple[Tensor, Tensor]:
+    """Return a batch and its plate as `Matting.submit` makes them."""
+    (width, height), count = row.size, row.batch_size
     if images is None:
         noise = np.random.default_rng(0)
         *srcs, bgr = (noise.integers(0, 256, (height, width, 3), np.uint8) for _ in range(count + 1))
@@ -208,34 +193,39 @@ def _inputs(work: Work, matting: Matting, images: tuple[np.ndarray, np.ndarray] 
     return src, to_float(as_batch([matting.staged(bgr).to(matting.device)]), dtype).expand_as(src)
 
 
-def _gmac(work: Work, src: Tensor, bgr: Tensor) -> float | None:
-    """For one picture. Nothing is computed for it, but how many cells exceed a threshold takes the picture itself.
+def _gmac(row: SpeedRow, src: Tensor, bgr: Tensor) -> float | None:
+    """Count 10^9 multiplications for one picture, with tensors that hold nothing.
 
-    None for what takes the weights themselves where these are in an ONNX file.
+    How many cells exceed a threshold depends on weights and picture, so there the network is run; None where its
+    weights lie in an ONNX file.
     """
-    if work.model.get('refine_mode') == 'thresholding':
-        if work.backend == 'onnx':
+    refiner = row.network.refiner
+    if refiner and refiner.refine_mode == 'thresholding':
+        if row.backend == 'onnx':
             return None
         # In eager mode whatever is measured: compiled or traced convolutions cannot be counted.
-        eager = backends.load(work.model, 'pytorch', src.device, 'float32')
+        eager = backends.load_matting(row.checkpoint, row.network, 'pytorch', src.device, 'float32')
         return count_gmac(eager.model, src[:1].float(), bgr[:1].float())
+    return _gmac_without_pixels(row.network, row.size)
+
+
+@functools.cache  # a second or two, and the same for all precisions and backends
+def _gmac_without_pixels(network: NetworkSettings, size: tuple[int, int]) -> float:
     with torch.device('meta'):
-        picture = torch.empty(1, 3, *reversed(work.size))
-        return count_gmac(networks.make_network(work.model).eval(), picture, picture)
+        picture = torch.empty(1, 3, *reversed(size))
+        return count_gmac(networks.make_network(network).eval(), picture, picture)
 
 
 def _seconds(work: Callable[[], object], device: torch.device) -> float:
     start = time.perf_counter()
     work()
-    if device.type == 'cuda':
-        torch.cuda.synchronize(device)
-    elif device.type == 'mps':
-        torch.mps.synchronize()
+    if device.type != 'cpu':
+        torch.accelerator.synchronize(device)
     return time.perf_counter() - start
 
 
 def _warm_up(run: Callable[[], float]) -> int:
-    """Runs until three times in a row are alike; returns how often it took."""
+    """Run until three times in a row are alike, and return how often that was."""
     times: list[float] = []
     while True:
         times.append(run())

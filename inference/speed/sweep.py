@@ -1,18 +1,19 @@
-"""The rows of a speed test: flags with several values become one set of flags for each combination, checked.
+"""The rows of a speed test: one for each combination of the flags that take several values.
 
-Like the flags themselves, this imports torch for nothing but to ask for a GPU.
+Imports torch for nothing but to ask for a GPU.
 """
 
 from __future__ import annotations
 
 import argparse
 import itertools
-import os
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from common.network import BACKBONES, MIN_SIDE, PUBLISHED, SIZES, published_size
+from common import cli
+from common.network import BACKBONES, MIN_SIDE, PUBLISHED, SIZES, NetworkSettings, published_size
 from inference import backend_options, options
 
 if TYPE_CHECKING:
@@ -22,8 +23,38 @@ if TYPE_CHECKING:
 Size = tuple[int, int]
 
 
+@dataclass(frozen=True)
+class SpeedRow:
+    """A network, how it is run, and on what.
+
+    Attributes:
+        checkpoint: weights or an exported file; None for random weights.
+        network: which network it holds, and how it refines.
+        size: (width, height) of the pictures.
+        batch_size: pictures computed at once.
+        precision: as for `Matting`.
+        backend: as for `backends.load_matting`.
+        compiled: as for `Matting`.
+    """
+
+    checkpoint: Path | None
+    network: NetworkSettings
+    size: Size
+    batch_size: int = 1
+    precision: str = 'float32'
+    backend: str = 'pytorch'
+    compiled: bool = False
+
+    @property
+    def values(self) -> dict[str, Any]:
+        """All of it by name, in plain values."""
+        width, height = self.size
+        rest = {name: getattr(self, name) for name in ('batch_size', 'precision', 'backend', 'compiled')}
+        return {'checkpoint': self.checkpoint, **self.network.values, 'width': width, 'height': height, **rest}
+
+
 def read_sizes(words: Sequence[str]) -> list[Size]:
-    """The sizes, (width, height), that the words of `--resolution` mean: `hd`, `4k`, or two numbers.
+    """Return the sizes, (width, height), that `--resolution` means, in words: `hd`, `4k`, or two numbers each.
 
     Raises:
         ValueError: a word is none of these, or a number is missing or too small.
@@ -43,58 +74,58 @@ def read_sizes(words: Sequence[str]) -> list[Size]:
     return found
 
 
-def make_rows(args: argparse.Namespace, sizes: Sequence[Size]) -> list[argparse.Namespace]:
-    """The flags of each row: one value where there were several, and the published settings where there was none.
-
-    Raises:
-        ValueError: see `backend_options.follow`.
-    """
-    backbones = BACKBONES if 'all' in args.model_backbone else args.model_backbone
+def make_rows(args: argparse.Namespace, sizes: Sequence[Size]) -> list[SpeedRow]:
+    """Combine the flags that take several values; settings that are None are those published for the size."""
     rows = []
-    for values in itertools.product(*map(dict.fromkeys, (backbones, sizes, args.precision, args.backend))):
-        row = argparse.Namespace(**vars(args))
-        row.model_backbone, row.resolution, row.precision, row.backend = values
-        if not backend_options.backend_problems(row, convertible=True):
-            backend_options.follow(row)
-        scale, pixels = PUBLISHED[published_size(row.resolution)]
-        if row.model_backbone_scale is None:
-            row.model_backbone_scale = scale
-        if row.model_refine_sample_pixels is None:
-            row.model_refine_sample_pixels = pixels
-        rows.append(row)
+    backbones = BACKBONES if 'all' in args.model_backbone else args.model_backbone
+    for backbone, size, precision, backend in itertools.product(
+        *map(dict.fromkeys, (backbones, sizes, args.precision, args.backend))
+    ):
+        scale, pixels = PUBLISHED[published_size(size)]
+        flags = {**vars(args), 'model_backbone': backbone}
+        for name, published in (('model_backbone_scale', scale), ('model_refine_sample_pixels', pixels)):
+            flags[name] = published if flags[name] is None else flags[name]
+        network = NetworkSettings.from_options(flags)
+        rows.append(SpeedRow(args.model_checkpoint, network, size, args.batch_size, precision, backend, args.compile))
     return rows
 
 
-def row_problems(rows: Sequence[argparse.Namespace]) -> list[str]:
-    """What is wrong with the flags of the rows, each as the flag, its value and what is allowed."""
-    found = [line for row in rows for line in options.model_problems(row) + options.device_problems(row)]
-    checkpoint = rows[0].model_checkpoint
-    if checkpoint is not None and len({row.model_backbone for row in rows}) > 1:
-        found.append(f'--model-checkpoint {checkpoint}: has one backbone; give that alone as --model-backbone')
+def network_problems(args: argparse.Namespace) -> list[str]:
+    """Return what is wrong with the flags of network, machine and backend, after they followed an exported file.
+
+    Raises:
+        ValueError: as `backend_options.follow`.
+    """
+    of_backends = backend_options.backend_problems(args, convertible=True)
+    if not of_backends:
+        backend_options.follow(args)
+    found = options.model_problems(args) + options.device_problems(args)
+    if args.model_checkpoint is not None and ('all' in args.model_backbone or len(set(args.model_backbone)) > 1):
+        found.append(
+            f'--model-checkpoint {args.model_checkpoint}: has one backbone; give that alone as --model-backbone'
+        )
+    found += of_backends
+    if 'onnx' in args.backend and 'bfloat16' in args.precision:
+        found.append('--precision bfloat16: --backend onnx has float32 and float16')
+    return list(dict.fromkeys(found))
+
+
+def size_problems(rows: Sequence[SpeedRow]) -> list[str]:
+    """Return the sizes of which the coarse network would see less than a pixel."""
+    found = []
     for row in rows:
-        found += backend_options.backend_problems(row, convertible=True)
-        if row.backend == 'onnx' and row.precision == 'bfloat16':
-            found.append('--precision bfloat16: --backend onnx has float32 and float16')
-        small = min(row.resolution) * row.model_backbone_scale
-        if row.model_type == 'mattingrefine' and 0 < small < 1:
-            width, height = row.resolution
-            found.append(
-                f'--resolution {width} {height}: too small for --model-backbone-scale {row.model_backbone_scale}'
-            )
+        (width, height), refiner = row.size, row.network.refiner
+        if refiner and 0 < min(row.size) * refiner.backbone_scale < 1:
+            scale = refiner.backbone_scale
+            found.append(f'--resolution {width} {height}: too small for --model-backbone-scale {scale}')
     return list(dict.fromkeys(found))
 
 
 def measuring_problems(args: argparse.Namespace) -> list[str]:
-    """What is wrong with the flags that are of no row: pictures, repetitions, and the file to write."""
-    found = [
-        f'{flag} {value}: must be {"above 0" if flag == "--seconds" else "at least 1"}'
-        for flag, value, fine in (
-            ('--batch-size', args.batch_size, args.batch_size >= 1),
-            ('--repeats', args.repeats, args.repeats >= 1),
-            ('--seconds', args.seconds, args.seconds is None or args.seconds > 0),
-        )
-        if not fine
-    ]
+    """Return what is wrong with the flags that are of no row: pictures, repetitions, and the file to write."""
+    found = cli.at_least_problems(args, {'batch_size': 1, 'repeats': 1})
+    if args.seconds is not None and args.seconds <= 0:
+        found.append(f'--seconds {args.seconds}: must be above 0')
     images = {'--image-src': args.image_src, '--image-bgr': args.image_bgr}
     given = {flag: path for flag, path in images.items() if path is not None}
     found += [f'{flag} {path}: no such file' for flag, path in given.items() if not path.is_file()]
@@ -102,16 +133,13 @@ def measuring_problems(args: argparse.Namespace) -> list[str]:
         found.append(f'{next(iter(given))}: needs the other one of --image-src and --image-bgr')
     if given and args.resolution:
         found.append(f'--resolution {" ".join(args.resolution)}: leave it out, or the pictures, which have a size')
-    folder = None if args.json is None else args.json.absolute().parent
-    if folder and not (folder.is_dir() and os.access(folder, os.W_OK)):
-        found.append(f'--json {args.json}: there is no folder {folder}, or it is not writable')
-    elif args.json is not None and (args.json.is_dir() or (args.json.exists() and not args.overwrite)):
-        found.append(f'--json {args.json}: exists; choose another name, or add -y to replace a file')
+    if args.json is not None:
+        found += cli.output_file_problems('--json', args.json, args.overwrite, given.values())
     return found
 
 
 def read_images(src: Path, bgr: Path) -> tuple[np.ndarray, np.ndarray]:
-    """Picture and plate, uint8 RGB (H, W, 3).
+    """Read picture and plate, uint8 RGB (H, W, 3).
 
     Raises:
         ValueError: a file cannot be read, or the sizes differ or are too small.

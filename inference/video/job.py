@@ -7,6 +7,7 @@ from functools import partial
 
 from common.console import progress, say
 from common.devices import torch_threads
+from inference.batching import compute_batches
 from inference.images.inputs import NAMED
 from inference.options import Threads
 from inference.pipeline import Pipeline
@@ -14,7 +15,7 @@ from inference.predictor import Matting
 
 from .inputs import VideoInputs
 from .outputs import PictureSequences, VideoFiles
-from .stages import FrameItem, Loader, compute, render
+from .stages import FrameItem, Loader, render
 
 
 def matte_video(
@@ -42,7 +43,7 @@ def matte_video(
                 read = pipeline.reading(inputs.read(), depth=2)
                 loaded = pipeline.ahead(load, read, 1 if inputs.settings.preprocess_alignment else threads.files)
                 spread = partial(pipeline.ahead, threads=threads.batches) if threads.batches > 1 else map
-                computed = compute(loaded, matting, inputs.settings.batch_size, set(outputs.kinds), spread)
+                computed = compute_batches(loaded, matting, inputs.settings.batch_size, set(outputs.kinds), spread)
                 written = pipeline.ahead(partial(render, draw=outputs.draw), computed, threads.files)
                 for write in outputs.writers():
                     written = pipeline.ahead(write, written, 1)

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, replace
-from functools import partial
 from typing import Any
 
 import numpy as np
@@ -12,14 +11,11 @@ from torch import Tensor
 
 from inference.compositing import covering, fitted
 from inference.matte import Matte, Pending
-from inference.pipeline import batches
-from inference.plates.agreement import plate_fit
+from inference.plates.agreement import plate_agreement
 from inference.plates.steady import SteadyPlate
 from inference.predictor import Matting, Plate
 
 from .inputs import FrameError, FrameInputs, VideoInputs
-
-Started = tuple[list['FrameItem'], Pending | None]
 
 
 @dataclass(frozen=True)
@@ -76,7 +72,7 @@ class Loader:
             return item
         misfit: tuple[str, ...] = ()
         if frame.index % self._fit_every == 0:
-            misfit = tuple(plate_fit(src, plate.pixels).warnings())
+            misfit = tuple(plate_agreement(src, plate.pixels).warnings())
         target = self._inputs.target if read.target is None else covering(read.target.pixels(), self._inputs.size)
         inputs = self._matting.staged(src), plate
         return replace(item, inputs=inputs, target=target, misfit=misfit, unaligned=unaligned)
@@ -92,35 +88,6 @@ class Loader:
             # Where the estimate stands still it gives the same array again, which is on the device already.
             self._plate = Plate(aligned.bgr, self._matting.plate(aligned.bgr).tensor)
         return self._plate, aligned.warning
-
-
-def compute(
-    items: Iterable[FrameItem],
-    matting: Matting,
-    size: int,
-    kinds: set[str],
-    spread: Callable[..., Iterator[Started]] = map,
-) -> Iterator[tuple[FrameItem, Pending | None, int]]:
-    """Start each batch on the device; yield (item, its batch's result, index in it), in order.
-
-    Args:
-        items: loaded frames; those without inputs pass through, with None.
-        matting: the network.
-        size: of a batch at most.
-        kinds: types of output.
-        spread: `map`, or a function of the same arguments that works on several batches at once.
-    """
-    grouped = batches(items, size, key=lambda item: item.inputs is None)
-    for batch, pending in spread(partial(_start, matting=matting, kinds=kinds), grouped):
-        yield from ((item, pending, i) for i, item in enumerate(batch))
-
-
-def _start(batch: list[FrameItem], matting: Matting, kinds: set[str]) -> Started:
-    inputs = [item.inputs for item in batch if item.inputs]
-    if not inputs:
-        return batch, None
-    pending = matting.submit([src for src, _ in inputs], [plate for _, plate in inputs], 'err' in kinds, 'ref' in kinds)
-    return [replace(item, inputs=None) for item in batch], pending
 
 
 def render(

@@ -10,7 +10,7 @@ import cv2
 import numpy as np
 
 from inference.compositing import composite
-from inference.plates.agreement import plate_fit
+from inference.plates.agreement import plate_agreement
 
 from .camera import CameraFrame
 
@@ -76,7 +76,7 @@ class Live:
                 pending = self._matting.submit([self._matting.staged(picture)], [self.plate])
             self._until_fit -= 1
             if self._until_fit <= 0:
-                self.misfit = plate_fit(picture, self.plate.pixels).warnings()
+                self.misfit = plate_agreement(picture, self.plate.pixels).warnings()
                 self._until_fit = FIT_EVERY
         self._begun.append((picture, pending))
 

@@ -11,6 +11,7 @@ import torch
 import export_coreml
 from checkpointing.record import File, Record
 from checkpointing.verify import Verifier
+from common.network import NetworkSettings, RefinerSettings
 from export import cli as exporting
 from export.coreml import conversion as coreml
 from export.coreml import parity as coreml_parity
@@ -22,7 +23,7 @@ from inference.networks import random_network
 from model import MattingBase
 
 ct = pytest.importorskip('coremltools')
-SETTINGS = {'model_type': 'mattingrefine', 'backbone': 'mobilenetv2', 'refine_sample_pixels': 1600}
+SETTINGS = NetworkSettings('mattingrefine', 'mobilenetv2', RefinerSettings(refine_sample_pixels=1600))
 
 
 @pytest.fixture(scope='module')

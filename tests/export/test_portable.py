@@ -11,6 +11,7 @@ import torch
 from support.inference_case import photo, rescale, room, spread_out
 from torch import Tensor
 
+from common.network import NetworkSettings, RefinerSettings
 from export.portable import FORMS, PortableBase, PortableRefine, exceeded_by
 from inference.networks import random_network
 from model import MattingBase, MattingRefine
@@ -25,6 +26,11 @@ PICTURES = (
     (1, 141, 130, 0.125),
     (2, 93, 122, 0.3),
 )
+
+
+def refine_settings(pixels: int) -> NetworkSettings:
+    refiner = RefinerSettings(refine_threshold=0.5, refine_sample_pixels=pixels)
+    return NetworkSettings('mattingrefine', 'mobilenetv2', refiner)
 
 
 def spread(seed: int, kernel: int = 3) -> MattingRefine:
@@ -94,8 +100,7 @@ def test_equal_in_every_mode_and_form(
 
 @pytest.mark.parametrize('form', FORMS)
 def test_equal_with_random_weights(form: str) -> None:
-    network = random_network({'model_type': 'mattingrefine', 'backbone': 'mobilenetv2', 'refine_mode': 'sampling',
-                              'refine_threshold': 0.5, 'refine_sample_pixels': 1600})  # fmt: skip
+    network = random_network(refine_settings(1600))
     assert isinstance(network, MattingRefine)
     src, bgr = torch.rand(2, 3, 80, 96), torch.rand(2, 3, 80, 96)
     assert assert_equal(PortableRefine(network, form), network, src, bgr).sum((1, 2, 3)).tolist() == [100, 100]
@@ -231,8 +236,7 @@ def test_with_few_values_all_but_zeros_exceed_it() -> None:
 
 @pytest.mark.parametrize('form', FORMS)
 def test_float16_selects_the_cells_asked_for_and_their_equals(form: str) -> None:
-    network = random_network({'model_type': 'mattingrefine', 'backbone': 'mobilenetv2', 'refine_mode': 'sampling',
-                              'refine_threshold': 0.5, 'refine_sample_pixels': 16 * 2_100}).half()  # fmt: skip
+    network = random_network(refine_settings(16 * 2_100)).half()
     assert isinstance(network, MattingRefine)
     src, bgr = (torch.rand(1, 3, 200, 240, generator=torch.Generator().manual_seed(i)).half() for i in (1, 2))
     with torch.no_grad():

@@ -8,7 +8,7 @@ import pytest
 from support.rooms import HEIGHT, WIDTH, crop, disturbed, scene, with_subject
 
 from inference.plates import alignment
-from inference.plates.agreement import plate_fit
+from inference.plates.agreement import plate_agreement
 from inference.plates.alignment import align_plate
 
 
@@ -44,8 +44,8 @@ def test_a_known_homography_is_recovered(cover: float) -> None:
     grid = np.stack(np.meshgrid(np.linspace(0, WIDTH, 5), np.linspace(0, HEIGHT, 5)), -1).reshape(1, -1, 2)
     error = cv2.perspectiveTransform(grid, result.homography) - cv2.perspectiveTransform(grid, truth)
     assert np.linalg.norm(error, axis=2).max() < 1.0
-    assert plate_fit(src, bgr).warnings() != []
-    assert plate_fit(src, result.bgr).warnings() == []
+    assert plate_agreement(src, bgr).warnings() != []
+    assert plate_agreement(src, result.bgr).warnings() == []
 
 
 def test_large_pictures_are_aligned_on_a_copy_without_losing_half_a_pixel() -> None:

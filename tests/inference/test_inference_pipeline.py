@@ -20,13 +20,13 @@ from common.console import progress
 from common.devices import torch_threads
 from common.signals import StopSignals
 from inference.images.inputs import Job
-from inference.images.report import Item
+from inference.images.report import PictureResult
 from inference.images.stages import compute
 from inference.pipeline import Pipeline, Recent, batches
 
 
 def test_results_come_in_order_and_work_overlaps() -> None:
-    meeting = threading.Barrier(3, timeout=10)  # three calls must be running at once, or this breaks
+    meeting = threading.Barrier(3, timeout=60)  # three calls must be running at once, or this breaks
 
     def work(i: int) -> int:
         if i < 3:
@@ -148,7 +148,7 @@ def test_a_value_that_failed_is_made_again() -> None:
 
 
 def test_batches_computed_side_by_side_keep_their_order_and_their_errors() -> None:
-    meeting = threading.Barrier(3, timeout=10)  # three at once, or this breaks
+    meeting = threading.Barrier(3, timeout=60)  # three at once, or this breaks
 
     class Fake:
         def submit(self, srcs: list[torch.Tensor], plates: list[object], err: bool, ref: bool) -> str:
@@ -161,7 +161,10 @@ def test_batches_computed_side_by_side_keep_their_order_and_their_errors() -> No
 
     fake: Any = Fake()
     plate: Any = None
-    items = [Item(Job(str(i), Path(f'{i}.jpg'), Path('plate.jpg')), (torch.full((1, 1), i), plate)) for i in range(6)]
+    items = [
+        PictureResult(Job(str(i), Path(f'{i}.jpg'), Path('plate.jpg')), (torch.full((1, 1), i), plate))
+        for i in range(6)
+    ]
     with Pipeline() as pipeline:
         done = list(compute(items, fake, 1, {'pha'}, partial(pipeline.ahead, threads=3)))
     assert [item.job.name for item, _, _ in done] == list('012345')

@@ -38,22 +38,24 @@ def fill(folder: Path, count: int, width: int, height: int) -> None:
     plate = np.random.default_rng(0).integers(0, 256, (height, width, 3), np.uint8)
     cv2.imwrite(str(folder / 'plate.png'), plate)
     for i in range(count):
-        cv2.imwrite(str(folder / f'src/{i:03}.png'), plate)
+        os.link(folder / 'plate.png', folder / f'src/{i:03}.png')
 
 
-@pytest.mark.parametrize(('first', 'code'), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+@pytest.mark.parametrize(
+    ('first', 'code'), [pytest.param(signal.SIGINT, 130, marks=pytest.mark.slow), (signal.SIGTERM, 143)]
+)
 def test_a_signal_leaves_whole_files(folder: Path, first: signal.Signals, code: int) -> None:
     fill(folder, 300, 320, 240)
     command = [sys.executable, str(SCRIPT), *FLAGS]
     with subprocess.Popen(command, cwd=folder, stderr=subprocess.PIPE, text=True, env=ENVIRONMENT) as process:
-        deadline = time.monotonic() + 60
+        deadline = time.monotonic() + 180
         while len(list(folder.glob('out/com/*.png'))) < 3 and time.monotonic() < deadline:
             time.sleep(0.02)
         process.send_signal(first)
         for _ in range(20):  # an impatient user
             time.sleep(0.02)
             process.send_signal(signal.SIGINT)
-        _, errors = process.communicate(timeout=30)
+        _, errors = process.communicate(timeout=180)
     # Of two signals that wait at once Python takes the lower number first, so a busy machine may see SIGINT's.
     assert process.returncode in (code, 130), errors
     assert errors.splitlines()[-1].startswith('stopped: ')
@@ -65,32 +67,25 @@ def test_a_signal_leaves_whole_files(folder: Path, first: signal.Signals, code: 
         assert cv2.imread(str(path), cv2.IMREAD_UNCHANGED).shape == (240, 320, 4)
 
 
-def test_an_interrupt_during_the_imports_is_one_line(folder: Path) -> None:
+@pytest.mark.parametrize('module', ['torch', 'torch.nn'])
+def test_an_interrupt_during_the_imports_is_one_line(folder: Path, module: str) -> None:
     fill(folder, 1, 32, 32)
-    # Says when the handlers are there, which is before anything slow is imported.
     code = (
-        f'import sys; sys.path.insert(0, {str(SCRIPT.parent)!r})\n'
-        'import inference_images as script; parse = script.parse\n'
-        'script.parse = lambda argv: (print("ready", flush=True), parse(argv))[1]\n'
-        f'sys.exit(script.main({FLAGS!r}))'
+        f'import os, signal, sys; sys.path.insert(0, {str(SCRIPT.parent)!r})\n'
+        'import inference_images\n'
+        'class Interrupting:\n'
+        '    def find_spec(self, name, *_):\n'
+        f'        if name == {module!r}:\n'
+        '            os.kill(os.getpid(), signal.SIGINT)\n'
+        'sys.meta_path.insert(0, Interrupting())\n'
+        f'sys.exit(inference_images.main({FLAGS!r}))'
     )
-    for delay in (0.0, 0.4):
-        with subprocess.Popen(
-            [sys.executable, '-c', code],
-            cwd=folder,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-            env=ENVIRONMENT,
-        ) as process:
-            assert process.stdout is not None
-            assert process.stdout.readline() == 'ready\n'
-            time.sleep(delay)
-            process.send_signal(signal.SIGINT)
-            _, errors = process.communicate(timeout=30)
-        assert process.returncode == 130, errors
-        (line,) = errors.splitlines()
-        assert line.startswith('stopped: ')
+    done = subprocess.run(
+        [sys.executable, '-c', code], cwd=folder, capture_output=True, text=True, env=ENVIRONMENT, timeout=220
+    )
+    assert done.returncode == 130, done.stderr
+    (line,) = done.stderr.splitlines()
+    assert line.startswith('stopped: ')
 
 
 def test_handlers_are_put_back_where_no_signal_came() -> None:
@@ -107,14 +102,15 @@ def test_one_process_waits_for_nobody() -> None:
 
 
 def test_a_process_with_a_broken_picture_does_not_cost_the_others_theirs(folder: Path) -> None:
-    fill(folder, 40, 320, 240)
-    for i in range(0, 40, 2):  # all of process 0's, which is done long before the other
+    fill(folder, 12, 320, 240)
+    for i in range(0, 12, 2):  # all of process 0's, which is done long before the other
+        (folder / f'src/{i:03}.png').unlink()
         (folder / f'src/{i:03}.png').write_text('no picture')
     command = [sys.executable, '-m', 'torch.distributed.run', '--standalone', '--nproc-per-node', '2']
     done = subprocess.run(
-        [*command, str(SCRIPT), *FLAGS], cwd=folder, capture_output=True, text=True, env=ENVIRONMENT, timeout=120
+        [*command, str(SCRIPT), *FLAGS], cwd=folder, capture_output=True, text=True, env=ENVIRONMENT, timeout=220
     )
     assert done.returncode == 1, done.stderr
-    assert {path.name for path in (folder / 'out/com').iterdir()} == {f'{i:03}.png' for i in range(1, 40, 2)}
-    assert 'process 0: 0 pictures done, 20 failed' in done.stdout
-    assert 'process 1: 20 pictures done, 0 failed' in done.stdout
+    assert {path.name for path in (folder / 'out/com').iterdir()} == {f'{i:03}.png' for i in range(1, 12, 2)}
+    assert 'process 0: 0 pictures done, 6 failed' in done.stdout
+    assert 'process 1: 6 pictures done, 0 failed' in done.stdout

@@ -214,7 +214,7 @@ def test_half_precision_is_of_the_weights_and_close() -> None:
 
 
 def test_a_precision_or_device_that_does_not_exist_is_named() -> None:
-    with pytest.raises(ValueError, match='--precision half: must be auto, float32, bfloat16, float16'):
+    with pytest.raises(ValueError, match='--precision half: must be one of auto, float32, bfloat16, float16'):
         Matting(Difference(), 'cpu', 'half')
     with pytest.raises(ValueError, match='--device gpu: must be'):
         Matting(Difference(), 'gpu')

@@ -25,6 +25,7 @@ FLAGS = ['--model-type', 'mattingrefine', '--model-backbone', 'mobilenetv2', '--
 @pytest.fixture(autouse=True)
 def short_warm_up(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(speed, 'WARM_UP_SECONDS', 0)
+    monkeypatch.setattr(speed, 'MOST_WARM_UPS', 1)
 
 
 def run(*flags: object) -> int:
@@ -139,8 +140,11 @@ def test_settings_follow_the_size_unless_given() -> None:
 
     def settings(*more: str) -> list[tuple[Any, ...]]:
         works, _ = inference_speed_test.prepare(inference_speed_test.parse([*flags, *more]))
+        refiners = [work.network.refiner for work in works]
+        assert all(refiners)
         return [
-            (w.model['backbone'], w.size, w.model['backbone_scale'], w.model['refine_sample_pixels']) for w in works
+            (work.network.backbone, work.size, refiner.backbone_scale, refiner.refine_sample_pixels)
+            for work, refiner in zip(works, refiners)
         ]
 
     hd, large = (0.25, 80_000), (0.125, 320_000)
@@ -178,7 +182,7 @@ def test_all_problems_are_reported_in_one_message(tmp_path: Path, capsys: pytest
         (['--resolution', '64', '15'], '--resolution 64 15: must be'),
         (['--resolution', '64', '16', '--model-backbone-scale', '0.05'], '--resolution 64 16: too small for'),
         (['--json', 'nowhere/s.json'], '--json nowhere/s.json: there is no folder '),
-        (['--json', '.', '-y'], '--json .: exists'),
+        (['--json', '.', '-y'], '--json .: is a folder; choose another name'),
         (['--device', 'auto', '--precision', 'float16'], '--precision float16: needs a GPU'),
         (['--model-checkpoint', 'base.pth'], 'base.pth holds weights of mattingbase with mobilenetv2, not of'),
         (['--model-checkpoint', 'src.png'], 'src.png: not a weight file but a PNG picture'),

@@ -24,8 +24,8 @@ def load_once(load: Callable[..., Any], *args: Any, **named: Any) -> Any:
 @pytest.fixture
 def loaded_once(monkeypatch: pytest.MonkeyPatch) -> None:
     """Scripts that load the same network again get the first one."""
-    load = backends.load
-    monkeypatch.setattr(backends, 'load', lambda *args, **named: load_once(load, *args, **named))
+    load = backends.load_matting
+    monkeypatch.setattr(backends, 'load_matting', lambda *args, **named: load_once(load, *args, **named))
 
 
 @pytest.fixture

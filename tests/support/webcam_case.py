@@ -129,4 +129,4 @@ def pyvirtualcam(monkeypatch: pytest.MonkeyPatch) -> type[FakeVirtualCamera]:
 @pytest.fixture
 def no_network(loaded_once: None, monkeypatch: pytest.MonkeyPatch) -> None:
     """Loading the network takes seconds: what is refused is refused before."""
-    monkeypatch.setattr(backends, 'load', lambda *_: pytest.fail('the network was loaded'))
+    monkeypatch.setattr(backends, 'load_matting', lambda *_: pytest.fail('the network was loaded'))
