@@ -1,4 +1,4 @@
-"""Makes a Core ML package of a trained network, for iPhone, iPad and Mac, and proves that it computes the same.
+"""Export a trained network as a Core ML package for iPhone, iPad and Mac.
 
 a network for HD pictures:
   python export_coreml.py --model-type mattingrefine --model-backbone mobilenetv2 \\
@@ -8,42 +8,48 @@ three sizes in one package, the first as default, for iOS 18:
       --model-checkpoint checkpoint/my-refine/best.pth --resolution 1280 720 1920 1080 1080 1920 \\
       --minimum-deployment-target iOS18 --output Matting.mlpackage
 
-Converts on Linux or macOS. Before the package gets its name, its program is run by an interpreter in torch that keeps
-every value in the type that the package declares (on macOS by Core ML, too) and compared with the original network, on
+Runs on Linux or macOS. Before the package gets its name, its program is run by an interpreter in torch that keeps every
+value in the type that the package declares (on macOS by Core ML, too) and compared with the original network, on
 photographs and on drawings of each size. Where results differ by more than rounding explains, nothing is written.
 
-Exit code 0: the package is there; 1: it differs from the original, or cannot be written; 2: nothing was started.
+Exit code 0: the package is there; 1: it differs from the original, or cannot be written; 2: nothing was started; 130:
+Ctrl-C. Only with 0 is anything written.
 """
 
 from __future__ import annotations
 
 import argparse
 import math
-import os
-import shutil
 import sys
-import tempfile
 import time
 from collections.abc import Sequence
 from dataclasses import replace
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from common import cli
-from common.network import ALL_OUTPUTS, OUTPUTS
-from export import cli as exporting
+from common.network import ALL_OUTPUTS, MIN_SIDE, OUTPUTS, NetworkSettings
+from export.cli import (
+    PACKAGE,
+    TrainedNetwork,
+    add_form_argument,
+    add_output_arguments,
+    output_problems,
+    read_trained_network,
+    run_export,
+    say_written,
+    staged,
+)
 from inference import options
 
 if TYPE_CHECKING:
-    from export.coreml.conversion import Settings
-    from export.parity import Limits
+    from export.coreml.conversion import PackageSettings
 
 TARGETS = ('iOS15', 'iOS16', 'iOS17', 'iOS18')
 MODULES = ('coremltools',)
 
 
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:
-    """Reads the command line."""
+    """Read the command line."""
     parser = cli.Parser(__doc__)
     options.add_model_arguments(parser)
     group = parser.add_argument_group('package')
@@ -65,28 +71,26 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
         help='the plate is a state, written once, instead of an input; needs iOS18')  # fmt: skip
     add('--quantize', choices=('none', 'int8', 'palette6'), default='none',
         help='weights of 8 bits, half the size, or of 6 bits, 0.4 of it')  # fmt: skip
-    exporting.add_form_argument(group, 'gather, but masked for thresholding')
+    add_form_argument(group, 'gather, but masked for thresholding')
     for flag in ('author', 'license', 'version'):
         add(f'--{flag}', metavar='TEXT', help='kept in the package, shown by Xcode')
-    exporting.add_output_arguments(parser, 'the package, a folder that ends in .mlpackage')
+    add_output_arguments(parser, f'the package, a folder that ends in {PACKAGE}')
     return parser.parse_args(argv)
 
 
-def prepare(args: argparse.Namespace) -> Settings:
-    """Checks everything that can be checked before anything is loaded.
+def prepare(args: argparse.Namespace) -> PackageSettings:
+    """Check everything that can be checked before anything is loaded; return the package's settings.
 
     Raises:
-        ValueError: with all that is wrong, one line each.
+        ValueError: something is wrong with the flags; all of it, one line each.
     """
-    args.precision, precision = 'float32', args.precision
-    problems = [*options.model_problems(args), *exporting.output_problems(args, ['.mlpackage'], MODULES)]
-    args.precision = precision
+    problems = [*options.model_problems(args), *output_problems(args, [PACKAGE], MODULES)]
     sides, refines = args.resolution, args.model_type == 'mattingrefine'
     sizes = list(dict.fromkeys(zip(sides[::2], sides[1::2])))
     if len(sides) % 2:
         problems.append(f'--resolution {" ".join(map(str, sides))}: width and height, in pairs')
-    scaled = refines and 0 < args.model_backbone_scale <= 0.5  # else it is among the problems already
-    least = max(16, math.ceil(1 / args.model_backbone_scale)) if scaled else 16
+    scaled = refines and 0 < args.model_backbone_scale <= 0.5  # a wrong scale is among the problems already
+    least = max(MIN_SIDE, math.ceil(1 / args.model_backbone_scale)) if scaled else MIN_SIDE
     if min(sides) < least or max(sides) > 16_384:
         problems.append(f'--resolution {" ".join(map(str, sides))}: sides must be in {least}..16384')
     needs_18 = ['several sizes'] * (len(sizes) > 1) + ['--plate-state'] * args.plate_state
@@ -107,19 +111,19 @@ def prepare(args: argparse.Namespace) -> Settings:
     if target == 'iOS15' and args.image_outputs:
         problems.append('--minimum-deployment-target iOS15: has no images in half precision; add --no-image-outputs')
     cli.raise_problems(problems)
-    from export.coreml.conversion import Settings
+    from export.coreml.conversion import PackageSettings
 
-    return Settings(sizes, tuple(dict.fromkeys(args.outputs)), args.precision, target, args.image_inputs,
-                    args.image_outputs, args.plate_state, args.quantize, form)  # fmt: skip
+    return PackageSettings(sizes, tuple(dict.fromkeys(args.outputs)), args.precision, target, args.image_inputs,
+                           args.image_outputs, args.plate_state, args.quantize, form)  # fmt: skip
 
 
-def describe(args: argparse.Namespace, source: exporting.Source, settings: Settings) -> dict[str, str]:
-    """What the package says of itself."""
+def describe(args: argparse.Namespace, trained: TrainedNetwork, settings: PackageSettings) -> dict[str, str]:
+    """Return the package's metadata."""
     sizes = ', '.join('{}x{}'.format(*size) for size in settings.sizes)
     given = {key: getattr(args, key) for key in ('author', 'license', 'version') if getattr(args, key)}
     return {
         **given,
-        **source.about,
+        **trained.about,
         'short description': f'Background matting of {sizes} pictures: alpha and foreground of what a plate lacks',
         'sizes': sizes,
         'precision': settings.precision,
@@ -128,82 +132,43 @@ def describe(args: argparse.Namespace, source: exporting.Source, settings: Setti
     }
 
 
-def export(args: argparse.Namespace, settings: Settings) -> None:
-    """Converts, proves, and puts the package in its place.
+def export(args: argparse.Namespace) -> None:
+    """Convert the network, prove the package, quantize it if that is asked for, and give it its name.
 
     Raises:
-        ValueError: the checkpoint is not what the flags say.
-        export.ParityError: the package gives other results.
-        OSError: it cannot be written.
+        ValueError, FileNotFoundError: something is wrong with the flags or with the checkpoint.
+        export.ParityError: the package gives other results than the network.
+        OSError: the disk's own error.
     """
-    source = exporting.read_source(args)
-    print(source.report, flush=True)
-    from export.coreml import conversion as coreml
-    from export.coreml import package as coreml_package
-    from export.coreml import parity as coreml_parity
+    settings = prepare(args)
+    trained = read_trained_network(args.model_checkpoint, NetworkSettings.from_options(vars(args)))
+    print(trained.report, flush=True)
+    from export.coreml import conversion, package, parity
     from model.folding import folded
 
-    network, models, plain = folded(source.network), [], replace(settings, quantize='none')
-    with tempfile.TemporaryDirectory(dir=args.output.parent, prefix='.export-') as folder:
-        for size in settings.sizes:
-            begin = time.monotonic()
-            models.append(coreml.convert(network, settings, size))
-            print('converted for {}x{} in {:.0f} s'.format(*size, time.monotonic() - begin), flush=True)
-        package = Path(folder) / 'Matting.mlpackage'
-        coreml_package.write(models, plain, package, describe(args, source, plain))
-        if args.validate:
-            prove(args, source, plain, package, coreml_parity.LIMITS[settings.precision], 'proved equal by')
-        if settings.quantize != 'none':
-            package = Path(folder) / 'Quantized.mlpackage'
-            models = [coreml.quantized(model, settings) for model in models]
-            coreml_package.write(models, settings, package, describe(args, source, settings))
+    network, models = folded(trained.network), []
+    for size in settings.sizes:
+        begin = time.monotonic()
+        models.append(conversion.convert(network, settings, size))
+        print('converted for {}x{} in {:.0f} s'.format(*size, time.monotonic() - begin), flush=True)
+    # A program is proved before its weights are quantized, which costs more than any error of the conversion would.
+    plain = replace(settings, quantize='none')
+    stages = [plain] if plain == settings else [plain, settings]
+    with staged(args.output, args.overwrite) as path:
+        for stage in stages:
+            made = path if stage is stages[-1] else path.with_name(f'unquantized-{path.name}')
+            if stage.quantize != 'none':
+                models = [conversion.quantize(model, stage.quantize) for model in models]
+            package.save(models, stage, made, describe(args, trained, stage))
             if args.validate:
-                loss = coreml_parity.LOSSES[settings.quantize]
-                prove(args, source, settings, package, loss, f'what {settings.quantize} costs, by')
-        cli.raise_problems(exporting.name_problems(args))  # what has come there in the meantime
-        place(package, args.output)
-    size = sum(file.stat().st_size for file in args.output.rglob('*') if file.is_file())
-    print(f'{args.output}: {size / 1e6:.1f} MB, for {settings.target} and later'
-          + ('' if args.validate else '; not compared with the original'))  # fmt: skip
-
-
-def prove(
-    args: argparse.Namespace, source: exporting.Source, settings: Settings, package: Path, limits: Limits, verdict: str
-) -> None:
-    """Compares a package with the original.
-
-    Raises:
-        export.ParityError: it gives other results.
-    """
-    from export.coreml import parity as coreml_parity
-
-    files = args.validate_pair or ()
-    compared, cells = coreml_parity.evaluate(source.network, package, settings, files)
-    exporting.judge(compared, limits, f'{verdict} running the program of the package with torch, in its declared types')
-    if sys.platform == 'darwin':
-        compared = coreml_parity.predict(source.network, package, settings, files, cells)
-        exporting.judge(compared, limits, f'{verdict} Core ML on this computer')
-
-
-def place(package: Path, output: Path) -> None:
-    """Gives a package its name. The one that was there goes when the new one is there, and comes back if it is not."""
-    if not output.exists():
-        package.rename(output)
-        return
-    former = output.with_name(f'.{output.name}.{os.getpid()}.former')
-    output.rename(former)
-    try:
-        package.rename(output)
-    except BaseException:
-        former.rename(output)
-        raise
-    shutil.rmtree(former)
+                parity.prove(trained.network, made, stage, args.validate_pair or ())
+    say_written(args.output, args.validate, f', for {settings.target} and later')
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Runs the script; returns its exit code."""
+    """Run the script; return its exit code."""
     args = parse(argv)
-    return exporting.finish(lambda: export(args, prepare(args)))
+    return run_export(lambda: export(args))
 
 
 if __name__ == '__main__':

@@ -1,4 +1,4 @@
-"""Exports a trained network as ONNX, for ONNX Runtime, OpenVINO, TensorRT and others, for any batch and any sides.
+"""Export a trained network as ONNX, for ONNX Runtime, OpenVINO, TensorRT and others, for any batch and any sides.
 
 a network for HD pictures:
   python export_onnx.py --model-type mattingrefine --model-backbone resnet50 --model-checkpoint model.pth \\
@@ -11,11 +11,11 @@ try it:
 
 Inputs are src and bgr, (batch, 3, height, width), RGB, 0..1; sides are multiples of 4 if the network refines. Before
 the file gets its name, ONNX Runtime runs it at three sizes, on photographs and drawings, one by one and together, and
-results are compared with those of the checkpoint's network. The file says of itself what it was made from and with
-which settings, which are fixed.
+the results are compared with those of the checkpoint's network. Its settings are fixed; its metadata holds them and
+where the weights come from.
 
-Exit code 0: written; 1: it gives other results, or the disk failed; 2: nothing was started; 130: Ctrl-C. Nothing is
-written then.
+Exit code 0: written; 1: it gives other results, or the disk failed; 2: nothing was started; 130: Ctrl-C. Only with 0
+is anything written.
 """
 
 from __future__ import annotations
@@ -25,19 +25,27 @@ import sys
 from collections.abc import Sequence
 
 from common import cli
-from common.network import ALL_OUTPUTS, OUTPUTS
-from export import cli as exporting
+from common.network import ALL_OUTPUTS, OUTPUTS, NetworkSettings
+from export.cli import (
+    add_form_argument,
+    add_output_arguments,
+    output_problems,
+    read_trained_network,
+    run_export,
+    say_written,
+    staged,
+)
 from inference import options
 
-# Of the oldest operators that torch writes, and of the newest that it converts to.
+# From the oldest that torch writes to the newest that it converts to.
 OPSETS = range(18, 26)
 
 
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:
-    """Reads the command line."""
+    """Read the command line."""
     parser = cli.Parser(__doc__)
     options.add_model_arguments(parser)
-    exporting.add_output_arguments(parser, 'the file, which ends in .onnx')
+    add_output_arguments(parser, 'the file, which ends in .onnx')
     group = parser.add_argument_group('export')
     add = group.add_argument
     add('--onnx-opset-version', type=int, default=20, metavar='N',
@@ -45,14 +53,14 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     add('--precision', choices=('float32', 'float16'), default='float32', help='of weights, pictures and results')
     add('--outputs', nargs='+', metavar='NAME', choices=ALL_OUTPUTS,
         help='of pha fgr pha_sm fgr_sm err_sm ref_sm, mattingbase: pha fgr err hid; all if left out')  # fmt: skip
-    exporting.add_form_argument(group, 'gather, but masked for thresholding')
+    add_form_argument(group, 'gather, but masked for thresholding')
     return parser.parse_args(argv)
 
 
 def check(args: argparse.Namespace) -> None:
-    """Raises ValueError with all that is wrong with the flags, one line each."""
+    """Raise ValueError with all that is wrong with the flags, one line each."""
     modules = ['onnx', 'onnxscript', *(['onnxruntime'] if args.validate else [])]
-    problems = options.model_problems(args) + exporting.output_problems(args, ['.onnx'], modules)
+    problems = options.model_problems(args) + output_problems(args, ['.onnx'], modules)
     if args.onnx_opset_version not in OPSETS:
         problems.append(f'--onnx-opset-version {args.onnx_opset_version}: must be in {OPSETS[0]}..{OPSETS[-1]}')
     foreign = [name for name in args.outputs or () if name not in OUTPUTS[args.model_type]]
@@ -62,7 +70,7 @@ def check(args: argparse.Namespace) -> None:
 
 
 def export(args: argparse.Namespace) -> None:
-    """Writes the file that the command line asks for.
+    """Convert the network, write the file, prove it, and give it its name.
 
     Raises:
         ValueError, FileNotFoundError: something is wrong with the flags or with the checkpoint.
@@ -70,27 +78,24 @@ def export(args: argparse.Namespace) -> None:
         OSError: the disk's own error.
     """
     check(args)
-    source = exporting.read_source(args)
-    print(f'{source.report}\nconverting, which takes half a minute or more', flush=True)
+    trained = read_trained_network(args.model_checkpoint, NetworkSettings.from_options(vars(args)))
+    print(f'{trained.report}\nconverting, which takes half a minute or more', flush=True)
     from export import onnx_file
     from model.folding import folded
 
-    model = onnx_file.convert(
-        folded(source.network), args.precision, args.refine_form, args.onnx_opset_version, source.about
-    )
-    with exporting.unfinished(args) as path:
-        onnx_file.save(onnx_file.chosen(model, args.outputs) if args.outputs else model, path)
+    network = folded(trained.network)
+    model = onnx_file.convert(network, args.precision, args.refine_form, args.onnx_opset_version, trained.about)
+    with staged(args.output, args.overwrite) as path:
+        onnx_file.save(onnx_file.select_outputs(model, args.outputs) if args.outputs else model, path)
         if args.validate:
-            compared = [*onnx_file.compare(model, path, source.network, args.validate_pair or ())]
-            exporting.judge(
-                compared, onnx_file.LIMITS[args.precision], 'proved equal by running the file in ONNX Runtime'
-            )
+            onnx_file.prove(path, model, trained.network, args.precision, args.validate_pair or ())
+    say_written(args.output, args.validate)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Runs the script; returns its exit code."""
+    """Run the script; return its exit code."""
     args = parse(argv)
-    return exporting.finish(lambda: export(args))
+    return run_export(lambda: export(args))
 
 
 if __name__ == '__main__':

@@ -143,10 +143,9 @@ def read_network(path: Path, verifier: Verifier | None = None) -> NetworkWeights
 
 def network_of(state: Mapping[str, Tensor]) -> tuple[str, str] | None:
     """Return model type and backbone of weights, such as ('mattingrefine', 'resnet50'); None for other networks."""
-    from model.weights import describe
+    from model import weights
 
-    words = describe(state).lower().split()
-    return (words[0], words[1]) if len(words) == 2 else None
+    return weights.network_of(state)
 
 
 def read_training_state(path: Path) -> dict[str, Any]:

@@ -140,7 +140,9 @@ def refiner_problems(args: argparse.Namespace) -> list[str]:
     return found
 
 
-def output_file_problems(name: str, path: Path, overwrite: bool, inputs: Collection[Path] = ()) -> list[str]:
+def output_file_problems(
+    name: str, path: Path, overwrite: bool, inputs: Collection[Path] = (), is_folder: bool = False
+) -> list[str]:
     """Return why a file must not be written.
 
     Args:
@@ -148,6 +150,7 @@ def output_file_problems(name: str, path: Path, overwrite: bool, inputs: Collect
         path: of the file.
         overwrite: whether it may be there.
         inputs: files that are read, which it must not replace.
+        is_folder: whether the output is a folder, written and replaced as a whole.
     """
     folder = path.parent
     if not folder.is_dir():
@@ -156,8 +159,8 @@ def output_file_problems(name: str, path: Path, overwrite: bool, inputs: Collect
         return [f'{name} {path}: the folder {folder} is not writable']
     if any(path.exists() and other.exists() and path.samefile(other) for other in inputs):
         return [f'{name} {path}: is one of the files to read; choose another name']
-    if path.is_dir():
-        return [f'{name} {path}: is a folder; choose another name']
+    if path.exists() and path.is_dir() != is_folder:
+        return [f'{name} {path}: is a {"file" if is_folder else "folder"}; choose another name']
     if path.exists() and not overwrite:
         return [f'{name} {path}: exists; choose another name, or add -y to replace it']
     return []

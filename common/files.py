@@ -137,6 +137,28 @@ def unfinished_name(path: Path) -> Path:
     return path.with_name(f'.{secrets.token_hex(8)}.tmp')
 
 
+def replace_whole(source: Path, target: Path) -> None:
+    """Rename a file over a file, or a folder over a folder, within one file system.
+
+    Systems replace files in one step, but not folders: the former folder is set aside, comes back if the new one cannot
+    get its name, and is removed otherwise.
+
+    Raises:
+        OSError: the disk's own error; the target is as it was, unless only removing the former folder failed.
+    """
+    if not target.is_dir():
+        os.replace(source, target)
+        return
+    former = target.with_name(f'.{target.name}.{os.getpid()}.former')
+    target.rename(former)
+    try:
+        source.rename(target)
+    except BaseException:
+        former.rename(target)
+        raise
+    shutil.rmtree(former)
+
+
 def sync(disk: Disk, path: Path) -> None:
     """Wait until a written file's content is on the disk."""
     with path.open('rb+') as file:

@@ -1,5 +1,5 @@
-"""Trained networks in the files that other runtimes load, each proved against the network that it comes from."""
+"""Trained networks as files for other runtimes, each compared with the network that it was made from."""
 
 
 class ParityError(Exception):
-    """An exported network that gives other results than the one that it was made from, or none that can be compared."""
+    """An exported network gives other results than the original, or none that can be compared."""

@@ -1,4 +1,4 @@
-"""What the export scripts share: the flags about files and proof, the checkpoint with its origin, names that are free.
+"""What the export scripts share: flags and checks, reading the trained network, placing the output, the exit code.
 
 Importing this does not import torch.
 """
@@ -8,16 +8,15 @@ from __future__ import annotations
 import argparse
 import contextlib
 import importlib.util
-import os
-import signal
 import sys
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from common import cli
+from common import cli, files, signals
+from common.console import megabytes
 from common.network import NetworkSettings
 from inference.backend_options import INSTALL
 
@@ -26,17 +25,19 @@ from . import ParityError
 if TYPE_CHECKING:
     from model import MattingBase
 
-    from .parity import Comparison, Limits
+# A Core ML package is a folder with a manifest.
+PACKAGE = '.mlpackage'
+MANIFEST = 'Manifest.json'
 
 
 @dataclass(frozen=True)
-class Source:
-    """A trained network that is to be exported.
+class TrainedNetwork:
+    """A network with trained weights, and where these come from.
 
     Attributes:
-        network: in evaluation mode, float32, on the CPU; BatchNorm as it was trained.
-        about: what an export says of it, in plain words: settings, and the checkpoint's name, sha256, and step, epoch
-            and run where its record is there.
+        network: in evaluation mode, float32, on the CPU, BatchNorm not folded.
+        about: metadata for the exported file: settings, the checkpoint's name and sha256, and its step, epoch and run
+            if it has a record.
         report: one line for the console.
     """
 
@@ -46,7 +47,7 @@ class Source:
 
 
 def add_output_arguments(parser: argparse.ArgumentParser, output: str) -> None:
-    """Adds the flags for the file that is written, which `output` describes, and for its proof."""
+    """Add the flags for the output and its comparison with the original; `output` is the help of `--output`."""
     add = parser.add_argument_group('output').add_argument
     add('--output', type=Path, required=True, metavar='FILE', help=output)
     add('-y', dest='overwrite', action='store_true', help='replace it if it is there')
@@ -57,36 +58,27 @@ def add_output_arguments(parser: argparse.ArgumentParser, output: str) -> None:
 
 
 def add_form_argument(group: argparse._ArgumentGroup, default: str) -> None:
-    """Adds the flag for the refiner's form; `default` says what it is where the flag is left out."""
+    """Add `--refine-form`; `default` says in its help what is taken if it is left out."""
     group.add_argument(
         '--refine-form', choices=('gather', 'masked'),
         help='compute the chosen cells alone, by top-k and gathering, or all cells and keep the chosen; '
         f'if left out {default}')  # fmt: skip
 
 
-def name_problems(args: argparse.Namespace) -> list[str]:
-    """What stands in the way of the output's name."""
-    found, out = [], args.output
-    if not out.parent.is_dir():
-        found.append(f'--output {out}: there is no folder {out.parent}')
-    elif not os.access(out.parent, os.W_OK):
-        found.append(f'--output {out}: the folder {out.parent} cannot be written to')
-    elif out.exists() and out.is_dir() != (out.suffix == '.mlpackage' and (out / 'Manifest.json').is_file()):
-        found.append(f'--output {out}: is a {"folder" if out.is_dir() else "file"}; choose another name')
-    elif out.exists() and not args.overwrite:
-        found.append(f'--output {out}: exists; choose another name, or replace it with -y')
-    return found
-
-
 def output_problems(args: argparse.Namespace, suffixes: Sequence[str], modules: Sequence[str] = ()) -> list[str]:
-    """What is wrong with these flags, and which of the modules that an export needs are missing."""
-    found, out = [], args.output
-    if out.suffix not in suffixes:
-        found.append(f'--output {out}: must end in {" or ".join(suffixes)}')
-    found += name_problems(args)
-    if args.model_checkpoint.exists() and out.exists() and out.samefile(args.model_checkpoint):
-        found.append(f'--output {out}: is the checkpoint itself; choose another name')
-    for path in args.validate_pair or ():
+    """Return what is wrong with the flags of `add_output_arguments`, and which modules the export lacks.
+
+    Args:
+        args: the command line.
+        suffixes: that `--output` may end in.
+        modules: that this export imports.
+    """
+    found = []
+    if args.output.suffix not in suffixes:
+        found.append(f'--output {args.output}: must end in {" or ".join(suffixes)}')
+    pair = args.validate_pair or ()
+    found += _name_problems(args.output, args.overwrite, [args.model_checkpoint, *pair])
+    for path in pair:
         if not path.is_file():
             found.append(f'--validate-pair {path}: no such file')
         elif args.validate:
@@ -99,94 +91,79 @@ def output_problems(args: argparse.Namespace, suffixes: Sequence[str], modules: 
     missing = [name for name in modules if importlib.util.find_spec(name) is None]
     if missing:
         found.append(f'{", ".join(missing)} is not installed, which this export needs: {INSTALL}')
-    if args.validate and not args.validate_pair and importlib.util.find_spec('sklearn') is None:
+    if args.validate and not pair and importlib.util.find_spec('sklearn') is None:
         found.append(f'--validate: the sample photographs are in scikit-learn, which is not installed: {INSTALL}; '
                      'or give photographs of yours with --validate-pair')  # fmt: skip
     return found
 
 
-@contextlib.contextmanager
-def unfinished(args: argparse.Namespace) -> Iterator[Path]:
-    """A path beside the output; the file that is written there gets the output's name when the block ends well."""
-    with tempfile.TemporaryDirectory(prefix=f'.{args.output.name}.', dir=args.output.parent) as folder:
-        path = Path(folder) / args.output.name
-        yield path
-        cli.raise_problems(name_problems(args))  # what has come there in the meantime
-        os.replace(path, args.output)
-    proved = '' if args.validate else '; not compared with the original'
-    print(f'{args.output}: {args.output.stat().st_size / 1e6:.1f} MB{proved}', flush=True)
+def _name_problems(output: Path, overwrite: bool, inputs: Collection[Path] = ()) -> list[str]:
+    # Only a folder that is a package may be replaced by one.
+    replaces_folder = output.suffix == PACKAGE and (output.is_file() or (output / MANIFEST).is_file())
+    return cli.output_file_problems('--output', output, overwrite, inputs, replaces_folder)
 
 
-def read_source(args: argparse.Namespace) -> Source:
-    """Reads the checkpoint of the model's flags.
+def read_trained_network(path: Path, settings: NetworkSettings) -> TrainedNetwork:
+    """Read a checkpoint.
 
     Raises:
         FileNotFoundError: no such file.
-        ValueError: it is damaged, or holds other weights than the flags say.
+        ValueError: it is damaged, or holds weights of another network than that of the settings.
     """
     from inference.networks import load_network
 
-    settings, path = NetworkSettings.from_options(vars(args)).values, args.model_checkpoint
-    network, report, origin = load_network(path, **settings)
-    about = {key: str(value) for key, value in settings.items()}
+    network, loaded, origin = load_network(path, **settings.values)
+    about = {key: str(value) for key, value in settings.values.items()}
     about |= {'checkpoint': path.name, 'checkpoint_sha256': origin.sha256}
     about |= {key: str(value) for key, value in origin.position.items()}
-    trained = origin.refiner.backbone_scale if origin.refiner else None
-    text = str(report)
-    if 'backbone_scale' in about:
-        text += f'; backbone scale {about["backbone_scale"]}, {about["refine_mode"]}'
-        text += f' of {about["refine_sample_pixels"]} pixels' if about['refine_mode'] == 'sampling' else ''
-        if trained not in (None, settings['backbone_scale']):
-            text += f' (note: it was trained at scale {trained}, for pictures of another size perhaps)'
-    return Source(network.eval(), about, text)
+    report, refiner = str(loaded), settings.refiner
+    if refiner is not None:
+        report += f'; backbone scale {refiner.backbone_scale}, {refiner.refine_mode}'
+        report += f' of {refiner.refine_sample_pixels} pixels' if refiner.refine_mode == 'sampling' else ''
+        trained = refiner.backbone_scale if origin.refiner is None else origin.refiner.backbone_scale
+        if trained != refiner.backbone_scale:
+            report += f' (note: it was trained at scale {trained}, for pictures of another size perhaps)'
+    return TrainedNetwork(network.eval(), about, report)
 
 
-def judge(comparisons: Sequence[Comparison], limits: Limits, verdict: str) -> None:
-    """Prints what was compared, and then, in the words of `verdict`, that nothing differs by more than the limits.
+@contextlib.contextmanager
+def staged(output: Path, overwrite: bool) -> Iterator[Path]:
+    """Give a path beside the output; what is there gets the output's name when the block ends without an error.
+
+    Args:
+        output: a file, or a folder that is a Core ML package.
+        overwrite: whether a file that is there may be replaced.
 
     Raises:
-        export.ParityError: something differs by more than the limits.
+        ValueError: meanwhile the output's name was taken.
+        OSError: the disk's own error.
     """
-    problems = []
-    print('worst difference from the original (mean; mean of refined cells):')
-    for comparison in comparisons:
-        print(comparison, flush=True)
-        problems += [f'{comparison.name}: {problem}' for problem in comparison.problems(limits)]
-    if problems:
-        raise ParityError('not equal to the original, nothing written:\n  ' + '\n  '.join(problems))
-    unseen = all(comparison.refined == 0 for comparison in comparisons)
-    note = '; but it refined no cell of these pictures, so try yours: --validate-pair' if unseen else ''
-    allowed = f'worst {limits.worst:g}, mean {limits.mean:g}, {limits.cells:.1%} of the cells'
-    print(f'{verdict} (limits: {allowed}){note}', flush=True)
+    with tempfile.TemporaryDirectory(prefix=f'.{output.name}.', dir=output.parent) as folder:
+        path = Path(folder) / output.name
+        yield path
+        cli.raise_problems(_name_problems(output, overwrite))
+        files.replace_whole(path, output)
 
 
-def finish(run: Callable[[], None]) -> int:
-    """Runs an export; returns the script's exit code and says in a line what went wrong. SIGTERM ends it as Ctrl-C."""
-    stopped = []
+def say_written(output: Path, validated: bool, more: str = '') -> None:
+    """Print the output's name and size, `more`, and whether it was not compared with the original."""
+    parts = output.rglob('*') if output.is_dir() else [output]
+    size = sum(path.stat().st_size for path in parts if path.is_file())
+    print(f'{output}: {megabytes(size)}{more}{"" if validated else "; not compared with the original"}', flush=True)
 
-    def stop(number: int, _: object) -> None:
-        stopped.append(number)
-        raise KeyboardInterrupt
 
-    former = signal.signal(signal.SIGTERM, stop)
-    try:
-        run()
-    except (ValueError, FileNotFoundError) as error:
-        print(f'error: {error}', file=sys.stderr)
-        return 2
-    except (ParityError, OSError) as error:
-        print(f'error: {error}', file=sys.stderr)
-        return 1
-    except (MemoryError, RuntimeError) as error:
-        from common.cli import out_of_memory
+def run_export(export: Callable[[], None]) -> int:
+    """Run an export and return the script's exit code; print in one line what went wrong, or which signal came."""
 
-        if not isinstance(error, MemoryError) and not out_of_memory(error):
-            raise
-        print('error: too little memory; nothing was written', file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        print('stopped: nothing was written', file=sys.stderr)
-        return 128 + (stopped[0] if stopped else signal.SIGINT)
-    finally:
-        signal.signal(signal.SIGTERM, former)
-    return 0
+    def work() -> int:
+        try:
+            export()
+        except ParityError as error:
+            print(f'error: {error}', file=sys.stderr)
+            return 1
+        except Exception as error:
+            refused = isinstance(error, (ValueError, FileNotFoundError))
+            return cli.report_error(error, 2 if refused else 1, memory='nothing was written')
+        return 0
+
+    return signals.run_until_stopped(work, 'stopped: nothing was written')

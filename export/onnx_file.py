@@ -1,4 +1,4 @@
-"""Networks as ONNX files for any batch and any sides, proved by running the file in ONNX Runtime."""
+"""Networks as ONNX files for any batch and any sides, compared with the original in ONNX Runtime."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ from common.network import OUTPUT_MEANINGS, OUTPUTS
 from model import MattingBase, MattingRefine
 
 from . import ParityError, parity
-from .parity import Comparison, Limits
-from .torchscript import portable_copy, program
+from .parity import Limits, PairComparison
+from .torchscript import export_program, portable_copy
 
-# (width, height) to compare at, none of which is the size of an example; what refines takes multiples of 4.
+# (width, height) to compare at, none of which is the size that was traced; refining networks take multiples of 4.
 REFINE_SIZES = ((640, 360), (148, 204), (1920, 1080))
-# At full size the coarse network of a picture of HD takes up to 10 GB.
+# Smaller, since the coarse network takes up to 10 GB for a whole HD picture.
 BASE_SIZES = ((320, 180), (151, 202), (960, 540))
-# Ten times what was measured on trained networks (docs/export.md) in float32, three times in float16: another processor
-# rounds otherwise.
+# Ten times what was measured on trained networks (docs/export.md) in float32 and three times in float16, since other
+# processors round differently.
 LIMITS = {'float32': Limits(mean=1e-5, worst=2e-4, cells=0.002), 'float16': Limits(mean=0.03, worst=0.3, cells=0.1)}
 PICTURE = 'RGB, 0..1; sides are multiples of {}'
 
@@ -37,18 +37,18 @@ def convert(
     opset: int = 20,
     about: Mapping[str, str] | None = None,
 ) -> onnx.ModelProto:
-    """Converts a network, which stays as it is, with all of its outputs.
+    """Convert a network with all of its outputs.
 
     Args:
-        network: in evaluation mode.
+        network: in evaluation mode; not changed.
         precision: of weights, pictures and results, 'float32' or 'float16'.
         form: of the refiner, as in `PortableRefine`; if left out 'gather', but 'masked' in thresholding mode, where
             shapes would depend on the picture.
         opset: version of the operators, 18 to 25.
-        about: what the file says of itself, beside outputs and the like.
+        about: metadata for the file, to which precision, outputs and the like are added.
 
     Raises:
-        ValueError: this torch cannot write that version.
+        ValueError: this version of torch cannot write that opset.
     """
     refines = isinstance(network, MattingRefine)
     names = OUTPUTS['mattingrefine' if refines else 'mattingbase']
@@ -60,7 +60,7 @@ def convert(
     portable.aspp.convs[-1] = _Pooling(*pooling)
     with _quiet():
         made = torch.onnx.export(
-            program(portable), (), input_names=['src', 'bgr'], output_names=names, opset_version=opset,
+            export_program(portable), (), input_names=['src', 'bgr'], output_names=names, opset_version=opset,
             external_data=False, verbose=False,
         )  # fmt: skip
         assert made is not None
@@ -68,7 +68,7 @@ def convert(
     if model.opset_import[0].version != opset:
         written = model.opset_import[0].version
         raise ValueError(f'--onnx-opset-version {opset}: torch {torch.__version__} wrote {written}; use that')
-    # Intermediate shapes, in names that nobody knows, and where in our code, on whose disk, each node comes from.
+    # Intermediate shapes under generated names, and for each node the path of the code that it comes from.
     graph = model.graph
     del graph.value_info[:]
     for thing in (graph, *graph.node, *graph.input, *graph.output):
@@ -76,15 +76,15 @@ def convert(
     for value in (*graph.input, *graph.output):
         _name_axes(value)
         value.doc_string = OUTPUT_MEANINGS.get(value.name) or PICTURE.format(4 if refines else 1)
-    said = {'precision': precision, 'sides_multiple_of': '4' if refines else '1', 'torch': torch.__version__}
-    said |= {'refine_form': form} if refines else {}
-    onnx.helper.set_model_props(model, {**(about or {}), **said, 'outputs': ' '.join(names)})
+    made_with = {'precision': precision, 'sides_multiple_of': '4' if refines else '1', 'torch': torch.__version__}
+    made_with |= {'refine_form': form} if refines else {}
+    onnx.helper.set_model_props(model, {**(about or {}), **made_with, 'outputs': ' '.join(names)})
     onnx.checker.check_model(model)
     return model
 
 
 def save(model: onnx.ModelProto, path: Path) -> None:
-    """Writes a file.
+    """Write a model to a file.
 
     Raises:
         OSError: the disk's own error.
@@ -92,8 +92,8 @@ def save(model: onnx.ModelProto, path: Path) -> None:
     path.write_bytes(model.SerializeToString())
 
 
-def chosen(model: onnx.ModelProto, outputs: Sequence[str]) -> onnx.ModelProto:
-    """A copy with these of its outputs, in its own order, and without what only the others need."""
+def select_outputs(model: onnx.ModelProto, outputs: Sequence[str]) -> onnx.ModelProto:
+    """Return a copy with some of the outputs, in the model's order, without the nodes that only the others need."""
     names = [output.name for output in model.graph.output if output.name in outputs]
     extracted = onnx.utils.Extractor(model).extract_model([value.name for value in model.graph.input], names)
     extracted.graph.name, extracted.producer_name = model.graph.name, model.producer_name
@@ -102,36 +102,44 @@ def chosen(model: onnx.ModelProto, outputs: Sequence[str]) -> onnx.ModelProto:
     return extracted
 
 
-def compare(
-    model: onnx.ModelProto, path: Path, original: MattingBase, files: Sequence[Path] = ()
-) -> Iterator[Comparison]:
-    """Runs a written file in ONNX Runtime: two pictures at once, then at other sizes one by one.
+def prove(
+    path: Path, model: onnx.ModelProto, original: MattingBase, precision: str, files: Sequence[Path] = ()
+) -> None:
+    """Run a written file in ONNX Runtime, two pictures at once, then one by one at other sizes, and compare.
 
     Args:
-        model: what `convert` gave.
-        path: of the file, with some or all of its outputs.
-        original: the network that it was converted from, in float32, BatchNorm as it was trained.
+        path: of the file, with some or all of the model's outputs.
+        model: what `convert` returned.
+        original: the network, float32, with BatchNorm not folded.
+        precision: that it was converted to.
         files: a photograph and its plate, as for `parity.pairs`.
 
     Raises:
-        ParityError: ONNX Runtime cannot run it, or shapes differ.
+        ParityError: ONNX Runtime cannot run it, or the results differ.
     """
+    compared = _compare_pictures(path, model, original, files)
+    parity.require_equal(compared, LIMITS[precision], 'proved equal by running the file in ONNX Runtime')
+
+
+def _compare_pictures(
+    path: Path, model: onnx.ModelProto, original: MattingBase, files: Sequence[Path]
+) -> Iterator[PairComparison]:
     refines = isinstance(original, MattingRefine)
-    with _nothing_to_compare(path.name):
+    with _as_parity_error(path.name):
         sessions = [_session(str(path))]
         if refines and 'ref_sm' not in [output.name for output in sessions[0].get_outputs()]:
-            # Which cells were refined is needed to tell rounding from errors.
-            sessions.append(_session(chosen(model, ['ref_sm']).SerializeToString()))
+            # Only with the refined cells can rounding be told from errors.
+            sessions.append(_session(select_outputs(model, ['ref_sm']).SerializeToString()))
     for name, src, bgr in _pictures(REFINE_SIZES if refines else BASE_SIZES, files):
         expected = parity.outputs_of(original, src, bgr)
-        with _nothing_to_compare(name):
+        with _as_parity_error(name):
             found = {key: value for session in sessions for key, value in run(session, src, bgr).items()}
             comparison = parity.compare(name, expected, found)
         yield comparison
 
 
 def run(session: onnxruntime.InferenceSession, src: Tensor, bgr: Tensor) -> dict[str, Tensor]:
-    """A file's outputs, by name, for pictures (B, 3, H, W), float 0..1."""
+    """Return a file's outputs by name for pictures (B, 3, H, W), float 0..1."""
     dtype = {'tensor(float)': torch.float32, 'tensor(float16)': torch.float16}[session.get_inputs()[0].type]
     inputs = {'src': src.to(dtype).numpy(), 'bgr': bgr.to(dtype).numpy()}
     names = [output.name for output in session.get_outputs()]
@@ -145,7 +153,7 @@ def _session(file: str | bytes) -> onnxruntime.InferenceSession:
 
 
 def _pictures(sizes: Sequence[tuple[int, int]], files: Sequence[Path]) -> Iterator[tuple[str, Tensor, Tensor]]:
-    """Batches with their names: at the first size all pictures, at the others one each."""
+    """Yield names and batches: at the first size all pictures as one, at the others one by one."""
     for i, (width, height) in enumerate(sizes):
         pairs = parity.pairs(width, height, files)
         if i == 0:
@@ -156,8 +164,8 @@ def _pictures(sizes: Sequence[tuple[int, int]], files: Sequence[Path]) -> Iterat
 
 
 @contextlib.contextmanager
-def _nothing_to_compare(name: str) -> Iterator[None]:
-    """Makes one kind of error of all that the runtime raises, whose errors have no type in common."""
+def _as_parity_error(name: str) -> Iterator[None]:
+    """Turn whatever ONNX Runtime raises, which has no type in common, into a ParityError."""
     try:
         yield
     except Exception as error:
@@ -167,10 +175,10 @@ def _nothing_to_compare(name: str) -> Iterator[None]:
 
 
 class _Pooling(nn.Sequential):
-    """The mean of a picture's features, for each of its pixels: repeated.
+    """The mean of a picture's features, repeated for each of its pixels.
 
-    The network enlarges a picture of one pixel to that. OpenCV 5.0 reads other memory then, and its results are noise,
-    without a word.
+    In the original network that is an enlargement of one pixel, for which OpenCV 5.0 reads memory outside of it and
+    silently returns noise.
     """
 
     def forward(self, x: Tensor) -> Tensor:
@@ -178,7 +186,7 @@ class _Pooling(nn.Sequential):
 
 
 def _name_axes(value: onnx.ValueInfoProto) -> None:
-    """Gives the axes names to read, for which torch has formulas."""
+    """Give the axes plain names in place of torch's formulas."""
     suffix = '_cells' if value.name == 'ref_sm' else '_sm' if value.name.endswith('_sm') else ''
     axes = value.type.tensor_type.shape.dim
     for axis, name in ((0, 'batch'), (2, f'height{suffix}'), (3, f'width{suffix}')):
@@ -187,7 +195,7 @@ def _name_axes(value: onnx.ValueInfoProto) -> None:
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Leaves out a line about an empty list, which is the shape of a single number, and no other."""
+    """Suppress the log line about an empty list, which is the shape of a single number, and no other."""
 
     def unknown(record: logging.LogRecord) -> bool:
         return 'because it is an empty sequence' not in record.getMessage()

@@ -1,8 +1,8 @@
-"""Whether an exported network gives what the one it was made from gives: pictures to try, and numbers to judge by."""
+"""Parity of an exported network with its original: pictures that neither has seen, differences, limits."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -17,20 +17,20 @@ from dataset.synthetic import SyntheticBackgrounds, SyntheticMattes
 
 from . import ParityError
 
-# Of a refining network.
+# Outputs of a refining network at the picture's full size.
 FULL_SIZE = ('pha', 'fgr', 'com')
 
 
 @dataclass(frozen=True, eq=False)
 class Pair:
-    """A picture and its plate, uint8 RGB (H, W, 3), and what they show."""
+    """A picture and its plate, uint8 RGB (H, W, 3), with a name that says what they show and their size."""
 
     name: str
     src: np.ndarray
     bgr: np.ndarray
 
     def tensors(self) -> tuple[Tensor, Tensor]:
-        """As the networks take them: float (1, 3, H, W), 0..1."""
+        """Return picture and plate as the networks take them: float (1, 3, H, W), 0..1."""
         src, bgr = (torch.from_numpy(x.transpose(2, 0, 1)[None].astype(np.float32) / 255) for x in (self.src, self.bgr))
         return src, bgr
 
@@ -40,10 +40,11 @@ class Limits:
     """The largest differences that pass.
 
     Attributes:
-        mean: of any output; of those at full size over all cells that are refined alike, and over those that both
-            refine: a small part, so that refined cells in wrong places would hardly show in the former.
-        worst: of any value, in cells that both refine or neither does.
-        cells: share of the refined cells that may be other ones: where errors are nearly equal, rounding decides.
+        mean: of the mean difference of any output. At full size this is the mean over all cells refined alike, and
+            also over those that both networks refine, which are few: errors there would hardly show in the former.
+        worst: of the largest difference of any value, in cells refined alike.
+        cells: of the share of refined cells that only one of the networks refines, 0..1. Rounding decides where
+            predicted errors are nearly equal.
     """
 
     mean: float
@@ -52,10 +53,13 @@ class Limits:
 
 
 @dataclass(frozen=True)
-class Difference:
-    """Of one output: the worst, the mean, and the mean of cells that both refine.
+class OutputDifference:
+    """The absolute difference of one output.
 
-    Of results at full size the first two, too, count cells that are refined alike only.
+    Attributes:
+        worst: the largest.
+        mean: at full size, as is `worst`, over cells refined alike only.
+        refined: the mean over cells that both networks refine; 0 for outputs that are not at full size.
     """
 
     worst: float
@@ -64,18 +68,18 @@ class Difference:
 
 
 @dataclass(frozen=True)
-class Comparison:
-    """What one pair of pictures showed.
+class PairComparison:
+    """The differences on one pair of pictures.
 
     Attributes:
         name: of the pair, with its size.
         differences: by output.
-        refined: cells that the original refines; None if it is no refining network.
-        differing: cells that one of the two refines and the other does not.
+        refined: number of cells that the original refines; None if the network does not refine.
+        differing: number of cells that only one of the networks refines.
     """
 
     name: str
-    differences: dict[str, Difference] = field(default_factory=dict)
+    differences: dict[str, OutputDifference] = field(default_factory=dict)
     refined: int | None = None
     differing: int = 0
 
@@ -88,39 +92,39 @@ class Comparison:
         return f'  {self.name}: {found}{cells}'
 
     def problems(self, limits: Limits) -> list[str]:
-        """What is beyond the limits, in words."""
+        """Return in words what is beyond the limits."""
         found = []
         for name, x in self.differences.items():
-            # Not <=: a difference may be NaN.
+            # "not <=" instead of ">", since a difference may be NaN.
             if not x.worst <= limits.worst:
                 found.append(f'{name} differs by up to {x.worst:.1e}, more than {limits.worst:.0e}')
             if not (x.mean <= limits.mean and x.refined <= limits.mean):
                 mean = f'{x.mean:.1e} ({x.refined:.1e} in refined cells)'
                 found.append(f'{name} differs by {mean} in the mean, more than {limits.mean:.0e}')
-        # A pair counts twice: one cell less and another more. One such pair says nothing.
+        # A cell in place of another counts twice. One such pair proves nothing, whatever the share.
         if self.refined is not None and self.differing > 2 * max(limits.cells * self.refined, 1):
             found.append(f'{self.differing} of {self.refined} cells are refined differently')
         return found
 
 
 def outputs_of(network: nn.Module, src: Tensor, bgr: Tensor) -> dict[str, Tensor]:
-    """What a network of ours returns for pictures (B, 3, H, W), float 0..1, by name; without gradients."""
+    """Return a network's results for pictures (B, 3, H, W), float 0..1, by name, computed without gradients."""
     with torch.no_grad():
         results = network(src, bgr)
     [names] = [names for names in OUTPUTS.values() if len(names) == len(results)]
     return dict(zip(names, results))
 
 
-def compare(name: str, expected: Mapping[str, Tensor], found: Mapping[str, Tensor]) -> Comparison:
-    """Compares results by name.
+def compare(name: str, expected: Mapping[str, Tensor], found: Mapping[str, Tensor]) -> PairComparison:
+    """Compare the results of two networks by name.
 
     Args:
-        name: of the pair.
-        expected: of the original; with 'ref_sm' if it refines.
-        found: of the exported network, some or all of these.
+        name: of the pair of pictures.
+        expected: results of the original; with 'ref_sm' if it refines.
+        found: some or all of these, of the exported network.
 
     Raises:
-        ParityError: shapes that differ.
+        ParityError: shapes differ.
     """
     ref, found_ref = expected.get('ref_sm'), found.get('ref_sm')
     cells = None if ref is None or found_ref is None else (ref > 0, found_ref > 0)
@@ -132,17 +136,41 @@ def compare(name: str, expected: Mapping[str, Tensor], found: Mapping[str, Tenso
             raise ParityError(
                 f'nothing written: {name}: {key} is {tuple(value.shape)}, not {tuple(expected[key].shape)}'
             )
-        # Features have no range: in parts of the largest.
+        # Features have no fixed range, so that their differences are relative to the largest.
         scale = max(1.0, float(expected[key].abs().max()))
         difference = (value.to(torch.float32) - expected[key]).abs() / scale
         if cells is not None and key in FULL_SIZE:
             alike, both = (difference[_pixels(x, difference)] for x in (cells[0] == cells[1], cells[0] & cells[1]))
-            differences[key] = Difference(*map(float, (_largest(alike), _mean(alike), _mean(both))))
+            differences[key] = OutputDifference(*map(float, (_largest(alike), _mean(alike), _mean(both))))
         else:
-            differences[key] = Difference(float(difference.max()), float(difference.mean()))
+            differences[key] = OutputDifference(float(difference.max()), float(difference.mean()))
     if cells is None:
-        return Comparison(name, differences)
-    return Comparison(name, differences, int(cells[0].sum()), int((cells[0] != cells[1]).sum()))
+        return PairComparison(name, differences)
+    return PairComparison(name, differences, int(cells[0].sum()), int((cells[0] != cells[1]).sum()))
+
+
+def require_equal(comparisons: Iterable[PairComparison], limits: Limits, verdict: str) -> None:
+    """Print all comparisons as they come, then the verdict.
+
+    Args:
+        comparisons: those of one exported network.
+        limits: that hold for all of them.
+        verdict: printed if nothing exceeds the limits, such as 'proved equal by ...'.
+
+    Raises:
+        ParityError: something exceeds the limits.
+    """
+    print('worst difference from the original (mean; mean of refined cells):')
+    problems, unseen = [], True
+    for comparison in comparisons:
+        print(comparison, flush=True)
+        problems += [f'{comparison.name}: {problem}' for problem in comparison.problems(limits)]
+        unseen = unseen and comparison.refined == 0
+    if problems:
+        raise ParityError('not equal to the original, nothing written:\n  ' + '\n  '.join(problems))
+    note = '; but it refined no cell of these pictures, so try yours: --validate-pair' if unseen else ''
+    allowed = f'worst {limits.worst:g}, mean {limits.mean:g}, {limits.cells:.1%} of the cells'
+    print(f'{verdict} (limits: {allowed}){note}', flush=True)
 
 
 def _largest(x: Tensor) -> Tensor:
@@ -154,19 +182,19 @@ def _mean(x: Tensor) -> Tensor:
 
 
 def _pixels(cells: Tensor, like: Tensor) -> Tensor:
-    """Truth values of cells (B, 1, h, w) for each pixel of `like` (B, C, H, W)."""
+    """Return truth values of cells (B, 1, h, w) for the pixels of `like` (B, C, H, W)."""
     height, width = like.shape[2:]
     pixels = cells.repeat_interleave(4, 2).repeat_interleave(4, 3)
     return pixels[..., :height, :width].expand_as(like)
 
 
 def pairs(width: int, height: int, files: Sequence[Path] = ()) -> list[Pair]:
-    """Two pairs that no export saw: photographs, and drawings.
+    """Return two pairs that no conversion has seen: photographs and drawings.
 
     Args:
         width, height: of the pictures, in pixels.
-        files: a photograph and its plate, to be resized; scikit-learn's two sample photographs if left out, the one as
-            subject in front of the other.
+        files: a photograph and its plate, which are resized; if left out, scikit-learn's two sample photographs, one
+            as the subject in front of the other.
 
     Raises:
         dataset.readers.ImageError: a file cannot be read.
@@ -181,7 +209,7 @@ def pairs(width: int, height: int, files: Sequence[Path] = ()) -> list[Pair]:
             cv2.resize(load_sample_image(name), (width, height), interpolation=cv2.INTER_CUBIC)
             for name in ('flower.jpg', 'china.jpg')
         )
-        # The blossom is lighter and redder than the leaves around it.
+        # Tells the blossom from the leaves around it: it is lighter and redder.
         red, green, blue = (flower[..., i].astype(np.float32) for i in range(3))
         blossom = np.clip((red - np.maximum(green, blue) * 0.9 - 20) / 60, 0, 1)[..., None]
         src = np.round(temple + (flower.astype(np.float32) - temple) * blossom).astype(np.uint8)

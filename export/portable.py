@@ -1,12 +1,12 @@
-"""The networks in the form in which they are exported: the same weights and results, written for other runtimes.
+"""The networks in the form that is exported: same weights, same results, only operations that all runtimes have.
 
-The refiner here has no branch on data, changes nothing in place, never computes an index in floating point or by
-dividing, and keeps every tensor at rank 5 or less: what one runtime or the other cannot do. It compiles as TorchScript,
-with settings that can be set after loading, and by `torch.export` with fixed or with dynamic sides and batch.
+The refiner has no branch on data, changes nothing in place, never computes an index in floating point or by division,
+and keeps all tensors at rank 5 or less, since one runtime or another cannot do these. It compiles as TorchScript, with
+settings that can be set after loading, and with `torch.export`, with fixed or dynamic sides and batch.
 
-A cell's surroundings are cut out in runs: with channels last, as many neighbouring pixels of a line as a cell is wide
-are a row of a matrix, and a crop is some rows of it. The refined cells go back in runs, too, channel by channel. The
-eager refiner crops otherwise, which is faster there; a test holds both equal.
+A cell and its surroundings are cropped in runs: with channels last, as many neighbouring pixels of a line as a cell is
+wide make one row of a matrix, and a crop is a selection of rows. The refined cells are put back in runs as well, one
+channel after the other. The eager refiner crops in another way, which is faster there; a test holds both equal.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ class PortableBase(MattingBase):
     """`MattingBase` for export, in evaluation mode; shares its weights.
 
     Args:
-        network: whose weights it takes.
+        network: the network whose weights are shared.
     """
 
     def __init__(self, network: MattingBase):
@@ -38,7 +38,7 @@ class PortableBase(MattingBase):
         self.eval()
 
     def forward(self, src: Tensor, bgr: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """As `MattingBase.forward`, without its checks."""
+        """Return what `MattingBase.forward` returns, without checking the input."""
         pha, fgr, err, hid = self.coarse(src, bgr)
         return pha, (fgr + src).clamp(0, 1), err, hid
 
@@ -47,17 +47,17 @@ class PortableRefine(PortableBase):
     """`MattingRefine` for export, in evaluation mode; shares its weights. Cells of error 0 are never refined.
 
     Args:
-        network: whose weights and settings it takes.
-        form: 'gather' computes the selected cells alone; in thresholding mode their number, and so shapes, depend on
-            the picture. 'masked' computes every cell and keeps the selected ones, without top-k and without gathering:
-            about three times the work, for runtimes that are slow at these or have none.
+        network: the network whose weights are shared and whose settings are taken.
+        form: 'gather' computes the selected cells only; in thresholding mode their number, and so the shapes, depend
+            on the picture. 'masked' computes all cells and keeps the selected ones, without top-k and gathering: about
+            three times the work, for runtimes that are slow at these or lack them.
 
     Attributes:
-        backbone_scale, refine_mode, refine_sample_pixels, refine_threshold, refine_form: as in `MattingRefine`; a
-            TorchScript module's can be set.
+        backbone_scale, refine_mode, refine_sample_pixels, refine_threshold, refine_form: can be set in a TorchScript
+            module; not checked.
 
     Raises:
-        ValueError: another form.
+        ValueError: there is no such form.
     """
 
     def __init__(self, network: MattingRefine, form: str = 'gather'):
@@ -75,13 +75,13 @@ class PortableRefine(PortableBase):
     def forward(  # type: ignore[override]
         self, src: Tensor, bgr: Tensor
     ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
-        """As `MattingRefine.forward`, without its checks."""
+        """Return what `MattingRefine.forward` returns, without checking the input."""
         height, width = src.shape[2], src.shape[3]
         right, below = -width % 4, -height % 4
         if right + below > 0:
             src = F.pad(src, [0, right, 0, below], mode='replicate')
             bgr = F.pad(bgr, [0, right, 0, below], mode='replicate')
-        size_sm = [math.floor(src.shape[2] * self.backbone_scale), math.floor(src.shape[3] * self.backbone_scale)]
+        size_sm = [_scaled(src.shape[2], self.backbone_scale), _scaled(src.shape[3], self.backbone_scale)]
         src_sm, bgr_sm = _resize(src, size_sm[0], size_sm[1]), _resize(bgr, size_sm[0], size_sm[1])
         pha_sm, fgr_sm, err_sm, hid = self.coarse(src_sm, bgr_sm)
         pixels = torch.cat([pha_sm, fgr_sm], 1).to(src.dtype)
@@ -103,7 +103,11 @@ class PortableRefine(PortableBase):
 
 
 class PortableRefiner(nn.Module):
-    """`Refiner` for export; shares its weights."""
+    """`Refiner` for export; shares its weights.
+
+    Args:
+        refiner: the refiner whose weights are shared.
+    """
 
     def __init__(self, refiner: Refiner):
         super().__init__()
@@ -125,13 +129,13 @@ class PortableRefiner(nn.Module):
         sample_pixels: int,
         threshold: float,
     ) -> tuple[Tensor, Tensor]:
-        """Refines the coarse result.
+        """Refine the coarse result.
 
         Args:
-            src, bgr: the pictures (B, 3, H, W), sides multiples of 4.
-            pixels: coarse alpha and residual at full size (B, 4, H, W).
-            coarse: what the coarse network gives, (B, 36, h, w): hidden features, alpha, residual.
-            err: its error (B, 1, h, w).
+            src, bgr: the pictures (B, 3, H, W), float 0..1, sides multiples of 4.
+            pixels: coarse alpha and foreground residual at full size (B, 4, H, W).
+            coarse: the coarse network's hidden features, alpha and foreground residual (B, 36, h, w).
+            err: its predicted error (B, 1, h, w), 0..1.
             mode, form, sample_pixels, threshold: as in `PortableRefine`.
 
         Returns:
@@ -158,11 +162,11 @@ class PortableRefiner(nn.Module):
     def refine_cells(
         self, half: Tensor, full: Tensor, pixels: Tensor, err: Tensor, mode: str, sample_pixels: int, threshold: float
     ) -> tuple[Tensor, Tensor]:
-        """`forward`, for padded pictures and err at the cells' size, by gathering the selected cells."""
+        """Do the same for padded pictures, with err (B, 1, H / 4, W / 4), by gathering the selected cells."""
         batch, height, width = err.shape[0], err.shape[2], err.shape[3]
         flat = err.flatten(1)
         if mode == 'sampling':
-            # Sorted although the order does not matter: Core ML has the unsorted one from iOS 17 on only.
+            # Sorted although the order does not matter: Core ML has unsorted top-k from iOS 17 on only.
             top, index = flat.topk(min(sample_pixels // 16, height * width), dim=1)
             image = torch.arange(batch, device=err.device).unsqueeze(1).expand_as(index).flatten()
             index, keep = index.flatten(), top.flatten() > 0
@@ -173,7 +177,7 @@ class PortableRefiner(nn.Module):
         x = self.convolve(
             _crop_cells(half, image, index, height, width, 2), _crop_cells(full, image, index, height, width, 4)
         )
-        # Rows of four pixels as they lie in memory: no picture is turned around, only the cells' rows are touched.
+        # Rows of four pixels as they lie in memory, so that no whole picture is transposed.
         channels, plane = pixels.shape[1], 4 * height * width
         row = _runs(index, height, width, 4, 4, width).flatten(1) + (image * (channels * plane)).unsqueeze(1)
         row = row.unsqueeze(1) + (torch.arange(channels, device=err.device) * plane).unsqueeze(1)
@@ -183,7 +187,7 @@ class PortableRefiner(nn.Module):
         return rows.index_put([row], x).view(pixels.shape), ref.view(batch, 1, height, width)
 
     def convolve(self, half: Tensor, full: Tensor) -> Tensor:
-        """The four convolutions on crops or on whole pictures, with their margins."""
+        """Apply the four convolutions to crops or whole pictures, with their margins."""
         x = F.relu(self.bn1(self.conv1(half)))
         x = F.relu(self.bn2(self.conv2(x)))
         x = F.interpolate(x, scale_factor=2.0, mode='nearest')
@@ -192,9 +196,9 @@ class PortableRefiner(nn.Module):
 
 
 def exceeded_by(x: Tensor, count: int, halvings: int = 24) -> Tensor:
-    """A threshold (B, 1) that the `count` largest values of x (B, n), 0..1, exceed, but for zeros; by bisection.
+    """Return, by bisection, a threshold (B, 1) that the `count` largest values of x (B, n), 0..1, exceed, except zeros.
 
-    So do all that are equal to the least of them, within 2^-24: float32 tells values near 1 no further apart.
+    All values equal to the least of these within 2^-24, the resolution of float32 near 1, exceed it as well.
     """
     low, high = torch.zeros_like(x[:, :1]), torch.ones_like(x[:, :1])
     for _ in range(halvings):
@@ -205,8 +209,20 @@ def exceeded_by(x: Tensor, count: int, halvings: int = 24) -> Tensor:
 
 
 def _count_above(x: Tensor, threshold: Tensor) -> Tensor:
-    # In integers: sums of ones end at 2,048 in float16.
+    # In integers, since float16 cannot count beyond 2,048.
     return (x > threshold).to(torch.int32).sum(1, keepdim=True)
+
+
+def _scaled(side: int, scale: float) -> int:
+    """Return `side * scale`, rounded down, for scales of 1/2, 1/4 and so on without floating point.
+
+    Conversion with dynamic sides is much faster then, since each layer's size is a formula of the sides, and runtimes
+    that compute sizes in float32 cannot be off by one.
+    """
+    for divisor in (2, 4, 8, 16):
+        if scale * divisor == 1.0:
+            return side // divisor
+    return math.floor(side * scale)
 
 
 def _resize(x: Tensor, height: int, width: int) -> Tensor:
@@ -214,14 +230,14 @@ def _resize(x: Tensor, height: int, width: int) -> Tensor:
 
 
 def _crop_cells(x: Tensor, image: Tensor, index: Tensor, height: int, width: int, size: int) -> Tensor:
-    """Cuts cells with their margins out of padded pictures.
+    """Crop cells with their margins out of padded pictures.
 
     Args:
         x: (B, C, height * size + 2 * margin, width * size + 2 * margin), sides multiples of `size`.
         image: picture (n,) of each cell.
         index: number (n,) of each cell in its picture's grid.
         height, width: of the grid of cells.
-        size: a cell's side in pixels of x.
+        size: side of a cell in pixels of x.
 
     Returns:
         (n, C, size + 2 * margin, size + 2 * margin).
@@ -234,19 +250,19 @@ def _crop_cells(x: Tensor, image: Tensor, index: Tensor, height: int, width: int
 
 
 def _runs(index: Tensor, height: int, width: int, size: int, lines: int, wide: int) -> Tensor:
-    """Where cells and their surroundings lie in a picture: runs of `size` pixels, counted from its beginning.
+    """Return where cells with their margins lie in a picture, as numbers of runs of `size` pixels.
 
     Args:
         index: number (n,) of each cell in the picture's grid.
         height, width: of the grid of cells.
-        size: a cell's side.
-        lines: of a cell and its surroundings.
+        size: side of a cell in pixels.
+        lines: of a cell with its margins.
         wide: runs in a line of the picture.
 
     Returns:
         (n, lines, wide - width + 1).
     """
-    # Tables of first runs and of steps to the others, instead of dividing a cell's number by the grid's width.
+    # A table of each cell's first run, so that nothing divides a cell's number by the grid's width.
     row, column = torch.arange(height, device=index.device), torch.arange(width, device=index.device)
     first = (row.unsqueeze(1) * (size * wide) + column).flatten().index_select(0, index)
     line, across = torch.arange(lines, device=index.device), torch.arange(wide - width + 1, device=index.device)

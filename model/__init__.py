@@ -1,4 +1,4 @@
-"""Networks of Background Matting V2 (Lin et al., CVPR 2021): `MattingBase`, coarse, and `MattingRefine`, full size."""
+"""The networks of Background Matting V2 (Lin et al., CVPR 2021): coarse `MattingBase`, full-size `MattingRefine`."""
 
 from .base import MattingBase
 from .refine import MattingRefine

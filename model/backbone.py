@@ -7,18 +7,19 @@ from torch import Tensor, nn
 from torchvision.models import MobileNetV2, ResNet
 from torchvision.models.resnet import Bottleneck
 
-BACKBONES = ('resnet101', 'resnet50', 'mobilenetv2')
+from common.network import BACKBONES
+
 RESNET_LAYERS = {'resnet50': [3, 4, 6, 3], 'resnet101': [3, 4, 23, 3]}
 
 
 class ResNetEncoder(ResNet):
-    """ResNet-50 or ResNet-101 whose last stage is dilated instead of strided, without its classification head.
+    """ResNet-50 or ResNet-101 without classification head, its last stage dilated instead of strided.
 
     Args:
         variant: 'resnet50' or 'resnet101'.
     """
 
-    # Channels of the taps at 1/1, 1/2, 1/4, 1/8 and 1/16 of the input.
+    # Of the taps at 1/1, 1/2, 1/4, 1/8 and 1/16 of the input's sides.
     CHANNELS = (6, 64, 256, 512, 2048)
 
     def __init__(self, variant: str):
@@ -27,7 +28,7 @@ class ResNetEncoder(ResNet):
         self.conv1 = _widen(self.conv1)  # type: ignore[has-type]
 
     def forward(self, x: Tensor) -> list[Tensor]:
-        """Takes (B, 6, H, W); returns the five taps, largest first."""
+        """Return the five taps of x (B, 6, H, W), largest first."""
         x1 = self.relu(self.bn1(self.conv1(x)))
         x2 = self.layer1(self.maxpool(x1))
         x3 = self.layer2(x2)
@@ -36,7 +37,7 @@ class ResNetEncoder(ResNet):
 
 
 class MobileNetV2Encoder(MobileNetV2):
-    """MobileNetV2 whose last stage is dilated instead of strided, without its last 1x1 block and classifier."""
+    """MobileNetV2 without its last 1x1 block and classifier, its last stage dilated instead of strided."""
 
     CHANNELS = (6, 16, 24, 32, 320)
 
@@ -52,7 +53,7 @@ class MobileNetV2Encoder(MobileNetV2):
         self.features = features
 
     def forward(self, x: Tensor) -> list[Tensor]:
-        """Takes (B, 6, H, W); returns the five taps, largest first."""
+        """Return the five taps of x (B, 6, H, W), largest first."""
         taps = [x]
         for i, block in enumerate(self.features):
             x = block(x)
@@ -62,15 +63,15 @@ class MobileNetV2Encoder(MobileNetV2):
 
 
 def widen_stem(weight: Tensor) -> Tensor:
-    """Makes a 6-channel stem of an RGB one: `src` gets the filters, `bgr` their negatives.
+    """Widen the filters of an RGB stem to 6 channels: `src` gets the filters, `bgr` their negatives.
 
-    The first features are then those of the difference, and nearly 0 wherever the two pictures agree, which is the cue
-    that the task turns on; the picture itself still reaches the decoder's last convolution. Measured against filters
-    for `src` and zeros for `bgr` (docs/experiments.md): half the error after the first 100 steps. Sharing the filters
-    with one sign, which blends the subject with what is behind it, is worse than either.
+    The first features are then those of the difference, nearly 0 wherever the two pictures agree, which is the cue that
+    the task depends on; the picture itself still reaches the decoder's last convolution. Compared with zeros for `bgr`
+    the error after the first 100 steps is half (docs/experiments.md). The same filters for both, which blend the
+    subject with what is behind it, are worse than either.
 
     Args:
-        weight: (O, 3, k, k), or (O, 6, k, k), which is returned as it is.
+        weight: (O, 3, k, k); (O, 6, k, k) is returned as it is.
     """
     return weight if weight.shape[1] == 6 else torch.cat([weight, -weight], 1)
 
@@ -82,13 +83,13 @@ def _widen(stem: nn.Conv2d) -> nn.Conv2d:
 
 
 def make_backbone(name: str) -> ResNetEncoder | MobileNetV2Encoder:
-    """Builds an encoder with random weights.
+    """Build an encoder with random weights.
 
     Args:
         name: one of `BACKBONES`.
 
     Raises:
-        ValueError: another name.
+        ValueError: `name` is none of them.
     """
     if name == 'mobilenetv2':
         return MobileNetV2Encoder()

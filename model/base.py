@@ -11,14 +11,12 @@ from common.network import MIN_SIDE
 from .backbone import make_backbone
 from .decoder import Decoder
 
-# Below this side the encoder's last stage has nothing left to look at.
-
 
 class MattingBase(nn.Module):
     """Encoder, atrous spatial pyramid pooling and decoder: alpha, foreground and error at the input's size.
 
     Args:
-        backbone: 'resnet101', 'resnet50' or 'mobilenetv2'.
+        backbone: one of `common.network.BACKBONES`.
     """
 
     def __init__(self, backbone: str):
@@ -30,14 +28,15 @@ class MattingBase(nn.Module):
         self.decoder = Decoder([256, *reversed(channels[:-1])])
 
     def coarse(self, src: Tensor, bgr: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Runs the network, in its weights' precision; the foreground is still the residual to be added to `src`.
+        """Run the network in the precision of its weights, and leave the foreground a residual.
 
         Args:
-            src: (B, 3, H, W), RGB, 0..1.
-            bgr: the same shape.
+            src: the picture with the subject, (B, 3, H, W), RGB, 0..1.
+            bgr: the picture without it, of the same shape.
 
         Returns:
-            pha (B, 1, H, W) in 0..1, residual fgr (B, 3, H, W), err (B, 1, H, W) in 0..1, hid (B, 32, H, W) >= 0.
+            pha (B, 1, H, W), 0..1; fgr (B, 3, H, W), not clamped, to be added to `src`; err (B, 1, H, W), 0..1; hid
+            (B, 32, H, W), at least 0.
         """
         dtype = self.decoder.conv4.weight.dtype
         taps = self.backbone(torch.cat([src, bgr], 1).to(dtype))
@@ -46,35 +45,35 @@ class MattingBase(nn.Module):
         return self.clamp(pha), fgr, self.clamp(err), hid.relu()
 
     def forward(self, src: Tensor, bgr: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Predicts the coarse matte.
+        """Predict the coarse matte.
 
         Args:
-            src: the picture with the subject, (B, 3, H, W), RGB, 0..1, sides of at least 16.
-            bgr: the picture without, the same shape.
+            src: the picture with the subject, (B, 3, H, W), RGB, 0..1, sides of at least 16 pixels.
+            bgr: the picture without it, of the same shape.
 
         Returns:
-            pha (B, 1, H, W), fgr (B, 3, H, W) and err (B, 1, H, W) in 0..1, hid (B, 32, H, W).
+            pha (B, 1, H, W), fgr (B, 3, H, W) and err (B, 1, H, W), 0..1; hid (B, 32, H, W), at least 0.
 
         Raises:
-            ValueError: shapes that differ or are too small.
+            ValueError: the shapes differ or are too small.
         """
         check_pair(src, bgr)
         pha, fgr, err, hid = self.coarse(src, bgr)
         return pha, self.clamp(fgr + src), err, hid
 
     def clamp(self, x: Tensor) -> Tensor:
-        """Clamps to 0..1; in training the gradient passes as if it had not.
+        """Clamp to 0..1, in training without cutting off the gradient.
 
-        Where a clamp cuts the gradient off, alpha below 0 can never rise again: a new decoder whose first steps
-        push the background down takes the subject along and stays at 0 for good. The L1 loss is flat where the
-        clamped value is right, so nothing drifts further outside.
+        With an ordinary clamp, alpha below 0 has no gradient and never rises again: where the first steps of a new
+        decoder push the background down, the subject goes along and alpha stays at 0 for good. Values do not drift
+        away outside, since the L1 loss is flat where the clamped value is right.
         """
         clamped = x.clamp(0, 1)
         return clamped.detach() + (x - x.detach()) if self.training else clamped
 
 
 def check_pair(src: Tensor, bgr: Tensor) -> None:
-    """Raises ValueError unless `src` and `bgr` are (B, 3, H, W) of one shape and of at least 16 x 16."""
+    """Raise ValueError unless `src` and `bgr` are (B, 3, H, W), of one shape, with sides of at least 16 pixels."""
     if src.ndim != 4 or src.shape[1] != 3:
         raise ValueError(f'src must be (B, 3, H, W), not {tuple(src.shape)}')
     if src.shape != bgr.shape:

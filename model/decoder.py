@@ -1,4 +1,4 @@
-"""The decoder: four bilinear enlargements, each joined with the encoder's tap of that size."""
+"""The decoder: four bilinear enlargements, each concatenated with the encoder's tap of that size."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from torch import Tensor, nn
 
 
 class Decoder(nn.Module):
-    """Upsampling decoder of the base network (paper, section 4.1).
+    """The base network's upsampling decoder (paper, section 4.1).
 
     Args:
-        in_channels: channels of what enters, then of the taps at 1/8, 1/4, 1/2 and 1/1.
-        channels: channels of the four outputs.
+        in_channels: channels of the input, then of the taps at 1/8, 1/4, 1/2 and 1/1.
+        channels: output channels of the four convolutions.
     """
 
     def __init__(self, in_channels: Sequence[int], channels: Sequence[int] = (128, 64, 48, 37)):
@@ -29,7 +29,7 @@ class Decoder(nn.Module):
         self.conv4 = nn.Conv2d(c[2] + in_channels[4], c[3], 3, padding=1)
 
     def forward(self, x: Tensor, taps: list[Tensor]) -> Tensor:
-        """Takes what enters and the encoder's taps, largest first; returns (B, 37, H, W) at the first tap's size."""
+        """Return (B, 37, H, W), of the first tap's size, from x (B, C, h, w) and the encoder's taps, largest first."""
         x1, x2, x4, x8 = taps[0], taps[1], taps[2], taps[3]
         x = F.relu(self.bn1(self.conv1(_join(x, x8))))
         x = F.relu(self.bn2(self.conv2(_join(x, x4))))

@@ -1,4 +1,4 @@
-"""BatchNorm folded into the convolutions before it: the same numbers with a third fewer passes over memory."""
+"""Folding of BatchNorm into the convolution before it: the same results with a third fewer passes over memory."""
 
 from __future__ import annotations
 
@@ -14,30 +14,29 @@ Network = TypeVar('Network', bound=nn.Module)
 
 
 def folded(network: Network) -> Network:
-    """A copy of one of the matting networks for evaluation: float32, on the CPU, with BatchNorm folded."""
+    """Return a copy of a matting network in evaluation mode, float32, on the CPU, with BatchNorm folded."""
     copied = copy.deepcopy(network).cpu().float().eval()
-    # Sides that give the coarse network 64 pixels.
-    side = math.ceil(64 / getattr(network, 'backbone_scale', 1))
+    side = math.ceil(64 / getattr(network, 'backbone_scale', 1))  # 64 pixels for the coarse network
     fold_batch_norm(copied, *torch.zeros(2, 1, 3, side, side))
     return copied
 
 
 @torch.no_grad()
 def fold_batch_norm(model: nn.Module, *example: Tensor) -> int:
-    """Folds every BatchNorm that follows a convolution directly into it, in place; for evaluation only.
+    """Fold every BatchNorm that directly follows a convolution into it, in place, for evaluation.
 
-    Which follows which is seen in one forward pass, so that no architecture needs to be known. It takes for granted
-    that nothing else reads such a convolution's output, which holds for the networks here.
+    One forward pass shows which layer follows which, so that this works for any architecture in which nothing else
+    reads the output of such a convolution.
 
     Args:
         model: in evaluation mode; its state_dict has other names and values afterwards.
-        example: inputs for the pass, as small as they may be.
+        example: inputs for the pass, preferably small.
 
     Returns:
-        How many were folded.
+        The number of layers folded.
 
     Raises:
-        ValueError: the model is in training mode, where statistics are those of the batch.
+        ValueError: the model is in training mode, in which BatchNorm uses the statistics of the batch.
     """
     if model.training:
         raise ValueError('BatchNorm can be folded in evaluation mode only')
@@ -46,7 +45,7 @@ def fold_batch_norm(model: nn.Module, *example: Tensor) -> int:
 
     def note(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
         if isinstance(module, nn.Conv2d):
-            # The output is kept alive, so that no later tensor gets its identity.
+            # Kept alive, or a later tensor could get the same id.
             convolutions[id(output)] = module, output
         elif isinstance(module, nn.BatchNorm2d) and id(inputs[0]) in convolutions:
             pairs[module] = convolutions.pop(id(inputs[0]))[0]

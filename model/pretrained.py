@@ -1,7 +1,9 @@
-"""First weights of the encoder: ImageNet classifiers of torchvision, and published DeepLabV3 files."""
+"""Pretrained weights to start the encoder from: torchvision's ImageNet classifiers and published DeepLabV3 files."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from urllib.error import URLError
 
@@ -13,59 +15,63 @@ from .weights import LoadReport, load_weights, read_weights
 
 STEMS = {'resnet50': 'backbone.conv1.weight', 'resnet101': 'backbone.conv1.weight',
          'mobilenetv2': 'backbone.features.0.0.weight'}  # fmt: skip
+# How names begin in files of DeepLabV3 or of a classifier, and in our networks; None: not used. The first match counts.
+PREFIXES = {
+    'backbone.low_level_features.': 'backbone.features.',
+    'backbone.high_level_features.': 'backbone.features.',
+    'backbone.': 'backbone.',
+    'classifier.classifier.0.': 'aspp.',
+    'classifier.': None,
+    'fc.': None,
+    '': 'backbone.',
+}
 
 
 def initialize(model: MattingBase, source: str | Path) -> LoadReport:
-    """Loads pretrained weights into the encoder, and into the ASPP where the file has it.
+    """Load pretrained weights into the encoder, and into the ASPP if the file has one.
 
     Args:
-        model: a base (or refine) model; decoder and refiner keep their random weights.
+        model: its decoder and refiner keep their random weights.
         source: 'imagenet' (torchvision's weights, downloaded once into torch's cache), a file of torchvision's
-            ImageNet weights, or a DeepLabV3 file (`model_state`, keys `backbone.*`, `classifier.classifier.0.*`).
+            ImageNet weights, or a DeepLabV3 file (`model_state`, names `backbone.*`, `classifier.classifier.0.*`).
 
     Raises:
         FileNotFoundError: no such file.
-        ConnectionError: 'imagenet' where nothing can be downloaded.
-        ValueError: a file for another backbone, or of another kind.
+        ConnectionError: 'imagenet' cannot be downloaded.
+        ValueError: the file is for another backbone, or of another kind.
     """
     backbone = model.backbone_name
     if str(source) == 'imagenet':
         state, name = _download(backbone), f"torchvision's ImageNet weights of {backbone}"
     else:
         state, name = read_weights(source).state_dict, str(source)
-    renamed = {k: v for k, v in map(_rename, state.keys(), state.values()) if k}
+    renamed = _rename(state)
     stem = STEMS[backbone]
     if stem in renamed:
         renamed[stem] = widen_stem(renamed[stem])
     own = model.state_dict()
-    for name in own:
+    for key in own:
         # Files of old torch versions have no counters, and torch itself loads them without.
-        mean = name.replace('num_batches_tracked', 'running_mean')
-        if mean != name and mean in renamed:
-            renamed.setdefault(name, own[name])
+        mean = key.replace('num_batches_tracked', 'running_mean')
+        if mean != key and mean in renamed:
+            renamed.setdefault(key, own[key])
     renamed = {k: v for k, v in renamed.items() if k in own or k.startswith('backbone.')}
     try:
         # MobileNetV2's last 1x1 block (features.18) belongs to the classifier and is left out.
         report = load_weights(model, renamed, ('aspp.', 'decoder.', 'refiner.'), ('backbone.features.18.',))
     except ValueError as error:
         raise ValueError(f'{name} does not hold pretrained weights for {backbone}: {error}') from None
-    return LoadReport(name, *list(vars(report).values())[1:])
+    return replace(report, source=name)
 
 
-def _rename(key: str, value: Tensor) -> tuple[str, Tensor]:
-    """Maps a name of a classifier's or DeepLabV3's file to ours; '' where there is none."""
-    for theirs, ours in (
-        ('backbone.low_level_features.', 'backbone.features.'),
-        ('backbone.high_level_features.', 'backbone.features.'),
-        ('backbone.', 'backbone.'),
-        ('classifier.classifier.0.', 'aspp.'),
-        ('classifier.', ''),
-        ('fc.', ''),
-        ('', 'backbone.'),
-    ):
-        if key.startswith(theirs):
-            return (ours + key.removeprefix(theirs) if ours else ''), value
-    return '', value
+def _rename(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return the tensors of a classifier's or DeepLabV3's file under our names, without those that are not used."""
+    renamed = {}
+    for key, value in state.items():
+        theirs = next(prefix for prefix in PREFIXES if key.startswith(prefix))
+        if (ours := PREFIXES[theirs]) is not None:
+            renamed[ours + key.removeprefix(theirs)] = value
+    return renamed
 
 
 def _download(backbone: str) -> dict[str, Tensor]:

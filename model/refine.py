@@ -1,4 +1,4 @@
-"""`MattingRefine`: the coarse network on a reduced picture, then the refiner at full size (paper, section 4)."""
+"""`MattingRefine`: the coarse network on a smaller copy of the picture, then the refiner (paper, section 4)."""
 
 from __future__ import annotations
 
@@ -16,19 +16,19 @@ from .refiner import Pyramid, Refiner, make_pyramid
 
 
 class MattingRefine(MattingBase):
-    """Alpha and foreground at full resolution.
+    """The network for alpha and foreground at full resolution.
 
     Args:
-        backbone: 'resnet101', 'resnet50' or 'mobilenetv2'.
-        backbone_scale: sides of what the coarse network sees, as a fraction of the picture's; at most 1/2.
-        refine_mode: 'sampling', 'thresholding' or 'full'.
-        refine_sample_pixels: pixels refined per image in sampling mode.
+        backbone: one of `common.network.BACKBONES`.
+        backbone_scale: sides of what the coarse network sees, as a fraction of the picture's; above 0, at most 1/2.
+        refine_mode: one of `common.network.REFINE_MODES`.
+        refine_sample_pixels: pixels refined per picture in sampling mode, at least 16.
         refine_threshold: error above which a cell is refined in thresholding mode, 0..1.
         refine_kernel_size: 3 or 1.
-        refine_prevent_oversampling: in sampling mode, leave cells alone whose error is 0.
+        refine_prevent_oversampling: in sampling mode, do not refine cells of error 0.
 
     Raises:
-        ValueError: a value outside these.
+        ValueError: a value is not allowed.
     """
 
     def __init__(
@@ -54,35 +54,35 @@ class MattingRefine(MattingBase):
         )
 
     def forward(self, src: Tensor, bgr: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:  # type: ignore[override]
-        """Predicts the matte.
+        """Predict the matte.
 
-        Sides that are no multiples of 4 are padded to the next one by repeating the border, and the full-size
+        Sides that are not multiples of 4 are padded to the next one by repeating the border, and the full-size
         results are cropped back; the `_sm` results keep the padded picture's size.
 
         Args:
-            src: the picture with the subject, (B, 3, H, W), RGB, 0..1; sides large enough that the coarse
-                network sees at least one pixel, and at least 16.
-            bgr: the picture without, the same shape.
+            src: the picture with the subject, (B, 3, H, W), RGB, 0..1; sides of at least 16 pixels, and large enough
+                that the coarse network sees at least one pixel.
+            bgr: the picture without it, of the same shape.
 
         Returns:
             pha (B, 1, H, W), fgr (B, 3, H, W), pha_sm (B, 1, h, w), fgr_sm (B, 3, h, w), err_sm (B, 1, h, w), all
-            in 0..1, and ref_sm (B, 1, ceil(H / 4), ceil(W / 4)), 1 = refined; h = floor(H * backbone_scale).
+            0..1, and ref_sm (B, 1, ceil(H / 4), ceil(W / 4)), 1 = refined; h = floor(H * backbone_scale).
 
         Raises:
-            ValueError: shapes that differ or are too small.
+            ValueError: the shapes differ or are too small.
         """
         check_pair(src, bgr)
         return self.matte(self.pyramid(src), self.pyramid(bgr), src.shape[2:])
 
     def pyramid(self, picture: Tensor, dtype: torch.dtype = torch.float32) -> Pyramid:
-        """A picture in all sizes that `matte` reads. That of a plate serves all pictures before it.
+        """Return a picture in all sizes that `matte` reads; a plate's pyramid serves all pictures taken before it.
 
         Args:
             picture: (B, 3, H, W), RGB, float 0..1 or uint8 0..255; copied if it is not channels-last.
-            dtype: to compute the sizes of uint8 pictures in.
+            dtype: of the smaller sizes of a uint8 picture.
 
         Raises:
-            ValueError: it is too small.
+            ValueError: the picture is too small.
         """
         height, width = picture.shape[2:]
         pad = (0, -width % 4, 0, -height % 4)
@@ -97,11 +97,11 @@ class MattingRefine(MattingBase):
     def matte(
         self, src: Pyramid, bgr: Pyramid, size: Sequence[int]
     ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
-        """Predicts the matte from pyramids of pictures of `size` (H, W); returns what `forward` does."""
+        """Predict the matte from the pyramids of pictures of `size` (H, W); return what `forward` returns."""
         pha_sm, fgr_sm, err_sm, hid = self.coarse(src.small, bgr.small)
         pha, fgr, ref_sm = self.refiner(src, bgr, pha_sm, fgr_sm, err_sm, hid)
         fgr = fgr.add_(src.full, alpha=1 if src.full.is_floating_point() else 1 / 255)
-        # In place where no gradient needs the values from before: at 4K a copy takes 130 MB.
+        # In place if no gradient needs the former values: at 4K a copy takes 130 MB.
         pha, fgr = (self.clamp(x) if self.training else x.clamp_(0, 1) for x in (pha, fgr))
         pha, fgr = (x[..., : size[0], : size[1]] for x in (pha, fgr))
         return pha, fgr, pha_sm, self.clamp(fgr_sm + src.small), err_sm, ref_sm

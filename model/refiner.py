@@ -1,8 +1,8 @@
-"""The refiner: recomputes the 4x4-pixel cells of the full image whose predicted error is largest (paper, section 4.2).
+"""The refiner: recomputes the 4x4-pixel cells of the picture whose predicted error is largest (paper, section 4.2).
 
-In sampling mode every shape is fixed by the input's: top-k gives exactly k cells an image, and cells that
-`prevent_oversampling` leaves out are computed and then masked. So the graph has no branch on data. Only in evaluation
-on a CPU, outside of any tracing, are they left out, where that costs nothing.
+In sampling mode all shapes follow from the input's: top-k gives exactly k cells per picture, and those that
+`prevent_oversampling` excludes are computed and then masked, so that the graph has no branch on data. Only in
+evaluation on a CPU, outside of tracing, where such a branch costs nothing, are they not computed at all.
 """
 
 from __future__ import annotations
@@ -15,9 +15,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from common.network import REFINE_MODES
+
 
 class Cells(NamedTuple):
-    """4x4 cells of a batch of pictures: picture, row and column in the grid of cells, each (n,)."""
+    """Cells of 4x4 pixels of a batch of pictures: picture, and row and column in the grid of cells, each (n,)."""
 
     image: Tensor
     row: Tensor
@@ -25,12 +27,12 @@ class Cells(NamedTuple):
 
 
 class Pyramid(NamedTuple):
-    """A batch of pictures as the networks read them: RGB at three sizes.
+    """A batch of RGB pictures at the three sizes that the networks read.
 
     Attributes:
         full: (B, 3, H, W), sides multiples of 4; float 0..1, or uint8 0..255.
         half: (B, 3, H / 2, W / 2), float 0..1.
-        small: at the coarse network's size, float 0..1.
+        small: (B, 3, h, w), the coarse network's size, float 0..1.
     """
 
     full: Tensor
@@ -39,24 +41,30 @@ class Pyramid(NamedTuple):
 
 
 def make_pyramid(full: Tensor, size_sm: Sequence[int], dtype: torch.dtype = torch.float32) -> Pyramid:
-    """Resizes pictures (B, 3, H, W), float 0..1 or uint8, to the other sizes, which for uint8 are of `dtype`."""
+    """Resize pictures to the other two sizes.
+
+    Args:
+        full: (B, 3, H, W), float 0..1 or uint8 0..255.
+        size_sm: height and width of the small size.
+        dtype: of the resized pictures if `full` is uint8.
+    """
     x = _unit(full, dtype)
     return Pyramid(full, _resize(x, full.shape[2] // 2, full.shape[3] // 2), _resize(x, *size_sm))
 
 
-REFINE_MODES = ('full', 'sampling', 'thresholding')
-
-
 class Refiner(nn.Module):
-    """Two small convolution stages, at 1/2 and at full resolution, on crops around the selected cells.
+    """Two stages of two convolutions, at half and at full resolution, on crops around the selected cells.
 
     Args:
         mode: 'sampling' (the `sample_pixels // 16` cells of largest error), 'thresholding' (cells whose error
             exceeds `threshold`) or 'full' (every cell).
-        sample_pixels: pixels refined per image in sampling mode.
+        sample_pixels: pixels refined per picture in sampling mode, at least 16.
         threshold: error above which a cell is refined in thresholding mode, 0..1.
         kernel_size: 3 or 1.
-        prevent_oversampling: in sampling mode, leave cells alone whose error is 0.
+        prevent_oversampling: in sampling mode, do not refine cells of error 0.
+
+    Raises:
+        ValueError: a value is not allowed.
     """
 
     def __init__(
@@ -90,14 +98,17 @@ class Refiner(nn.Module):
     def forward(
         self, src: Pyramid, bgr: Pyramid, pha: Tensor, fgr: Tensor, err: Tensor, hid: Tensor
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """Refines the coarse result.
+        """Refine the coarse result.
 
         Args:
             src, bgr: the pictures.
-            pha: coarse alpha (B, 1, h, w). fgr: coarse residual (B, 3, h, w). err: (B, 1, h, w). hid: (B, 32, h, w).
+            pha: coarse alpha (B, 1, h, w), 0..1.
+            fgr: coarse foreground residual (B, 3, h, w).
+            err: predicted error (B, 1, h, w), 0..1.
+            hid: hidden features (B, 32, h, w).
 
         Returns:
-            pha (B, 1, H, W), residual fgr (B, 3, H, W), not clamped, and ref (B, 1, H / 4, W / 4), 1 = refined.
+            pha (B, 1, H, W) and residual fgr (B, 3, H, W), not clamped, and ref (B, 1, H / 4, W / 4), 1 = refined.
         """
         height, width = src.full.shape[2:]
         dtype = src.half.dtype
@@ -109,15 +120,15 @@ class Refiner(nn.Module):
             out = self._refine_all(x, torch.cat([*full], 1)).to(dtype)
             return out[:, :1], out[:, 1:], torch.ones_like(out[:, :1, ::4, ::4])
         cells, keep, ref = self._select(_resize(err, height // 4, width // 4))
-        # In parts, where nothing depends on all cells at once: a third of the memory at 4K, and no slower.
-        at_once = 2048 if not self.training and _waits_for_nothing(err) else len(cells.row)
+        # In parts, except in training, where BatchNorm needs all at once: a third of the memory at 4K, and no slower.
+        at_once = 2048 if not self.training and _may_branch_on(err) else len(cells.row)
         parts = (Cells(*part) for part in zip(*(x.split(at_once) for x in cells)))
         refined = torch.cat([self._refine_cells(coarse, (src, bgr), part) for part in parts])
         pha, fgr = (_resize(x.to(dtype), height, width) for x in (pha, fgr))
         return _put_cells(pha, refined[:, :1], cells, keep), _put_cells(fgr, refined[:, 1:], cells, keep), ref
 
     def _select(self, err: Tensor) -> tuple[Cells, Tensor, Tensor]:
-        """Picks the cells of err (B, 1, h, w), which of them are kept (n,) bool, and ref (B, 1, h, w)."""
+        """Select cells by err (B, 1, h, w); return them, whether each is kept (n,), and ref (B, 1, h, w)."""
         batch, _, height, width = err.shape
         flat = err.flatten(1)
         if self.mode == 'sampling':
@@ -126,24 +137,24 @@ class Refiner(nn.Module):
             image = torch.arange(batch, device=err.device)[:, None].expand_as(index).flatten()
             index = index.flatten()
             keep = (top > 0).flatten() if self.prevent_oversampling else torch.ones_like(index, dtype=torch.bool)
-            if not self.training and _waits_for_nothing(err):
-                # Many pictures have fewer cells of any error: leaving them out, not masking them, saves their time.
+            if not self.training and _may_branch_on(err):
+                # Often fewer than k cells have any error, and dropping the others saves their time.
                 image, index, keep = image[keep], index[keep], keep[keep]
         else:
             image, index = (flat > self.threshold).nonzero().unbind(1)
             keep = torch.ones_like(index, dtype=torch.bool)
         if len(index) == 0:
-            # One masked cell instead of none: every parameter takes part in every step, which
-            # gradient averaging over GPUs relies on, and BatchNorm never sees an empty batch.
+            # One masked cell instead of none: averaging gradients over GPUs needs every parameter in every step, and
+            # BatchNorm cannot take an empty batch.
             image, index, keep = image.new_zeros(1), index.new_zeros(1), keep.new_zeros(1)
         ref = torch.zeros_like(flat).index_put((image, index), keep.to(flat.dtype))
-        # Tables instead of dividing the cell's number by the grid's width.
+        # Tables, so that nothing divides a cell's number by the grid's width.
         rows = torch.arange(height, device=err.device)[:, None].expand(height, width).flatten()
         columns = torch.arange(width, device=err.device).expand(height, width).flatten()
         return Cells(image, rows[index], columns[index]), keep, ref.view_as(err)
 
     def _refine_cells(self, coarse: Tensor, pictures: Sequence[Pyramid], cells: Cells) -> Tensor:
-        """Returns (n, 4, 4, 4): alpha and residual of the 4x4 pixels of each cell."""
+        """Return (n, 4, 4, 4): alpha and foreground residual of the 4x4 pixels of each cell."""
         margin1, margin2 = (3, 2) if self.kernel_size == 3 else (0, 0)
         half, full = [x.half for x in pictures], [x.full for x in pictures]
         x = _enlarge_cells(coarse, cells, half[0].shape[2:], margin1)
@@ -156,7 +167,7 @@ class Refiner(nn.Module):
         return self.conv4(x)
 
     def _refine_all(self, half: Tensor, full: Tensor) -> Tensor:
-        """The same numbers for every cell, by whole-image convolutions over the padded image."""
+        """Return (B, 4, H, W), what `_refine_cells` gives for every cell, by convolving whole padded pictures."""
         margin1, margin2 = (3, 2) if self.kernel_size == 3 else (0, 0)
         x = F.pad(half, [margin1] * 4)
         x = F.relu(self.bn1(self.conv1(x)))
@@ -167,13 +178,13 @@ class Refiner(nn.Module):
         return self.conv4(x)
 
 
-def _waits_for_nothing(x: Tensor) -> bool:
-    """Whether shapes may depend on data for free: on a CPU, where nothing is recorded for other data."""
+def _may_branch_on(x: Tensor) -> bool:
+    """Return whether shapes may depend on the data: free on a CPU, wrong where a graph is recorded for other data."""
     return x.device.type == 'cpu' and not torch.compiler.is_compiling() and not torch.jit.is_tracing()
 
 
 def _unit(x: Tensor, dtype: torch.dtype) -> Tensor:
-    """Pictures as floats, 0..1; those of `dtype` that were uint8."""
+    """Return pictures as floats, 0..1; uint8 ones become `dtype`."""
     return x if x.is_floating_point() else x.to(dtype).div_(255)
 
 
@@ -182,9 +193,17 @@ def _resize(x: Tensor, height: int, width: int) -> Tensor:
 
 
 def _crop_cells(pictures: Sequence[Tensor], cells: Cells, size: int, margin: int, dtype: torch.dtype) -> Tensor:
-    """Cuts (n, sum of C, size + 2 margin, size + 2 margin) around the cells out of each x (B, C, H, W), 0..1.
+    """Crop the cells with their margins out of pictures; outside of a picture is 0.
 
-    In channels-last layout, as are the pictures at best, from which it gathers whole pixels; outside reads 0.
+    Args:
+        pictures: each (B, C, H, W), float 0..1 or uint8 0..255; fastest in channels-last layout, since whole pixels are
+            gathered.
+        cells: where to crop.
+        size, margin: of a cell, in pixels of these pictures.
+        dtype: of the result.
+
+    Returns:
+        (n, sum of C, size + 2 margin, size + 2 margin), channels-last, float 0..1.
     """
     height, width = pictures[0].shape[2:]
     window = torch.arange(size + 2 * margin, device=cells.row.device) - margin
@@ -197,9 +216,9 @@ def _crop_cells(pictures: Sequence[Tensor], cells: Cells, size: int, margin: int
 
 
 def _gather(x: Tensor, image: Tensor, row: Tensor, column: Tensor) -> Tensor:
-    """The pixels (n, p, q, C) of x (B, C, H, W) in rows (n, p) and columns (n, q) of n pictures (n,).
+    """Return the pixels (n, p, q, C) of x (B, C, H, W) in rows (n, p) and columns (n, q) of pictures (n,).
 
-    Whole pixels: the backward pass is one scatter into a buffer of the size of x.
+    Since whole pixels are gathered, the backward pass is one scatter into a buffer of the size of x.
     """
     channels, height, width = x.shape[1:]
     if x.stride(0) == 0:  # one plate for the whole batch
@@ -210,12 +229,12 @@ def _gather(x: Tensor, image: Tensor, row: Tensor, column: Tensor) -> Tensor:
 
 
 def _enlarge_cells(x: Tensor, cells: Cells, size: Sequence[int], margin: int) -> Tensor:
-    """What enlarging x (B, C, h, w) to size (H, W) and cropping around cells of 2x2 pixels would give.
+    """Return what enlarging x (B, C, h, w) to `size` (H, W) and cropping cells of 2x2 pixels would give.
 
-    Enlarges only the few pixels that each crop needs: x is read at 1/16 of the size that it would have.
+    Only the few pixels that each crop needs are enlarged; the whole would have 16 times the size of x.
 
     Returns:
-        (n, C, 2 + 2 margin, 2 + 2 margin) in channels-last layout; outside of the picture 0.
+        (n, C, 2 + 2 margin, 2 + 2 margin), channels-last; outside of the picture is 0.
     """
     channels, height, width = x.shape[1:]
     row, weights_row = _bilinear(cells.row * 2 - margin, height, size[0], 2 + 2 * margin)
@@ -226,14 +245,15 @@ def _enlarge_cells(x: Tensor, cells: Cells, size: Sequence[int], margin: int) ->
 
 
 def _bilinear(first: Tensor, size_in: int, size_out: int, count: int) -> tuple[Tensor, Tensor]:
-    """One axis of a bilinear enlargement, as weighted sums of neighbours, for windows of `count` pixels.
+    """Return a bilinear enlargement along one axis as weighted sums, for windows of `count` pixels.
 
     Args:
-        first: the windows' first pixels (n,) on the enlarged axis, which may lie outside.
+        first: the windows' first pixels (n,) on the enlarged axis; may lie outside of it.
         size_in, size_out: lengths of the axis before and after.
+        count: pixels of a window.
 
     Returns:
-        The pixels that each window needs (n, p), and what each adds to each pixel of the window (n, count, p).
+        The pixels that each window needs (n, p), and their weights in each pixel of the window (n, count, p).
     """
     scale = size_in / size_out
     pixel = first[:, None] + torch.arange(count, device=first.device)
@@ -241,14 +261,14 @@ def _bilinear(first: Tensor, size_in: int, size_out: int, count: int) -> tuple[T
     needed = math.ceil((count - 1) * scale) + 2
     lowest = position[:, :1].floor()
     neighbours = lowest + torch.arange(needed, device=first.device)
-    # A tent around each position: 1 where a neighbour lies at it, 0 from the next one on.
+    # A triangle around each position: 1 at the position itself, 0 from a distance of one pixel on.
     weights = (1 - (position[:, :, None] - neighbours[:, None, :]).abs()).clamp(min=0)
     inside = (pixel >= 0) & (pixel < size_out)
     return neighbours.long().clamp(max=size_in - 1), weights * inside[:, :, None]
 
 
 def _put_cells(x: Tensor, refined: Tensor, cells: Cells, keep: Tensor) -> Tensor:
-    """Replaces the kept cells of x (B, C, H, W) by refined (n, C, 4, 4), in place."""
+    """Replace the kept cells of x (B, C, H, W) by `refined` (n, C, 4, 4), in place."""
     batch, channels, height, width = x.shape
     grid = x.view(batch, channels, height // 4, 4, width // 4, 4).permute(0, 2, 4, 3, 5, 1)
     index = cells.image, cells.row, cells.column

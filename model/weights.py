@@ -1,7 +1,7 @@
-"""From a weight FILE to a model: says what the file is, loads strictly, and reports what matched.
+"""Weight files: reading every common kind, naming the network they belong to, loading them into a model strictly.
 
-No file is ever allowed to run code: pickles are read by `torch.load(weights_only=True)`, TorchScript archives by a
-reader that builds tensors and nothing else.
+No file can run code: pickles are read with `torch.load(weights_only=True)`, TorchScript archives by an unpickler that
+builds tensors and plain values only.
 """
 
 from __future__ import annotations
@@ -28,12 +28,12 @@ OTHER_FILES = {
 
 
 class _Refused(ValueError):
-    """A file that is not read, with the reason for the user."""
+    """The refusal of a file, with a reason written for the user."""
 
 
 @dataclass(frozen=True)
 class WeightFile:
-    """Tensors by name, and in words what kind of file they came from."""
+    """Tensors by name, on the CPU, and in words what kind of file they came from."""
 
     path: Path
     kind: str
@@ -42,7 +42,16 @@ class WeightFile:
 
 @dataclass(frozen=True)
 class LoadReport:
-    """What of a model's state was found: names, and counts of tensors and of parameters."""
+    """Which tensors of a model were loaded.
+
+    Attributes:
+        source: where from, such as a file with its kind.
+        matched, total: numbers of tensors.
+        percent: of the model's parameters, 0..100.
+        missing: names that the source lacks.
+        unexpected: names that the model lacks.
+        mismatched: names whose shapes differ.
+    """
 
     source: str
     matched: int
@@ -65,14 +74,14 @@ class LoadReport:
 
 
 def read_weights(path: str | Path) -> WeightFile:
-    """Reads a weight file of any common kind onto the CPU.
+    """Read a weight file of any common kind.
 
-    Takes a bare state_dict, one wrapped under `state_dict`, `model_state_dict`, `model_state` or `model`, names
+    That is a bare state_dict, one wrapped under `state_dict`, `model_state_dict`, `model_state` or `model`, names
     prefixed by `module.` or `_orig_mod.`, a TorchScript archive, or a .safetensors file.
 
     Raises:
         FileNotFoundError: no such file.
-        ValueError: anything that is not a weight file, with what it seems to be.
+        ValueError: it is no weight file, or damaged; the message says what it seems to be.
     """
     path = Path(path)
     if not path.is_file():
@@ -84,7 +93,7 @@ def read_weights(path: str | Path) -> WeightFile:
     except (_Refused, MemoryError):
         raise
     except Exception as error:  # zipfile, pickle and torch raise a dozen types on damaged files
-        # Of a pickle that it cannot read, torch advises to load it without the guard: not what to tell a user.
+        # For a pickle that it cannot read, torch advises loading it without the guard, which users must not be told.
         reason = str(error).partition('\n')[0] if not isinstance(error, pickle.UnpicklingError) else 'its pickle'
         raise _Refused(f'{path}: not a weight file, or a damaged one ({reason or type(error).__name__})') from None
     kind += f' under {wrapped!r}' if wrapped else ''
@@ -98,17 +107,16 @@ def load_weights(
     allow_missing: Sequence[str] = (),
     allow_unexpected: Sequence[str] = (),
 ) -> LoadReport:
-    """Copies weights into a model, strictly but for the parts named.
+    """Copy weights into a model; all names and shapes must match, apart from the prefixes given.
 
     Args:
-        model: its state_dict decides what is needed.
+        model: the model, of any kind.
         weights: a path, what `read_weights` returned, or a state_dict.
-        allow_missing: name prefixes that the file may lack, such as 'refiner.'; these keep their values.
-        allow_unexpected: name prefixes that the file may have beyond the model; these are left out.
+        allow_missing: prefixes of names that the weights may lack, such as 'refiner.'; these tensors stay as they are.
+        allow_unexpected: prefixes of names that the model may lack; these tensors are not used.
 
     Raises:
-        ValueError: nothing matches, a shape differs, or a tensor is missing or left over outside these prefixes;
-            the model is then unchanged.
+        ValueError: nothing matches, or something does not; the model is then unchanged.
     """
     if isinstance(weights, (str, Path)):
         weights = read_weights(weights)
@@ -133,19 +141,25 @@ def load_weights(
     return report
 
 
-def describe(state: Mapping[str, Tensor]) -> str:
-    """Names the network a state_dict belongs to, such as 'MattingRefine resnet50', or 'an unknown network'."""
+def network_of(state: Mapping[str, Tensor]) -> tuple[str, str] | None:
+    """Return the model type and backbone of weights, such as ('mattingrefine', 'resnet50'); None for other networks."""
     if 'decoder.conv4.weight' not in state:
-        return 'an unknown network'
-    model = 'MattingRefine' if any(k.startswith('refiner.') for k in state) else 'MattingBase'
+        return None
+    model_type = 'mattingrefine' if any(k.startswith('refiner.') for k in state) else 'mattingbase'
     if 'backbone.features.0.0.weight' in state:
-        return f'{model} mobilenetv2'
-    return f'{model} {"resnet101" if "backbone.layer3.22.conv1.weight" in state else "resnet50"}'
+        return model_type, 'mobilenetv2'
+    return model_type, 'resnet101' if 'backbone.layer3.22.conv1.weight' in state else 'resnet50'
+
+
+def describe(state: Mapping[str, Tensor]) -> str:
+    """Name the network of weights for a message, such as 'MattingRefine resnet50', or 'an unknown network'."""
+    model_type, backbone = network_of(state) or ('', '')
+    words = {'mattingrefine': 'MattingRefine', 'mattingbase': 'MattingBase'}
+    return f'{words[model_type]} {backbone}' if model_type else 'an unknown network'
 
 
 def _misfit(report: LoadReport, state: Mapping[str, Tensor]) -> str:
-    what = describe(state)
-    parts = [f'it holds {what}' if what != 'an unknown network' else 'it holds no matting network']
+    parts = [f'it holds {describe(state) if network_of(state) else "no matting network"}']
     if report.matched == 0:
         parts.append('no tensor matches')
     for word, names in (
@@ -206,7 +220,7 @@ def _is_torchscript(path: Path) -> bool:
 
 
 class _ScriptObject:
-    """Stands for any TorchScript class: keeps the attributes, runs nothing."""
+    """A stand-in for any TorchScript class that keeps its attributes and runs nothing."""
 
     attributes: dict[str, Any]
 
@@ -215,7 +229,7 @@ class _ScriptObject:
 
 
 class _ScriptUnpickler(pickle.Unpickler):
-    """Reads a TorchScript archive's data.pkl, in which only tensors and plain values are let through."""
+    """The unpickler for data.pkl of a TorchScript archive, which lets tensors and plain values through only."""
 
     ALLOWED: ClassVar[dict[tuple[str, str], Any]] = {
         ('collections', 'OrderedDict'): OrderedDict,

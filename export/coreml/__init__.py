@@ -1,1 +1,1 @@
-"""Core ML packages: conversion, files, and proof by running their programs with torch."""
+"""Core ML packages: conversion, files, and proof by running their programs in torch."""

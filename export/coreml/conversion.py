@@ -1,4 +1,4 @@
-"""A network as a Core ML model: what it takes and gives, conversion, quantization."""
+"""Networks as Core ML models: their inputs and outputs, conversion, quantization."""
 
 from __future__ import annotations
 
@@ -18,22 +18,22 @@ from common.network import OUTPUTS
 from export.portable import PortableBase, PortableRefine
 from model import MattingBase, MattingRefine
 
-# Of images, which Core ML holds as 8 bits a channel or, for alpha, as one half-precision number.
+# Outputs that can be images: fgr of 8 bits a channel, pha of one half-precision number a pixel.
 IMAGES = ('pha', 'fgr')
 PLATE = 'plate'
 
 
 @dataclass(frozen=True)
-class Settings:
+class PackageSettings:
     """How a network becomes a package.
 
     Attributes:
-        sizes: (width, height) in pixels, of one function each; the first is the default.
-        outputs: of the network's names and 'com'.
-        precision: of computing, 'float16' or 'float32'.
-        target: least system, such as 'iOS16'; several sizes and a plate as state need iOS18.
+        sizes: (width, height) in pixels, each of one function; the first is the default.
+        outputs: some of the network's outputs and 'com', the cut-out.
+        precision: of the computation, 'float16' or 'float32'.
+        target: the oldest system, such as 'iOS16'; several sizes and a plate as state need iOS18.
         image_inputs: take pictures as images instead of arrays of 0..1.
-        image_outputs: give alpha and foreground as images instead of arrays of 0..1.
+        image_outputs: return alpha and foreground as images instead of arrays of 0..1.
         plate_state: the plate is a state of the model instead of an input.
         quantize: 'none', 'int8' or 'palette6'.
         form: of the refiner, as in `export.portable.PortableRefine`.
@@ -50,16 +50,16 @@ class Settings:
     form: str = 'gather'
 
 
-class Cutter(nn.Module):
+class PackagedNetwork(nn.Module):
     """A network with the inputs and outputs of a package.
 
     Args:
-        network: in its portable form.
+        network: the network.
         settings: of the package.
         size: (width, height) of its pictures.
     """
 
-    def __init__(self, network: PortableBase, settings: Settings, size: tuple[int, int]):
+    def __init__(self, network: PortableBase, settings: PackageSettings, size: tuple[int, int]):
         super().__init__()
         self.network = network
         self.settings = settings
@@ -68,11 +68,11 @@ class Cutter(nn.Module):
             self.register_buffer(PLATE, torch.zeros(1, 3, size[1], size[0]))
 
     def forward(self, src: Tensor, bgr: Tensor | None = None) -> tuple[Tensor, ...]:
-        """Takes pictures (1, 3, H, W), 0..1, and returns the outputs asked for."""
+        """Return the package's outputs for pictures (1, 3, H, W), 0..1; `bgr` is None where the plate is a state."""
         if bgr is None:
             plate: Tensor = self.get_buffer(PLATE)
             bgr = plate / 255
-            plate.mul_(1)  # only what the program writes becomes a state
+            plate.mul_(1)  # only a buffer that the program writes becomes a state
         results = dict(zip(self.names, self.network(src, bgr)))
         pha, fgr = results['pha'], results['fgr']
         if 'com' in self.settings.outputs:
@@ -82,16 +82,18 @@ class Cutter(nn.Module):
         return tuple(results[name] for name in self.settings.outputs)
 
 
-def convert(network: MattingBase, settings: Settings, size: tuple[int, int]) -> Any:
-    """Converts a network, BatchNorm folded, for pictures of one size; returns a coremltools `MLModel`."""
+def convert(network: MattingBase, settings: PackageSettings, size: tuple[int, int]) -> Any:
+    """Convert a network, BatchNorm folded, for pictures of one size; return a coremltools `MLModel`."""
     with quiet():
         import coremltools as ct
     portable = PortableRefine(network, settings.form) if isinstance(network, MattingRefine) else PortableBase(network)
     shape = (1, 3, size[1], size[0])
-    # Two tensors: one given twice would be one input.
+    # Two tensors, since one given twice would become one input.
     example = [torch.rand(shape) for _ in range(1 if settings.plate_state else 2)]
     with torch.no_grad(), quiet():
-        program = torch.export.export(Cutter(portable, settings, size).eval(), tuple(example)).run_decompositions({})
+        program = torch.export.export(
+            PackagedNetwork(portable, settings, size).eval(), tuple(example)
+        ).run_decompositions({})
         names = ('src', 'bgr')[: len(example)]
         return ct.convert(
             program,
@@ -112,7 +114,7 @@ def convert(network: MattingBase, settings: Settings, size: tuple[int, int]) -> 
         )
 
 
-def _output(ct: Any, name: str, settings: Settings) -> Any:
+def _output(ct: Any, name: str, settings: PackageSettings) -> Any:
     if name not in IMAGES or not settings.image_outputs:
         return ct.TensorType(name)
     layout = ct.colorlayout.GRAYSCALE_FLOAT16 if name == 'pha' else ct.colorlayout.RGB
@@ -120,40 +122,34 @@ def _output(ct: Any, name: str, settings: Settings) -> Any:
 
 
 def _pipeline(ct: Any) -> Any:
-    """The default passes, but for one that ruins large pictures without a word.
+    """Return the default passes without one that silently ruins large pictures.
 
-    For iOS 17 and later in half precision it makes indices 16-bit integers, which end at 65,535. A picture of
-    1920 x 1080 has 129,600 cells, and nearly all refined cells would land elsewhere.
+    For iOS 17 and later in half precision it turns indices into 16-bit integers, which end at 65,535. A picture of
+    1920 x 1080 has 129,600 cells, and nearly all refined cells would land in the wrong place.
     """
     pipeline = ct.PassPipeline.DEFAULT
     pipeline.remove_passes({'common::add_int16_cast'})
     return pipeline
 
 
-def quantized(model: Any, settings: Settings) -> Any:
-    """A model with smaller weights: linear 8 bits for each channel, or 64 values for each tensor.
+def quantize(model: Any, kind: str) -> Any:
+    """Return a model with smaller weights: 'int8', 8 bits linear per channel, or 'palette6', 64 values per tensor.
 
-    Of large tensors alone: those below 10,000 numbers are the convolutions of single channels, which lose most by it,
-    and 2 % of the size. Leaving them halves the difference to the original.
+    Tensors of less than 10,000 numbers stay as they are. These are the convolutions of single channels, 2 % of the
+    size, which lose most by it: leaving them out halves the difference from the original.
     """
-    if settings.quantize == 'none':
-        return model
     with quiet():
         import coremltools.optimize.coreml as cto
 
-        return _quantized(model, settings.quantize, cto)
+        if kind == 'int8':
+            linear = cto.OpLinearQuantizerConfig(mode='linear_symmetric', weight_threshold=10_000)
+            return cto.linear_quantize_weights(model, cto.OptimizationConfig(linear))
+        palette = cto.OpPalettizerConfig(mode='kmeans', nbits=6, weight_threshold=10_000)
+        return cto.palettize_weights(model, cto.OptimizationConfig(palette))
 
 
-def _quantized(model: Any, kind: str, cto: Any) -> Any:
-    if kind == 'int8':
-        linear = cto.OpLinearQuantizerConfig(mode='linear_symmetric', weight_threshold=10_000)
-        return cto.linear_quantize_weights(model, cto.OptimizationConfig(linear))
-    palette = cto.OpPalettizerConfig(mode='kmeans', nbits=6, weight_threshold=10_000)
-    return cto.palettize_weights(model, cto.OptimizationConfig(palette))
-
-
-# What coremltools says without need: that it misses its compiled half, which only macOS has, and that it was not tested
-# with versions that the tests here prove.
+# Needless messages of coremltools: that its compiled half is missing, which only macOS has, and that it was not tested
+# with these versions of other packages, which the tests here do.
 _NOISE = (
     'libcoremlpython',
     'has not been tested with coremltools',
@@ -164,7 +160,7 @@ _NOISE = (
 
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
-    """Leaves out what is known to be harmless, and the converter's progress bars."""
+    """Suppress messages known to be harmless, and the converter's progress bars."""
 
     def known(record: logging.LogRecord) -> bool:
         return not any(text in record.getMessage() for text in _NOISE)
@@ -174,7 +170,7 @@ def quiet() -> Iterator[None]:
     try:
         with warnings.catch_warnings():
             warnings.filterwarnings('ignore', message='Saving value type of int64')
-            # Its bars; what goes wrong is raised or logged.
+            # For its progress bars; errors are raised or logged.
             with contextlib.redirect_stderr(io.StringIO()):
                 yield
     finally:

@@ -1,13 +1,12 @@
-"""Runs a Core ML package without Core ML: its program, as it was saved, operation by operation with torch.
+"""An interpreter for Core ML packages in torch, since Core ML itself exists on Apple's systems only.
 
-Core ML itself exists on Apple's systems only. What a package computes is written in it as a program in MIL, Core ML's
-intermediate language, and so are the types of all values. Here every operation is computed in float32 or 64-bit
-integers and its result rounded, or wrapped, to the type that the program declares: rounding in half precision and
-indices that are too large for their type show as they would on a phone. What does not show is how a certain chip adds
-up, and whatever a compiler there does beyond the program.
+A package holds its program in MIL, Core ML's intermediate language, with the types of all values. The program is run as
+it was saved, operation by operation, in float32 and 64-bit integers, and every result is rounded or wrapped to its
+declared type: rounding in half precision and indices too large for their type show as they would on a phone. What does
+not show is the order in which a certain chip adds, and whatever a compiler changes there.
 
-Operations and their arguments: coremltools' MIL reference (converters.mil.mil.ops.defs, iOS 15 to 18). There are those
-that the networks here need; another one raises an error that names it.
+Operations and their arguments follow coremltools' MIL reference (converters.mil.mil.ops.defs, iOS 15 to 18). Those that
+the networks here need are implemented; any other raises an error that names it.
 """
 
 from __future__ import annotations
@@ -22,7 +21,7 @@ from torch import Tensor
 
 from .mil_operations import OPERATIONS
 
-# As MIL calls them. What is narrower than the type here is wrapped by hand.
+# By MIL's names. uint16, which torch hardly supports, is wrapped by hand.
 TYPES = {
     'fp16': torch.float16,
     'fp32': torch.float32,
@@ -36,14 +35,14 @@ TYPES = {
 
 
 class Program:
-    """One function of a package.
+    """The program of one function of a package.
 
     Args:
         package: the .mlpackage.
-        function: its name; the default one if left out.
+        function: its name; the default function if left out.
 
     Attributes:
-        states: of each state its shape; all 0 before anything was written.
+        states: shapes of the states by name; a state is 0 until it is written.
 
     Raises:
         ValueError: the package has no such function.
@@ -67,19 +66,19 @@ class Program:
     def __call__(
         self, inputs: Mapping[str, Tensor], states: Mapping[str, Tensor] | None = None, seen: tuple[str, ...] = ()
     ) -> tuple[dict[str, Tensor], dict[str, list[Any]]]:
-        """Runs the function.
+        """Run the function.
 
         Args:
             inputs: by name; images as float (1, 3, H, W), 0..255.
-            states: what states hold, by name.
-            seen: types of operations whose inputs and results are wanted too.
+            states: contents of states, by name.
+            seen: types of operations whose arguments and results are wanted as well.
 
         Returns:
-            The outputs by name, and of each type in `seen` the (inputs, results) of its operations.
+            The outputs by name, and for each type in `seen` the (arguments, results) of its operations.
 
         Raises:
-            NotImplementedError: an operation or a type that is not here.
-            IndexError: an index beyond what it points into.
+            NotImplementedError: an operation or a type is not implemented.
+            IndexError: an index is out of range.
         """
         values = dict(inputs) | {name: torch.zeros(shape) for name, shape in self.states.items()} | dict(states or {})
         values = {name: _declared(value, self._function.inputs[name]) for name, value in values.items()}
@@ -124,7 +123,7 @@ def _variables(inputs: Mapping[str, Any]) -> Iterator[Any]:
 
 
 def _value(var: Any, values: Mapping[str, Tensor]) -> Any:
-    """A variable's value to compute with: float32 and int64 tensors; constants of few values as plain numbers."""
+    """Return a variable's value to compute with: a float32, int64 or bool tensor, or a plain constant."""
     if isinstance(var, (list, tuple)):
         return [_value(x, values) for x in var]
     if var.name in values:
@@ -142,7 +141,7 @@ def _wide(x: Tensor) -> Tensor:
 
 
 def _declared(x: Tensor, var: Any) -> Tensor:
-    """Rounds or wraps a value to its variable's type."""
+    """Round or wrap a value to its variable's declared type."""
     from coremltools.converters.mil.mil import types
 
     kind = types.builtin_to_string(var.dtype)

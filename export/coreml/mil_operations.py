@@ -1,7 +1,7 @@
-"""What the operations of MIL compute, in torch: from float32, 64-bit integers and truth values to the same.
+"""The operations of MIL in torch, on float32, int64 and bool tensors.
 
-Arguments have MIL's names (coremltools' reference, converters.mil.mil.ops.defs), so that each operation of a program is
-called with its own; those that the networks here leave at their defaults are not taken.
+Arguments have MIL's names (coremltools' reference, converters.mil.mil.ops.defs), so that an operation is called with
+those in the program. Arguments that the networks here leave at their defaults are missing.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ def conv(
     groups: int,
     bias: Tensor | None = None,
 ) -> Tensor:
-    """Convolution of two dimensions, zero-padded by `pad` (top, bottom, left, right) where it says 'custom'."""
+    """Convolve in two dimensions; with `pad_type` 'custom', zero-pad by `pad` (top, bottom, left, right)."""
     if pad_type == 'custom':
         top, bottom, left, right = pad.tolist()
         x = F.pad(x, (left, right, top, bottom))
@@ -36,7 +36,7 @@ def conv(
 def max_pool(
     x: Tensor, kernel_sizes: Tensor, strides: Tensor, pad_type: str, pad: Tensor, ceil_mode: bool = False
 ) -> Tensor:
-    """The largest value in each window; what is padded never is."""
+    """Return the largest value in each window, never one from the padding."""
     top, bottom, left, right = pad.tolist()
     if pad_type not in ('custom', 'valid') or ceil_mode:
         raise NotImplementedError(f'MIL max_pool with pad_type {pad_type}, ceil_mode {ceil_mode}')
@@ -46,7 +46,7 @@ def max_pool(
 
 
 def pad(x: Tensor, pad: Tensor, mode: str, constant_val: float = 0.0) -> Tensor:
-    """Padding by (before, after) of each of the last dimensions."""
+    """Pad each of the last dimensions by (before, after)."""
     amounts = pad.tolist()
     reverse = [n for i in range(len(amounts) - 2, -1, -2) for n in amounts[i : i + 2]]
     while len(reverse) > 4 and not any(reverse[-2:]):
@@ -61,7 +61,7 @@ def upsample_bilinear(
     align_corners: bool,
     half_pixel_centers: bool = True,
 ) -> Tensor:
-    """Resizing, by the factors as they are declared, which are not quite the ratio of the sizes."""
+    """Resize by the declared factors, which differ slightly from the ratio of the sizes."""
     if align_corners or not half_pixel_centers:
         raise NotImplementedError('MIL upsample_bilinear other than with half-pixel centres')
     factors = (scale_factor_height, scale_factor_width)
@@ -69,30 +69,30 @@ def upsample_bilinear(
 
 
 def upsample_nearest_neighbor(x: Tensor, scale_factor_height: float, scale_factor_width: float) -> Tensor:
-    """Repetition of pixels."""
+    """Repeat pixels."""
     return F.interpolate(x, scale_factor=(scale_factor_height, scale_factor_width), mode='nearest')
 
 
 def concat(values: Sequence[Tensor], axis: int, interleave: bool) -> Tensor:
-    """Joins tensors along an axis."""
+    """Join tensors along an axis."""
     if interleave:
         raise NotImplementedError('MIL concat with interleave')
     return torch.cat(list(values), axis)
 
 
 def split(x: Tensor, axis: int, split_sizes: Tensor) -> tuple[Tensor, ...]:
-    """Cuts a tensor along an axis."""
+    """Split a tensor along an axis."""
     return x.split(split_sizes.tolist(), axis)
 
 
 def topk(x: Tensor, k: int, axis: int, ascending: bool, **_: Any) -> tuple[Tensor, Tensor]:
-    """The k largest values and their places, the largest first whether that is asked for or not."""
+    """Return the k largest values and their indices, sorted whether that is asked for or not."""
     values, indices = x.topk(k, axis, largest=not ascending, sorted=True)
     return values, indices
 
 
 def gather(x: Tensor, indices: Tensor, axis: int, batch_dims: int = 0, **_: Any) -> Tensor:
-    """Picks along an axis; negative indices count from the end. Raises IndexError beyond the ends, checked or not."""
+    """Select along an axis; negative indices count from the end, and those out of range raise IndexError."""
     if batch_dims:
         raise NotImplementedError('MIL gather with batch_dims')
     size = x.shape[axis]
@@ -103,7 +103,7 @@ def gather(x: Tensor, indices: Tensor, axis: int, batch_dims: int = 0, **_: Any)
 
 
 def scatter_nd(data: Tensor, indices: Tensor, updates: Tensor, mode: str, **_: Any) -> Tensor:
-    """Replaces the rows of `data` that `indices` (n, 1) name."""
+    """Replace the rows of `data` at `indices` (n, 1)."""
     if mode != 'update' or indices.shape[-1] != 1:
         raise NotImplementedError(f'MIL scatter_nd with mode {mode} and indices {tuple(indices.shape)}')
     return data.index_put((indices[..., 0],), updates)
@@ -118,7 +118,7 @@ def slice_by_index(
     end_mask: Tensor | None = None,
     squeeze_mask: Tensor | None = None,
 ) -> Tensor:
-    """A slice in each dimension; a mask lets it begin or end where the dimension does."""
+    """Slice each dimension; a mask lets the slice begin or end where the dimension does."""
     count = len(begin)
     from_start, to_end, squeezed = (
         [False] * count if mask is None else mask.tolist() for mask in (begin_mask, end_mask, squeeze_mask)
@@ -135,24 +135,24 @@ def slice_by_index(
 
 
 def expand_dims(x: Tensor, axes: Tensor) -> Tensor:
-    """Adds dimensions of size 1 at places of the result."""
+    """Insert dimensions of size 1; `axes` are those of the result."""
     for axis in sorted(axis % (x.ndim + len(axes)) for axis in axes.tolist()):
         x = x.unsqueeze(axis)
     return x
 
 
 def squeeze(x: Tensor, axes: Tensor | None = None) -> Tensor:
-    """Takes dimensions of size 1 away."""
+    """Remove dimensions of size 1."""
     return x.squeeze() if axes is None else x.squeeze(tuple(axes.tolist()))
 
 
 def select(cond: Tensor, a: Tensor, b: Tensor) -> Tensor:
-    """`a` where `cond` holds, else `b`."""
+    """Return `a` where `cond` holds, else `b`."""
     return torch.where(_tensor(cond), a, b)
 
 
 def cast(x: Tensor, dtype: str) -> Tensor:
-    """To another type: floats lose their fraction; the result's own type is the caller's business."""
+    """Convert to bool, or truncate to integers, or convert to floats; the exact type is left to the caller."""
     if dtype == 'bool':
         return x != 0
     return x.to(torch.float32) if dtype.startswith('fp') else x.to(torch.int64)

@@ -1,4 +1,4 @@
-"""Core ML packages on the disk: one function for each size of pictures, and what they say of themselves."""
+"""Core ML packages on the disk: one function for each size of pictures, descriptions, metadata."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 
 from common.network import OUTPUT_MEANINGS
 
-from .conversion import PLATE, Settings, quiet
+from .conversion import PLATE, PackageSettings, quiet
 
 DESCRIPTIONS = {
     **OUTPUT_MEANINGS,
@@ -22,18 +22,21 @@ DESCRIPTIONS = {
 
 
 def function_name(size: tuple[int, int]) -> str:
-    """Of the function for pictures of a size (width, height), in a package with several."""
+    """Name the function for pictures of a size (width, height) in a package with several."""
     return 'matte_{}x{}'.format(*size)
 
 
-def write(models: Sequence[Any], settings: Settings, package: Path, about: Mapping[str, str]) -> None:
-    """Writes models as one package, with descriptions.
+def save(models: Sequence[Any], settings: PackageSettings, package: Path, about: Mapping[str, str]) -> None:
+    """Write models as one package, with descriptions.
 
     Args:
-        models: one for each of the settings' sizes; their weights are kept once.
+        models: one for each of the settings' sizes; weights that they share are stored once.
         settings: of the package.
-        package: a path that ends in .mlpackage, where nothing is yet.
-        about: 'author', 'license', 'version', 'short description', and whatever else there is to know.
+        package: a path that ends in .mlpackage and does not exist.
+        about: metadata: 'author', 'license', 'version', 'short description', and any others.
+
+    Raises:
+        OSError: the disk's own error.
     """
     with quiet(), _disk_errors(package):
         import coremltools as ct
@@ -49,7 +52,7 @@ def write(models: Sequence[Any], settings: Settings, package: Path, about: Mappi
                     functions.add_function(str(path), 'main', function_name(size))
                 functions.default_function_name = function_name(settings.sizes[0])
                 ct.utils.save_multifunction(functions, str(package))
-        # For debugging on another runtime; no part of a package.
+        # For debugging with another runtime; not part of a package.
         (package / 'executorch_debug_handle_mapping.json').unlink(missing_ok=True)
         specification = ct.utils.load_spec(str(package))
     _describe(specification.description, about)
@@ -58,7 +61,7 @@ def write(models: Sequence[Any], settings: Settings, package: Path, about: Mappi
 
 @contextlib.contextmanager
 def _disk_errors(package: Path) -> Iterator[None]:
-    """Makes errors of the disk of what coremltools says when it cannot write weights."""
+    """Turn what coremltools raises when it cannot write weights into OSError."""
     try:
         yield
     except RuntimeError as error:

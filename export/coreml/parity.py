@@ -1,4 +1,4 @@
-"""Whether a Core ML package, as it lies on the disk, gives what the network gives that it was made from."""
+"""Parity of a Core ML package, as it lies on the disk, with the network that it was made from."""
 
 from __future__ import annotations
 
@@ -12,36 +12,56 @@ import torch
 from torch import Tensor, nn
 
 from export import ParityError
-from export.parity import Comparison, Limits, Pair, compare, outputs_of, pairs
+from export.parity import Limits, Pair, PairComparison, compare, outputs_of, pairs, require_equal
 
-from .conversion import PLATE, Settings, quiet
+from .conversion import PLATE, PackageSettings, quiet
 from .mil import Program
 from .package import function_name
 
-# Some three times what was measured on trained networks (docs/export.md). Cells that land elsewhere differ by up to 1.
+# About three times what was measured on trained networks (docs/export.md). A misplaced cell differs by up to 1.
 LIMITS = {'float32': Limits(mean=1e-4, worst=2e-3, cells=0.001), 'float16': Limits(mean=1e-2, worst=0.3, cells=0.05)}
-# What smaller weights may cost, which proves little: the program is proved before its weights are made smaller.
+# What quantization may cost. These are wide, since the program is proved before its weights are quantized.
 LOSSES = {'int8': Limits(mean=3e-2, worst=1.0, cells=0.1), 'palette6': Limits(mean=1e-1, worst=1.0, cells=0.4)}
 
 
-def evaluate(
-    network: nn.Module, package: Path, settings: Settings, files: Sequence[Path] = ()
-) -> tuple[list[Comparison], list[Tensor | None]]:
-    """Compares each function with the original on two pairs, by running its program with torch.
+def prove(original: nn.Module, package: Path, settings: PackageSettings, files: Sequence[Path] = ()) -> None:
+    """Run a package, on macOS in Core ML as well, and compare it with the original.
 
     Args:
-        network: the original.
+        original: the network, float32, with BatchNorm not folded.
         package: the .mlpackage.
-        settings: that it was made with.
-        files: a photograph and its plate, in place of the sample photographs.
-
-    Returns:
-        What each pair showed, and which cells the package refined of it (1, 1, h, w), if it refines any.
+        settings: that it was made with; where it is quantized, `LOSSES` are the limits.
+        files: a photograph and its plate, as for `pairs`.
 
     Raises:
-        ParityError: the program has an operation that is not known here, or an index beyond what it points into.
+        ParityError: the package cannot be run, or its results differ.
     """
-    found, cells = [], []
+    limits, verdict = LIMITS[settings.precision], 'proved equal by'
+    if settings.quantize != 'none':
+        limits, verdict = LOSSES[settings.quantize], f'what {settings.quantize} costs, by'
+    compared, cells = compare_in_torch(original, package, settings, files)
+    require_equal(compared, limits, f'{verdict} running the program of the package with torch, in its declared types')
+    if sys.platform == 'darwin':
+        compared = compare_in_core_ml(original, package, settings, files, cells)
+        require_equal(compared, limits, f'{verdict} Core ML on this computer')
+
+
+def compare_in_torch(
+    network: nn.Module, package: Path, settings: PackageSettings, files: Sequence[Path] = ()
+) -> tuple[list[PairComparison], list[Tensor | None]]:
+    """Run the program of each function in torch and compare it with the original.
+
+    Args:
+        network, package, settings, files: as in `prove`.
+
+    Returns:
+        For each pair of pictures the comparison, and the cells that the package refined (1, 1, h, w), if it refines.
+
+    Raises:
+        ParityError: the program has an operation that is not implemented here, or an index out of range.
+    """
+    found: list[PairComparison] = []
+    cells: list[Tensor | None] = []
     for size in settings.sizes:
         with quiet():
             program = Program(package, function_name(size) if len(settings.sizes) > 1 else None)
@@ -63,20 +83,19 @@ def evaluate(
     return found, cells
 
 
-def predict(
-    network: nn.Module, package: Path, settings: Settings, files: Sequence[Path], cells: Sequence[Tensor | None]
-) -> list[Comparison]:
-    """The same by Core ML itself, which macOS alone has.
+def compare_in_core_ml(
+    network: nn.Module, package: Path, settings: PackageSettings, files: Sequence[Path], cells: Sequence[Tensor | None]
+) -> list[PairComparison]:
+    """Run each function in Core ML itself, which only macOS has, and compare it with the original.
 
     Args:
-        network, package, settings, files: as in `evaluate`.
-        cells: that `evaluate` found: Core ML gives no values from within, and refines the same, but for rounding.
+        network, package, settings, files: as in `prove`.
+        cells: refined cells from `compare_in_torch`. Core ML returns outputs only; it refines the same cells, apart
+            from rounding.
     """
-    if sys.platform != 'darwin':
-        raise RuntimeError('Core ML runs on macOS')
     import coremltools as ct
 
-    found = []
+    found: list[PairComparison] = []
     for size in settings.sizes:
         function = function_name(size) if len(settings.sizes) > 1 else None
         model = ct.models.MLModel(str(package), function_name=function)
@@ -94,19 +113,19 @@ def predict(
     return found
 
 
-def _expected(network: nn.Module, src: Tensor, bgr: Tensor, settings: Settings) -> dict[str, Tensor]:
+def _expected(network: nn.Module, src: Tensor, bgr: Tensor, settings: PackageSettings) -> dict[str, Tensor]:
     expected = outputs_of(network, src, bgr)
     if 'com' in settings.outputs:
         expected['com'] = torch.cat([expected['fgr'] * expected['pha'], expected['pha']], 1)
     return expected
 
 
-def _in_unit_range(outputs: Mapping[str, Tensor], settings: Settings) -> dict[str, Tensor]:
+def _in_unit_range(outputs: Mapping[str, Tensor], settings: PackageSettings) -> dict[str, Tensor]:
     return {name: x / 255 if name == 'fgr' and settings.image_outputs else x for name, x in outputs.items()}
 
 
 def _refined(seen: Mapping[str, list[Any]], like: Tensor) -> Tensor:
-    """Which cells a program refined (1, 1, h, w), by the operations that choose them: top-k, or a mask of pixels."""
+    """Return the cells (1, 1, h, w) that a program refined, from the operation that chose them: top-k, or a mask."""
     if seen['topk']:
         [(_, (values, indices))] = seen['topk']
         return torch.zeros(like.numel()).index_put((indices.flatten(),), (values > 0).flatten().float()).view_as(like)
@@ -114,7 +133,7 @@ def _refined(seen: Mapping[str, list[Any]], like: Tensor) -> Tensor:
     return masks[0][:, :1, ::4, ::4].float() if masks else torch.ones_like(like)
 
 
-def _features(pair: Pair, settings: Settings) -> dict[str, Any]:
+def _features(pair: Pair, settings: PackageSettings) -> dict[str, Any]:
     from PIL import Image
 
     pictures = {'src': pair.src} if settings.plate_state else {'src': pair.src, 'bgr': pair.bgr}
@@ -124,7 +143,7 @@ def _features(pair: Pair, settings: Settings) -> dict[str, Any]:
 
 
 def _as_tensor(value: Any) -> Tensor:
-    """A prediction as (1, C, H, W): an array as it is, a grey image of alpha or an RGB one."""
+    """Return a prediction, which is an array, a grey image of alpha or an RGB image, as (1, C, H, W)."""
     if isinstance(value, np.ndarray):
         return torch.from_numpy(value)
     x = torch.from_numpy(np.array(value))

@@ -7,18 +7,19 @@ import shutil
 
 import pytest
 import torch
+from support import small_encoder
 
 import export_coreml
 from checkpointing.record import File, Record
 from checkpointing.verify import Verifier
 from common.network import NetworkSettings, RefinerSettings
-from export import cli as exporting
-from export.coreml import conversion as coreml
-from export.coreml import parity as coreml_parity
+from export.cli import read_trained_network
+from export.coreml import conversion
+from export.coreml import parity as package_parity
 from export.coreml.mil import Program
 from export.coreml.mil_operations import OPERATIONS
 from export.coreml.package import function_name
-from export.parity import Difference, Limits, compare
+from export.parity import Limits, OutputDifference, compare
 from inference.networks import random_network
 from model import MattingBase
 
@@ -27,10 +28,23 @@ SETTINGS = NetworkSettings('mattingrefine', 'mobilenetv2', RefinerSettings(refin
 
 
 @pytest.fixture(scope='module')
-def checkpoint(tmp_path_factory):
+def small_checkpoint(tmp_path_factory):
     path = tmp_path_factory.mktemp('weights') / 'epoch-3-iter-29.pth'
-    torch.save(random_network(SETTINGS).state_dict(), path)
+    with small_encoder.used():
+        torch.save(random_network(SETTINGS).state_dict(), path)
     return path
+
+
+@pytest.fixture
+def checkpoint(request, small_checkpoint, tmp_path_factory):
+    """Weights of a whole network in slow tests; otherwise small ones, and MobileNetV2 is then small, too."""
+    if request.node.get_closest_marker('slow'):
+        path = tmp_path_factory.mktemp('whole') / small_checkpoint.name
+        torch.save(random_network(SETTINGS).state_dict(), path)
+        yield path
+        return
+    with small_encoder.used():
+        yield small_checkpoint
 
 
 def flags(checkpoint, output, *more, model_type='mattingrefine', backbone='mobilenetv2', pixels='1600'):
@@ -48,10 +62,17 @@ def specification(package):
 
 
 @pytest.fixture(scope='module')
-def package(checkpoint, tmp_path_factory):
+def package(small_checkpoint, tmp_path_factory):
     path = tmp_path_factory.mktemp('packages') / 'Matting.mlpackage'
-    assert run(checkpoint, path, '--resolution', 96, 80, '--author', 'A. Uthor', '--version', '1.2') == 0
+    with small_encoder.used():
+        assert run(small_checkpoint, path, '--resolution', 96, 80, '--author', 'A. Uthor', '--version', '1.2') == 0
     return path
+
+
+@pytest.fixture
+def converted(package, monkeypatch):
+    """The model of the package, which the script then takes for what it has converted at 96 x 80."""
+    monkeypatch.setattr(conversion, 'convert', lambda *_: ct.models.MLModel(str(package), skip_model_load=True))
 
 
 def test_inputs_and_outputs_are_images_of_the_size(package):
@@ -66,14 +87,14 @@ def test_inputs_and_outputs_are_images_of_the_size(package):
     assert (fgr.width, fgr.height, fgr.colorSpace) == (96, 80, fgr.RGB)
 
 
-def test_the_package_says_what_it_is_and_where_it_comes_from(package, checkpoint):
+def test_the_package_says_what_it_is_and_where_it_comes_from(package, small_checkpoint):
     description = specification(package).description
     assert description.metadata.author == 'A. Uthor'
     assert description.metadata.versionString == '1.2'
     assert '96x80' in description.metadata.shortDescription
     about = dict(description.metadata.userDefined)
     assert about['checkpoint'] == 'epoch-3-iter-29.pth'
-    assert about['checkpoint_sha256'] == hashlib.sha256(checkpoint.read_bytes()).hexdigest()
+    assert about['checkpoint_sha256'] == hashlib.sha256(small_checkpoint.read_bytes()).hexdigest()
     assert about['refine_sample_pixels'] == '1600'
     assert all(feature.shortDescription for feature in [*description.input, *description.output])
 
@@ -87,11 +108,12 @@ def test_the_step_comes_from_the_record_of_the_checkpoint(tmp_path, checkpoint):
     (tmp_path / f'{copy.stem}.json').write_bytes(record.to_bytes())
     (tmp_path / 'best.pth').hardlink_to(copy)
     args = export_coreml.parse(flags(tmp_path / 'best.pth', tmp_path / 'x.mlpackage', '--resolution', 64, 64))
-    about = exporting.read_source(args).about
+    about = read_trained_network(args.model_checkpoint, NetworkSettings.from_options(vars(args))).about
     assert (about['step'], about['epoch'], about['run']) == ('29', '3', '0123456789ab')
     assert json.dumps(about)  # plain words
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     'more',
     [
@@ -101,8 +123,7 @@ def test_the_step_comes_from_the_record_of_the_checkpoint(tmp_path, checkpoint):
          '--minimum-deployment-target', 'iOS15'),
         ('--resolution', 64, 48, '--model-refine-mode', 'thresholding', '--model-refine-threshold', '0.5'),
         ('--resolution', 64, 48, '--plate-state', '--quantize', 'int8'),
-        pytest.param(('--resolution', 64, 48, '--quantize', 'palette6', '--minimum-deployment-target', 'iOS18'),
-                     marks=pytest.mark.slow),
+        ('--resolution', 64, 48, '--quantize', 'palette6', '--minimum-deployment-target', 'iOS18'),
     ],
 )  # fmt: skip
 def test_every_form_is_proved_and_written(tmp_path, checkpoint, capsys, more):
@@ -113,8 +134,10 @@ def test_every_form_is_proved_and_written(tmp_path, checkpoint, capsys, more):
     assert [path.name for path in tmp_path.iterdir()] == ['x.mlpackage']
 
 
-def test_several_sizes_are_functions_with_common_weights(tmp_path, checkpoint, package):
-    path = tmp_path / 'two.mlpackage'
+@pytest.mark.slow
+def test_several_sizes_are_functions_with_common_weights(tmp_path, checkpoint):
+    package, path = tmp_path / 'one.mlpackage', tmp_path / 'two.mlpackage'
+    assert run(checkpoint, package, '--resolution', 96, 80) == 0
     assert run(checkpoint, path, '--resolution', 96, 80, 64, 48) == 0
     description = specification(path).description
     assert [function.name for function in description.functions] == ['matte_96x80', 'matte_64x48']
@@ -127,9 +150,13 @@ def test_several_sizes_are_functions_with_common_weights(tmp_path, checkpoint, p
     assert outputs['pha'].shape == (1, 1, 48, 64)
 
 
-def test_a_plate_as_state_is_one_input_less(tmp_path, checkpoint):
+def test_a_plate_as_state_is_one_input_less_and_weights_are_quantized_after_the_proof(tmp_path, checkpoint, capsys):
     path = tmp_path / 'x.mlpackage'
-    assert run(checkpoint, path, '--resolution', 64, 48, '--plate-state') == 0
+    assert run(checkpoint, path, '--resolution', 64, 48, '--plate-state', '--quantize', 'int8') == 0
+    out = capsys.readouterr().out
+    assert out.count('cells refined differently') == 4
+    assert out.index('proved equal by running the program') < out.index('what int8 costs, by running the program')
+    assert [path.name for path in tmp_path.iterdir()] == ['x.mlpackage']
     description = specification(path).description
     assert [feature.name for feature in description.input] == ['src']
     assert [feature.name for feature in description.state] == ['plate']
@@ -140,14 +167,15 @@ def test_a_plate_as_state_is_one_input_less(tmp_path, checkpoint):
     assert (empty - other).abs().max() > 0.01
 
 
-@pytest.mark.parametrize('cells', [pytest.param(16_000, marks=pytest.mark.slow), 129_600])
+@pytest.mark.slow
+@pytest.mark.parametrize('cells', [16_000, 129_600])
 def test_indices_above_65535_keep_their_values(tmp_path, checkpoint, capsys, monkeypatch, cells):
     """The converter's own passes wrap them from iOS 17 on: without the exception made here, HD is ruined."""
     width, height = {16_000: (640, 400), 129_600: (1920, 1080)}[cells]
     words = ('--resolution', width, height, '--minimum-deployment-target', 'iOS17', '--refine-form', 'gather')
     fixed = tmp_path / 'fixed.mlpackage'
     assert run(checkpoint, fixed, *words, pixels='80000') == 0
-    monkeypatch.setattr(coreml, '_pipeline', lambda ct: ct.PassPipeline.DEFAULT)
+    monkeypatch.setattr(conversion, '_pipeline', lambda ct: ct.PassPipeline.DEFAULT)
     wrapped = run(checkpoint, tmp_path / 'wrapped.mlpackage', *words, pixels='80000')
     # Smaller pictures have no such index: it is not something else that differs.
     assert wrapped == (0 if cells < 65_536 else 1)
@@ -156,9 +184,10 @@ def test_indices_above_65535_keep_their_values(tmp_path, checkpoint, capsys, mon
         assert [path.name for path in tmp_path.iterdir()] == ['fixed.mlpackage']
 
 
+@pytest.mark.usefixtures('converted')
 def test_what_differs_leaves_nothing_and_harms_nothing(tmp_path, checkpoint, capsys, monkeypatch):
-    monkeypatch.setitem(coreml_parity.LIMITS, 'float16', Limits(0, 0, 0))
-    words = ('--resolution', 64, 48)
+    monkeypatch.setitem(package_parity.LIMITS, 'float16', Limits(0, 0, 0))
+    words = ('--resolution', 96, 80)
     assert run(checkpoint, tmp_path / 'x.mlpackage', *words) == 1
     assert 'not equal to the original, nothing written' in capsys.readouterr().err
     assert list(tmp_path.iterdir()) == []
@@ -171,13 +200,15 @@ def test_what_differs_leaves_nothing_and_harms_nothing(tmp_path, checkpoint, cap
     assert [path.name for path in tmp_path.iterdir()] == ['there.mlpackage']
 
 
+@pytest.mark.usefixtures('converted')
 def test_what_cannot_be_run_is_not_written(tmp_path, checkpoint, capsys, monkeypatch):
     monkeypatch.delitem(OPERATIONS, 'topk')
-    assert run(checkpoint, tmp_path / 'x.mlpackage', '--resolution', 64, 48) == 1
+    assert run(checkpoint, tmp_path / 'x.mlpackage', '--resolution', 96, 80) == 1
     assert 'the program cannot be run: MIL operation topk' in capsys.readouterr().err
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.usefixtures('converted')
 def test_an_existing_package_is_replaced_when_that_is_asked_for(tmp_path, checkpoint, capsys):
     there = tmp_path / 'there.mlpackage'
     there.mkdir()
@@ -186,8 +217,8 @@ def test_an_existing_package_is_replaced_when_that_is_asked_for(tmp_path, checkp
     assert f'--output {there}: is a folder; choose another name' in capsys.readouterr().err
     (there / 'Manifest.json').write_text('of a package')
     assert run(checkpoint, there, '--resolution', 64, 48) == 2
-    assert f'--output {there}: exists; choose another name, or replace it with -y' in capsys.readouterr().err
-    assert run(checkpoint, there, '--resolution', 64, 48, '--no-validate', '-y') == 0
+    assert f'--output {there}: exists; choose another name, or add -y to replace it' in capsys.readouterr().err
+    assert run(checkpoint, there, '--resolution', 96, 80, '--no-validate', '-y') == 0
     assert 'not compared with the original' in capsys.readouterr().out
     assert sorted(path.name for path in there.iterdir()) == ['Data', 'Manifest.json']
     assert [path.name for path in tmp_path.iterdir()] == ['there.mlpackage']
@@ -249,13 +280,13 @@ def test_a_comparison_counts_cells_and_forgives_none_that_are_nan():
     other[..., 4:, 4:] = 1  # refined by one alone: rounding decides that, so it does not count
     found = compare('x', {'pha': pha, 'ref_sm': ref}, {'pha': other, 'ref_sm': moved})
     assert (found.refined, found.differing) == (2, 2)
-    assert found.differences == {'pha': Difference(worst=0.25, mean=0.125, refined=0.25)}
+    assert found.differences == {'pha': OutputDifference(worst=0.25, mean=0.125, refined=0.25)}
     assert found.problems(Limits(mean=1, worst=0.2, cells=0)) == ['pha differs by up to 2.5e-01, more than 2e-01']
     assert found.problems(Limits(mean=0.2, worst=1, cells=0)) == [
         'pha differs by 1.2e-01 (2.5e-01 in refined cells) in the mean, more than 2e-01'
     ]
     found = compare('x', {'pha': pha, 'ref_sm': ref}, {'pha': other, 'ref_sm': 1 - ref})
-    assert found.differences == {'pha': Difference(worst=0, mean=0, refined=0)}
+    assert found.differences == {'pha': OutputDifference(worst=0, mean=0, refined=0)}
     assert found.problems(Limits(mean=1, worst=1, cells=0.9)) == ['4 of 2 cells are refined differently']
     other[0, 0, 0, 0] = torch.nan
     found = compare('x', {'pha': pha, 'ref_sm': ref}, {'pha': other, 'ref_sm': ref})

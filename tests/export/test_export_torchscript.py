@@ -15,6 +15,7 @@ import cv2
 import numpy as np
 import pytest
 import torch
+from support import small_encoder
 from support.inference_case import ROOT, Case, photo, read, room, save
 from torch import Tensor, nn
 
@@ -71,12 +72,12 @@ def assert_equal(exported: nn.Module, network: MattingBase, src: Tensor, bgr: Te
 
 
 @pytest.fixture(scope='module')
-def archive(checkpoints: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
+def archive(small_checkpoints: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The refining network as TorchScript, with the script's own settings but for the number of pixels."""
     path = tmp_path_factory.mktemp('archive') / 'model.pt'
-    with pytest.MonkeyPatch.context() as patch:
+    with pytest.MonkeyPatch.context() as patch, small_encoder.used():
         patch.setattr(torchscript, 'SIZES', ((128, 96), (61, 84)))
-        assert run(checkpoints['mattingrefine'], path) == 0
+        assert run(small_checkpoints['mattingrefine'], path) == 0
     assert [x.name for x in path.parent.iterdir()] == ['model.pt']
     return path
 
@@ -135,9 +136,9 @@ def test_float16_halves_the_weights(tmp_path: Path, checkpoints: dict[str, Path]
         sizes = [sum(x.file_size for x in z.infolist() if '/data/' in x.filename) for z in (half, whole)]
     assert sizes[0] == pytest.approx(sizes[1] / 2, rel=0.01)
     network = original(checkpoints['mattingrefine'])
-    torchscript.write(tmp_path / 'again.pt', network, 'float16', 'gather', {})
+    torchscript.save(network, tmp_path / 'again.pt', 'float16', 'gather', {})
     assert {x.dtype for x in network.parameters()} == {torch.float32}
-    module, about = torchscript.read(path)
+    module, about = torchscript.load(path)
     assert about['precision'] == 'float16'
     assert {x.dtype for x in module.parameters()} == {torch.float16}
     src, bgr = pictures(97, 70)
@@ -148,7 +149,7 @@ def test_float16_halves_the_weights(tmp_path: Path, checkpoints: dict[str, Path]
 @pytest.mark.parametrize('name', ['model.pt', 'model.pt2'])
 def test_the_base_network_takes_any_size(tmp_path: Path, checkpoints: dict[str, Path], name: str) -> None:
     assert run(checkpoints['mattingbase'], tmp_path / name, model_type='mattingbase') == 0
-    module, about = torchscript.read(tmp_path / name)
+    module, about = torchscript.load(tmp_path / name)
     assert about['model_type'] == 'mattingbase'
     assert 'refine_form' not in about
     network = original(checkpoints['mattingbase'])
@@ -160,13 +161,10 @@ def test_the_base_network_takes_any_size(tmp_path: Path, checkpoints: dict[str, 
         assert src.numel() < 400_000
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ('mode', 'form', 'scale'),
-    [
-        ('thresholding', None, 0.25),
-        pytest.param('sampling', 'masked', 0.3, marks=pytest.mark.slow),
-        pytest.param('full', None, 0.125, marks=pytest.mark.slow),
-    ],
+    [('thresholding', None, 0.25), ('sampling', 'masked', 0.3), ('full', None, 0.125)],
 )
 def test_a_program_takes_any_batch_and_multiples_of_4(
     tmp_path: Path, checkpoints: dict[str, Path], mode: str, form: str | None, scale: float
@@ -174,7 +172,7 @@ def test_a_program_takes_any_batch_and_multiples_of_4(
     path, settings = tmp_path / 'model.pt2', {'backbone_scale': scale, 'refine_mode': mode, 'refine_threshold': 0.3}
     words = ['--model-refine-mode', mode, '--model-backbone-scale', scale, '--model-refine-threshold', 0.3]
     assert run(checkpoints['mattingrefine'], path, *words, *(['--refine-form', form] if form else [])) == 0
-    module, about = torchscript.read(path)
+    module, about = torchscript.load(path)
     assert (about['refine_mode'], about['backbone_scale']) == (mode, str(scale))
     assert about['refine_form'] == {'full': 'gather'}.get(mode, 'masked')
     network = original(checkpoints['mattingrefine'], refine_sample_pixels=800, **settings)
@@ -193,7 +191,7 @@ def test_a_program_that_gathers(tmp_path: Path, checkpoints: dict[str, Path], mo
     path, words = tmp_path / 'model.pt2', ['--model-refine-mode', mode, '--refine-form', 'gather']
     threshold = ['--model-refine-threshold', 0.3]
     assert run(checkpoints['mattingrefine'], path, *words, *threshold, '--precision', precision) == 0
-    module, _ = torchscript.read(path)
+    module, _ = torchscript.load(path)
     dtype, tolerance = getattr(torch, precision), 2e-5 if precision == 'float32' else 0.05
     network = original(checkpoints['mattingrefine'], refine_mode=mode, refine_sample_pixels=800, refine_threshold=0.3)
     for size in ((100, 72), (80, 132, 3)):
@@ -228,7 +226,7 @@ def test_what_differs_leaves_nothing_and_harms_nothing(
     assert (tmp_path / name).read_bytes() == b'of before'
     assert run(*words, '--no-validate', model_type='mattingbase') == 0
     assert 'not compared with the original' in capsys.readouterr().out
-    assert torchscript.read(tmp_path / name)[1]['checkpoint'] == 'mattingbase.pth'
+    assert torchscript.load(tmp_path / name)[1]['checkpoint'] == 'mattingbase.pth'
 
 
 def test_a_setting_without_effect_is_found(
@@ -255,11 +253,11 @@ def test_a_setting_without_effect_is_found(
 def test_a_run_that_is_stopped_leaves_nothing(
     tmp_path: Path, checkpoints: dict[str, Path], capsys, monkeypatch, error: BaseException, code: int, message: str
 ) -> None:
-    def written_in_part(path: Path, *_: object) -> None:
+    def written_in_part(_: object, path: Path, *__: object) -> None:
         path.write_bytes(b'PK')
         raise error
 
-    monkeypatch.setattr(torchscript, 'write', written_in_part)
+    monkeypatch.setattr(torchscript, 'save', written_in_part)
     assert run(checkpoints['mattingbase'], tmp_path / 'model.pt', model_type='mattingbase') == code
     assert message in capsys.readouterr().err
     assert not list(tmp_path.iterdir())
@@ -275,12 +273,12 @@ def test_names_that_cannot_be_written_are_refused_in_one_message(tmp_path: Path,
     assert '--model-backbone-scale 0.7: must be above 0 and at most 0.5' in err
     (tmp_path / 'model.pt').touch()
     assert run(weights, tmp_path / 'model.pt') == 2
-    assert 'exists; choose another name, or replace it with -y' in capsys.readouterr().err
+    assert 'exists; choose another name, or add -y to replace it' in capsys.readouterr().err
     (tmp_path / 'folder.pt').mkdir()
     assert run(weights, tmp_path / 'folder.pt', '-y') == 2
     assert 'is a folder' in capsys.readouterr().err
     assert run(weights, weights, '-y') == 2
-    assert 'is the checkpoint itself' in capsys.readouterr().err
+    assert 'is one of the files to read' in capsys.readouterr().err
     assert sorted(x.name for x in tmp_path.iterdir()) == ['folder.pt', 'model.pt']
 
 
@@ -309,8 +307,9 @@ def test_help_does_not_wait_for_torch() -> None:
 @pytest.mark.timeout(900)
 @pytest.mark.skipif(shutil.which('cmake') is None, reason='cmake is not installed')
 @pytest.mark.skipif(not any(map(shutil.which, COMPILERS)), reason='there is no C++ compiler')
-def test_the_program_in_cpp_writes_the_same_alpha(tmp_path: Path, archive: Path, checkpoints: dict[str, Path]) -> None:
-    build = tmp_path / 'build'
+def test_the_program_in_cpp_writes_the_same_alpha(tmp_path: Path, checkpoints: dict[str, Path]) -> None:
+    archive, build = tmp_path / 'model.pt', tmp_path / 'build'
+    assert run(checkpoints['mattingrefine'], archive) == 0
     prefix = f'-DCMAKE_PREFIX_PATH={torch.utils.cmake_prefix_path}'
     for command in (['cmake', '-S', ROOT / 'docs/cpp', '-B', build, prefix], ['cmake', '--build', build]):
         made = subprocess.run(command, capture_output=True, text=True)

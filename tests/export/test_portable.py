@@ -4,19 +4,22 @@ from __future__ import annotations
 
 import io
 import itertools
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import pytest
 import torch
+from support import small_encoder
 from support.inference_case import photo, rescale, room, spread_out
 from torch import Tensor
 
+import model.base
 from common.network import NetworkSettings, RefinerSettings
 from export.portable import FORMS, PortableBase, PortableRefine, exceeded_by
 from inference.networks import random_network
 from model import MattingBase, MattingRefine
+from model.backbone import make_backbone
 
-pytestmark = [pytest.mark.usefixtures('one_thread'), pytest.mark.filterwarnings('ignore:`torch.jit')]
+pytestmark = [pytest.mark.usefixtures('one_thread', 'encoder'), pytest.mark.filterwarnings('ignore:`torch.jit')]
 MODES = ('sampling', 'thresholding', 'full')
 # Batch, width, height, backbone scale: multiples of 4 and not, wide and tall, a coarse picture of odd sides.
 PICTURES = (
@@ -33,6 +36,17 @@ def refine_settings(pixels: int) -> NetworkSettings:
     return NetworkSettings('mattingrefine', 'mobilenetv2', refiner)
 
 
+@pytest.fixture(scope='module')
+def encoder() -> Iterator[None]:
+    with small_encoder.used():
+        yield
+
+
+@pytest.fixture
+def whole_encoder(encoder: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(model.base, 'make_backbone', make_backbone)
+
+
 def spread(seed: int, kernel: int = 3) -> MattingRefine:
     """With alpha and error that vary over a picture, the latter within 0.1..0.5 or so."""
     torch.manual_seed(seed)
@@ -42,7 +56,7 @@ def spread(seed: int, kernel: int = 3) -> MattingRefine:
 
 
 @pytest.fixture(scope='module')
-def networks() -> dict[int, MattingRefine]:
+def networks(encoder: None) -> dict[int, MattingRefine]:
     """By kernel size."""
     return {kernel: spread(kernel, kernel) for kernel in (1, 3)}
 
@@ -99,6 +113,7 @@ def test_equal_in_every_mode_and_form(
 
 
 @pytest.mark.parametrize('form', FORMS)
+@pytest.mark.usefixtures('whole_encoder')
 def test_equal_with_random_weights(form: str) -> None:
     network = random_network(refine_settings(1600))
     assert isinstance(network, MattingRefine)
@@ -144,7 +159,8 @@ def test_thresholds_that_no_cell_or_every_cell_exceeds(form: str, threshold: flo
     assert assert_equal(PortableRefine(network, form), network, src, bgr).unique().tolist() == [refined]
 
 
-@pytest.mark.parametrize('backbone', ['mobilenetv2', 'resnet50'])
+@pytest.mark.parametrize('backbone', ['mobilenetv2', pytest.param('resnet50', marks=pytest.mark.slow)])
+@pytest.mark.usefixtures('whole_encoder')
 def test_the_base_network_is_equal(backbone: str) -> None:
     torch.manual_seed(7)
     network = MattingBase(backbone).eval()

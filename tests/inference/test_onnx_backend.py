@@ -85,7 +85,7 @@ def difference(src: np.ndarray, bgr: np.ndarray) -> np.ndarray:
 def archive(checkpoints: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp('archive') / 'model.pt'
     about = {**ABOUT, 'precision': 'float32'}
-    torchscript.write(path, network(checkpoints['mattingrefine']), 'float32', 'gather', about)
+    torchscript.save(network(checkpoints['mattingrefine']), path, 'float32', 'gather', about)
     return path
 
 
@@ -217,9 +217,9 @@ def test_files_of_another_kind_are_refused(
     opset = [onnx.helper.make_opsetid('', 20)]
     onnx_file.save(onnx.helper.make_model(graph, opset_imports=opset, ir_version=10), foreign)
     some = tmp_path / 'some.onnx'
-    onnx_file.save(onnx_file.chosen(onnx.load(exported), ['pha', 'fgr', 'err_sm']), some)
+    onnx_file.save(onnx_file.select_outputs(onnx.load(exported), ['pha', 'fgr', 'err_sm']), some)
     alpha = tmp_path / 'alpha.onnx'
-    onnx_file.save(onnx_file.chosen(onnx.load(exported), ['pha']), alpha)
+    onnx_file.save(onnx_file.select_outputs(onnx.load(exported), ['pha']), alpha)
     weights = pair.checkpoints['mattingrefine']
     for path, backend, types, message in (
         (text, 'onnx', ('pha',), f'{text}: ONNX Runtime '),

@@ -24,7 +24,8 @@ def lively(model):
 
 @pytest.mark.parametrize(
     'make',
-    [lambda: MattingBase('mobilenetv2'), lambda: MattingRefine('resnet50'),
+    [lambda: MattingBase('mobilenetv2'),
+     pytest.param(lambda: MattingRefine('resnet50'), marks=pytest.mark.slow),
      lambda: MattingRefine('mobilenetv2', refine_mode='thresholding', refine_kernel_size=1)],
     ids=['base mobilenetv2', 'refine resnet50', 'thresholding'],
 )  # fmt: skip

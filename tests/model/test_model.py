@@ -58,7 +58,7 @@ def test_golden_base(backbone):
         'refine-mobilenetv2-full',
         'refine-mobilenetv2-sampling',
         'refine-mobilenetv2-thresholding',
-        'refine-resnet50-sampling',
+        pytest.param('refine-resnet50-sampling', marks=pytest.mark.slow),
     ],
 )
 @torch.inference_mode()

@@ -2,6 +2,7 @@
 
 import pickle
 import random
+import re
 import warnings
 
 import pytest
@@ -47,8 +48,9 @@ def test_kinds_of_pickles(tmp_path, base, wrap, kind):
     report = load_weights(model, tmp_path / 'w.pth')
     assert (report.matched, report.total, report.percent) == (362, 362, 100)
     assert kind in str(report)
+    loaded = model.state_dict()
     for name, tensor in base.state_dict().items():
-        torch.testing.assert_close(model.state_dict()[name], tensor, atol=1e-3, rtol=1e-3)
+        torch.testing.assert_close(loaded[name], tensor, atol=1e-3, rtol=1e-3)
 
 
 def test_safetensors(tmp_path, base):
@@ -187,6 +189,7 @@ def test_imagenet_weights_see_the_difference(tmp_path):
     torch.save(state, tmp_path / 'w.pth')
     report = initialize(model, tmp_path / 'w.pth')
     assert report.matched == len(model.backbone.state_dict())
+    assert str(report).startswith(f'{tmp_path / "w.pth"}: {report.matched} of 362 tensors, ')
     stem = model.backbone.features[0][0].weight
     torch.testing.assert_close(stem[:, :3], state['features.0.0.weight'])
     torch.testing.assert_close(stem[:, 3:], -state['features.0.0.weight'])
@@ -213,7 +216,8 @@ def test_deeplab_file_fills_the_aspp_too(tmp_path):
 
 def test_pretrained_file_of_another_backbone(tmp_path):
     torch.save(imagenet(other()), tmp_path / 'w.pth')
-    with pytest.raises(ValueError, match='does not hold pretrained weights for resnet50'):
+    message = f'^{re.escape(str(tmp_path / "w.pth"))} does not hold pretrained weights for resnet50: '
+    with pytest.raises(ValueError, match=message):
         initialize(MattingBase('resnet50'), tmp_path / 'w.pth')
 
 
