@@ -5,6 +5,8 @@ import importlib
 import itertools
 import re
 import shlex
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -85,6 +87,32 @@ def test_only_scripts_lie_at_the_top():
         tree = ast.parse((ROOT / f'{name}.py').read_text())
         assert any(isinstance(node, ast.FunctionDef) and node.name == 'main' for node in tree.body), name
         assert isinstance(tree.body[-1], ast.If), f'{name} does something when it is imported'
+
+
+@pytest.mark.parametrize(
+    ('script', 'flag'),
+    [
+        ('train_base', '--model-pretrain-initialization'),
+        ('train_refine', '--model-refine-mode'),
+        ('inference_images', '--preprocess-alignment'),
+        ('inference_video', '--video-bgr-mode'),
+        ('inference_webcam', '--resolution W H'),
+        ('inference_speed_test', '--repeats'),
+        ('export_coreml', '--plate-state'),
+        ('export_onnx', '--onnx-opset-version'),
+        ('export_torchscript', '--refine-form'),
+        ('make_testset', '--backgrounds-per-foreground'),
+        ('evaluate', '--base-only'),
+        ('checkpoints', 'convert'),
+        ('demo', '--refine-steps'),
+    ],
+)
+def test_help_imports_nothing_slow(script, flag):
+    code = f'import sys, {script}\ntry: {script}.main(["--help"])\nexcept SystemExit: pass\n'
+    code += 'sys.exit(str(found) if (found := {"torch", "cv2", "numpy", "av"} & set(sys.modules)) else 0)'
+    done = subprocess.run([sys.executable, '-c', code], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert flag in done.stdout
 
 
 @pytest.mark.parametrize(

@@ -3,7 +3,6 @@
 import os
 import subprocess
 import sys
-import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -185,13 +184,7 @@ def test_records_are_never_changed(run, capsys):
     assert Record.read(run / 'epoch-0-iter-7.json').problem(run) is None
 
 
-def test_help_and_list_do_without_torch(run):
-    start = time.perf_counter()
-    out = subprocess.run(
-        [sys.executable, ROOT / 'checkpoints.py', '--help'], capture_output=True, text=True, check=True
-    )
-    assert time.perf_counter() - start < 5
-    assert 'convert' in out.stdout
+def test_looking_and_marking_do_without_torch(run):
     probe = 'import sys, checkpoints; sys.exit(checkpoints.main(sys.argv[1:]) or "torch" in sys.modules)'
     for words in (['list'], ['verify'], ['prune'], ['pin', run / 'best.pth']):
         command = [sys.executable, '-c', probe, *words]

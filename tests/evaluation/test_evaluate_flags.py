@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-import subprocess
-import sys
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -13,7 +11,7 @@ from typing import Any
 import pytest
 import torch
 from support.evaluate_case import NAMES, add, disc, evaluated, make_set, refused
-from support.inference_case import ROOT, Case, room
+from support.inference_case import Case, room
 from support.pictures import save
 
 import evaluate
@@ -209,14 +207,3 @@ def test_ctrl_c_ends_with_a_line(
 def test_the_flags_know_all_metrics_and_scalings() -> None:
     assert tuple(TITLES) == evaluate.METRICS
     assert tuple(metrics.SCALINGS) == evaluate.SCALINGS
-
-
-def test_help_answers_without_torch() -> None:
-    code = (
-        'import sys, evaluate\n'
-        'try:\n    evaluate.main(["--help"])\n'
-        'except SystemExit as end:\n    sys.exit(end.code or ("torch" in sys.modules) * 3)\n'
-    )
-    done = subprocess.run([sys.executable, '-c', code], cwd=ROOT, capture_output=True, text=True, timeout=60)
-    assert done.returncode == 0, done.stderr
-    assert '--base-only' in done.stdout

@@ -213,15 +213,6 @@ def test_sources_within_what_would_be_written_are_refused(sources, tmp_path, cap
     assert contents(tmp_path / 'out') == before
 
 
-def test_help_does_not_wait_for_opencv():
-    check = (
-        'import sys, make_testset\n'
-        'try:\n    make_testset.main(["--help"])\n'
-        'except SystemExit:\n    assert not {"cv2", "numpy", "torch"} & set(sys.modules)'
-    )
-    subprocess.run([sys.executable, '-c', check], check=True, cwd=ROOT, stdout=subprocess.DEVNULL)
-
-
 def test_making_a_set_needs_no_torch(sources, tmp_path):
     folders = {'fgr': sources.fgr, 'pha': sources.pha, 'bgr': sources.bgr, 'output-dir': tmp_path / 'out'}
     flags = [word for name, folder in folders.items() for word in (f'--{name}', str(folder))]

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import importlib.util
-import subprocess
-import sys
 import warnings
 from pathlib import Path
 
@@ -336,10 +334,3 @@ def test_no_cell_at_all_may_be_refined(tmp_path: Path, checkpoints: dict[str, Pa
     src, bgr = pictures(96, 80)
     assert network(src, bgr)[5].max() == 0
     assert_equal(path, network, src, bgr)
-
-
-def test_help_does_not_wait_for_torch() -> None:
-    code = 'import sys, export_onnx as s\ntry: s.parse(["--help"])\nfinally: print("torch" in sys.modules)'
-    found = subprocess.run([sys.executable, '-c', code], cwd=ROOT, capture_output=True, text=True, check=True)
-    assert found.stdout.splitlines()[-1] == 'False'
-    assert '--onnx-opset-version' in found.stdout

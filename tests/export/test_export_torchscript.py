@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import shutil
 import subprocess
-import sys
 import warnings
 import zipfile
 from collections.abc import Callable
@@ -294,13 +293,6 @@ def test_other_weights_than_named_are_refused(tmp_path: Path, checkpoints: dict[
         assert message in err
         assert err.count('\n') == 1
     assert [x.name for x in tmp_path.iterdir()] == ['picture.png']
-
-
-def test_help_does_not_wait_for_torch() -> None:
-    code = 'import sys, export_torchscript as s\ntry: s.parse(["--help"])\nfinally: print("torch" in sys.modules)'
-    found = subprocess.run([sys.executable, '-c', code], cwd=ROOT, capture_output=True, text=True, check=True)
-    assert found.stdout.splitlines()[-1] == 'False'
-    assert '--refine-form' in found.stdout
 
 
 @pytest.mark.slow

@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
-
 import numpy as np
 import pytest
-from support.inference_case import ROOT, Case, files, photo, read, room, save, through_jpeg
+from support.inference_case import Case, files, photo, read, room, save, through_jpeg
 
 import inference_images
 from inference import Matte
@@ -226,14 +223,3 @@ def test_names_of_the_longest_length_are_written(case: Case) -> None:
     save(case.src / f'{"n" * 251}.png', photo(room(0), 1))
     assert case.run() == 0
     assert files(case.out) == {f'pha/{"n" * 251}.jpg'}
-
-
-def test_help_answers_without_torch() -> None:
-    code = (
-        'import sys, inference_images\n'
-        'try:\n    inference_images.main(["--help"])\n'
-        'except SystemExit as end:\n    sys.exit(end.code or ("torch" in sys.modules) * 3)\n'
-    )
-    done = subprocess.run([sys.executable, '-c', code], cwd=ROOT, capture_output=True, text=True, timeout=60)
-    assert done.returncode == 0, done.stderr
-    assert '--preprocess-alignment' in done.stdout

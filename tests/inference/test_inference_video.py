@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from fractions import Fraction
 
 import av
 import cv2
 import numpy as np
 import pytest
-from support.inference_case import ROOT, files, read, save
+from support.inference_case import files, read, save
 from support.video_case import COUNT, case, loaded_once, plate
 from support.videos import HEIGHT, WIDTH, decoded, moving, pictures_of, times_of, write_video
 
@@ -200,13 +198,3 @@ def test_rotated_and_full_range_sources_come_out_alike(case):
     with VideoReader(case.out / 'fgr.mp4') as reader, VideoReader(case.src) as source:
         assert (reader.width, reader.height, reader.time_base) == (WIDTH, HEIGHT, source.time_base)
         assert (reader.colour.matrix, reader.colour.full_range) == (1, True)
-
-
-def test_help_imports_nothing_slow():
-    code = (
-        'import sys, inference_video\ntry: inference_video.main(["--help"])\nexcept SystemExit: pass\n'
-        'sys.exit(bool({"torch", "cv2", "numpy", "av"} & set(sys.modules)))'
-    )
-    done = subprocess.run([sys.executable, '-c', code], cwd=ROOT, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    assert '--video-bgr-mode' in done.stdout
