@@ -150,6 +150,7 @@ def test_several_sizes_are_functions_with_common_weights(tmp_path, checkpoint):
     assert outputs['pha'].shape == (1, 1, 48, 64)
 
 
+@pytest.mark.slow
 def test_a_plate_as_state_is_one_input_less_and_weights_are_quantized_after_the_proof(tmp_path, checkpoint, capsys):
     path = tmp_path / 'x.mlpackage'
     assert run(checkpoint, path, '--resolution', 64, 48, '--plate-state', '--quantize', 'int8') == 0

@@ -145,7 +145,7 @@ def test_float16_halves_the_weights(tmp_path: Path, checkpoints: dict[str, Path]
     assert module(src, bgr)[0].dtype == torch.float32  # which its pictures may be as well
 
 
-@pytest.mark.parametrize('name', ['model.pt', 'model.pt2'])
+@pytest.mark.parametrize('name', ['model.pt', pytest.param('model.pt2', marks=pytest.mark.slow)])
 def test_the_base_network_takes_any_size(tmp_path: Path, checkpoints: dict[str, Path], name: str) -> None:
     assert run(checkpoints['mattingbase'], tmp_path / name, model_type='mattingbase') == 0
     module, about = torchscript.load(tmp_path / name)

@@ -101,6 +101,7 @@ def test_one_process_waits_for_nobody() -> None:
     assert common_exit_code(2, Shard(1, 2), {}) == 2
 
 
+@pytest.mark.slow
 def test_a_process_with_a_broken_picture_does_not_cost_the_others_theirs(folder: Path) -> None:
     fill(folder, 12, 320, 240)
     for i in range(0, 12, 2):  # all of process 0's, which is done long before the other

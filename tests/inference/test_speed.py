@@ -115,6 +115,7 @@ def normalised_values(network: nn.Module, picture: Tensor) -> int:
     return sum(counts)
 
 
+@pytest.mark.slow
 def test_gmac_of_thresholding_counts_the_cells_that_exceed_it(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(speed, 'MOST_WARM_UPS', 1)
 
