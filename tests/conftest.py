@@ -9,9 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 from support import checkpoint_folders
-from support.inference_case import Case, photo, room, save, spread_out
-
-from model import MattingBase, MattingRefine
+from support.inference_case import Case, photo, room, save, save_networks
 
 
 @pytest.fixture
@@ -38,17 +36,7 @@ def one_thread():
 @pytest.fixture(scope='session')
 def checkpoints(tmp_path_factory):
     """Weights of both networks; alpha, error and the refined cells vary over each picture."""
-    folder = tmp_path_factory.mktemp('weights')
-    torch.manual_seed(3)
-    paths = {}
-    for name, model in (
-        ('mattingbase', MattingBase('mobilenetv2')),
-        ('mattingrefine', MattingRefine('mobilenetv2', refine_sample_pixels=800)),
-    ):
-        spread_out(model.eval())
-        paths[name] = folder / f'{name}.pth'
-        torch.save(model.state_dict(), paths[name])
-    return paths
+    return save_networks(tmp_path_factory.mktemp('weights'))
 
 
 @pytest.fixture

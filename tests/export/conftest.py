@@ -1,28 +1,15 @@
 """Networks to export. Whole encoders take minutes to convert, so only slow tests do."""
 
 import pytest
-import torch
 from support import small_encoder
-from support.inference_case import spread_out
-
-from model import MattingBase, MattingRefine
+from support.inference_case import save_networks
 
 
 @pytest.fixture(scope='session')
 def small_checkpoints(tmp_path_factory):
-    """Weights of both networks with the small encoder; alpha, error and the refined cells vary over each picture."""
-    folder = tmp_path_factory.mktemp('small')
-    torch.manual_seed(3)
-    paths = {}
+    """Weights of both networks with the small encoder."""
     with small_encoder.used():
-        for name, model in (
-            ('mattingbase', MattingBase('mobilenetv2')),
-            ('mattingrefine', MattingRefine('mobilenetv2', refine_sample_pixels=800)),
-        ):
-            spread_out(model.eval())
-            paths[name] = folder / f'{name}.pth'
-            torch.save(model.state_dict(), paths[name])
-    return paths
+        return save_networks(tmp_path_factory.mktemp('small'))
 
 
 @pytest.fixture

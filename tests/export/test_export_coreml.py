@@ -1,15 +1,13 @@
 """Core ML packages: made from a checkpoint by the script, proved, described; refused, with nothing left, otherwise."""
 
 import hashlib
-import importlib.util
 import json
 import shutil
 
 import pytest
 import torch
-from support import small_encoder
+from support import export_case, small_encoder
 
-import export_coreml
 from checkpointing.record import File, Record
 from checkpointing.verify import Verifier
 from common.network import NetworkSettings, RefinerSettings
@@ -21,10 +19,10 @@ from export.coreml.mil_operations import OPERATIONS
 from export.coreml.package import function_name
 from export.parity import Limits, OutputDifference, compare
 from inference.networks import random_network
-from model import MattingBase
 
 ct = pytest.importorskip('coremltools')
-SETTINGS = NetworkSettings('mattingrefine', 'mobilenetv2', RefinerSettings(refine_sample_pixels=1600))
+pytestmark = pytest.mark.timeout(600)
+SETTINGS = {'model_type': 'mattingrefine', 'backbone': 'mobilenetv2', 'refine_sample_pixels': 1600}
 
 
 @pytest.fixture(scope='module')
@@ -47,14 +45,9 @@ def checkpoint(request, small_checkpoint, tmp_path_factory):
         yield small_checkpoint
 
 
-def flags(checkpoint, output, *more, model_type='mattingrefine', backbone='mobilenetv2', pixels='1600'):
-    words = ['--model-type', model_type, '--model-backbone', backbone, '--model-checkpoint', checkpoint]
-    words += ['--model-refine-sample-pixels', pixels, '--output', output, *more]
-    return [str(word) for word in words]
-
-
-def run(*words, **options):
-    return export_coreml.main(flags(*words, **options))
+def run(checkpoint, output, *more, pixels=1600):
+    more = ('--model-refine-sample-pixels', pixels, *more)
+    return export_case.run('export_coreml', checkpoint, output, *more, strict=False)
 
 
 def specification(package):
@@ -107,8 +100,8 @@ def test_the_step_comes_from_the_record_of_the_checkpoint(tmp_path, checkpoint):
     record = Record('0123456789ab', 'refine', copy.stem, 29, 3, {}, 'interval', {}, {'weights': file})
     (tmp_path / f'{copy.stem}.json').write_bytes(record.to_bytes())
     (tmp_path / 'best.pth').hardlink_to(copy)
-    args = export_coreml.parse(flags(tmp_path / 'best.pth', tmp_path / 'x.mlpackage', '--resolution', 64, 64))
-    about = read_trained_network(args.model_checkpoint, NetworkSettings.from_options(vars(args))).about
+    settings = NetworkSettings('mattingrefine', 'mobilenetv2', RefinerSettings())
+    about = read_trained_network(tmp_path / 'best.pth', settings).about
     assert (about['step'], about['epoch'], about['run']) == ('29', '3', '0123456789ab')
     assert json.dumps(about)  # plain words
 
@@ -175,9 +168,9 @@ def test_indices_above_65535_keep_their_values(tmp_path, checkpoint, capsys, mon
     width, height = {16_000: (640, 400), 129_600: (1920, 1080)}[cells]
     words = ('--resolution', width, height, '--minimum-deployment-target', 'iOS17', '--refine-form', 'gather')
     fixed = tmp_path / 'fixed.mlpackage'
-    assert run(checkpoint, fixed, *words, pixels='80000') == 0
+    assert run(checkpoint, fixed, *words, pixels=80_000) == 0
     monkeypatch.setattr(conversion, '_pipeline', lambda ct: ct.PassPipeline.DEFAULT)
-    wrapped = run(checkpoint, tmp_path / 'wrapped.mlpackage', *words, pixels='80000')
+    wrapped = run(checkpoint, tmp_path / 'wrapped.mlpackage', *words, pixels=80_000)
     # Smaller pictures have no such index: it is not something else that differs.
     assert wrapped == (0 if cells < 65_536 else 1)
     if wrapped:
@@ -223,52 +216,6 @@ def test_an_existing_package_is_replaced_when_that_is_asked_for(tmp_path, checkp
     assert 'not compared with the original' in capsys.readouterr().out
     assert sorted(path.name for path in there.iterdir()) == ['Data', 'Manifest.json']
     assert [path.name for path in tmp_path.iterdir()] == ['there.mlpackage']
-
-
-@pytest.mark.parametrize(
-    ('more', 'message'),
-    [
-        (('--resolution', 64), '--resolution 64: width and height, in pairs'),
-        (('--resolution', 64, 8), '--resolution 64 8: sides must be in 16..16384'),
-        (('--resolution', 64, 64, '--outputs', 'hid'), '--outputs hid: mattingrefine has com, pha, fgr'),
-        (('--resolution', 64, 64, '--plate-state', '--minimum-deployment-target', 'iOS16'),
-         '--minimum-deployment-target iOS16: must be iOS18 for --plate-state'),
-        (('--resolution', 64, 64, '--model-refine-mode', 'thresholding', '--refine-form', 'gather'),
-         '--refine-form gather: in thresholding mode the number of cells depends on the picture'),
-        (('--resolution', 64, 64, '--minimum-deployment-target', 'iOS15'), '--no-image-outputs'),
-    ],
-)  # fmt: skip
-def test_flags_that_do_not_go_together_are_refused(tmp_path, checkpoint, capsys, more, message):
-    assert run(checkpoint, tmp_path / 'x.mlpackage', *more) == 2
-    assert message in capsys.readouterr().err
-    assert list(tmp_path.iterdir()) == []
-
-
-def test_names_that_cannot_be_written_are_refused(tmp_path, checkpoint, capsys):
-    assert run(checkpoint, tmp_path / 'no' / 'x.mlmodel', '--resolution', 64, 64) == 2
-    err = capsys.readouterr().err
-    assert 'must end in .mlpackage' in err
-    assert f'there is no folder {tmp_path / "no"}' in err
-
-
-def test_other_weights_than_named_are_refused(tmp_path, checkpoint, capsys):
-    base = tmp_path / 'base.pth'
-    torch.save(MattingBase('mobilenetv2').state_dict(), base)
-    words = ('--resolution', 64, 64)
-    assert run(base, tmp_path / 'x.mlpackage', *words) == 2
-    assert 'holds weights of mattingbase with mobilenetv2, not of mattingrefine' in capsys.readouterr().err
-    assert run(checkpoint, tmp_path / 'x.mlpackage', *words, backbone='resnet50') == 2
-    assert 'use --model-type mattingrefine --model-backbone mobilenetv2' in capsys.readouterr().err
-    assert [path.name for path in tmp_path.iterdir()] == ['base.pth']
-
-
-def test_a_missing_extra_is_named_before_anything_is_loaded(tmp_path, checkpoint, capsys, monkeypatch):
-    real = importlib.util.find_spec
-    monkeypatch.setattr(importlib.util, 'find_spec', lambda name: None if name == 'coremltools' else real(name))
-    assert run(checkpoint, tmp_path / 'x.mlpackage', '--resolution', 64, 64) == 2
-    assert (
-        "coremltools is not installed, which this export needs: pip install -e '.[export]'" in capsys.readouterr().err
-    )
 
 
 def test_a_comparison_counts_cells_and_forgives_none_that_are_nan():

@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import importlib.util
-import warnings
+import functools
 from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
 import torch
-from support import small_encoder
-from support.inference_case import ROOT, photo, room, save
+from support import export_case, small_encoder
+from support.inference_case import ROOT, photo, room
 from torch import Tensor
 
-import export_onnx
 from checkpointing.verify import Verifier
 from export import parity
 from inference.networks import load_network
@@ -36,13 +34,7 @@ def small_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(onnx_file, 'BASE_SIZES', SIZES)
 
 
-def run(checkpoint: Path, output: Path, *more: object, model_type: str = 'mattingrefine') -> int:
-    """Runs the script, for which every warning is a failure."""
-    words = ['--model-type', model_type, '--model-backbone', 'mobilenetv2', '--model-checkpoint', checkpoint,
-             '--model-refine-sample-pixels', 800, '--output', output, *more]  # fmt: skip
-    with warnings.catch_warnings():
-        warnings.simplefilter('error')
-        return export_onnx.main(list(map(str, words)))
+run = functools.partial(export_case.run, 'export_onnx')
 
 
 def original(path: Path, **settings: object) -> MattingBase:
@@ -228,51 +220,6 @@ def test_a_run_that_is_stopped_leaves_nothing(
     assert run(checkpoints['mattingrefine'], tmp_path / 'model.onnx') == code
     assert message in capsys.readouterr().err
     assert not list(tmp_path.iterdir())
-
-
-def test_all_problems_are_reported_in_one_message(
-    tmp_path: Path, checkpoints: dict[str, Path], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    find = importlib.util.find_spec
-    monkeypatch.setattr(importlib.util, 'find_spec', lambda name: None if name.startswith('onnx') else find(name))
-    path = tmp_path / 'no' / 'model.pt'
-    flags = ['--onnx-opset-version', 17, '--outputs', 'pha', 'hid', '--model-backbone-scale', 0.7]
-    assert run(checkpoints['mattingrefine'], path, *flags) == 2
-    first, *lines = capsys.readouterr().err.splitlines()
-    assert first == 'error: 6 problems:'
-    assert sorted(lines) == [
-        '  --model-backbone-scale 0.7: must be above 0 and at most 0.5',
-        '  --onnx-opset-version 17: must be in 18..25',
-        f'  --output {path}: must end in .onnx',
-        f'  --output {path}: there is no folder {path.parent}',
-        '  --outputs hid: mattingrefine has pha fgr pha_sm fgr_sm err_sm ref_sm',
-        "  onnx, onnxscript, onnxruntime is not installed, which this export needs: pip install -e '.[export]'",
-    ]
-
-
-def test_names_that_are_taken_and_other_weights_are_refused(
-    tmp_path: Path, checkpoints: dict[str, Path], capsys: pytest.CaptureFixture[str]
-) -> None:
-    taken, out, folder = tmp_path / 'taken.onnx', tmp_path / 'model.onnx', tmp_path / 'folder.onnx'
-    taken.write_text('mine')
-    folder.mkdir()
-    picture = save(tmp_path / 'picture.png', room(0))
-    refine, base = checkpoints['mattingrefine'], checkpoints['mattingbase']
-    for words, model_type, message in (
-        ((refine, taken), 'mattingrefine', 'exists; choose another name, or add -y to replace it'),
-        ((refine, folder, '-y'), 'mattingrefine', f'--output {folder}: '),
-        ((base, out), 'mattingrefine', 'use --model-type mattingbase --model-backbone mobilenetv2'),
-        ((refine, out), 'mattingbase', 'use --model-type mattingrefine --model-backbone mobilenetv2'),
-        ((refine, out, '--model-backbone', 'resnet50'), 'mattingrefine', '--model-backbone mobilenetv2, or another'),
-        ((tmp_path / 'none.pth', out), 'mattingbase', f'--model-checkpoint {tmp_path}/none.pth: no such file'),
-        ((picture, out), 'mattingbase', 'not a weight file but a PNG picture'),
-    ):
-        assert run(*words, model_type=model_type) == 2
-        err = capsys.readouterr().err
-        assert message in err
-        assert err.count('\n') == 1
-    assert taken.read_text() == 'mine'
-    assert sorted(x.name for x in tmp_path.iterdir()) == ['folder.onnx', 'picture.png', 'taken.onnx']
 
 
 def test_a_version_that_torch_did_not_write_is_an_error(

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import shutil
 import subprocess
-import warnings
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -14,11 +14,10 @@ import cv2
 import numpy as np
 import pytest
 import torch
-from support import small_encoder
+from support import export_case, small_encoder
 from support.inference_case import ROOT, Case, photo, read, room, save
 from torch import Tensor, nn
 
-import export_torchscript
 from checkpointing.origin import read_original
 from checkpointing.verify import Verifier
 from export import parity, torchscript
@@ -36,17 +35,7 @@ def small_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torchscript, 'SIZES', ((128, 96), (61, 84)))
 
 
-def flags(checkpoint: Path, output: Path, *more: object, model_type: str = 'mattingrefine') -> list[str]:
-    words = ['--model-type', model_type, '--model-backbone', 'mobilenetv2', '--model-checkpoint', checkpoint,
-             '--model-refine-sample-pixels', 800, '--output', output, *more]  # fmt: skip
-    return list(map(str, words))
-
-
-def run(*words: object, **options: str) -> int:
-    """Runs the script, for which every warning is a failure."""
-    with warnings.catch_warnings():
-        warnings.simplefilter('error')
-        return export_torchscript.main(flags(*words, **options))  # type: ignore[arg-type]
+run = functools.partial(export_case.run, 'export_torchscript')
 
 
 def original(path: Path, **settings: object) -> MattingBase:
@@ -260,39 +249,6 @@ def test_a_run_that_is_stopped_leaves_nothing(
     assert run(checkpoints['mattingbase'], tmp_path / 'model.pt', model_type='mattingbase') == code
     assert message in capsys.readouterr().err
     assert not list(tmp_path.iterdir())
-
-
-def test_names_that_cannot_be_written_are_refused_in_one_message(tmp_path: Path, checkpoints, capsys) -> None:
-    weights = checkpoints['mattingrefine']
-    assert run(weights, tmp_path / 'no' / 'model.onnx', '--model-backbone-scale', 0.7) == 2
-    err = capsys.readouterr().err
-    assert '3 problems:' in err
-    assert f'--output {tmp_path / "no" / "model.onnx"}: must end in .pt or .pth or .pt2' in err
-    assert f'there is no folder {tmp_path / "no"}' in err
-    assert '--model-backbone-scale 0.7: must be above 0 and at most 0.5' in err
-    (tmp_path / 'model.pt').touch()
-    assert run(weights, tmp_path / 'model.pt') == 2
-    assert 'exists; choose another name, or add -y to replace it' in capsys.readouterr().err
-    (tmp_path / 'folder.pt').mkdir()
-    assert run(weights, tmp_path / 'folder.pt', '-y') == 2
-    assert 'is a folder' in capsys.readouterr().err
-    assert run(weights, weights, '-y') == 2
-    assert 'is one of the files to read' in capsys.readouterr().err
-    assert sorted(x.name for x in tmp_path.iterdir()) == ['folder.pt', 'model.pt']
-
-
-def test_other_weights_than_named_are_refused(tmp_path: Path, checkpoints: dict[str, Path], capsys) -> None:
-    picture, out = save(tmp_path / 'picture.png', room(0)), tmp_path / 'model.pt'
-    for weights, model_type, message in (
-        (checkpoints['mattingbase'], 'mattingrefine', 'use --model-type mattingbase --model-backbone mobilenetv2'),
-        (checkpoints['mattingrefine'], 'mattingbase', 'use --model-type mattingrefine --model-backbone mobilenetv2'),
-        (picture, 'mattingbase', 'not a weight file but a PNG picture'),
-    ):
-        assert run(weights, out, model_type=model_type) == 2
-        err = capsys.readouterr().err
-        assert message in err
-        assert err.count('\n') == 1
-    assert [x.name for x in tmp_path.iterdir()] == ['picture.png']
 
 
 @pytest.mark.slow

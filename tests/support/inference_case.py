@@ -32,6 +32,20 @@ def spread_out(model: MattingBase | MattingRefine) -> None:
     assert 0 < ref_sm.mean() < 1
 
 
+def save_networks(folder: Path) -> dict[str, Path]:
+    """Saves weights of both networks; alpha, error and the refined cells vary over each picture."""
+    torch.manual_seed(3)
+    paths = {}
+    for name, model in (
+        ('mattingbase', MattingBase('mobilenetv2')),
+        ('mattingrefine', MattingRefine('mobilenetv2', refine_sample_pixels=800)),
+    ):
+        spread_out(model.eval())
+        paths[name] = folder / f'{name}.pth'
+        torch.save(model.state_dict(), paths[name])
+    return paths
+
+
 def rescale(
     model: torch.nn.Module,
     conv: torch.nn.Conv2d,

@@ -1,0 +1,126 @@
+"""What the export scripts refuse before anything is converted, in one message, with nothing left behind."""
+
+from __future__ import annotations
+
+import importlib.util
+from pathlib import Path
+
+import pytest
+from support.export_case import run
+from support.inference_case import room, save
+
+# For each script: a suffix that it takes, and flags that it needs.
+SCRIPTS = {
+    'export_coreml': ('.mlpackage', ('--resolution', 64, 64)),
+    'export_onnx': ('.onnx', ()),
+    'export_torchscript': ('.pt', ()),
+}
+every_script = pytest.mark.parametrize('script', SCRIPTS)
+
+
+@every_script
+def test_names_that_are_taken_and_other_weights_are_refused(
+    tmp_path: Path, checkpoints: dict[str, Path], capsys: pytest.CaptureFixture[str], script: str
+) -> None:
+    suffix, needed = SCRIPTS[script]
+    out, folder = tmp_path / f'model{suffix}', tmp_path / f'folder{suffix}'
+    taken = tmp_path / f'taken{suffix}'
+    if suffix == '.mlpackage':
+        taken.mkdir()
+        (taken / 'Manifest.json').touch()
+    else:
+        taken.write_text('mine')
+    folder.mkdir()
+    picture = save(tmp_path / 'picture.png', room(0))
+    names = sorted(x.name for x in tmp_path.iterdir())
+    refine, base = checkpoints['mattingrefine'], checkpoints['mattingbase']
+    for words, model_type, message in (
+        ((refine, taken), 'mattingrefine', f'--output {taken}: exists; choose another name, or add -y to replace it'),
+        ((refine, folder, '-y'), 'mattingrefine', f'--output {folder}: is a folder; choose another name'),
+        ((base, out), 'mattingrefine', 'holds weights of mattingbase with mobilenetv2, not of mattingrefine'),
+        ((base, out), 'mattingrefine', 'use --model-type mattingbase --model-backbone mobilenetv2'),
+        ((refine, out), 'mattingbase', 'use --model-type mattingrefine --model-backbone mobilenetv2'),
+        ((refine, out, '--model-backbone', 'resnet50'), 'mattingrefine', '--model-backbone mobilenetv2, or another'),
+        ((tmp_path / 'none.pth', out), 'mattingbase', f'--model-checkpoint {tmp_path}/none.pth: no such file'),
+        ((picture, out), 'mattingbase', 'not a weight file but a PNG picture'),
+    ):
+        assert run(script, *words, *needed, model_type=model_type) == 2
+        err = capsys.readouterr().err
+        assert message in err
+        assert err.count('\n') == 1
+    assert sorted(x.name for x in tmp_path.iterdir()) == names
+    assert suffix == '.mlpackage' or taken.read_text() == 'mine'
+
+
+def test_a_package_does_not_replace_a_file(tmp_path: Path, checkpoints, capsys) -> None:
+    (tmp_path / 'x.mlpackage').write_text('mine')
+    words = (checkpoints['mattingrefine'], tmp_path / 'x.mlpackage', '--resolution', 64, 64, '-y')
+    assert run('export_coreml', *words) == 2
+    assert f'--output {tmp_path}/x.mlpackage: is a file; choose another name' in capsys.readouterr().err
+    assert (tmp_path / 'x.mlpackage').read_text() == 'mine'
+
+
+def test_all_problems_are_reported_in_one_message(
+    tmp_path: Path, checkpoints: dict[str, Path], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    find = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, 'find_spec', lambda name: None if name.startswith('onnx') else find(name))
+    path = tmp_path / 'no' / 'model.pt'
+    flags = ['--onnx-opset-version', 17, '--outputs', 'pha', 'hid', '--model-backbone-scale', 0.7]
+    assert run('export_onnx', checkpoints['mattingrefine'], path, *flags) == 2
+    first, *lines = capsys.readouterr().err.splitlines()
+    assert first == 'error: 6 problems:'
+    assert sorted(lines) == [
+        '  --model-backbone-scale 0.7: must be above 0 and at most 0.5',
+        '  --onnx-opset-version 17: must be in 18..25',
+        f'  --output {path}: must end in .onnx',
+        f'  --output {path}: there is no folder {path.parent}',
+        '  --outputs hid: mattingrefine has pha fgr pha_sm fgr_sm err_sm ref_sm',
+        "  onnx, onnxscript, onnxruntime is not installed, which this export needs: pip install -e '.[export]'",
+    ]
+
+
+def test_names_that_cannot_be_written_are_refused_in_one_message(tmp_path: Path, checkpoints, capsys) -> None:
+    weights = checkpoints['mattingrefine']
+    path = tmp_path / 'no' / 'model.onnx'
+    assert run('export_torchscript', weights, path, '--model-backbone-scale', 0.7) == 2
+    err = capsys.readouterr().err
+    assert '3 problems:' in err
+    assert f'--output {path}: must end in .pt or .pth or .pt2' in err
+    assert f'there is no folder {path.parent}' in err
+    assert '--model-backbone-scale 0.7: must be above 0 and at most 0.5' in err
+    assert run('export_torchscript', weights, weights, '-y') == 2
+    assert 'is one of the files to read' in capsys.readouterr().err
+    assert run('export_coreml', weights, path, '--resolution', 64, 64) == 2
+    err = capsys.readouterr().err
+    assert 'must end in .mlpackage' in err
+    assert f'there is no folder {path.parent}' in err
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ('more', 'message'),
+    [
+        (('--resolution', 64), '--resolution 64: width and height, in pairs'),
+        (('--resolution', 64, 8), '--resolution 64 8: sides must be in 16..16384'),
+        (('--resolution', 64, 64, '--outputs', 'hid'), '--outputs hid: mattingrefine has com, pha, fgr'),
+        (('--resolution', 64, 64, '--plate-state', '--minimum-deployment-target', 'iOS16'),
+         '--minimum-deployment-target iOS16: must be iOS18 for --plate-state'),
+        (('--resolution', 64, 64, '--model-refine-mode', 'thresholding', '--refine-form', 'gather'),
+         '--refine-form gather: in thresholding mode the number of cells depends on the picture'),
+        (('--resolution', 64, 64, '--minimum-deployment-target', 'iOS15'), '--no-image-outputs'),
+    ],
+)  # fmt: skip
+def test_flags_of_core_ml_that_do_not_go_together_are_refused(tmp_path, checkpoints, capsys, more, message) -> None:
+    assert run('export_coreml', checkpoints['mattingrefine'], tmp_path / 'x.mlpackage', *more) == 2
+    assert message in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_missing_extra_is_named_before_anything_is_loaded(tmp_path, checkpoints, capsys, monkeypatch) -> None:
+    real = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, 'find_spec', lambda name: None if name == 'coremltools' else real(name))
+    words = (checkpoints['mattingrefine'], tmp_path / 'x.mlpackage', '--resolution', 64, 64)
+    assert run('export_coreml', *words) == 2
+    message = "coremltools is not installed, which this export needs: pip install -e '.[export]'"
+    assert message in capsys.readouterr().err
