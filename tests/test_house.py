@@ -7,6 +7,7 @@ import re
 import shlex
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -87,6 +88,11 @@ def test_only_scripts_lie_at_the_top():
         tree = ast.parse((ROOT / f'{name}.py').read_text())
         assert any(isinstance(node, ast.FunctionDef) and node.name == 'main' for node in tree.body), name
         assert isinstance(tree.body[-1], ast.If), f'{name} does something when it is imported'
+
+
+def test_an_installation_adds_no_module():
+    setuptools = tomllib.loads((ROOT / 'pyproject.toml').read_text())['tool']['setuptools']
+    assert setuptools == {'packages': [], 'py-modules': []}
 
 
 @pytest.mark.parametrize(
