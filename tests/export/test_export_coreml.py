@@ -21,7 +21,8 @@ from export.parity import Limits, OutputDifference, compare
 from inference.networks import random_network
 
 ct = pytest.importorskip('coremltools')
-pytestmark = pytest.mark.timeout(600)
+# One worker runs them all, since what they share is made once for each worker.
+pytestmark = [pytest.mark.timeout(600), pytest.mark.xdist_group('coreml')]
 SETTINGS = {'model_type': 'mattingrefine', 'backbone': 'mobilenetv2', 'refine_sample_pixels': 1600}
 
 

@@ -26,7 +26,8 @@ from inference.networks import load_network
 from model import MattingBase, MattingRefine
 from model.weights import describe, load_weights
 
-pytestmark = pytest.mark.usefixtures('one_thread')
+# One worker runs them all, since what they share is made once for each worker.
+pytestmark = [pytest.mark.usefixtures('one_thread'), pytest.mark.xdist_group('torchscript')]
 COMPILERS = ('c++', 'g++', 'clang++')
 
 
