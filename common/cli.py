@@ -24,7 +24,8 @@ class HelpFormatter(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescript
     """Show defaults that say something, and keep the description's line breaks."""
 
     def _get_help_string(self, action: argparse.Action) -> str | None:
-        if action.default in (None, False) or action.required:
+        # Not `in (None, False)`: 0 equals False, and a default of 0 says something.
+        if action.default is None or action.default is False or action.required:
             return action.help
         return super()._get_help_string(action)
 

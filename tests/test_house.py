@@ -14,6 +14,7 @@ import pytest
 
 import inference_speed_test
 from checkpointing import cli
+from common.cli import Parser
 from training import scoring
 
 ROOT = Path(__file__).parents[1]
@@ -119,6 +120,15 @@ def test_help_imports_nothing_slow(script, flag):
     done = subprocess.run([sys.executable, '-c', code], cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert flag in done.stdout
+
+
+def test_help_shows_defaults_of_nought():
+    parser = Parser('What it does.')
+    parser.add_argument('--seed', type=int, default=0, help='of all draws')
+    parser.add_argument('--fast', action='store_true', help='look at sizes only')
+    parser.add_argument('--name', help='of a run')
+    assert 'of all draws (default: 0)' in parser.format_help()
+    assert parser.format_help().count('(default') == 1
 
 
 @pytest.mark.parametrize(
