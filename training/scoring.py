@@ -126,11 +126,17 @@ def prepare(scripts: Mapping[str, Any], given: argparse.Namespace, state: State,
     from common.devices import choose_device, keep_memory
 
     from .distributed import Ranks
+    from .stage import log as stage_log
 
     script, args = _command_line(scripts, given, state, record)
     ranks = Ranks(choose_device(args.device))
     keep_memory(ranks.device.type)
-    return Bench(script.make_run(args, ranks), args)
+    # What a beginning run says of its first weights, which are never used here.
+    stage_log.disabled = True
+    try:
+        return Bench(script.make_run(args, ranks), args)
+    finally:
+        stage_log.disabled = False
 
 
 def judge(

@@ -266,7 +266,7 @@ def given(**flags):
     return argparse.Namespace(**{**vars(parser.parse_args(SMALL)), **flags})
 
 
-def test_the_refine_stage_takes_its_settings_from_weights_then_flags_then_the_record():
+def test_the_refine_stage_takes_its_settings_from_weights_then_flags_then_the_record(caplog):
     weights = MattingRefine('mobilenetv2', 0.5, 'sampling', 160, 0.5, 1).state_dict()
     options = {
         'train_resolution': 128, 'valid_samples': 2, 'synthetic_size': 4, 'batch_size': 2, 'epoch_end': 9,
@@ -275,6 +275,7 @@ def test_the_refine_stage_takes_its_settings_from_weights_then_flags_then_the_re
     identity = refiner_identity(RefinerSettings(0.5, 'full', refine_kernel_size=3))
     record = Record('r', 'refine', 'epoch-0', 1, 0, {}, 'epoch', identity, {}, options)
     bench = scoring.prepare(STAGES, given(train_resolution=64, precision='float32'), weights, record)
+    assert not caplog.records  # nothing of a run without a base checkpoint: none begins
     args = bench.args
     assert (args.train_resolution, args.valid_samples, args.batch_size, args.epoch_end) == (64, 2, 2, 1)
     assert (args.model_backbone, args.model_backbone_scale) == ('mobilenetv2', 0.5)
