@@ -6,6 +6,7 @@ import logging
 import os
 import subprocess
 import sys
+import tempfile
 import uuid
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -23,6 +24,8 @@ log = logging.getLogger(__name__)
 Forward = Callable[[Tensor, Tensor], tuple[Tensor, ...]]
 # The launcher passes these on to its ranks.
 SIGNALS = 'SIGTERM,SIGINT,SIGUSR1'
+# How long ranks have to save after a signal: they finish the validation under way first. Torch's 30 are too few.
+SAVING_SECONDS = 3600
 
 
 @dataclass(frozen=True)
@@ -88,22 +91,25 @@ def gpus_to_use(device: str) -> int:
 def launch(command: Sequence[str], count: int) -> int:
     """Run a command once for each of `count` ranks of this machine, by torch's own launcher; return the exit code.
 
-    Signals are passed on, so that every rank saves; when one rank fails the others are ended, too. Either way they get
-    30 seconds before they are killed.
+    Signals are passed on, so that every rank saves, however long that takes; a second one ends them at once. When one
+    rank fails the others are ended, too, and killed if they are there 30 seconds later.
     """
-    from torch.distributed.elastic.multiprocessing.api import SignalException
+    from torch.distributed.elastic.multiprocessing.api import DefaultLogsSpecs, SignalException
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
     from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
     # What the launcher logs of a rank that failed is a traceback of its own: the rank has said what was wrong.
     logging.getLogger('torch.distributed.elastic').setLevel(logging.CRITICAL)
-    config = LaunchConfig(
-        min_nodes=1, max_nodes=1, nproc_per_node=count, run_id=uuid.uuid4().hex, rdzv_backend='c10d',
-        rdzv_endpoint='localhost:0', max_restarts=0, monitor_interval=0.2, signals_to_handle=SIGNALS,
-    )  # fmt: skip
     os.environ.setdefault('OMP_NUM_THREADS', str(max(1, cores() // count)))
     try:
-        elastic_launch(config, sys.executable)(*command)
+        # The launcher makes a folder for logs, of which there are none, and would leave it behind.
+        with tempfile.TemporaryDirectory(prefix='torchelastic_') as logs:
+            config = LaunchConfig(
+                min_nodes=1, max_nodes=1, nproc_per_node=count, run_id=uuid.uuid4().hex, rdzv_backend='c10d',
+                rdzv_endpoint='localhost:0', max_restarts=0, monitor_interval=0.2, signals_to_handle=SIGNALS,
+                shutdown_timeout=SAVING_SECONDS, logs_specs=DefaultLogsSpecs(logs),
+            )  # fmt: skip
+            elastic_launch(config, sys.executable)(*command)
     except ChildFailedError as error:
         code = error.get_first_failure()[1].exitcode
         return code if code >= 0 else 128 - code

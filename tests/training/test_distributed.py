@@ -3,6 +3,7 @@
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -81,3 +82,30 @@ def test_a_rank_that_fails_ends_the_others(in_tmp, paths):
         'import os, sys, time\nif os.environ["RANK"] == "1":\n    sys.exit(3)\ntime.sleep(100)\n'
     )
     assert launch([str(in_tmp / 'half.py')], 2) in (3, 143)
+
+
+SLOW_TO_SAVE = """
+import pathlib, signal, time
+def save(number, _):
+    time.sleep(4)
+    pathlib.Path('saved').touch()
+    raise SystemExit(128 + number)
+signal.signal(signal.SIGTERM, save)
+pathlib.Path('ready').touch()
+time.sleep(100)
+"""
+
+
+def test_ranks_may_take_their_time_to_save(in_tmp, paths, monkeypatch):
+    monkeypatch.setenv('TORCH_ELASTIC_SHUTDOWN_TIMEOUT', '1')  # instead of 30, as long as nothing else is said
+    monkeypatch.setenv('TMPDIR', str(in_tmp))
+    (in_tmp / 'rank.py').write_text(SLOW_TO_SAVE)
+    program = 'import sys; from training.distributed import launch; sys.exit(launch(["rank.py"], 1))'
+    with subprocess.Popen([sys.executable, '-c', program]) as process:
+        deadline = time.monotonic() + 60
+        while not (in_tmp / 'ready').exists() and time.monotonic() < deadline:
+            time.sleep(0.1)
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(60) == 143
+    assert (in_tmp / 'saved').exists()
+    assert not list(in_tmp.glob('torchelastic_*'))
