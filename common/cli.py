@@ -85,6 +85,25 @@ def at_least_problems(args: argparse.Namespace, least: dict[str, int]) -> list[s
     ]
 
 
+def range_problems(args: argparse.Namespace, ranges: dict[str, tuple[int, int]]) -> list[str]:
+    """Return a problem for each attribute outside its range, both ends included."""
+    values = {name: getattr(args, name) for name in ranges}
+    return [
+        f'{flag(name)} {values[name]}: must be in {low}..{high}'
+        for name, (low, high) in ranges.items()
+        if not low <= values[name] <= high
+    ]
+
+
+def file_problems(args: argparse.Namespace, *names: str) -> list[str]:
+    """Return a problem for each attribute that is a path, but not of a file."""
+    return [
+        f'{flag(name)} {path}: {"a folder, not a file" if path.is_dir() else "no such file"}'
+        for name in names
+        if (path := getattr(args, name)) is not None and not path.is_file()
+    ]
+
+
 def add_device_argument(add: Callable[..., object]) -> None:
     """Add `--device`."""
     add('--device', choices=DEVICES, default='auto', help='where to compute; auto: cuda, else mps, else cpu')

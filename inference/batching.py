@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Iterator
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
-from typing import TYPE_CHECKING, Any, ClassVar, Protocol, TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 from .pipeline import batches
 
@@ -16,13 +16,19 @@ if TYPE_CHECKING:
     from .predictor import Matting, Plate
 
 
-class Loaded(Protocol):
-    """A dataclass that carries a picture and its plate on the device, or None in their place."""
+@dataclass(frozen=True, kw_only=True)
+class Loaded:
+    """A picture on its way through the stages.
 
-    __dataclass_fields__: ClassVar[dict[str, Any]]
+    Attributes:
+        inputs: the picture, and its plate on the device; None once computed, or where nothing is to be computed.
+        misfit: why the plate seems not to fit, with the measured differences.
+        unaligned: why the plate could not be aligned.
+    """
 
-    @property
-    def inputs(self) -> tuple[Tensor, Plate] | None: ...
+    inputs: tuple[Tensor, Plate] | None = None
+    misfit: tuple[str, ...] = ()
+    unaligned: str | None = None
 
 
 Item = TypeVar('Item', bound=Loaded)

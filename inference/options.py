@@ -1,8 +1,6 @@
-"""The flags that inference, speed test and export share, in groups, and their checks.
+"""The flags that inference, speed test and export share, in groups, and their checks. Importing this imports no torch.
 
-Importing this does not import torch, so `--help` answers at once. Each `add_…` function adds one group; the
-`…_problems` function beside it says what is wrong with the values, one line per flag, so that a script reports all of
-them in one message.
+Each `add_…` function adds one group; the `…_problems` function beside it says what is wrong with the values.
 """
 
 from __future__ import annotations
@@ -26,29 +24,16 @@ DEFAULT_FORMATS = {'com': 'png', 'pha': 'jpg', 'fgr': 'jpg', 'err': 'jpg', 'ref'
 def add_model_arguments(parser: argparse.ArgumentParser, sweep: bool = False) -> None:
     """Add the flags that name a network and its weights.
 
-    Args:
-        parser: to add them to.
-        sweep: make them those of a speed test: several backbones, random weights without a checkpoint, and None for
-            the settings that follow the size of the pictures.
+    `sweep` makes them those of a speed test: several backbones, random weights without a checkpoint, and None for the
+    settings that follow the size of the pictures.
     """
     add = parser.add_argument_group('model').add_argument
     add('--model-type', required=True, choices=MODEL_TYPES,
         help='mattingrefine: full resolution; mattingbase: the coarse network alone, on the whole picture')  # fmt: skip
     if sweep:
-        add(
-            '--model-backbone',
-            required=True,
-            nargs='+',
-            choices=(*BACKBONES, 'all'),
-            help='one encoder or several',
-        )
+        add('--model-backbone', required=True, nargs='+', choices=(*BACKBONES, 'all'), help='one encoder or several')
     else:
-        add(
-            '--model-backbone',
-            required=True,
-            choices=BACKBONES,
-            help='encoder that the weights were trained with',
-        )
+        add('--model-backbone', required=True, choices=BACKBONES, help='encoder that the weights were trained with')
     add('--model-checkpoint', type=Path, required=not sweep, metavar='FILE',
         help='weights; random ones if left out' if sweep else 'weights')  # fmt: skip
     cli.add_refiner_arguments(add, RefinerSettings())
@@ -58,19 +43,13 @@ def add_model_arguments(parser: argparse.ArgumentParser, sweep: bool = False) ->
 
 def model_problems(args: argparse.Namespace) -> list[str]:
     """Return what is wrong with the model's flags, each as the flag, its value and what is allowed."""
-    found = []
-    if args.model_checkpoint is not None and not args.model_checkpoint.is_file():
-        found.append(f'--model-checkpoint {args.model_checkpoint}: no such file')
-    return found + cli.refiner_problems(args)
+    return cli.file_problems(args, 'model_checkpoint') + cli.refiner_problems(args)
 
 
 def add_device_arguments(parser: argparse.ArgumentParser, sweep: bool = False, workers: bool = True) -> None:
     """Add the flags that say where and how precisely to compute.
 
-    Args:
-        parser: to add them to.
-        sweep: make them those of a speed test: several precisions and backends, and no `--num-workers`.
-        workers: add `--num-workers`.
+    `sweep` makes them those of a speed test: several precisions and backends, and no `--num-workers`.
     """
     add = parser.add_argument_group('machine').add_argument
     cli.add_device_argument(add)
@@ -89,14 +68,11 @@ def add_device_arguments(parser: argparse.ArgumentParser, sweep: bool = False, w
             help='threads that read pictures, and as many that write; 0: one per core (CPU: per 2)')  # fmt: skip
 
 
-def _has_compiler() -> bool:
-    return bool(os.environ.get('CXX')) or any(map(shutil.which, ('c++', 'g++', 'clang++', 'cl')))
-
-
 def device_problems(args: argparse.Namespace) -> list[str]:
     """Return what is wrong with the machine's flags. Import torch to ask for a GPU if one is named."""
     found = cli.at_least_problems(args, {'num_workers': 0})
-    if args.compile and args.device != 'cuda' and not _has_compiler():
+    has_compiler = os.environ.get('CXX') or any(map(shutil.which, ('c++', 'g++', 'clang++', 'cl')))
+    if args.compile and args.device != 'cuda' and not has_compiler:
         found.append('--compile: needs a C++ compiler for the CPU, such as g++; install one or leave the flag out')
     if any(backend != 'onnx' for backend in several(getattr(args, 'backend', 'pytorch'))):
         for precision in several(args.precision):
@@ -168,18 +144,13 @@ def output_problems(args: argparse.Namespace, format_flag: str = '--output-forma
             )
         elif kind == 'com' and picture_format == 'jpg':
             found.append(f'{format_flag} com=jpg: jpg has no alpha; use png or webp')
-    if not 0 <= args.png_compression <= 9:
-        found.append(f'--png-compression {args.png_compression}: must be in 0..9')
-    if not 1 <= args.jpeg_quality <= 100:
-        found.append(f'--jpeg-quality {args.jpeg_quality}: must be in 1..100')
-    return found
+    return found + cli.range_problems(args, {'png_compression': (0, 9), 'jpeg_quality': (1, 100)})
 
 
 def output_formats(args: argparse.Namespace) -> dict[str, str]:
     """Return the format of each type asked for, in the order asked: {'com': 'png', 'pha': 'jpg', ...}."""
-    entries = (entry.partition('=') for entry in args.picture_formats)
-    given = {kind: picture_format for kind, _, picture_format in entries}
-    return {kind: given.get(kind, DEFAULT_FORMATS[kind]) for kind in args.output_types}
+    formats = DEFAULT_FORMATS | dict(entry.split('=', 1) for entry in args.picture_formats if '=' in entry)
+    return {kind: formats[kind] for kind in args.output_types}
 
 
 # What one thread computes in about 0.4 s with MobileNetV2, and holds in less than 200 MB.
@@ -189,17 +160,11 @@ MOST_THREADS = 16  # that do the same
 
 @dataclass(frozen=True)
 class Threads:
-    """The numbers of threads of the stages.
+    """The numbers of threads of the stages."""
 
-    Attributes:
-        files: threads that read pictures, and as many that write.
-        batches: threads that compute a batch each at the same time.
-        each: threads of the network within each of these; 0 leaves it to torch.
-    """
-
-    files: int
-    batches: int
-    each: int
+    files: int  # that read pictures, and as many that write
+    batches: int  # that compute a batch each at the same time
+    each: int  # of the network within each of these; 0 leaves it to torch
 
 
 def share_cores(
@@ -223,7 +188,7 @@ def share_cores(
         batches: how many there are.
         pixels: of the largest batch.
         network: what computes them; None for the refine network as it is published.
-        num_workers: threads that read, and as many that write; 0 derives them from the cores.
+        num_workers: `Threads.files`; 0 derives it from the cores.
         compiled: the network is compiled.
         processes: on this machine, this one included.
     """

@@ -5,39 +5,23 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+
+from inference.batching import Loaded
 
 from .inputs import NAMED, Job
 
-if TYPE_CHECKING:
-    from torch import Tensor
-
-    from inference.predictor import Plate
-
 
 @dataclass(frozen=True)
-class PictureResult:
-    """A picture on its way through the stages.
-
-    Attributes:
-        job: picture, plate and name.
-        inputs: the decoded picture, and its plate on the device; None once computed, or if it failed.
-        misfit: why the plate seems not to fit, with the measured differences.
-        unaligned: why the plate could not be aligned.
-        error: why the picture failed.
-        bad_plate: whether it failed because its plate cannot be read.
-    """
+class PictureResult(Loaded):
+    """A job on its way through the stages: why it failed, if it did, and whether its plate is to blame."""
 
     job: Job
-    inputs: tuple[Tensor, Plate] | None = None
-    misfit: tuple[str, ...] = ()
-    unaligned: str | None = None
     error: str | None = None
     bad_plate: bool = False
 
 
 class Report:
-    """Counts of pictures, and which ones need a look. `add` and `summary` return lines to print."""
+    """Counts of pictures, and which ones need a look; returns what to print for each (`add`) and at the end."""
 
     def __init__(self) -> None:
         self.done = self.failed = self._unaligned = 0
@@ -45,7 +29,6 @@ class Report:
         self._bad_plates: Counter[Path] = Counter()
 
     def add(self, item: PictureResult) -> list[str]:
-        """Count a picture; return what to say of it now."""
         plate = item.job.bgr
         if item.error is not None:
             self.failed += 1
@@ -55,22 +38,15 @@ class Report:
         lines = []
         if item.unaligned:
             self._unaligned += 1
-            if self._unaligned <= NAMED:
-                lines.append(item.unaligned)
+            lines += [item.unaligned] if self._unaligned <= NAMED else []
         if item.misfit:
             self._misfits[plate] += 1
-            if self._misfits.total() <= NAMED:
-                lines += item.misfit
+            lines += item.misfit if self._misfits.total() <= NAMED else ()
         return [f'warning: {item.job.src} with {plate}: {"; ".join(lines)}'] if lines else []
 
     def summary(self) -> list[str]:
-        """Return what to say at the end."""
-        total, lines = self.done + self.failed, []
-        lines += [
-            f'failed: {count} pictures, because of their plate {plate}'
-            for plate, count in self._bad_plates.items()
-            if count > 1
-        ]
+        total, bad = self.done + self.failed, self._bad_plates.items()
+        lines = [f'failed: {count} pictures, because of their plate {plate}' for plate, count in bad if count > 1]
         if self._unaligned:
             lines.append(f'warning: the plate is used unaligned for {self._unaligned} of {total} pictures')
         if self._misfits:

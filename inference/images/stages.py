@@ -24,8 +24,6 @@ from .inputs import Job
 from .report import PictureResult
 from .writer import PictureWriter
 
-Started = tuple[list[PictureResult], Pending | None]
-
 SPARE_MEMORY = 'lower --batch-size, --model-backbone-scale or --model-refine-sample-pixels, or --precision float16'
 
 
@@ -46,7 +44,7 @@ def load_pair(job: Job, matting: Matting, resize: bool, align: bool) -> PictureR
             unaligned = aligned.warning
             plate = plate if aligned.homography is None else matting.plate(aligned.bgr)
         misfit = tuple(plate_agreement(src, plate.pixels).warnings())
-        return PictureResult(job, (matting.staged(src), plate), misfit, unaligned)
+        return PictureResult(job, inputs=(matting.staged(src), plate), misfit=misfit, unaligned=unaligned)
     except (ImageError, OSError) as error:
         return PictureResult(job, error=str(error))
     except (ValueError, MemoryError, RuntimeError, cv2.error) as error:
@@ -58,18 +56,14 @@ def compute(
     matting: Matting,
     size: int,
     kinds: set[str],
-    spread: Callable[..., Iterator[Started]] = map,
+    spread: Callable[..., Iterator[tuple[list[PictureResult], Pending | None]]] = map,
 ) -> Iterator[tuple[PictureResult, Pending | None, int]]:
     """Start each batch on the device, as `compute_batches` does; one that fails costs its own pictures only."""
     return compute_batches(items, matting, size, kinds, spread, _failed)
 
 
 def write(computed: tuple[PictureResult, Pending | None, int], writer: PictureWriter) -> PictureResult:
-    """Wait for the device, encode and write a picture: the third stage, on threads.
-
-    Raises:
-        OSError: a file cannot be written.
-    """
+    """Wait for the device, encode and write a picture: the third stage, on threads."""
     item, pending, index = computed
     try:
         if pending is not None:

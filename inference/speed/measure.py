@@ -42,25 +42,16 @@ SETTLED = 1.1  # the longest of three times by the shortest
 
 @dataclass(frozen=True)
 class Speed:
-    """The figures of a row.
-
-    Attributes:
-        median_ms, p10_ms, p90_ms: median, and 10th and 90th percentile, of the times for a batch.
-        fps: pictures per second, by the median.
-        gmac: for one picture, see `count_gmac`.
-        peak_mib: see `peak_mib`.
-        runs: runs that were timed.
-        warm_ups: runs that came before.
-    """
+    """The figures of a row: median, 10th and 90th percentile of the times for a batch, and what follows from them."""
 
     median_ms: float
     p10_ms: float
     p90_ms: float
-    fps: float
-    gmac: float | None
+    fps: float  # pictures per second, by the median
+    gmac: float | None  # for one picture, see `count_gmac`
     peak_mib: float | None
-    runs: int
-    warm_ups: int
+    runs: int  # that were timed
+    warm_ups: int  # runs that came before
 
 
 def measure(
@@ -78,9 +69,6 @@ def measure(
         images: picture and plate, uint8 RGB (H, W, 3) of the row's size, for the whole batch; noise if left out.
         repeats: runs to time.
         seconds: begin no more runs once these have passed since the first.
-
-    Raises:
-        ValueError: the weights do not fit, or the network cannot be traced.
     """
     if row.compiled:
         torch.compiler.reset()  # or it makes the sides of a second size variable, and gives up after eight
@@ -134,11 +122,10 @@ def reset_peak(device: torch.device) -> bool:
 
 
 def peak_mib(device: torch.device) -> float | None:
-    """Return the most memory in use since `reset_peak`, or since the process began where that cannot be reset.
+    """Return the most MiB in use since `reset_peak`, or since the process began where that cannot be reset.
 
-    Returns:
-        MiB: of the GPU's memory what tensors took; on a CPU the process's resident memory, with Python, torch and the
-        weights. None where the system does not tell.
+    Of a GPU's memory what tensors took; on a CPU the process's resident memory, with Python, torch and the weights.
+    None where the system does not tell.
     """
     if device.type == 'cuda':
         return torch.cuda.max_memory_allocated(device) / 2**20

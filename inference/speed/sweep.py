@@ -1,7 +1,4 @@
-"""The rows of a speed test: one for each combination of the flags that take several values.
-
-Imports torch for nothing but to ask for a GPU.
-"""
+"""The rows of a speed test: one for each combination of the flags that take several values. Imports no torch."""
 
 from __future__ import annotations
 
@@ -19,25 +16,14 @@ from inference import backend_options, options
 if TYPE_CHECKING:
     import numpy as np
 
-
-Size = tuple[int, int]
+Size = tuple[int, int]  # width, height
 
 
 @dataclass(frozen=True)
 class SpeedRow:
-    """A network, how it is run, and on what.
+    """A network, how it is run (see `backends.load_matting`), and on what."""
 
-    Attributes:
-        checkpoint: weights or an exported file; None for random weights.
-        network: which network it holds, and how it refines.
-        size: (width, height) of the pictures.
-        batch_size: pictures computed at once.
-        precision: as for `Matting`.
-        backend: as for `backends.load_matting`.
-        compiled: as for `Matting`.
-    """
-
-    checkpoint: Path | None
+    checkpoint: Path | None  # weights or an exported file; None for random weights
     network: NetworkSettings
     size: Size
     batch_size: int = 1
@@ -54,11 +40,7 @@ class SpeedRow:
 
 
 def read_sizes(words: Sequence[str]) -> list[Size]:
-    """Return the sizes, (width, height), that `--resolution` means, in words: `hd`, `4k`, or two numbers each.
-
-    Raises:
-        ValueError: a word is none of these, or a number is missing or too small.
-    """
+    """Return the sizes that `--resolution` means: `hd`, `4k`, or two numbers each; else raise a ValueError."""
     found: list[Size] = []
     rest = iter(words)
     for word in rest:
@@ -91,11 +73,7 @@ def make_rows(args: argparse.Namespace, sizes: Sequence[Size]) -> list[SpeedRow]
 
 
 def network_problems(args: argparse.Namespace) -> list[str]:
-    """Return what is wrong with the flags of network, machine and backend, after they followed an exported file.
-
-    Raises:
-        ValueError: as `backend_options.follow`.
-    """
+    """Return what is wrong with the flags of network, machine and backend, after they followed an exported file."""
     of_backends = backend_options.backend_problems(args, convertible=True)
     if not of_backends:
         backend_options.follow(args)
@@ -112,12 +90,11 @@ def network_problems(args: argparse.Namespace) -> list[str]:
 
 def size_problems(rows: Sequence[SpeedRow]) -> list[str]:
     """Return the sizes of which the coarse network would see less than a pixel."""
-    found = []
-    for row in rows:
-        (width, height), refiner = row.size, row.network.refiner
-        if refiner and 0 < min(row.size) * refiner.backbone_scale < 1:
-            scale = refiner.backbone_scale
-            found.append(f'--resolution {width} {height}: too small for --model-backbone-scale {scale}')
+    found = [
+        f'--resolution {row.size[0]} {row.size[1]}: too small for --model-backbone-scale {refiner.backbone_scale}'
+        for row in rows
+        if (refiner := row.network.refiner) and 0 < min(row.size) * refiner.backbone_scale < 1
+    ]
     return list(dict.fromkeys(found))
 
 
@@ -128,7 +105,7 @@ def measuring_problems(args: argparse.Namespace) -> list[str]:
         found.append(f'--seconds {args.seconds}: must be above 0')
     images = {'--image-src': args.image_src, '--image-bgr': args.image_bgr}
     given = {flag: path for flag, path in images.items() if path is not None}
-    found += [f'{flag} {path}: no such file' for flag, path in given.items() if not path.is_file()]
+    found += cli.file_problems(args, 'image_src', 'image_bgr')
     if len(given) == 1:
         found.append(f'{next(iter(given))}: needs the other one of --image-src and --image-bgr')
     if given and args.resolution:
@@ -139,11 +116,7 @@ def measuring_problems(args: argparse.Namespace) -> list[str]:
 
 
 def read_images(src: Path, bgr: Path) -> tuple[np.ndarray, np.ndarray]:
-    """Read picture and plate, uint8 RGB (H, W, 3).
-
-    Raises:
-        ValueError: a file cannot be read, or the sizes differ or are too small.
-    """
+    """Read picture and plate, uint8 RGB (H, W, 3); raise a ValueError if they do not fit each other."""
     from dataset.readers import read_rgb
 
     pictures = {'--image-src': read_rgb(src), '--image-bgr': read_rgb(bgr)}

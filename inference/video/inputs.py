@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterator
 from contextlib import ExitStack
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 
@@ -21,27 +21,18 @@ class FrameError(ValueError):
     """A frame cannot be matted. The message names it; no frame may be missing, so the run ends."""
 
 
-@dataclass(frozen=True)
-class FrameInputs:
-    """The frames that are read together.
-
-    Attributes:
-        frame: of the video.
-        plate: at the same place of a plate that is followed frame for frame; else None.
-        target: at the same place of a video behind the subject; else None.
-    """
+class FrameInputs(NamedTuple):
+    """A frame, and what lies at its place in a plate that is followed and in a video behind the subject."""
 
     frame: VideoFrame
-    plate: VideoFrame | None = None
-    target: VideoFrame | None = None
+    plate: VideoFrame | None
+    target: VideoFrame | None
 
 
 class VideoInputs:
     """A video, its plate and what is behind the subject, opened. Use it in a `with` block.
 
     Attributes:
-        settings: as given.
-        reader: of the video.
         size: (width, height) of all that is computed and written.
         plate: of all frames, uint8 RGB (H, W, 3) of `size`; None where it is a video that is followed.
         target: behind the subject in all frames, in the same form; None where it is a video, or nothing.
@@ -88,11 +79,7 @@ class VideoInputs:
             )
 
     def read(self) -> Iterator[FrameInputs]:
-        """Yield what belongs together, in order. A plate that ends early is held at its last frame.
-
-        Raises:
-            FrameError: the video behind the subject cannot be read again.
-        """
+        """Yield what belongs together, in order. A plate that ends early is held at its last frame."""
         plates = iter(self._plates or ())
         plate = None
         for frame in self.reader:
@@ -109,9 +96,8 @@ class VideoInputs:
         """Return what was wrong with the files, one line each. Call it when all is read."""
         found = [f'{self.reader.damage}; what can be decoded is done'] if self.reader.damage else []
         if self._held:
-            found.append(
-                f'--video-bgr {self.settings.video_bgr}: ended {self._held} frames early; its last frame was held'
-            )
+            plate = self.settings.video_bgr
+            found.append(f'--video-bgr {plate}: ended {self._held} frames early; its last frame was held')
         return [f'warning: {line}' for line in found]
 
     def __enter__(self) -> VideoInputs:

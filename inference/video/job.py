@@ -23,14 +23,8 @@ def matte_video(
 ) -> None:
     """Matte a video, and print progress and findings. Whatever stops it, the files are finished.
 
-    Args:
-        inputs: the opened files.
-        outputs: what is written.
-        matting: the network.
-        threads: of the stages.
-
     Raises:
-        ValueError: a frame cannot be matted. The message names it.
+        FrameError: a frame cannot be matted.
         OSError: a file cannot be written.
     """
     load = Loader(inputs, matting, outputs.done)
@@ -60,13 +54,12 @@ def matte_video(
 
 
 class Findings:
-    """Counts frames, and where the plate seems not to fit. `add` and `summary` return lines to print."""
+    """Counts of frames where the plate seems not to fit; returns what to print for each (`add`) and at the end."""
 
     def __init__(self) -> None:
         self.done = self._misfits = self._unaligned = 0
 
     def add(self, item: FrameItem) -> list[str]:
-        """Count a frame; return what to say of it now."""
         self.done += 1
         lines: list[str] = []
         if item.misfit:
@@ -78,7 +71,6 @@ class Findings:
         return [f'warning: frame {item.index}: {"; ".join(lines)}'] if lines else []
 
     def summary(self) -> list[str]:
-        """Return what to say at the end."""
         lines = []
         if self._misfits > NAMED:
             lines.append(f'warning: in {self._misfits} of the frames that were compared, the plate does not fit')

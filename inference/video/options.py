@@ -1,7 +1,4 @@
-"""The flags of inference_video.py beyond those that it shares with inference_images.py, and their checks.
-
-Importing this does not import torch.
-"""
+"""The flags of inference_video.py beyond those that it shares, and their checks. Importing this imports no torch."""
 
 from __future__ import annotations
 
@@ -59,17 +56,12 @@ def video_problems(args: argparse.Namespace) -> list[str]:
     found = []
     if importlib.util.find_spec('av') is None:
         found.append(f'PyAV, which reads and writes videos, is not installed: {INSTALL}')
-    for flag in ('--video-src', '--video-bgr', '--video-target-bgr'):
-        path = getattr(args, flag[2:].replace('-', '_'))
-        if path is not None and not path.is_file():
-            found.append(f'{flag} {path}: {"a folder, not a file" if path.is_dir() else "no such file"}')
-    found += _plate_problems(args)
+    found += cli.file_problems(args, 'video_src', 'video_bgr', 'video_target_bgr') + _plate_problems(args)
     if args.video_resize and min(args.video_resize) < MIN_SIDE:
         width, height = args.video_resize
         found.append(f'--video-resize {width} {height}: must be at least {MIN_SIDE} x {MIN_SIDE}')
     found += cli.at_least_problems(args, {'batch_size': 1})
-    if not 0 <= args.video_quality <= WORST_QUALITY:
-        found.append(f'--video-quality {args.video_quality}: must be in 0..{WORST_QUALITY}')
+    found += cli.range_problems(args, {'video_quality': (0, WORST_QUALITY)})
     found += options.output_problems(args, SEQUENCE_FORMAT)
     if args.video_target_bgr is not None and 'com' not in args.output_types:
         found.append(f'--video-target-bgr {args.video_target_bgr}: only com shows it; add com to --output-types')

@@ -37,11 +37,9 @@ Drawn = tuple[FrameItem, Any]
 
 
 def open_outputs(inputs: VideoInputs, flags: Mapping[str, Any]) -> PictureSequences | VideoFiles:
-    """Open what is written.
+    """Open what is written of `inputs`.
 
-    Args:
-        inputs: what is read, with the settings.
-        flags: all values of the command line, by name. A sequence is resumed if none has changed that shows in it.
+    `flags` are all values of the command line, by name: a sequence is resumed if none has changed that shows in it.
 
     Raises:
         ValueError: the encoder refuses the size.
@@ -103,8 +101,6 @@ class PictureSequences:
         on_target: `com` is the subject before a background, not a cut-out with alpha.
 
     Attributes:
-        folder: of the output.
-        kinds: types of output.
         note: what to tell the user about pictures of an earlier run, or None.
         frames: how many are done, in order.
     """
@@ -118,10 +114,10 @@ class PictureSequences:
         self.note = None
         if self._resumes:
             self.note = f'{self.folder}: goes on with this sequence; pictures that are there are kept'
-        elif earlier is not None:
-            self.note = f'{self.folder}: made with other settings, so all pictures are made anew'
-        if not self._resumes:
+        else:
             write_atomic(path, record.encode())
+            if earlier is not None:
+                self.note = f'{self.folder}: made with other settings, so all pictures are made anew'
         self._since = path.stat().st_mtime_ns  # older pictures were made with other settings
 
     def _path(self, kind: str, index: int) -> Path:
@@ -150,25 +146,16 @@ class PictureSequences:
     def finish(self, complete: bool) -> list[str]:
         """Return which other pictures lie in the folders; every one of this run's is whole already."""
         names = {self._path(kind, i) for kind in self.kinds for i in range(self.frames)}
-        folders = [self.folder / kind for kind in self.kinds]
-        others = sorted(path for folder in folders if folder.is_dir() for path in folder.iterdir() if path not in names)
+        others = sorted(path for kind in self.kinds for path in (self.folder / kind).glob('*') if path not in names)
         if not complete or not others:
             return []
         return [f'{self.folder}: holds {len(others)} pictures that are not of this video, such as {others[0]}']
 
 
 class VideoFiles:
-    """One video per type of output.
+    """One video per type of output; its writer is closed here.
 
-    Args:
-        folder: of the output.
-        writers: by type. They are closed here.
-        alpha: `com` is a cut-out with alpha, not the subject before a background.
-
-    Attributes:
-        folder: as given.
-        kinds: types of output.
-        note: None; see `PictureSequences`.
+    With `alpha`, `com` is a cut-out with alpha, not the subject before a background.
     """
 
     note = None
@@ -198,33 +185,23 @@ class VideoFiles:
         return cut_out(matte) if self._alpha else _before_target(item, matte)
 
     def writers(self) -> list[Callable[[Drawn], Drawn]]:
-        """Return a stage for each file, to be run one after the other on a frame, on a thread each, in order.
-
-        They raise OSError: the file cannot be written.
-        """
+        """Return a stage for each file, to be run one after the other on a frame, on a thread each, in order."""
         return [partial(self._encode, kind) for kind in self._writers]
 
     def _encode(self, kind: str, drawn: Drawn) -> Drawn:
         item, frames = drawn
         if len(frames) == len(self._writers):
-            self._check_room()
+            free = Disk().free(self.folder)
+            if free < ROOM * len(self._writers):  # stop while the files can still be finished
+                raise OSError(f'{self.folder}: only {free / 1e6:.0f} MB are free; what was done is kept and plays')
             self._begun.append(drawn)
         self._writers[kind].write(frames.pop(kind), item.pts, item.duration)
         if not frames:
             self._begun.popleft()
         return drawn
 
-    def _check_room(self) -> None:
-        """Stop while the files can still be finished."""
-        free = Disk().free(self.folder)
-        if free < ROOM * len(self._writers):
-            raise OSError(f'{self.folder}: only {free / 1e6:.0f} MB are free; what was done is kept and plays')
-
     def finish(self, complete: bool) -> list[str]:
-        """Close all files so that they play; return what there is to tell about them.
-
-        Args:
-            complete: the video was written to its end; else its sound is cut, too.
+        """Close all files so that they play, with their sound cut if not `complete`; return what to tell about them.
 
         Raises:
             OSError: a file cannot be finished. All others are.

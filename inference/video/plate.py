@@ -18,15 +18,10 @@ BAND = 64  # rows of which the median is taken at once: all frames of a whole 4K
 
 
 def read_plate(path: Path, seconds: float | None = None) -> np.ndarray:
-    """Read the plate that a file holds.
+    """Read the plate, uint8 RGB (H, W, 3), that a picture or a video holds.
 
-    Args:
-        path: a picture or a video.
-        seconds: take the frame of a video that is shown at this time from its start; None takes the median of frames
-            spread over it.
-
-    Returns:
-        uint8 RGB (H, W, 3).
+    `seconds` takes the frame of a video that is shown at this time from its start; else it is the median of frames
+    spread over it.
 
     Raises:
         FileNotFoundError: there is no such file.
@@ -65,13 +60,10 @@ def _spread(reader: VideoReader) -> list[VideoFrame]:
     kept: list[VideoFrame] = []
     every = 1
     for frame in progress(reader, lambda: reader.expected, ' frames of the plate'):
-        if frame.index % every:
-            continue
-        if len(kept) == MEDIAN_FRAMES:
+        if len(kept) == MEDIAN_FRAMES and frame.index % every == 0:
             kept, every = kept[::2], every * 2
-            if frame.index % every:
-                continue
-        kept.append(frame)
+        if frame.index % every == 0:
+            kept.append(frame)
     return kept
 
 

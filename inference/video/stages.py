@@ -7,8 +7,8 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
-from torch import Tensor
 
+from inference.batching import Loaded
 from inference.compositing import covering, fitted
 from inference.matte import Matte, Pending
 from inference.plates.agreement import plate_agreement
@@ -19,36 +19,20 @@ from .inputs import FrameError, FrameInputs, VideoInputs
 
 
 @dataclass(frozen=True)
-class FrameItem:
-    """A frame on its way through the stages.
-
-    Attributes:
-        index, pts: its place in the video, and its time in units of the reader's time base.
-        duration: how long it is shown if it is the last one, in the same unit.
-        inputs: the picture, and its plate on the device; None once computed, or if its results are there already.
-        target: what is behind the subject, uint8 RGB (H, W, 3); None for plain green.
-        misfit: why the plate seems not to fit, with the measured differences.
-        unaligned: why the plate could not be aligned.
-    """
+class FrameItem(Loaded):
+    """A frame on its way through the stages; without inputs if its results are there already."""
 
     index: int
-    pts: int
-    duration: int
-    inputs: tuple[Tensor, Plate] | None = None
-    target: np.ndarray | None = None
-    misfit: tuple[str, ...] = ()
-    unaligned: str | None = None
+    pts: int  # in units of the reader's time base
+    duration: int  # how long it is shown if it is the last one, in the same unit
+    target: np.ndarray | None = None  # behind the subject, uint8 RGB (H, W, 3); None for plain green
 
 
 class Loader:
     """The stage that makes of a frame and its plate what the network takes.
 
-    Where the plate is aligned, the stage must run on one thread: the alignment follows the frames in order.
-
-    Args:
-        inputs: the opened files.
-        matting: the network.
-        done: tells of an index whether the frame's results are there already.
+    Where the plate is aligned, the stage must run on one thread: the alignment follows the frames in order. `done`
+    tells of an index whether the frame's results are there already.
     """
 
     def __init__(self, inputs: VideoInputs, matting: Matting, done: Callable[[int], bool]):
@@ -93,11 +77,7 @@ class Loader:
 def render(
     computed: tuple[FrameItem, Pending | None, int], draw: Callable[[FrameItem, Matte], Any]
 ) -> tuple[FrameItem, Any]:
-    """Wait for the device and draw what is written of a frame; None if nothing was computed.
-
-    Raises:
-        FrameError: the results are not finite.
-    """
+    """Wait for the device and draw what is written of a frame; None if nothing was computed."""
     item, pending, index = computed
     if pending is None:
         return item, None

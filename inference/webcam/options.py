@@ -1,7 +1,4 @@
-"""The flags of inference_webcam.py beyond those that it shares with other scripts, and their checks.
-
-Importing this imports neither torch nor OpenCV.
-"""
+"""The flags of inference_webcam.py beyond those that it shares, and their checks. Imports neither torch nor OpenCV."""
 
 from __future__ import annotations
 
@@ -44,10 +41,7 @@ def webcam_problems(args: argparse.Namespace) -> list[str]:
         found.append(f'--source {args.source}: no such file; cameras are given by number, the first is 0')
     if min(args.resolution) < MIN_SIDE:
         found.append(f'--resolution {args.resolution[0]} {args.resolution[1]}: must be at least {MIN_SIDE} each')
-    for flag, path in (('--plate', args.plate), ('--target-bgr', args.target_bgr)):
-        if path and not path.is_file():
-            found.append(f'{flag} {path}: no such file')
-    found += cli.output_folder_problems(args.output_dir)
+    found += cli.file_problems(args, 'plate', 'target_bgr') + cli.output_folder_problems(args.output_dir)
     if args.headless is not None:
         found += cli.at_least_problems(args, {'headless': 1})
         earlier = next(args.output_dir.glob(f'{args.view}_*.png'), None)

@@ -162,7 +162,7 @@ def test_batches_computed_side_by_side_keep_their_order_and_their_errors() -> No
     fake: Any = Fake()
     plate: Any = None
     items = [
-        PictureResult(Job(str(i), Path(f'{i}.jpg'), Path('plate.jpg')), (torch.full((1, 1), i), plate))
+        PictureResult(Job(str(i), Path(f'{i}.jpg'), Path('plate.jpg')), inputs=(torch.full((1, 1), i), plate))
         for i in range(6)
     ]
     with Pipeline() as pipeline:
