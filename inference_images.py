@@ -31,13 +31,14 @@ from typing import TYPE_CHECKING
 from common import cli
 from common.devices import keep_memory
 from common.network import NetworkSettings
+from common.signals import run_until_stopped
 from inference import backend_options, options
+from inference.processes import Shard, common_exit_code, process_shard
 
 if TYPE_CHECKING:
     from inference.images.inputs import Job
     from inference.images.writer import PictureWriter
     from inference.predictor import Matting
-    from inference.processes import Shard
 
 
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:
@@ -51,14 +52,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
 
 
 def prepare(args: argparse.Namespace, shard: Shard) -> tuple[list[Job], PictureWriter]:
-    """Pair pictures with plates and check everything that can be checked before the model is loaded.
-
-    Returns:
-        The pictures of this process and the writer for their outputs.
-
-    Raises:
-        ValueError: with all that is wrong, one line each.
-    """
+    """Check everything that can be checked before the model is loaded; return this process's pictures and writer."""
     from inference.images.inputs import find_jobs
     from inference.images.writer import PictureWriter, overwriting_problems
 
@@ -90,8 +84,7 @@ def run(jobs: list[Job], matting: Matting, writer: PictureWriter, args: argparse
     # Pictures of one plate follow each other, so that few plates are held; and of one size, so that batches fill.
     jobs = sorted(jobs, key=lambda job: (job.bgr, job.size or (0, 0)))
     largest = max((width * height for width, height in (job.size or (1, 1) for job in jobs)), default=1)
-    batches = math.ceil(len(jobs) / args.batch_size)
-    pixels = largest * args.batch_size
+    batches, pixels = math.ceil(len(jobs) / args.batch_size), largest * args.batch_size
     network = NetworkSettings.from_options(vars(args))
     threads = options.share_cores(
         matting.device.type, batches, pixels, network, args.num_workers, args.compile, shard.local_world
@@ -125,16 +118,13 @@ def start(argv: Sequence[str] | None, shard: Shard) -> int:
     os.environ.setdefault('GOMP_SPINCOUNT', '100000')
     try:
         jobs, writer = prepare(args, shard)
-        from inference.backends import device_for, load_matting
+        from inference.backends import load_for
 
-        device = device_for(args.backend, args.device, shard.local_rank)
-        network = NetworkSettings.from_options(vars(args))
-        matting = load_matting(args.model_checkpoint, network, args.backend, device, args.precision, args.compile)
+        matting, loaded = load_for(vars(args), shard.local_rank)
     except Exception as error:
         return cli.report_error(error, 2, memory=f'{args.model_checkpoint} does not fit')
     if shard.rank == 0:
-        precision = str(matting.dtype).removeprefix('torch.')
-        print(f'{matting.loaded or args.model_checkpoint}; on {matting.device} in {precision}', flush=True)
+        print(loaded, flush=True)
     try:
         return run(jobs, matting, writer, args, shard)
     except OSError as error:
@@ -143,9 +133,6 @@ def start(argv: Sequence[str] | None, shard: Shard) -> int:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the script and return its exit code."""
-    from common.signals import run_until_stopped
-    from inference.processes import common_exit_code, process_shard
-
     shard = process_shard()
     try:
         message = 'stopped: files written so far are whole; -y allows to write there again'

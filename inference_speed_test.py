@@ -36,7 +36,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from common import cli, network
-from common.devices import keep_memory
+from common.devices import choose_device, keep_memory
+from common.signals import run_until_stopped
 from inference import backend_options, options
 from inference.speed import sweep
 
@@ -171,7 +172,6 @@ def start(argv: Sequence[str] | None) -> int:
         rows, images = prepare(args)
         import torch
 
-        from common.devices import choose_device
         from inference.backends import load_matting, precision_for
 
         device = choose_device(args.device)
@@ -192,8 +192,6 @@ def start(argv: Sequence[str] | None) -> int:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the script and return its exit code."""
-    from common.signals import run_until_stopped
-
     message = 'stopped: the rows above are measured, and in the JSON file if there is one'
     return run_until_stopped(partial(start, argv), message)
 

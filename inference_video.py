@@ -28,6 +28,7 @@ from functools import partial
 from common import cli
 from common.devices import keep_memory
 from common.network import NetworkSettings
+from common.signals import run_until_stopped
 from inference import backend_options, options
 from inference.video import options as video_options
 
@@ -51,23 +52,21 @@ def start(argv: Sequence[str] | None) -> int:
     with ExitStack() as opened:
         try:
             cli.raise_problems(backend_options.network_problems(args) + video_options.video_problems(args))
-            from inference.backends import device_for, load_matting
+            from inference.backends import load_for
             from inference.images.stages import SPARE_MEMORY
             from inference.video.inputs import VideoInputs
             from inference.video.job import matte_video
             from inference.video.outputs import open_outputs
             from inference.video.settings import VideoSettings
 
-            device = device_for(args.backend, args.device)
-            network = NetworkSettings.from_options(vars(args))
             settings = VideoSettings.from_options(vars(args), options.output_formats(args))
             inputs = opened.enter_context(VideoInputs(settings))
-            matting = load_matting(args.model_checkpoint, network, args.backend, device, args.precision, args.compile)
+            matting, loaded = load_for(vars(args))
             outputs = open_outputs(inputs, vars(args))
         except Exception as error:
             return cli.report_error(error, 2)
-        precision = str(matting.dtype).removeprefix('torch.')
-        print(f'{matting.loaded or args.model_checkpoint}; on {matting.device} in {precision}', flush=True)
+        print(loaded, flush=True)
+        network = NetworkSettings.from_options(vars(args))
         pixels = inputs.size[0] * inputs.size[1] * args.batch_size
         threads = options.share_cores(
             matting.device.type, inputs.reader.expected or 1000, pixels, network, args.num_workers, args.compile
@@ -81,8 +80,6 @@ def start(argv: Sequence[str] | None) -> int:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the script; return its exit code."""
-    from common.signals import run_until_stopped
-
     return run_until_stopped(partial(start, argv), 'stopped: what was done, if anything, is kept and plays')
 
 

@@ -29,7 +29,8 @@ from typing import TYPE_CHECKING, Any
 
 from common import cli
 from common.devices import keep_memory
-from common.network import MIN_SIDE, NetworkSettings
+from common.network import MIN_SIDE
+from common.signals import run_until_stopped
 from inference import backend_options, options
 from inference.webcam import options as webcam_options
 
@@ -51,11 +52,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
 
 
 def open_camera(args: argparse.Namespace) -> Camera:
-    """Open what `--source` names.
-
-    Raises:
-        ValueError: it cannot be opened, or its pictures are too small.
-    """
+    """Open what `--source` names; raise a ValueError if that cannot be, or its pictures are too small."""
     from inference.webcam.camera import Camera
 
     every = args.headless is not None and Path(args.source).is_file()
@@ -74,11 +71,7 @@ def open_camera(args: argparse.Namespace) -> Camera:
 
 
 def read_pictures(args: argparse.Namespace, size: tuple[int, int]) -> tuple[np.ndarray | None, np.ndarray]:
-    """Read the plate, if one is given, and what to put behind the subject; both of the camera's size.
-
-    Raises:
-        ValueError: a file is no picture, or the plate has another size.
-    """
+    """Read the plate, if one is given, and what to put behind the subject; both of the camera's size."""
     import numpy as np
 
     from dataset.readers import read_rgb
@@ -112,9 +105,8 @@ def run(camera: Camera, live: Live, virtual: Any, args: argparse.Namespace) -> i
     if args.headless and count < args.headless:
         print(f'note: {args.source} ended after {count} of {args.headless} pictures', file=sys.stderr)
     rate = count / max(time.monotonic() - begin, 1e-9)
-    print(
-        f'{count} pictures {"written" if args.headless else "shown"}, {camera.dropped} dropped, {rate:.2f} per second'
-    )
+    done = 'written' if args.headless else 'shown'
+    print(f'{count} pictures {done}, {camera.dropped} dropped, {rate:.2f} per second')
     return 0
 
 
@@ -135,16 +127,13 @@ def start(argv: Sequence[str] | None) -> int:
                 from inference.webcam.display import open_virtual_camera
 
                 virtual = opened.enter_context(closing(open_virtual_camera(camera.size, camera.rate)))
-            from inference.backends import device_for, load_matting
+            from inference.backends import load_for
             from inference.webcam.live import Live
 
-            device = device_for(args.backend, args.device)
-            network = NetworkSettings.from_options(vars(args))
-            matting = load_matting(args.model_checkpoint, network, args.backend, device, args.precision, args.compile)
+            matting, loaded = load_for(vars(args))
         except Exception as error:
             return cli.report_error(error, 2)
-        precision = str(matting.dtype).removeprefix('torch.')
-        print(f'{matting.loaded or args.model_checkpoint}; on {matting.device} in {precision}', flush=True)
+        print(loaded, flush=True)
         if virtual:
             print(f'other programs find the result as {virtual.device}', flush=True)
         live = Live(matting, backdrop, args.view)
@@ -155,8 +144,6 @@ def start(argv: Sequence[str] | None) -> int:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the script; return its exit code."""
-    from common.signals import run_until_stopped
-
     return run_until_stopped(partial(start, argv), 'stopped')
 
 

@@ -1,7 +1,7 @@
-"""The checks of `--backend`, and flags that follow the settings of an exported file.
+"""The checks of `--backend`, and flags that follow the settings of an exported file. Importing this imports no torch.
 
 An exported file says with which settings it was made, and flags that are not typed take these. Those of an ONNX file
-are fixed, so a flag that says otherwise is an error. Importing this does not import torch.
+are fixed, so a flag that says otherwise is an error.
 """
 
 from __future__ import annotations
@@ -12,20 +12,14 @@ import json
 import zipfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+
+from common.network import RefinerSettings
 
 from . import options
 
 INSTALL = "pip install -e '.[export]'"
 # The flags whose values an exported file holds, too.
-SETTINGS: Mapping[str, Any] = {
-    'model_backbone_scale': float,
-    'model_refine_mode': str,
-    'model_refine_sample_pixels': int,
-    'model_refine_threshold': float,
-    'model_refine_kernel_size': int,
-    'precision': str,
-}
+SETTINGS = {f'model_{name}': type(value) for name, value in vars(RefinerSettings()).items()} | {'precision': str}
 
 
 def parse(parser: argparse.ArgumentParser, argv: Sequence[str] | None) -> argparse.Namespace:
@@ -39,11 +33,9 @@ def parse(parser: argparse.ArgumentParser, argv: Sequence[str] | None) -> argpar
 
 
 def backend_problems(args: argparse.Namespace, convertible: bool = False) -> list[str]:
-    """Return what is wrong with `--backend` and with what it is to run.
+    """Return what is wrong with `--backend`, one or several, and with what it is to run.
 
-    Args:
-        args: the command line, with one backend or several.
-        convertible: whether weights, or none, are as good as a file of the backend's own.
+    `convertible` says that weights, or none, are as good as a file of the backend's own.
     """
     path, found = args.model_checkpoint, []
     suffix = None if path is None else path.suffix
@@ -71,22 +63,16 @@ def _runtime_problems(device: str, exported: bool) -> list[str]:
     return found
 
 
-def network_problems(args: argparse.Namespace) -> list[str]:
-    """Return what is wrong with the flags of network, machine and backend, after they followed an exported file.
-
-    Raises:
-        ValueError: as `follow`.
-    """
-    found = backend_problems(args)
+def network_problems(args: argparse.Namespace, convertible: bool = False) -> list[str]:
+    """Return what is wrong with the flags of network, machine and backend, after they followed an exported file."""
+    found = backend_problems(args, convertible)
     if not found:
         follow(args)
     return found + options.model_problems(args) + options.device_problems(args)
 
 
 def follow(args: argparse.Namespace) -> None:
-    """Give flags that were not typed the settings of an exported file; do nothing for other checkpoints.
-
-    To be called when `backend_problems` finds none.
+    """Give flags that were not typed the settings of an exported file, if `backend_problems` finds none.
 
     Raises:
         ValueError: an ONNX file was not made by export_onnx.py, or lacks an output of `--output-types`.
@@ -98,7 +84,11 @@ def follow(args: argparse.Namespace) -> None:
         from .onnx_network import read_about
 
         about = read_about(path)
-        _check_outputs(args, about['outputs'].split())
+        outputs = about['outputs'].split()
+        for kind in getattr(args, 'output_types', ()):
+            if kind in ('err', 'ref') and kind not in outputs and f'{kind}_sm' not in outputs:
+                alone = f'{path} was exported with --outputs {" ".join(outputs)} alone'
+                raise ValueError(f'--output-types {kind}: {alone}')
     else:
         about = _archive_about(path)
     for name, convert in SETTINGS.items():
@@ -110,13 +100,6 @@ def follow(args: argparse.Namespace) -> None:
             setattr(args, name, [held] if isinstance(given, list) else held)
         elif isinstance(given, list):
             setattr(args, name, [held if value == 'auto' else value for value in given])
-
-
-def _check_outputs(args: argparse.Namespace, given: Sequence[str]) -> None:
-    for kind in getattr(args, 'output_types', ()):
-        if kind in ('err', 'ref') and kind not in given and f'{kind}_sm' not in given:
-            outputs, path = ' '.join(given), args.model_checkpoint
-            raise ValueError(f'--output-types {kind}: {path} was exported with --outputs {outputs} alone')
 
 
 def _archive_about(path: Path) -> Mapping[str, str]:

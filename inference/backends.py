@@ -6,13 +6,14 @@ import contextlib
 import functools
 import re
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from common.cli import out_of_memory
+from common.cli import flag, out_of_memory
 from common.console import say
 from common.devices import choose_device, choose_precision
 from common.network import NetworkSettings
@@ -78,6 +79,14 @@ def load_matting(
     return matting
 
 
+def load_for(flags: Mapping[str, Any], local_rank: int = 0) -> tuple[Matting, str]:
+    """Build the predictor that the flags of a script ask for; return it, and a line that says which one it is."""
+    path, backend = flags['model_checkpoint'], flags['backend']
+    device, settings = device_for(backend, flags['device'], local_rank), NetworkSettings.from_options(flags)
+    matting = load_matting(path, settings, backend, device, flags['precision'], flags['compile'])
+    return matting, f'{matting.loaded or path}; on {matting.device} in {str(matting.dtype).removeprefix("torch.")}'
+
+
 def device_for(backend: str, name: str, local_rank: int = 0) -> torch.device:
     """Choose the device as `choose_device` does; 'auto' means the CPU where ONNX Runtime has nothing else."""
     if backend == 'onnx' and name == 'auto':
@@ -95,11 +104,7 @@ def precision_for(backend: str, name: str, device: torch.device) -> str:
 
 
 def trace(matting: Matting, src: Tensor, bgr: Tensor) -> None:
-    """Make the predictor's network TorchScript for pictures of this size, unless it is TorchScript already.
-
-    Raises:
-        ValueError: this torch cannot trace it.
-    """
+    """Make the predictor's network TorchScript for pictures of this size, unless it is TorchScript already."""
     if isinstance(matting.model, Archive):
         return
     try:
@@ -130,9 +135,9 @@ def _onnx(path: Path, settings: NetworkSettings, device: torch.device, precision
     for name, value in asked.items():
         held = network.about.get(name)
         if held is None or type(value)(held) != value:
-            flag = '--precision' if name == 'precision' else f'--model-{name.removeprefix("model_").replace("_", "-")}'
+            given = flag(name if name == 'precision' else f'model_{name.removeprefix("model_")}')
             raise ValueError(
-                f'{flag} {value}: {network.path} was exported with {held}, which cannot be changed; give that, or '
+                f'{given} {value}: {network.path} was exported with {held}, which cannot be changed; give that, or '
                 'export it anew'
             )
     return _as_it_is(network, device, network.dtype)
@@ -145,9 +150,8 @@ def _archive(path: Path, settings: NetworkSettings) -> nn.Module:
         raise ValueError(f'{path} holds {held}, not {asked}: give the --model-type and --model-backbone of the file')
     with _sifted_warnings():
         module = torch.jit.load(path, map_location='cpu').eval()
-    for name in ('backbone_scale', 'refine_mode', 'refine_sample_pixels', 'refine_threshold'):
-        if settings.refiner is None:
-            break
+    changeable = ('backbone_scale', 'refine_mode', 'refine_sample_pixels', 'refine_threshold')
+    for name in changeable if settings.refiner else ():
         if not hasattr(module, name):
             raise ValueError(f'{path}: has no {name} to set, so its settings are unknown; give its state_dict instead')
         setattr(module, name, getattr(settings.refiner, name))

@@ -50,8 +50,7 @@ def compute_batches(
         size: of a batch, at most.
         kinds: of outputs; 'err' and 'ref' are computed only if they are among these.
         spread: `map`, or a function with the same arguments that works on several batches at once.
-        failed: returns what becomes of an item whose batch cannot be computed, or raises the error again; None lets
-            the error end the run.
+        failed: returns what becomes of an item whose batch cannot be computed, or raises the error again; so does None.
 
     Yields:
         The item without its inputs, the result of its batch (None if nothing is computed), and its index in that; in

@@ -19,11 +19,7 @@ def load_network(
 ) -> tuple[MattingBase, LoadReport, Origin]:
     """Build the network whose weights a file holds.
 
-    Args:
-        path: weights.
-        model_type: 'mattingbase' or 'mattingrefine'; what the file holds if left out.
-        backbone: 'resnet101', 'resnet50' or 'mobilenetv2'; what the file holds if left out, as is the kernel size.
-        refine: arguments of `MattingRefine`.
+    The arguments are those of `Matting.from_checkpoint`.
 
     Returns:
         The network in training mode, the report of its loading, and where the weights come from.

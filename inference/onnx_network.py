@@ -25,13 +25,7 @@ class OnnxNetwork(nn.Module):
     Pictures whose sides the file does not take are padded by repeating the border; alpha and foreground are cropped
     back. Computes with as many threads as torch would where it is called; any number of threads may call it at once.
 
-    Args:
-        path: of the file.
-        device: 'cpu', or 'cuda', to which pictures go by way of the computer's memory.
-
-    Attributes:
-        about: the file's metadata: settings and origin of the network.
-        dtype: of its weights.
+    Pictures go to 'cuda' by way of the computer's memory.
 
     Raises:
         ValueError: it was not made by export_onnx.py, lacks alpha or foreground, or ONNX Runtime has no such device.
@@ -45,7 +39,7 @@ class OnnxNetwork(nn.Module):
                 f'{PROVIDERS.get(device.type, "such device")}; use --device cpu, or install onnxruntime-gpu'
             )
         self.path, self.device, self.about = path, device, read_about(path)
-        self.dtype = getattr(torch, self.about['precision'])
+        self.dtype = getattr(torch, self.about['precision'])  # of the weights
         self.outputs = self.about['outputs'].split()
         lacking = [name for name in ('pha', 'fgr') if name not in self.outputs]
         if lacking:
@@ -81,11 +75,7 @@ def has_device(kind: str) -> bool:
 
 
 def open_session(path: Path, device: str, threads: int, optimized: bool = True) -> Any:
-    """Load a file.
-
-    Raises:
-        ValueError: ONNX Runtime cannot.
-    """
+    """Load a file; raise a ValueError if ONNX Runtime cannot."""
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
     # Threads that spin while they wait would take the cores from those that read and write pictures.
@@ -100,11 +90,7 @@ def open_session(path: Path, device: str, threads: int, optimized: bool = True) 
 
 
 def read_about(path: Path) -> Mapping[str, str]:
-    """Read a file's metadata.
-
-    Raises:
-        ValueError: it was not made by export_onnx.py.
-    """
+    """Read a file's metadata; raise a ValueError if it was not made by export_onnx.py."""
     session = open_session(path, 'cpu', 1, optimized=False)
     about = session.get_modelmeta().custom_metadata_map
     inputs = [x.name for x in session.get_inputs()]

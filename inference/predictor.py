@@ -76,7 +76,7 @@ class Matting:
         if compiled:
             _compile(self.model, 'reduce-overhead' if self._graphs else None)
         self.loaded: LoadReport | None = None
-        self._plates = Recent(PLATES_KEPT, self._read_plate)
+        self._plates = Recent(PLATES_KEPT, lambda key: self._uploaded(read_rgb(key[0]), key[2]))
         self._reduced = Recent(1, self._reduced_plate)
 
     @classmethod
@@ -138,18 +138,13 @@ class Matting:
         ).result()
 
     def plate(self, source: Picture, size: tuple[int, int] | None = None) -> Plate:
-        """Put a plate on the device; the last few that came from files are kept. Safe to call from any thread.
+        """Put a plate on the device, resized to `size`, (width, height), if given; any thread may call it.
 
-        Args:
-            source: a file or a picture.
-            size: (width, height) to resize to.
+        The last few that came from files are kept.
         """
         if isinstance(source, np.ndarray):
             return self._uploaded(source.copy(), size)  # the caller may go on to change it
         return self._plates.get((Path(source).absolute(), Path(source).stat().st_mtime_ns, size))
-
-    def _read_plate(self, key: tuple[Path, int, tuple[int, int] | None]) -> Plate:
-        return self._uploaded(read_rgb(key[0]), key[2])
 
     def _uploaded(self, pixels: np.ndarray, size: tuple[int, int] | None) -> Plate:
         _check_pixels(pixels)
@@ -170,11 +165,7 @@ class Matting:
         Args:
             srcs: pictures of one size, from `staged`.
             plates: one each, from `plate`.
-            err: return the predicted error as well.
-            ref: return the refined regions as well.
-
-        Raises:
-            ValueError: sizes that differ or are too small, or `ref` of a MattingBase.
+            err, ref: as for a call, which raises the same errors.
         """
         sizes = {tuple(x.shape) for x in [*srcs, *(plate.tensor for plate in plates)]}
         if len(sizes) > 1:
@@ -208,8 +199,7 @@ class Matting:
         Args:
             src: float (B, 3, H, W), RGB, 0..1, on the predictor's device.
             bgr: the same shape.
-            err: return the predicted error as well.
-            ref: return the refined regions as well.
+            err, ref: as for a call.
 
         Returns:
             'pha' (B, 1, H, W), 'fgr' (B, 3, H, W), and 'err' and 'ref' (B, 1, H, W) if asked for, all 0..1.

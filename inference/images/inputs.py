@@ -66,8 +66,8 @@ def find_jobs(
     notes = [listed.others for listed in (sources, plates) if listed.others]
     if problems := sources.problems + plates.problems:
         return [], problems, notes
-    problems = _clashes(sources.pictures)
     names = [name for name, _ in sources.pictures]
+    problems = _clashes(sources.pictures)
     if images_bgr.is_file():
         matched = dict.fromkeys(names, images_bgr)
     else:
@@ -177,28 +177,23 @@ def _measure(jobs: list[Job], resize_bgr: bool) -> tuple[list[Job], list[str]]:
     with ThreadPoolExecutor(8) as pool:
         src_sizes = list(pool.map(_size_or_error, [job.src for job in jobs]))
         bgr_sizes = dict(zip(plates, pool.map(_size_or_error, plates)))
-    problems = [f'--images-bgr: {size}' for size in bgr_sizes.values() if isinstance(size, OSError | ImageError)]
-    jobs = [
-        replace(job, size=None if isinstance(size, OSError | ImageError) else size)
-        for job, size in zip(jobs, src_sizes)
-    ]
+    problems = [f'--images-bgr: {error}' for _, error in bgr_sizes.values() if error]
+    jobs = [replace(job, size=size) for job, (size, _) in zip(jobs, src_sizes)]
     differ = [
         f'{job.src} is {_by(job.size)}, its plate {job.bgr} {_by(size)}'
         for job in jobs
-        if job.size is not None
-        and not isinstance(size := bgr_sizes[job.bgr], OSError | ImageError)
-        and size != job.size
+        if job.size and (size := bgr_sizes[job.bgr][0]) and size != job.size
     ]
     if differ and not resize_bgr:
         problems.append(f'sizes differ (--resize-bgr resizes the plate): {_some(differ, "; ")}')
     return jobs, problems
 
 
-def _size_or_error(path: Path) -> tuple[int, int] | OSError | ImageError:
+def _size_or_error(path: Path) -> tuple[tuple[int, int] | None, str]:
     try:
-        return image_size(path)
+        return image_size(path), ''
     except (OSError, ImageError) as error:
-        return error
+        return None, str(error)
 
 
 def _by(size: tuple[int, int]) -> str:

@@ -42,7 +42,6 @@ class PictureWriter:
         }
 
     def path(self, kind: str, name: str) -> Path:
-        """Return where one output of one picture goes."""
         return self.folder / kind / f'{name}.{self.formats[kind]}'
 
     def write(self, name: str, matte: Matte) -> None:
@@ -59,29 +58,21 @@ class PictureWriter:
             self.write_picture(kind, name, getattr(matte, kind))
 
     def write_picture(self, kind: str, name: str, picture: np.ndarray) -> None:
-        """Write one output of one picture; see `write`.
-
-        Args:
-            kind: its type.
-            name: as for `write`.
-            picture: uint8 grey (H, W), RGB (H, W, 3) or RGBA (H, W, 4). A `com` is used up.
-        """
+        """Write one output, uint8 grey (H, W), RGB (H, W, 3) or RGBA (H, W, 4), like `write`. A `com` is used up."""
         path = self.path(kind, name)
-        # The cut-out is made for this one use, so its channels may be swapped where they are.
-        turned = _bgr(picture, in_place=kind == 'com')
-        write_atomic(path, _encoded(path, turned, self._parameters[self.formats[kind]]).data)
+        if picture.ndim == 3:
+            order = cv2.COLOR_RGB2BGR if picture.shape[2] == 3 else cv2.COLOR_RGBA2BGRA
+            # The cut-out is made for this one use, so its channels may be swapped where they are.
+            picture = cv2.cvtColor(picture, order, picture if kind == 'com' else None)
+        write_atomic(path, _encoded(path, picture, self._parameters[self.formats[kind]]).data)
 
 
 def overwriting_problems(
     writer: PictureWriter, mine: Sequence[Job], others: Sequence[Job], overwrite: bool
 ) -> list[str]:
-    """Return why a run must not write into its output folder.
+    """Return why a run must not write into its output folder, which holds files already only with `overwrite`.
 
-    Args:
-        writer: of the run.
-        mine: the pictures of this process.
-        others: those of other processes of the run. They may be writing already, so their files do not count.
-        overwrite: whether the folder may hold files already.
+    The `others` are pictures of other processes, which may be writing already, so their files do not count.
     """
     folder = writer.folder
     if problems := output_folder_problems(folder):
@@ -103,13 +94,6 @@ def _files(folder: Path) -> Iterator[Path]:
     """Yield the files below a folder, except hidden ones: those are unfinished files of other processes."""
     for parent, _, names in os.walk(folder):
         yield from (Path(parent) / name for name in names if not name.startswith('.'))
-
-
-def _bgr(picture: np.ndarray, in_place: bool) -> np.ndarray:
-    if picture.ndim == 2:
-        return picture
-    order = cv2.COLOR_RGB2BGR if picture.shape[2] == 3 else cv2.COLOR_RGBA2BGRA
-    return cv2.cvtColor(picture, order, picture if in_place else None)
 
 
 def _encoded(path: Path, picture: np.ndarray, parameters: list[int]) -> np.ndarray:

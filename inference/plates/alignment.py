@@ -78,17 +78,11 @@ def in_full(matrix: np.ndarray, scale: float) -> np.ndarray:
 
 @dataclass(frozen=True)
 class Features:
-    """The features of a grey picture.
+    """The features of a grey picture."""
 
-    Attributes:
-        points: (N, 2) float32, in pixels.
-        descriptors: (N, 128) float32.
-        size: (height, width) of the picture.
-    """
-
-    points: np.ndarray
-    descriptors: np.ndarray
-    size: tuple[int, int]
+    points: np.ndarray  # (N, 2) float32, in pixels
+    descriptors: np.ndarray  # (N, 128) float32
+    size: tuple[int, int]  # (height, width) of the picture
 
 
 def features(grey: np.ndarray, most: int = MOST_FEATURES) -> Features:

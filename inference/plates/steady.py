@@ -13,7 +13,7 @@ import cv2
 import numpy as np
 
 from .agreement import check_pair
-from .alignment import AlignmentResult, warped
+from .alignment import AlignmentResult, in_full, warped
 from .tracking import PlateTracker
 
 LEAST_MOVE = 0.5  # pixels of the picture: less is not worth the sharpness that resampling costs
@@ -156,7 +156,7 @@ class SteadyPlate:
         if _largest(corners) <= (least if resting else least / 2):
             self._result, self._result_corners = AlignmentResult(self._bgr, None, 0, None), np.zeros((4, 2))
         elif resting or _largest(corners - self._result_corners) > LEAST_STEP:
-            homography = self._tracker.in_full(self._homography())
+            homography = in_full(self._homography(), self._tracker.scale)
             self._result = AlignmentResult(warped(self._bgr, homography), homography, 0, None)
             self._result_corners = corners
 

@@ -12,7 +12,7 @@ import cv2
 import numpy as np
 
 from .agreement import difference
-from .alignment import features, grey_copy, homography_between, in_full, trusted_homography, warped
+from .alignment import features, grey_copy, homography_between, trusted_homography, warped
 
 SIDE = 640  # longer side of the copies; for features, 1280 is no more exact but costs three times as much
 MOST_FEATURES = 800  # twice as many match four times as slowly, and no better
@@ -26,7 +26,7 @@ class PlateTracker:
     """A plate, uint8 RGB (H, W, 3), prepared for being found in many frames of its size.
 
     Attributes:
-        scale: copy / plate. All homographies and measures but `in_full`'s are between copies.
+        scale: copy / plate. All homographies and measures are between copies.
         size: (height, width) of the copies.
     """
 
@@ -52,10 +52,6 @@ class PlateTracker:
     def misfit(self, frame: np.ndarray, matrix: np.ndarray) -> float:
         """Return by how many grey levels, in the mean, a frame differs from the plate moved by a homography."""
         return difference(frame, warped(self._grey, matrix))
-
-    def in_full(self, matrix: np.ndarray) -> np.ndarray:
-        """Turn a homography between copies into one between plate and frame themselves."""
-        return in_full(matrix, self.scale)
 
     def _tracked(self, frame: np.ndarray, guess: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Track the plate's points into an evened frame: points (N, 2) of the plate, and where the frame has them."""
