@@ -11,11 +11,7 @@ from .predictor import Matting
 
 
 class Coarse(nn.Module):
-    """A `MattingRefine` that leaves out its refiner: alpha and foreground of the coarse network, enlarged bilinearly.
-
-    Args:
-        network: in evaluation mode; its weights and settings are shared.
-    """
+    """A `MattingRefine` without its refiner: alpha and foreground of the coarse network, enlarged bilinearly."""
 
     def __init__(self, network: MattingRefine):
         super().__init__()
@@ -32,11 +28,7 @@ class Coarse(nn.Module):
 
 
 def coarse_only(matting: Matting) -> Matting:
-    """Return a predictor of the coarse result that shares its network with another one, which stays usable.
-
-    Raises:
-        ValueError: the network does not refine.
-    """
+    """Return a predictor of the coarse result that shares its network with another one, which stays usable."""
     if not isinstance(matting.model, MattingRefine):
         raise ValueError(f'{type(matting.model).__name__} refines nothing: it is coarse already')
     coarse = Matting(Coarse(matting.model), matting.device, 'float32')  # any other precision would turn autocast on

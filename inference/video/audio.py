@@ -43,13 +43,10 @@ class AudioCopy:
         path: a file with any number of audio streams, all of which are copied.
         output: the container, which gets a stream for each; its header must not be written yet.
         shift: seconds to add to all times.
-
-    Attributes:
-        notes: what to tell the user, one line each.
     """
 
     def __init__(self, path: Path, output: OutputContainer, shift: Fraction = Fraction(0)):
-        self.notes: list[str] = []
+        self.notes: list[str] = []  # to tell the user, one line each
         self._path, self._output, self._shift = path, output, shift
         self._input: InputContainer | None = None
         self._streams: dict[int, _Copied] = {}  # by the index of their source
@@ -87,22 +84,14 @@ class AudioCopy:
         return False
 
     def write_until(self, seconds: Fraction | None) -> None:
-        """Write all that begins before a time, or all that there is.
-
-        Raises:
-            OSError: the file cannot be written.
-        """
+        """Write all that begins before a time, or all that there is; raise an OSError where that fails."""
         while self._waiting is not None and (seconds is None or self._waiting[0] < seconds):
             packet = self._waiting[1]
             self._waiting = self._read()
             self._mux(partial(self._streams[packet.stream_index].packets, packet))
 
     def finish(self, seconds: Fraction | None) -> None:
-        """Write the rest, up to a time if one is given. Calling it again does nothing.
-
-        Raises:
-            OSError: the file cannot be written.
-        """
+        """Write the rest, up to a time if one is given, as `write_until` does. Calling it again does nothing."""
         self.write_until(seconds)
         while self._streams:
             self._mux(self._streams.popitem()[1].rest)
@@ -169,33 +158,25 @@ class AudioCopy:
 
 
 class _Copied:
-    """Stream whose packets are written as they are.
-
-    Attributes:
-        start: least time of a packet where the container has no times below 0.
-        last: time of the last packet, shifted.
-        jumped: what is added to the times since they jumped.
-    """
+    """Stream whose packets are written as they are."""
 
     def __init__(self, source: AudioStream, output: OutputContainer):
-        self.start, self.jumped = 0, 0
-        self.last: int | None = None
+        self.start = 0  # least time of a packet where the container has no times below 0
+        self.jumped = 0  # what is added to the times since they jumped
+        self.last: int | None = None  # time of the last packet, shifted
         self._stream = self._added(source, output)
-        self._stream.metadata.update(
-            {key: source.metadata[key] for key in ('language', 'title') if key in source.metadata}
-        )
+        about = source.metadata
+        self._stream.metadata.update({key: about[key] for key in ('language', 'title') if key in about})
         self._stream.disposition = source.disposition
 
     def _added(self, source: AudioStream, output: OutputContainer) -> AudioStream:
         return output.add_stream_from_template(source)
 
     def packets(self, packet: av.Packet) -> list[av.Packet]:
-        """Return what is written of a packet."""
         packet.stream = self._stream
         return [packet]
 
     def rest(self) -> list[av.Packet]:
-        """Return what is written after the last packet."""
         return []
 
 

@@ -28,19 +28,12 @@ EXACT = (
 
 @dataclass(frozen=True)
 class Colour:
-    """Meaning of the numbers that a video stores, in FFmpeg's enumerations.
+    """Meaning of the numbers that a video stores, in FFmpeg's enumerations."""
 
-    Attributes:
-        matrix: AVColorSpace; one that the converter knows.
-        full_range: black to white is 0..255 in 8 bits, not 16..235.
-        primaries: AVColorPrimaries, 2 where the file does not say.
-        transfer: AVColorTransferCharacteristic, 2 where the file does not say.
-    """
-
-    matrix: int = BT709
-    full_range: bool = False
-    primaries: int = UNSPECIFIED
-    transfer: int = UNSPECIFIED
+    matrix: int = BT709  # AVColorSpace; one that the converter knows
+    full_range: bool = False  # black to white is 0..255 in 8 bits, not 16..235
+    primaries: int = UNSPECIFIED  # AVColorPrimaries
+    transfer: int = UNSPECIFIED  # AVColorTransferCharacteristic
 
     @classmethod
     def of(cls, frame: av.VideoFrame) -> Colour:

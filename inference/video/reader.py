@@ -32,21 +32,13 @@ av.logging.set_level(av.logging.PANIC)  # FFmpeg's lines would tear the progress
 
 @dataclass(frozen=True)
 class VideoFrame:
-    """One decoded frame.
+    """One decoded frame."""
 
-    Attributes:
-        index: from 0, over the frames that could be decoded.
-        pts: when it is shown, in units of the reader's time base; rises from frame to frame.
-        duration: how long, in the same unit; by the frame rate where the file does not say.
-        decoded: as FFmpeg gave it.
-        colour: of the video.
-    """
-
-    index: int
-    pts: int
-    duration: int
+    index: int  # from 0, over the frames that could be decoded
+    pts: int  # when it is shown, in units of the reader's time base; rises from frame to frame
+    duration: int  # how long, in the same unit; by the frame rate where the file does not say
     decoded: av.VideoFrame
-    colour: Colour
+    colour: Colour  # of the video
 
     def pixels(self) -> np.ndarray:
         """Convert it to an upright picture, uint8 RGB (H, W, 3). Takes a while; any thread may call it."""
@@ -201,10 +193,9 @@ class VideoReader:
         return f'{self.path}: {"; ".join(found)}' if found else None
 
     def seek(self, seconds: float) -> bool:
-        """Go to a frame some seconds before a time, which counts from the start of the video, if that saves time.
+        """Go to a frame some seconds before a time from the start of the video, if that saves time; return whether.
 
-        Returns:
-            Whether it went anywhere. Files differ in what they promise: look at the time of the frame that comes first.
+        Files differ in what they promise: look at the time of the frame that comes first.
         """
         aim = min(seconds, float(self._claimed or 0)) - RUN_UP
         if self._container.format.name not in INDEXED or aim < RUN_UP:
@@ -233,11 +224,9 @@ class VideoReader:
 
 
 class _Clock:
-    """Clock that makes times rise, whatever a file says.
+    """Clock that makes times rise, whatever a file says: by `step` where it has none.
 
-    Args:
-        step: from frame to frame where the file has no times.
-        jump, leap: how far back and forward in time it is a new beginning.
+    Farther back than `jump` and forward than `leap` is a new beginning.
     """
 
     def __init__(self, step: int, jump: int, leap: int):
@@ -271,10 +260,9 @@ class _Disorder:
         self._last: int | None = None
 
     def add(self, time: int | None) -> None:
-        if time is None:
-            return
-        self.count += self._last is not None and time <= self._last
-        self._last = time
+        if time is not None:
+            self.count += self._last is not None and time <= self._last
+            self._last = time
 
 
 def _seconds(text: str) -> Fraction | None:

@@ -60,7 +60,6 @@ class VideoWriter:
         origin: the source's time that becomes 0 here, for picture and sound, in units of the time base.
 
     Attributes:
-        path: of the file.
         frames: how many were written.
 
     Raises:
@@ -101,10 +100,8 @@ class VideoWriter:
         self._audio = AudioCopy(audio, self._container, -origin * time_base) if audio else None
 
     def _opened_encoder(self, rate: Fraction, quality: int, pixel_aspect: Fraction) -> VideoCodecContext:
-        stream = self._container.add_stream(
-            self._format.encoder, rate=rate, options=self._format.encoder_options(quality)
-        )
-        encoder = stream.codec_context
+        options = self._format.encoder_options(quality)
+        encoder = self._container.add_stream(self._format.encoder, rate=rate, options=options).codec_context
         assert isinstance(encoder, VideoCodecContext)
         height, width = self._shape
         encoder.width, encoder.height = (side + side % 2 if self._format is H264 else side for side in (width, height))
@@ -129,11 +126,7 @@ class VideoWriter:
     def prepared(self, pixels: np.ndarray) -> av.VideoFrame:
         """Convert a picture to a frame in the file's colours. Any thread may call it, in any order.
 
-        Args:
-            pixels: uint8 RGB (H, W, 3) or grey (H, W); with alpha, RGBA (H, W, 4).
-
-        Raises:
-            ValueError: the picture has another shape or type.
+        The picture is uint8 RGB (H, W, 3) or grey (H, W); with alpha, RGBA (H, W, 4).
         """
         allowed = [(*self._shape, 4)] if self._alpha else [(*self._shape, 3), self._shape]
         if pixels.dtype != np.uint8 or pixels.shape not in allowed:
@@ -179,11 +172,7 @@ class VideoWriter:
     def close(self, complete: bool = True) -> None:
         """Finish the file and give it its name. Does nothing where that is done already.
 
-        Args:
-            complete: all of the sound goes along. Else what begins after the end of the last frame is left out.
-
-        Raises:
-            OSError: as for `write`.
+        All of the sound goes along if `complete`; else what begins after the end of the last frame is left out.
         """
         if self._closed:
             return

@@ -33,15 +33,10 @@ class CameraLostError(OSError):
 
 
 class CameraFrame(NamedTuple):
-    """A picture of a camera.
+    """A picture of a camera."""
 
-    Attributes:
-        picture: uint8 RGB (H, W, 3); nobody writes to it.
-        number: of the picture since the camera was opened, from 0; dropped ones count.
-    """
-
-    picture: np.ndarray
-    number: int
+    picture: np.ndarray  # uint8 RGB (H, W, 3); nobody writes to it
+    number: int  # since the camera was opened, from 0; dropped ones count
 
 
 class Camera:
@@ -188,14 +183,13 @@ class _Driver:
 
     def __init__(self, source: int | str, size: tuple[int, int] | None):
         self._source, self._is_camera = source, size is not None
-        before = cv2.utils.logging.getLogLevel()
-        cv2.utils.logging.setLogLevel(
-            cv2.utils.logging.LOG_LEVEL_SILENT
-        )  # it prints a page where there is no such camera
+        logging = cv2.utils.logging
+        before = logging.getLogLevel()
+        logging.setLogLevel(logging.LOG_LEVEL_SILENT)  # it prints a page where there is no such camera
         try:
             self._capture = cv2.VideoCapture(source)
         finally:
-            cv2.utils.logging.setLogLevel(before)
+            logging.setLogLevel(before)
         if not self._capture.isOpened():
             raise ValueError(f'{source}: cannot be opened; {_advice() if size else "OpenCV reads no video in it"}')
         if size:
@@ -209,11 +203,7 @@ class _Driver:
         self._before: list[tuple[int, float]] = []  # properties to set back on release
 
     def read(self) -> np.ndarray | None:
-        """Return the next picture; None where a file ends or a camera fails.
-
-        Raises:
-            ValueError: its size is not that of the others.
-        """
+        """Return the next picture, of the others' size; None where a file ends or a camera fails."""
         for _ in range(RETRIES if self._is_camera else 1):
             there, pixels = self._capture.read()
             if there:

@@ -42,12 +42,7 @@ def display_problem() -> str | None:
 
 
 class Window:
-    """Window on the desktop, of which OpenCV can have one per title. Only the main thread may use it.
-
-    Args:
-        title: of the window.
-        size: (width, height) to open it with; the user may change it.
-    """
+    """Window of a size, (width, height), that the user may change, one per title. Only the main thread may use it."""
 
     def __init__(self, title: str, size: tuple[int, int]):
         self._title = title
@@ -131,11 +126,7 @@ def virtual_camera_problem() -> str | None:
 
 
 def open_virtual_camera(size: tuple[int, int], rate: float) -> Any:
-    """Open a camera that other programs find.
-
-    Args:
-        size: (width, height) of the pictures to come.
-        rate: frames per second, about.
+    """Open a camera that other programs find, for pictures of a size, (width, height).
 
     Returns:
         An object whose `send(picture)` takes uint8 RGB (H, W, 3); `device` is its name, and `close()` ends it.

@@ -22,15 +22,10 @@ FIT_EVERY = 30  # pictures, about a second: comparing them with the plate takes 
 
 
 class Shown(NamedTuple):
-    """What is shown of a camera's picture.
+    """What is shown of a camera's picture."""
 
-    Attributes:
-        picture: uint8 RGB (H, W, 3).
-        matted: False where there was no plate yet, and the picture is the camera's.
-    """
-
-    picture: np.ndarray
-    matted: bool
+    picture: np.ndarray  # uint8 RGB (H, W, 3)
+    matted: bool  # False where there was no plate yet, and the picture is the camera's
 
 
 class Live:
@@ -41,7 +36,7 @@ class Live:
             window.show(shown.picture)
 
     Args:
-        matting: the network.
+        matting: the predictor.
         backdrop: behind the subject, uint8 RGB (H, W, 3) of the frames' size.
         view: 'com', the subject before the backdrop; 'pha', alpha as grey; 'src', the camera's picture.
 
@@ -65,11 +60,7 @@ class Live:
         self.plate, self.misfit, self._until_fit = self._matting.plate(picture), [], 1
 
     def put(self, frame: CameraFrame) -> None:
-        """Start on a frame; on a CPU, compute it.
-
-        Raises:
-            ValueError: its size is not the plate's.
-        """
+        """Start on a frame, of the plate's size; on a CPU, compute it."""
         picture, pending = frame.picture, None
         if self.plate is not None:
             if self.view != 'src':
@@ -81,13 +72,9 @@ class Live:
         self._begun.append((picture, pending))
 
     def done(self, more: bool) -> Iterator[Shown]:
-        """Yield what can be shown, in order.
+        """Yield what can be shown, in order; raise a NotFiniteError for NaN.
 
-        Args:
-            more: the next frame is there already, so that a GPU may keep one to work on. Else all are waited for.
-
-        Raises:
-            NotFiniteError: a result holds NaN.
+        With `more`, the next frame is there already, and a GPU may keep one to work on. Else all are waited for.
         """
         while len(self._begun) > (self._ahead if more else 0):
             picture, pending = self._begun.popleft()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import time
 from collections import deque
 from collections.abc import Iterator
@@ -43,14 +44,7 @@ class FrameRate:
 class Viewer:
     """Loop that shows a camera's pictures and obeys keys until told to quit.
 
-    Args:
-        camera: where pictures come from.
-        live: what becomes of them.
-        window: where they are shown.
-        virtual: a virtual camera, which gets them without words and unmirrored, or None.
-        folder: for stills.
-        mirror: the window shows left and right exchanged, as a mirror does.
-        show_rate: write the frame rate on them.
+    `virtual` is a virtual camera, which gets them without words and unmirrored; `folder` is for stills.
     """
 
     def __init__(
@@ -81,7 +75,8 @@ class Viewer:
         number = -1
         while (frame := self._camera.latest(WAIT)) is not None:
             if self._plate_due is not None and frame.number >= self._plate_due:
-                self._take_plate(frame)
+                self._live.take_plate(frame.picture)
+                self._plate_due = None
             if frame.number > number:
                 self._live.put(frame)
                 number = frame.number
@@ -104,7 +99,6 @@ class Viewer:
         self._shown += 1
 
     def _words(self, now: float) -> list[str]:
-        """Return the lines on the picture."""
         lines = [self._notice] if now < self._notice_ends else []
         if self._live.plate is None:
             return [*lines, 'Step out of the picture, then press B', KEYS]
@@ -117,13 +111,11 @@ class Viewer:
             held = self._camera.lock()
             if self._camera.live:
                 self._say(f'held: {" and ".join(held)}' if held else 'this camera does not hold its exposure')
-            if held:
-                self._plate_due = frame.number + SETTLE
-            else:
-                self._take_plate(frame)
+            self._plate_due = frame.number + SETTLE if held else None
+            if not held:
+                self._live.take_plate(frame.picture)
         elif key == 'v':
-            views = list(VIEWS.values())
-            self._live.view = views[(views.index(self._live.view) + 1) % len(views)]
+            self._live.view = {'com': 'pha', 'pha': 'src', 'src': 'com'}[self._live.view]
         elif key in VIEWS:
             self._live.view = VIEWS[key]
         elif key == 's' and self._last is not None:
@@ -131,14 +123,9 @@ class Viewer:
         elif key == 'f':
             self._window.toggle_full_screen()
 
-    def _take_plate(self, frame: CameraFrame) -> None:
-        self._live.take_plate(frame.picture)
-        self._plate_due = None
-
     def _save(self, picture: np.ndarray) -> None:
-        number = 0
-        while (path := self._folder / f'still_{number:04}.png').exists():
-            number += 1
+        paths = (self._folder / f'still_{number:04}.png' for number in itertools.count())
+        path = next(path for path in paths if not path.exists())
         try:
             save_picture(path, picture)
             self._say(f'saved {path}')
@@ -151,26 +138,14 @@ class Viewer:
 
 
 def save_picture(path: Path, picture: np.ndarray) -> None:
-    """Write uint8 RGB (H, W, 3) as PNG.
-
-    Raises:
-        OSError: it cannot be written.
-    """
+    """Write uint8 RGB (H, W, 3) as PNG."""
     write_atomic(path, cv2.imencode('.png', cv2.cvtColor(picture, cv2.COLOR_RGB2BGR))[1].data)
 
 
 def write_pictures(camera: Camera, live: Live, count: int, folder: Path, virtual: Any = None) -> int:
-    """Write what is to be seen of the first pictures as <folder>/<view>_0000.png and so on.
+    """Write what is to be seen of the first `count` pictures as <folder>/<view>_0000.png and so on; return how many.
 
-    Args:
-        camera: where pictures come from.
-        live: what becomes of them. If it has no plate, the first picture is the plate.
-        count: of pictures, at most.
-        folder: made if need be.
-        virtual: a virtual camera that gets them, too.
-
-    Returns:
-        How many there were.
+    If there is no plate, the first picture is the plate. A virtual camera gets the pictures, too.
 
     Raises:
         OSError: a file cannot be written, or the camera is lost.
