@@ -75,11 +75,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
 
 
 def prepare(args: argparse.Namespace) -> tuple[list[SpeedRow], Images]:
-    """Check everything that can be checked before a network is built; return the rows and the pictures.
-
-    Raises:
-        ValueError: with all that is wrong, one line each.
-    """
+    """Check everything that can be checked before a network is built; return the rows and the pictures."""
     problems, images, sizes = sweep.measuring_problems(args), None, [network.SIZES['hd']]
     try:
         if args.resolution:

@@ -24,11 +24,8 @@ class Shard:
 
 def process_shard(environ: Mapping[str, str] = os.environ) -> Shard:
     """Read what torchrun tells its processes; without it, this process does all the work."""
-    rank, world, local_rank, local_world = (
-        int(environ.get(name, default))
-        for name, default in (('RANK', 0), ('WORLD_SIZE', 1), ('LOCAL_RANK', 0), ('LOCAL_WORLD_SIZE', 1))
-    )
-    return Shard(rank, world, local_rank, local_world)
+    defaults = {'RANK': 0, 'WORLD_SIZE': 1, 'LOCAL_RANK': 0, 'LOCAL_WORLD_SIZE': 1}
+    return Shard(*(int(environ.get(name, default)) for name, default in defaults.items()))
 
 
 def common_exit_code(code: int, shard: Shard, environ: Mapping[str, str] = os.environ) -> int:

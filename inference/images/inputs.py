@@ -22,19 +22,12 @@ NAMED = 5  # findings of one kind that a message names before it counts the rest
 
 @dataclass(frozen=True)
 class Job:
-    """One picture to matte.
+    """One picture to matte, and its plate."""
 
-    Attributes:
-        name: path below the source folder without suffix, '/' between its parts: 'cam01/frame_0001'. Names the outputs.
-        src: the picture.
-        bgr: its plate.
-        size: (width, height) of the picture; None where its header cannot be read, so that decoding will fail.
-    """
-
-    name: str
+    name: str  # path below the source folder without suffix: 'cam01/frame_0001', also on Windows; names the outputs
     src: Path
     bgr: Path
-    size: tuple[int, int] | None = None
+    size: tuple[int, int] | None = None  # (width, height); None where the header cannot be read: decoding will fail
 
 
 def find_jobs(
@@ -67,7 +60,9 @@ def find_jobs(
     if problems := sources.problems + plates.problems:
         return [], problems, notes
     names = [name for name, _ in sources.pictures]
-    problems = _clashes(sources.pictures)
+    problems = []
+    if same := [' and '.join(map(str, paths)) for paths in _by_name(sources.pictures).values() if len(paths) > 1]:
+        problems.append(f'--images-src: these would write the same output, rename one of each: {_some(same)}')
     if images_bgr.is_file():
         matched = dict.fromkeys(names, images_bgr)
     else:
@@ -123,21 +118,18 @@ def _listed(flag: str, root: Path, skip: Sequence[Path]) -> _Listed:
     return _Listed(pictures, [], f'{flag} {root}: not {READ}, so left out: {counted}' if counted else '')
 
 
-def _clashes(sources: Iterable[tuple[str, Path]]) -> list[str]:
-    by_name = defaultdict(list)
-    for name, path in sources:
-        by_name[name].append(path)
-    same = [' and '.join(map(str, paths)) for paths in by_name.values() if len(paths) > 1]
-    return [f'--images-src: these would write the same output, rename one of each: {_some(same)}'] if same else []
+def _by_name(pictures: Iterable[tuple[str, Path]]) -> dict[str, list[Path]]:
+    grouped = defaultdict(list)
+    for name, path in pictures:
+        grouped[name].append(path)
+    return grouped
 
 
 def _match(
     names: Sequence[str], plates: Sequence[tuple[str, Path]], images_bgr: Path
 ) -> tuple[dict[str, Path], list[str], list[str]]:
     """Apply the rules of `find_jobs`; return plates by picture name, problems, and notes for the user."""
-    by_stem = defaultdict(list)
-    for stem, path in plates:
-        by_stem[stem].append(path)
+    by_stem = _by_name(plates)
     by_folder = defaultdict(list)
     for stem in by_stem.keys() - set(names):
         by_folder[PurePosixPath(stem).parent].append(stem)

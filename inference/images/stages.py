@@ -6,8 +6,8 @@ that cannot be written ends the run.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
+from functools import partial
 
 import cv2
 
@@ -51,17 +51,6 @@ def load_pair(job: Job, matting: Matting, resize: bool, align: bool) -> PictureR
         return PictureResult(job, error=_reason(job, error))
 
 
-def compute(
-    items: Iterable[PictureResult],
-    matting: Matting,
-    size: int,
-    kinds: set[str],
-    spread: Callable[..., Iterator[tuple[list[PictureResult], Pending | None]]] = map,
-) -> Iterator[tuple[PictureResult, Pending | None, int]]:
-    """Start each batch on the device, as `compute_batches` does; one that fails costs its own pictures only."""
-    return compute_batches(items, matting, size, kinds, spread, _failed)
-
-
 def write(computed: tuple[PictureResult, Pending | None, int], writer: PictureWriter) -> PictureResult:
     """Wait for the device, encode and write a picture: the third stage, on threads."""
     item, pending, index = computed
@@ -75,6 +64,10 @@ def write(computed: tuple[PictureResult, Pending | None, int], writer: PictureWr
 
 def _failed(item: PictureResult, error: Exception) -> PictureResult:
     return replace(item, error=_reason(item.job, error))
+
+
+# The second stage: a batch that fails costs its own pictures only.
+compute = partial(compute_batches, failed=_failed)
 
 
 def _reason(job: Job, error: Exception) -> str:

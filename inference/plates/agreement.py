@@ -22,21 +22,12 @@ LEAST_SHIFT = 0.006  # of the width; 2 pixels of the copy
 
 @dataclass(frozen=True)
 class PlateAgreement:
-    """The measured agreement of a plate with its picture.
+    """The measured agreement of a plate with its picture; where gain or shift explain no more of it, they are none."""
 
-    Attributes:
-        near: share of the picture, 0..1, in regions that equal the plate within about 5 %.
-        near_corrected: the same after the plate took on `gain` and `shift`.
-        gain: picture / plate per channel (R, G, B) over those regions; (1, 1, 1) where another gain explains no
-            more of the picture.
-        shift: (x, y) by which the plate has to move, as shares of the picture's width and height; (0, 0) where
-            moving explains no more of the picture.
-    """
-
-    near: float
-    near_corrected: float
-    gain: tuple[float, float, float]
-    shift: tuple[float, float]
+    near: float  # share of the picture, 0..1, in regions that equal the plate within about 5 %
+    near_corrected: float  # the same after the plate took on `gain` and `shift`
+    gain: tuple[float, float, float]  # picture / plate per channel (R, G, B) over those regions, or (1, 1, 1)
+    shift: tuple[float, float]  # (x, y) by which the plate has to move, as shares of width and height, or (0, 0)
 
     def warnings(self) -> list[str]:
         """Return what is wrong, with the measured difference, one sentence each; nothing where the plate fits."""
@@ -65,9 +56,6 @@ def plate_agreement(src: np.ndarray, bgr: np.ndarray) -> PlateAgreement:
     """Measure how well a plate fits its picture. Both uint8 RGB (H, W, 3); about 10 ms for HD.
 
     Shifts up to 7 % of the longer side are found.
-
-    Raises:
-        ValueError: the shapes differ.
     """
     check_pair(src, bgr)
     src, bgr = _small(src), _small(bgr)

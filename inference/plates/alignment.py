@@ -23,19 +23,12 @@ LARGEST_MOVE = 0.1  # of the longer side, for matches and for corners
 
 @dataclass(frozen=True)
 class AlignmentResult:
-    """The result of `align_plate`.
+    """The result of `align_plate`."""
 
-    Attributes:
-        bgr: the plate to use, uint8 RGB (H, W, 3): warped, or the given one.
-        homography: (3, 3) from the plate's pixels to the picture's; None where the plate stayed as it was.
-        inliers: number of matching points that agree with it.
-        warning: why the plate stayed as it was although it may need aligning; None if all is well.
-    """
-
-    bgr: np.ndarray
-    homography: np.ndarray | None
-    inliers: int
-    warning: str | None
+    bgr: np.ndarray  # the plate to use, uint8 RGB (H, W, 3): warped, or the given one
+    homography: np.ndarray | None  # (3, 3) from the plate's pixels to the picture's; None where it stayed as it was
+    inliers: int  # matching points that agree with it
+    warning: str | None  # why the plate stayed as it was although it may need aligning; None if all is well
 
 
 def align_plate(src: np.ndarray, bgr: np.ndarray) -> AlignmentResult:
@@ -43,9 +36,6 @@ def align_plate(src: np.ndarray, bgr: np.ndarray) -> AlignmentResult:
 
     Both uint8 RGB (H, W, 3). Moves below half a pixel are left alone: resampling would cost more sharpness than
     they do. Where the warped plate has no pixels, its border is repeated.
-
-    Raises:
-        ValueError: the shapes differ.
     """
     check_pair(src, bgr)
     (src_grey, scale), (bgr_grey, _) = grey_copy(src), grey_copy(bgr)

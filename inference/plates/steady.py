@@ -39,15 +39,11 @@ class CornerFilter:
     A measurement that lies `JUMP` times the noise away is set aside. `AGREEING` of these in a row that lie on a line
     over time are a camera that was knocked, or turns fast: the estimate moves there at once, and starts to learn anew.
     Only the first measurement of all is believed by itself.
-
-    Attributes:
-        corners: (4, 2) displacements from where the plate has them; zero at first.
-        noise: root mean square of a corner's deviations.
     """
 
     def __init__(self) -> None:
-        self.corners = np.zeros((4, 2))
-        self.noise = FIRST_NOISE
+        self.corners = np.zeros((4, 2))  # displacements from where the plate has them
+        self.noise = FIRST_NOISE  # root mean square of a corner's deviations
         self._mean = np.zeros((4, 2))
         self._frames = MEMORY  # that mean and noise rest on; all, at first: the plate is expected to fit
         self._aside: list[np.ndarray] = []
@@ -90,7 +86,7 @@ class CornerFilter:
 
 
 class SteadyPlate:
-    """One plate, aligned to the frames of a video in their order.
+    """One plate, uint8 RGB (H, W, 3), aligned to the frames of a video in their order.
 
     Where the camera stands as the plate has it, the plate is given back as it is: it is first warped when its corners
     move by more than `LEAST_MOVE` and by more than the noise, and no more once they come back to half of that. Frames
@@ -101,9 +97,6 @@ class SteadyPlate:
     35 ms for HD.
 
     Holds state from frame to frame: one object per video, and not from several threads at once.
-
-    Args:
-        bgr: the plate, uint8 RGB (H, W, 3).
     """
 
     def __init__(self, bgr: np.ndarray) -> None:
@@ -120,9 +113,6 @@ class SteadyPlate:
 
         The result's `bgr` is the very array of the frame before where it moved by less than `LEAST_STEP`, so that
         what was made of it can be kept. Its `warning` says why this frame kept the last alignment, None if all is well.
-
-        Raises:
-            ValueError: the shapes differ.
         """
         check_pair(src, self._bgr)
         measured, inliers, reason = self._measured(self._tracker.copy(src))

@@ -23,16 +23,11 @@ THERE_AND_BACK = 0.5  # pixels between a point and where it is tracked back to; 
 
 
 class PlateTracker:
-    """A plate, uint8 RGB (H, W, 3), prepared for being found in many frames of its size.
-
-    Attributes:
-        scale: copy / plate. All homographies and measures are between copies.
-        size: (height, width) of the copies.
-    """
+    """A plate, uint8 RGB (H, W, 3), prepared for being found in many frames of its size, all as grey copies."""
 
     def __init__(self, bgr: np.ndarray) -> None:
-        self._grey, self.scale = grey_copy(bgr, SIDE)
-        self.size = self._grey.shape[0], self._grey.shape[1]
+        self._grey, self.scale = grey_copy(bgr, SIDE)  # copy / plate
+        self.size = self._grey.shape[0], self._grey.shape[1]  # (height, width) of the copies
         self._features = features(self._grey, MOST_FEATURES)
         self._even = _evened(self._grey)
         points = cv2.goodFeaturesToTrack(self._even, MOST_POINTS, qualityLevel=0.005, minDistance=APART)

@@ -8,6 +8,7 @@ and the file is labelled with them. Primaries and transfer are carried over as l
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import av
 import cv2
@@ -21,9 +22,8 @@ LEAST_HD_SIDE = 720  # pixels, from which on players take what is not labelled f
 
 # Chroma at every pixel and exact rounding: within 1 level of the definition, where FFmpeg's default is within 3 and
 # repeats chroma in blocks. HD takes 30 ms instead of 3, on threads beside the network.
-EXACT = (
-    Interpolation.BILINEAR | Interpolation.ACCURATE_RND | Interpolation.FULL_CHR_H_INT | Interpolation.FULL_CHR_H_INP
-)
+CHROMA = Interpolation.FULL_CHR_H_INT | Interpolation.FULL_CHR_H_INP
+EXACT: dict[str, Any] = {'interpolation': Interpolation.BILINEAR | Interpolation.ACCURATE_RND | CHROMA, 'threads': 1}
 
 
 @dataclass(frozen=True)
@@ -57,36 +57,22 @@ class Colour:
 
 def to_rgb(frame: av.VideoFrame, colour: Colour) -> np.ndarray:
     """Convert a decoded frame to uint8 RGB (H, W, 3), as it lies in the file, not rotated."""
-    converted = frame.reformat(
-        format='rgb24',
-        src_colorspace=MATRICES[colour.matrix],
-        src_color_range=colour.range,
-        dst_color_range=ColorRange.JPEG,
-        interpolation=EXACT,
-        threads=1,
-    )
-    return converted.to_ndarray()
+    matrix = MATRICES[colour.matrix]
+    ranges = {'src_color_range': colour.range, 'dst_color_range': ColorRange.JPEG}
+    return frame.reformat(format='rgb24', src_colorspace=matrix, **ranges, **EXACT).to_ndarray()
 
 
 def to_frame(pixels: np.ndarray, pixel_format: str, colour: Colour) -> av.VideoFrame:
-    """Convert a picture to a frame to encode, labelled with its colour.
+    """Convert a picture, uint8 RGB (H, W, 3), RGBA (H, W, 4) or grey (H, W), to a frame labelled with its colour.
 
-    Args:
-        pixels: uint8 RGB (H, W, 3), RGBA (H, W, 4) or grey (H, W).
-        pixel_format: FFmpeg's name: 'yuv420p', 'yuva444p10le', ...; 'yuva...' for RGBA.
-        colour: of the frame.
+    The pixel format is one of FFmpeg's: 'yuv420p', 'yuva444p10le', ...; 'yuva...' for RGBA.
     """
     if pixels.ndim == 2:
         pixels = cv2.cvtColor(pixels, cv2.COLOR_GRAY2RGB)
     frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(pixels), format='rgba' if pixels.shape[2] == 4 else 'rgb24')
-    converted = frame.reformat(
-        format=pixel_format,
-        dst_colorspace=MATRICES[colour.matrix],
-        src_color_range=ColorRange.JPEG,
-        dst_color_range=colour.range,
-        interpolation=EXACT,
-        threads=1,
-    )
+    matrix = MATRICES[colour.matrix]
+    ranges = {'src_color_range': ColorRange.JPEG, 'dst_color_range': colour.range}
+    converted = frame.reformat(format=pixel_format, dst_colorspace=matrix, **ranges, **EXACT)
     converted.colorspace, converted.color_range = colour.matrix, colour.range
     converted.color_primaries, converted.color_trc = colour.primaries, colour.transfer
     return converted

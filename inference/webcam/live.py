@@ -40,15 +40,12 @@ class Live:
         backdrop: behind the subject, uint8 RGB (H, W, 3) of the frames' size.
         view: 'com', the subject before the backdrop; 'pha', alpha as grey; 'src', the camera's picture.
 
-    Attributes:
-        plate: that is used, or None: then the camera's picture is shown in all views.
-        misfit: how the plate differs from the picture, in sentences; empty where it fits.
     """
 
     def __init__(self, matting: Matting, backdrop: np.ndarray, view: str = 'com'):
         self.view, self.backdrop = view, backdrop
-        self.plate: Plate | None = None
-        self.misfit: list[str] = []
+        self.plate: Plate | None = None  # without one, the camera's picture is shown in all views
+        self.misfit: list[str] = []  # how the plate differs from the picture, in sentences
         self._matting = matting
         self._begun: deque[tuple[np.ndarray, Pending | None]] = deque()
         # A CPU computes within `put`: a result that waited for the next one would only be shown late.
