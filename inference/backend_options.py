@@ -48,18 +48,12 @@ def backend_problems(args: argparse.Namespace, convertible: bool = False) -> lis
             found.append(f'--backend onnx: needs an .onnx file, not {path}; make one of it with export_onnx.py')
         if backend != 'pytorch' and args.compile:
             found.append(f'--backend {backend}: cannot be compiled; leave out --compile, or this backend')
-        if backend == 'onnx':
-            found += _runtime_problems(args.device, suffix == '.onnx')
-    return found
-
-
-def _runtime_problems(device: str, exported: bool) -> list[str]:
-    """Return what is wrong with ONNX Runtime here; what is not exported yet needs more packages."""
-    found = ['--device mps: ONNX Runtime has none; use cpu'] if device == 'mps' else []
-    needed = ['onnxruntime'] if exported else ['onnxruntime', 'onnx', 'onnxscript']
-    missing = [name for name in needed if importlib.util.find_spec(name) is None]
-    if missing:
-        found.append(f'--backend onnx: {", ".join(missing)} is not installed: {INSTALL}')
+        if backend == 'onnx' and args.device == 'mps':
+            found.append('--device mps: ONNX Runtime has none; use cpu')
+        exporting = () if suffix == '.onnx' else ('onnx', 'onnxscript')
+        needed = ('onnxruntime', *exporting) if backend == 'onnx' else ()
+        if missing := [name for name in needed if importlib.util.find_spec(name) is None]:
+            found.append(f'--backend onnx: {", ".join(missing)} is not installed: {INSTALL}')
     return found
 
 

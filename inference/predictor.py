@@ -61,11 +61,7 @@ class Matting:
     """
 
     def __init__(
-        self,
-        model: nn.Module,
-        device: str | torch.device = 'auto',
-        precision: str = 'auto',
-        compiled: bool = False,
+        self, model: nn.Module, device: str | torch.device = 'auto', precision: str = 'auto', compiled: bool = False
     ):
         self.device = choose_device(device) if isinstance(device, str) else device
         self.dtype = choose_precision(precision, self.device)
@@ -73,8 +69,12 @@ class Matting:
         self._autocast = self.dtype != torch.float32 and not isinstance(model, MattingBase)
         self.model = _prepared(model, self.device, self.dtype)
         self._graphs = compiled and self.device.type == 'cuda'
-        if compiled:
-            _compile(self.model, 'reduce-overhead' if self._graphs else None)
+        mode = 'reduce-overhead' if self._graphs else None
+        if compiled and isinstance(self.model, MattingRefine):
+            # Without the pyramids of pictures: those of plates are kept across calls.
+            self.model.matte = torch.compile(self.model.matte, mode=mode)  # type: ignore[method-assign]
+        elif compiled:
+            self.model.compile(mode=mode)
         self.loaded: LoadReport | None = None
         self._plates = Recent(PLATES_KEPT, lambda key: self._uploaded(read_rgb(key[0]), key[2]))
         self._reduced = Recent(1, self._reduced_plate)
@@ -237,14 +237,6 @@ def _chosen(outputs: tuple[Tensor, ...], err: bool, ref: bool) -> dict[str, Tens
             raise ValueError('MattingBase refines nothing: there is no ref')
         results['ref'] = enlarged(rest[3], pha, 'nearest')
     return results
-
-
-def _compile(model: nn.Module, mode: str | None) -> None:
-    """Compile a network in place, without the pyramids of pictures: those of plates are kept across calls."""
-    if isinstance(model, MattingRefine):
-        model.matte = torch.compile(model.matte, mode=mode)  # type: ignore[method-assign]
-    else:
-        model.compile(mode=mode)
 
 
 def _prepared(model: nn.Module, device: torch.device, dtype: torch.dtype) -> nn.Module:

@@ -48,33 +48,23 @@ def open_outputs(inputs: VideoInputs, flags: Mapping[str, Any]) -> PictureSequen
     settings, folder = inputs.settings, inputs.settings.output_dir
     on_target = settings.video_target_bgr is not None
     if settings.output_format == SEQUENCES:
-        pictures = PictureWriter(folder, settings.picture_formats, settings.png_compression, settings.jpeg_quality)
-        return PictureSequences(pictures, _record(flags), on_target)
+        writer = PictureWriter(folder, settings.picture_formats, settings.png_compression, settings.jpeg_quality)
+        return PictureSequences(writer, _record(flags), on_target)
     alpha = settings.output_format in ('prores4444', 'webm') and not on_target
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise OSError(f'--output-dir {folder}: cannot be made: {error.strerror}') from error
-    reader = inputs.reader
+    video_format, reader = settings.output_format, inputs.reader
+    pictures = inputs.size, reader.time_base, reader.rate, reader.colour
+    aspect = Fraction(1) if settings.video_resize else reader.pixel_aspect
+    make = partial(VideoWriter, quality=settings.video_quality, pixel_aspect=aspect, origin=reader.origin)
+    writers: dict[str, VideoWriter] = {}
     with ExitStack() as opening:
-        writers = {
-            kind: opening.enter_context(
-                VideoWriter(
-                    path,
-                    settings.output_format,
-                    inputs.size,
-                    reader.time_base,
-                    reader.rate,
-                    reader.colour,
-                    alpha=alpha and kind == 'com',
-                    quality=settings.video_quality,
-                    pixel_aspect=Fraction(1) if settings.video_resize else reader.pixel_aspect,
-                    audio=settings.video_src if settings.audio and kind in ('com', 'fgr') else None,
-                    origin=reader.origin,
-                )
-            )
-            for kind, path in video_paths(folder, tuple(settings.picture_formats), settings.output_format).items()
-        }
+        for kind, path in video_paths(folder, tuple(settings.picture_formats), video_format).items():
+            audio = settings.video_src if settings.audio and kind in ('com', 'fgr') else None
+            video = make(path, video_format, *pictures, alpha=alpha and kind == 'com', audio=audio)
+            writers[kind] = opening.enter_context(video)
         opening.pop_all()
     return VideoFiles(folder, writers, alpha)
 

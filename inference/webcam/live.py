@@ -39,7 +39,6 @@ class Live:
         matting: the predictor.
         backdrop: behind the subject, uint8 RGB (H, W, 3) of the frames' size.
         view: 'com', the subject before the backdrop; 'pha', alpha as grey; 'src', the camera's picture.
-
     """
 
     def __init__(self, matting: Matting, backdrop: np.ndarray, view: str = 'com'):

@@ -35,6 +35,8 @@ def add_display_arguments(parser: argparse.ArgumentParser) -> None:
 
 def webcam_problems(args: argparse.Namespace) -> list[str]:
     """Return what is wrong with these flags, one line each, without opening a camera."""
+    from . import display
+
     found = []
     named = args.source.isdigit() or '://' in args.source or args.source.startswith('/dev/')
     if not named and not Path(args.source).is_file():
@@ -46,14 +48,8 @@ def webcam_problems(args: argparse.Namespace) -> list[str]:
         found += cli.at_least_problems(args, {'headless': 1})
         earlier = next(args.output_dir.glob(f'{args.view}_*.png'), None)
         found += cli.not_empty_problems(args.output_dir, earlier, args.overwrite)
-    else:
-        from .display import display_problem
-
-        problem = display_problem()
-        found += [f'{problem}; --headless N writes pictures instead'] if problem else []
-    if args.virtual_camera:
-        from .display import virtual_camera_problem
-
-        problem = virtual_camera_problem()
-        found += [problem] if problem else []
+    elif problem := display.display_problem():
+        found.append(f'{problem}; --headless N writes pictures instead')
+    if args.virtual_camera and (problem := display.virtual_camera_problem()):
+        found.append(problem)
     return found
