@@ -57,9 +57,9 @@ def backend_problems(args: argparse.Namespace, convertible: bool = False) -> lis
     return found
 
 
-def network_problems(args: argparse.Namespace, convertible: bool = False) -> list[str]:
+def network_problems(args: argparse.Namespace) -> list[str]:
     """Return what is wrong with the flags of network, machine and backend, after they followed an exported file."""
-    found = backend_problems(args, convertible)
+    found = backend_problems(args)
     if not found:
         follow(args)
     return found + options.model_problems(args) + options.device_problems(args)

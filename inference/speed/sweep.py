@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from common import cli
 from common.network import BACKBONES, MIN_SIDE, PUBLISHED, SIZES, NetworkSettings, published_size
-from inference import backend_options
+from inference import backend_options, options
 
 if TYPE_CHECKING:
     import numpy as np
@@ -74,11 +74,15 @@ def make_rows(args: argparse.Namespace, sizes: Sequence[Size]) -> list[SpeedRow]
 
 def network_problems(args: argparse.Namespace) -> list[str]:
     """Return what is wrong with the flags of network, machine and backend, after they followed an exported file."""
-    found = backend_options.network_problems(args, convertible=True)
+    of_backends = backend_options.backend_problems(args, convertible=True)
+    if not of_backends:
+        backend_options.follow(args)
+    found = options.model_problems(args) + options.device_problems(args)
     if args.model_checkpoint is not None and ('all' in args.model_backbone or len(set(args.model_backbone)) > 1):
         found.append(
             f'--model-checkpoint {args.model_checkpoint}: has one backbone; give that alone as --model-backbone'
         )
+    found += of_backends
     if 'onnx' in args.backend and 'bfloat16' in args.precision:
         found.append('--precision bfloat16: --backend onnx has float32 and float16')
     return list(dict.fromkeys(found))
