@@ -26,32 +26,19 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from common import cli
+from common.cli import raise_problems
 from common.network import ALL_OUTPUTS, MIN_SIDE, OUTPUTS, NetworkSettings
-from export.cli import (
-    PACKAGE,
-    TrainedNetwork,
-    add_form_argument,
-    add_output_arguments,
-    output_problems,
-    read_trained_network,
-    run_export,
-    say_written,
-    staged,
-)
-from inference import options
+from export import cli
 
 if TYPE_CHECKING:
     from export.coreml.conversion import PackageSettings
 
 TARGETS = ('iOS15', 'iOS16', 'iOS17', 'iOS18')
-MODULES = ('coremltools',)
 
 
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     """Read the command line."""
-    parser = cli.Parser(__doc__)
-    options.add_model_arguments(parser)
+    parser = cli.export_parser(__doc__, f'the package, a folder that ends in {cli.PACKAGE}')
     group = parser.add_argument_group('package')
     add = group.add_argument
     add('--resolution', type=int, nargs='+', required=True, metavar='SIDE',
@@ -71,10 +58,9 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
         help='the plate is a state, written once, instead of an input; needs iOS18')  # fmt: skip
     add('--quantize', choices=('none', 'int8', 'palette6'), default='none',
         help='weights of 8 bits, half the size, or of 6 bits, 0.4 of it')  # fmt: skip
-    add_form_argument(group, 'gather, but masked for thresholding')
+    cli.add_form_argument(group, 'gather, but masked for thresholding')
     for flag in ('author', 'license', 'version'):
         add(f'--{flag}', metavar='TEXT', help='kept in the package, shown by Xcode')
-    add_output_arguments(parser, f'the package, a folder that ends in {PACKAGE}')
     return parser.parse_args(argv)
 
 
@@ -82,9 +68,9 @@ def prepare(args: argparse.Namespace) -> PackageSettings:
     """Check everything that can be checked before anything is loaded; return the package's settings.
 
     Raises:
-        ValueError: something is wrong with the flags; all of it, one line each.
+        ValueError: with all that is wrong, one line each.
     """
-    problems = [*options.model_problems(args), *output_problems(args, [PACKAGE], MODULES)]
+    problems = cli.export_problems(args, [cli.PACKAGE], ['coremltools'])
     sides, refines = args.resolution, args.model_type == 'mattingrefine'
     sizes = list(dict.fromkeys(zip(sides[::2], sides[1::2])))
     if len(sides) % 2:
@@ -110,14 +96,14 @@ def prepare(args: argparse.Namespace) -> PackageSettings:
         problems.append('--minimum-deployment-target iOS15: needs --refine-form masked')
     if target == 'iOS15' and args.image_outputs:
         problems.append('--minimum-deployment-target iOS15: has no images in half precision; add --no-image-outputs')
-    cli.raise_problems(problems)
+    raise_problems(problems)
     from export.coreml.conversion import PackageSettings
 
     return PackageSettings(sizes, tuple(dict.fromkeys(args.outputs)), args.precision, target, args.image_inputs,
                            args.image_outputs, args.plate_state, args.quantize, form)  # fmt: skip
 
 
-def describe(args: argparse.Namespace, trained: TrainedNetwork, settings: PackageSettings) -> dict[str, str]:
+def describe(args: argparse.Namespace, trained: cli.TrainedNetwork, settings: PackageSettings) -> dict[str, str]:
     """Return the package's metadata."""
     sizes = ', '.join('{}x{}'.format(*size) for size in settings.sizes)
     given = {key: getattr(args, key) for key in ('author', 'license', 'version') if getattr(args, key)}
@@ -133,15 +119,9 @@ def describe(args: argparse.Namespace, trained: TrainedNetwork, settings: Packag
 
 
 def export(args: argparse.Namespace) -> None:
-    """Convert the network, prove the package, quantize it if that is asked for, and give it its name.
-
-    Raises:
-        ValueError, FileNotFoundError: something is wrong with the flags or with the checkpoint.
-        export.ParityError: the package gives other results than the network.
-        OSError: the disk's own error.
-    """
+    """Convert the network, prove the package, quantize it if that is asked for, and give it its name."""
     settings = prepare(args)
-    trained = read_trained_network(args.model_checkpoint, NetworkSettings.from_options(vars(args)))
+    trained = cli.read_trained_network(args.model_checkpoint, NetworkSettings.from_options(vars(args)))
     print(trained.report, flush=True)
     from export.coreml import conversion, package, parity
     from model.folding import folded
@@ -154,7 +134,7 @@ def export(args: argparse.Namespace) -> None:
     # A program is proved before its weights are quantized, which costs more than any error of the conversion would.
     plain = replace(settings, quantize='none')
     stages = [plain] if plain == settings else [plain, settings]
-    with staged(args.output, args.overwrite) as path:
+    with cli.placed(args.output, args.overwrite, args.validate, f', for {settings.target} and later') as path:
         for stage in stages:
             made = path if stage is stages[-1] else path.with_name(f'unquantized-{path.name}')
             if stage.quantize != 'none':
@@ -162,13 +142,11 @@ def export(args: argparse.Namespace) -> None:
             package.save(models, stage, made, describe(args, trained, stage))
             if args.validate:
                 parity.prove(trained.network, made, stage, args.validate_pair or ())
-    say_written(args.output, args.validate, f', for {settings.target} and later')
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the script; return its exit code."""
-    args = parse(argv)
-    return run_export(lambda: export(args))
+    return cli.run_export(export, parse(argv))
 
 
 if __name__ == '__main__':

@@ -24,18 +24,9 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from common import cli
+from common.cli import raise_problems
 from common.network import ALL_OUTPUTS, OUTPUTS, NetworkSettings
-from export.cli import (
-    add_form_argument,
-    add_output_arguments,
-    output_problems,
-    read_trained_network,
-    run_export,
-    say_written,
-    staged,
-)
-from inference import options
+from export import cli
 
 # From the oldest that torch writes to the newest that it converts to.
 OPSETS = range(18, 26)
@@ -43,9 +34,7 @@ OPSETS = range(18, 26)
 
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     """Read the command line."""
-    parser = cli.Parser(__doc__)
-    options.add_model_arguments(parser)
-    add_output_arguments(parser, 'the file, which ends in .onnx')
+    parser = cli.export_parser(__doc__, 'the file, which ends in .onnx')
     group = parser.add_argument_group('export')
     add = group.add_argument
     add('--onnx-opset-version', type=int, default=20, metavar='N',
@@ -53,49 +42,41 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     add('--precision', choices=('float32', 'float16'), default='float32', help='of weights, pictures and results')
     add('--outputs', nargs='+', metavar='NAME', choices=ALL_OUTPUTS,
         help='of pha fgr pha_sm fgr_sm err_sm ref_sm, mattingbase: pha fgr err hid; all if left out')  # fmt: skip
-    add_form_argument(group, 'gather, but masked for thresholding')
+    cli.add_form_argument(group, 'gather, but masked for thresholding')
     return parser.parse_args(argv)
 
 
 def check(args: argparse.Namespace) -> None:
     """Raise ValueError with all that is wrong with the flags, one line each."""
     modules = ['onnx', 'onnxscript', *(['onnxruntime'] if args.validate else [])]
-    problems = options.model_problems(args) + output_problems(args, ['.onnx'], modules)
+    problems = cli.export_problems(args, ['.onnx'], modules)
     if args.onnx_opset_version not in OPSETS:
         problems.append(f'--onnx-opset-version {args.onnx_opset_version}: must be in {OPSETS[0]}..{OPSETS[-1]}')
     foreign = [name for name in args.outputs or () if name not in OUTPUTS[args.model_type]]
     if foreign:
         problems.append(f'--outputs {" ".join(foreign)}: {args.model_type} has {" ".join(OUTPUTS[args.model_type])}')
-    cli.raise_problems(problems)
+    raise_problems(problems)
 
 
 def export(args: argparse.Namespace) -> None:
-    """Convert the network, write the file, prove it, and give it its name.
-
-    Raises:
-        ValueError, FileNotFoundError: something is wrong with the flags or with the checkpoint.
-        export.ParityError: the file gives other results than the network.
-        OSError: the disk's own error.
-    """
+    """Convert the network, write the file, prove it, and give it its name."""
     check(args)
-    trained = read_trained_network(args.model_checkpoint, NetworkSettings.from_options(vars(args)))
+    trained = cli.read_trained_network(args.model_checkpoint, NetworkSettings.from_options(vars(args)))
     print(f'{trained.report}\nconverting, which takes half a minute or more', flush=True)
     from export import onnx_file
     from model.folding import folded
 
     network = folded(trained.network)
     model = onnx_file.convert(network, args.precision, args.refine_form, args.onnx_opset_version, trained.about)
-    with staged(args.output, args.overwrite) as path:
+    with cli.placed(args.output, args.overwrite, args.validate) as path:
         onnx_file.save(onnx_file.select_outputs(model, args.outputs) if args.outputs else model, path)
         if args.validate:
             onnx_file.prove(path, model, trained.network, args.precision, args.validate_pair or ())
-    say_written(args.output, args.validate)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the script; return its exit code."""
-    args = parse(argv)
-    return run_export(lambda: export(args))
+    return cli.run_export(export, parse(argv))
 
 
 if __name__ == '__main__':

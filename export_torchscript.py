@@ -19,50 +19,33 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from common import cli
+from common.cli import raise_problems
 from common.network import NetworkSettings
-from export.cli import (
-    add_form_argument,
-    add_output_arguments,
-    output_problems,
-    read_trained_network,
-    run_export,
-    say_written,
-    staged,
-)
-from inference import options
+from export import cli
 
 SUFFIXES = ('.pt', '.pth', '.pt2')
 
 
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     """Read the command line."""
-    parser = cli.Parser(__doc__)
-    options.add_model_arguments(parser)
-    add_output_arguments(parser, '.pt or .pth: TorchScript; .pt2: a program of torch.export')
+    parser = cli.export_parser(__doc__, '.pt or .pth: TorchScript; .pt2: a program of torch.export')
     group = parser.add_argument_group('export')
     group.add_argument(
         '--precision', choices=('float32', 'float16'), default='float32',
         help='of the weights and of the pictures that it takes')  # fmt: skip
-    add_form_argument(group, 'gather, but masked for .pt2 with --model-refine-mode thresholding')
+    cli.add_form_argument(group, 'gather, but masked for .pt2 with --model-refine-mode thresholding')
     return parser.parse_args(argv)
 
 
 def export(args: argparse.Namespace) -> None:
-    """Convert the network, write the file, prove it, and give it its name.
-
-    Raises:
-        ValueError, FileNotFoundError: something is wrong with the flags or with the checkpoint.
-        export.ParityError: the file gives other results than the network.
-        OSError: the disk's own error.
-    """
-    cli.raise_problems(options.model_problems(args) + output_problems(args, SUFFIXES))
+    """Convert the network, write the file, prove it, and give it its name."""
+    raise_problems(cli.export_problems(args, SUFFIXES))
     import torch
 
     from export import torchscript
     from model.folding import folded
 
-    trained = read_trained_network(args.model_checkpoint, NetworkSettings.from_options(vars(args)))
+    trained = cli.read_trained_network(args.model_checkpoint, NetworkSettings.from_options(vars(args)))
     is_program = args.output.suffix == torchscript.PROGRAM
     print(trained.report + ('\nconverting, which takes half a minute or more' if is_program else ''), flush=True)
     form = args.refine_form or ('masked' if is_program and args.model_refine_mode == 'thresholding' else 'gather')
@@ -70,17 +53,15 @@ def export(args: argparse.Namespace) -> None:
     if args.model_type == 'mattingrefine':
         about['refine_form'] = form
     network = folded(trained.network) if is_program else trained.network
-    with staged(args.output, args.overwrite) as path:
+    with cli.placed(args.output, args.overwrite, args.validate) as path:
         torchscript.save(network, path, args.precision, form, about)
         if args.validate:
             torchscript.prove(path, network, trained.network, args.precision, args.validate_pair or ())
-    say_written(args.output, args.validate)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the script; return its exit code."""
-    args = parse(argv)
-    return run_export(lambda: export(args))
+    return cli.run_export(export, parse(argv))
 
 
 if __name__ == '__main__':

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING
 from common import cli, files, signals
 from common.console import megabytes
 from common.network import NetworkSettings
+from inference import options
 from inference.backend_options import INSTALL
 
 from . import ParityError
@@ -46,8 +47,15 @@ class TrainedNetwork:
     report: str
 
 
-def add_output_arguments(parser: argparse.ArgumentParser, output: str) -> None:
-    """Add the flags for the output and its comparison with the original; `output` is the help of `--output`."""
+def export_parser(description: str | None, output: str) -> argparse.ArgumentParser:
+    """Return a parser with the flags for the network, the output, and its comparison with the original.
+
+    Args:
+        description: of the script.
+        output: the help of `--output`.
+    """
+    parser = cli.Parser(description)
+    options.add_model_arguments(parser)
     add = parser.add_argument_group('output').add_argument
     add('--output', type=Path, required=True, metavar='FILE', help=output)
     add('-y', dest='overwrite', action='store_true', help='replace it if it is there')
@@ -55,6 +63,7 @@ def add_output_arguments(parser: argparse.ArgumentParser, output: str) -> None:
         help='compare with the original on pictures that it did not see; write nothing if results differ')  # fmt: skip
     add('--validate-pair', nargs=2, type=Path, metavar=('SRC', 'BGR'),
         help='a photograph of yours and its plate to compare on; sample photographs if left out')  # fmt: skip
+    return parser
 
 
 def add_form_argument(group: argparse._ArgumentGroup, default: str) -> None:
@@ -65,15 +74,15 @@ def add_form_argument(group: argparse._ArgumentGroup, default: str) -> None:
         f'if left out {default}')  # fmt: skip
 
 
-def output_problems(args: argparse.Namespace, suffixes: Sequence[str], modules: Sequence[str] = ()) -> list[str]:
-    """Return what is wrong with the flags of `add_output_arguments`, and which modules the export lacks.
+def export_problems(args: argparse.Namespace, suffixes: Sequence[str], modules: Sequence[str] = ()) -> list[str]:
+    """Return what is wrong with the flags of `export_parser`, and which modules the export lacks.
 
     Args:
         args: the command line.
         suffixes: that `--output` may end in.
         modules: that this export imports.
     """
-    found = []
+    found = options.model_problems(args)
     if args.output.suffix not in suffixes:
         found.append(f'--output {args.output}: must end in {" or ".join(suffixes)}')
     pair = args.validate_pair or ()
@@ -127,12 +136,16 @@ def read_trained_network(path: Path, settings: NetworkSettings) -> TrainedNetwor
 
 
 @contextlib.contextmanager
-def staged(output: Path, overwrite: bool) -> Iterator[Path]:
+def placed(output: Path, overwrite: bool, validated: bool, more: str = '') -> Iterator[Path]:
     """Give a path beside the output; what is there gets the output's name when the block ends without an error.
+
+    Then print the name and size.
 
     Args:
         output: a file, or a folder that is a Core ML package.
         overwrite: whether a file that is there may be replaced.
+        validated: whether it is compared with the original in the block.
+        more: is printed as well.
 
     Raises:
         ValueError: meanwhile the output's name was taken.
@@ -143,21 +156,17 @@ def staged(output: Path, overwrite: bool) -> Iterator[Path]:
         yield path
         cli.raise_problems(_name_problems(output, overwrite))
         files.replace_whole(path, output)
-
-
-def say_written(output: Path, validated: bool, more: str = '') -> None:
-    """Print the output's name and size, `more`, and whether it was not compared with the original."""
     parts = output.rglob('*') if output.is_dir() else [output]
     size = sum(path.stat().st_size for path in parts if path.is_file())
     print(f'{output}: {megabytes(size)}{more}{"" if validated else "; not compared with the original"}', flush=True)
 
 
-def run_export(export: Callable[[], None]) -> int:
+def run_export(export: Callable[[argparse.Namespace], None], args: argparse.Namespace) -> int:
     """Run an export and return the script's exit code; print in one line what went wrong, or which signal came."""
 
     def work() -> int:
         try:
-            export()
+            export(args)
         except ParityError as error:
             print(f'error: {error}', file=sys.stderr)
             return 1

@@ -25,11 +25,7 @@ FORMS = ('gather', 'masked')
 
 
 class PortableBase(MattingBase):
-    """`MattingBase` for export, in evaluation mode; shares its weights.
-
-    Args:
-        network: the network whose weights are shared.
-    """
+    """`MattingBase` for export, in evaluation mode; shares its weights."""
 
     def __init__(self, network: MattingBase):
         with torch.device('meta'):
@@ -47,7 +43,7 @@ class PortableRefine(PortableBase):
     """`MattingRefine` for export, in evaluation mode; shares its weights. Cells of error 0 are never refined.
 
     Args:
-        network: the network whose weights are shared and whose settings are taken.
+        network: whose weights are shared and whose settings are taken.
         form: 'gather' computes the selected cells only; in thresholding mode their number, and so the shapes, depend
             on the picture. 'masked' computes all cells and keeps the selected ones, without top-k and gathering: about
             three times the work, for runtimes that are slow at these or lack them.
@@ -85,17 +81,11 @@ class PortableRefine(PortableBase):
         src_sm, bgr_sm = _resize(src, size_sm[0], size_sm[1]), _resize(bgr, size_sm[0], size_sm[1])
         pha_sm, fgr_sm, err_sm, hid = self.coarse(src_sm, bgr_sm)
         pixels = torch.cat([pha_sm, fgr_sm], 1).to(src.dtype)
+        pixels = _resize(pixels, src.shape[2], src.shape[3])
         refined, ref = self.refiner(
-            src,
-            bgr,
-            _resize(pixels, src.shape[2], src.shape[3]),
-            torch.cat([hid, pha_sm, fgr_sm], 1),
-            err_sm,
-            self.refine_mode,
-            self.refine_form,
-            self.refine_sample_pixels,
-            self.refine_threshold,
-        )
+            src, bgr, pixels, torch.cat([hid, pha_sm, fgr_sm], 1), err_sm,
+            self.refine_mode, self.refine_form, self.refine_sample_pixels, self.refine_threshold,
+        )  # fmt: skip
         pha, fgr = refined[:, :1].clamp(0, 1), (refined[:, 1:] + src).clamp(0, 1)
         if right + below > 0:
             pha, fgr = pha[:, :, :height, :width], fgr[:, :, :height, :width]
@@ -103,11 +93,7 @@ class PortableRefine(PortableBase):
 
 
 class PortableRefiner(nn.Module):
-    """`Refiner` for export; shares its weights.
-
-    Args:
-        refiner: the refiner whose weights are shared.
-    """
+    """`Refiner` for export; shares its weights."""
 
     def __init__(self, refiner: Refiner):
         super().__init__()
@@ -230,17 +216,13 @@ def _resize(x: Tensor, height: int, width: int) -> Tensor:
 
 
 def _crop_cells(x: Tensor, image: Tensor, index: Tensor, height: int, width: int, size: int) -> Tensor:
-    """Crop cells with their margins out of padded pictures.
+    """Crop cells with their margins out of padded pictures: (n, C, size + 2 * margin, size + 2 * margin).
 
     Args:
         x: (B, C, height * size + 2 * margin, width * size + 2 * margin), sides multiples of `size`.
-        image: picture (n,) of each cell.
-        index: number (n,) of each cell in its picture's grid.
+        image, index: picture (n,) of each cell, and its number (n,) in that picture's grid.
         height, width: of the grid of cells.
         size: side of a cell in pixels of x.
-
-    Returns:
-        (n, C, size + 2 * margin, size + 2 * margin).
     """
     count, channels, high, wide = index.shape[0], x.shape[1], x.shape[2], x.shape[3] // size
     side = high - (height - 1) * size
@@ -250,17 +232,9 @@ def _crop_cells(x: Tensor, image: Tensor, index: Tensor, height: int, width: int
 
 
 def _runs(index: Tensor, height: int, width: int, size: int, lines: int, wide: int) -> Tensor:
-    """Return where cells with their margins lie in a picture, as numbers of runs of `size` pixels.
+    """Return where cells with their margins lie in a picture, as numbers of runs: (n, lines, wide - width + 1).
 
-    Args:
-        index: number (n,) of each cell in the picture's grid.
-        height, width: of the grid of cells.
-        size: side of a cell in pixels.
-        lines: of a cell with its margins.
-        wide: runs in a line of the picture.
-
-    Returns:
-        (n, lines, wide - width + 1).
+    Arguments are those of `_crop_cells`; a cell with its margins has `lines`, a line of the picture `wide` runs.
     """
     # A table of each cell's first run, so that nothing divides a cell's number by the grid's width.
     row, column = torch.arange(height, device=index.device), torch.arange(width, device=index.device)
