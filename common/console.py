@@ -67,6 +67,12 @@ def table(rows: Sequence[Sequence[str]], indent: str = '  ') -> str:
     return '\n'.join(indent + line.rstrip() for line in lines)
 
 
+def some(findings: Sequence[object], separator: str = ', ', most: int = 3) -> str:
+    """Return the first of a message's findings, and how many more there are."""
+    more = len(findings) - most
+    return separator.join(map(str, findings[:most])) + (f' and {more} more' if more > 0 else '')
+
+
 def megabytes(size: int) -> str:
     """Format a number of bytes in decimal units."""
     return f'{size / 1e6:.1f} MB' if size >= 1e5 else f'{size / 1e3:.1f} kB' if size >= 1000 else f'{size} B'

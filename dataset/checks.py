@@ -8,12 +8,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypeVar
 
+from common.console import some
+
 from .images import SampleDataset
 from .paths import IMAGE_SUFFIXES, DataPaths, find_images, match_listed
 from .readers import ImageError, alpha_source, image_size, read_alpha, read_rgb
 
 _HEADERS = 2000  # most pairs per folder whose sizes are compared, which takes about a second on a local disk
-_NAMED = 3  # most files that a finding names
 _THREADS = 4  # pictures in memory at a time
 _ENOUGH = (256, 256)  # size to decode at where that shows what matters
 
@@ -74,13 +75,13 @@ def _check_pairs(split: str, fgr: Path, pha: Path, sample: int, report: DataRepo
     for without, role, other in ((pairing.only_fgr, 'fgr', 'pha'), (pairing.only_pha, 'pha', 'fgr')):
         if without:
             report.findings.append(
-                f'{split}: {len(without)} files of {role} have no {other}: {_named(without)}. A pair has one path '
+                f'{split}: {len(without)} files of {role} have no {other}: {some(without)}. A pair has one path '
                 'below its two folders, suffix aside. Rename the files, or move them away.'
             )
     if pairing.duplicates:
         doubles = [f'{first} and {second.name}' for first, second in pairing.duplicates]
         report.findings.append(
-            f'{split}: {len(doubles)} names occur with two suffixes: {_named(doubles)}. Move one of each away.'
+            f'{split}: {len(doubles)} names occur with two suffixes: {some(doubles)}. Move one of each away.'
         )
     headers = _spread(pairing.pairs, _HEADERS)
     if len(headers) < len(pairing.pairs):
@@ -125,7 +126,7 @@ def _check_sizes(split: str, pairs: list[tuple[Path, Path]], broken: dict[Path, 
     if different:
         report.findings.append(
             f'{split}: {len(different)} of {len(pairs)} compared pairs differ in size (upright, after EXIF rotation): '
-            f'{_named(different)}. Export both at one size.'
+            f'{some(different)}. Export both at one size.'
         )
 
 
@@ -157,13 +158,13 @@ def _check_looks(split: str, looks: dict[Path, _Look], report: DataReport) -> No
     if 2 * len(suspects) > len(looks):
         report.findings.append(
             f'{split}: pha looks like photographs: {len(suspects)} of {len(looks)} sampled files are coloured, or '
-            f'have hardly a pixel near black or white: {_named(suspects)}. It wants grey mattes, white = subject, or '
+            f'have hardly a pixel near black or white: {some(suspects)}. It wants grey mattes, white = subject, or '
             'pictures with an alpha channel. Are fgr and pha swapped?'
         )
     elif coloured := [path for path in suspects if looks[path].coloured]:
         report.notes.append(
             f'{split}: {len(coloured)} of {len(looks)} sampled alphas are coloured; their brightness is taken: '
-            f'{_named(coloured)}.'
+            f'{some(coloured)}.'
         )
     from_channel = sum(look.source == 'alpha' for look in looks.values())
     if from_channel:
@@ -207,11 +208,6 @@ def _attempt(
 def _report_broken(label: str, broken: dict[Path, str], report: DataReport) -> None:
     if broken:
         report.findings.append(
-            f'{label}: {len(broken)} of the sampled pictures cannot be read: {_named(list(broken.values()), "; ")}. '
+            f'{label}: {len(broken)} of the sampled pictures cannot be read: {some(list(broken.values()), "; ")}. '
             'Replace them or move them away, with their partners.'
         )
-
-
-def _named(things: Sequence[object], separator: str = ', ') -> str:
-    more = [f'{len(things) - _NAMED} more'] if len(things) > _NAMED else []
-    return separator.join([*map(str, things[:_NAMED]), *more])

@@ -1,4 +1,4 @@
-"""Folders of pictures: truths to compare with, and the predictions that match them by name."""
+"""Predictions as files, matched with the truths by name, and the sizes and clips of both."""
 
 from __future__ import annotations
 
@@ -6,40 +6,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
 
-from evaluation.testset.layout import (
-    MANIFEST,
-    UNFINISHED,
-    Entry,
-    find_testset,
-    numbered,
-    picture_sizes,
-    pictures_by_name,
-    plate_name,
-    some,
-)
-
-
-@dataclass(frozen=True)
-class Truth:
-    """The ground truth of a picture, as files.
-
-    Attributes:
-        name: of the picture, '/' between its parts, without suffix.
-        clip: of which it is a frame; None for a still.
-        pha: the true alpha.
-        fgr: the true foreground, if it is known.
-        trimap: if there is one; else it is computed from the alpha.
-        src: the picture itself, for the report.
-        subject: whom or what it shows, where that is known.
-    """
-
-    name: str
-    clip: str | None
-    pha: Path
-    fgr: Path | None = None
-    trimap: Path | None = None
-    src: Path | None = None
-    subject: str | None = None
+from common.console import some
+from evaluation.testset.layout import Truth, numbered, picture_sizes, pictures_by_name
 
 
 @dataclass(frozen=True)
@@ -59,40 +27,6 @@ class PredictionFiles:
     fgr: dict[str, Path]
     problems: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
-
-
-def find_truth(folder: Path) -> list[Truth]:
-    """Find the truths of a test set, of a folder with pha/ and perhaps other kinds, or of a folder of alphas.
-
-    Where there are src/ and bgr/ as well, pictures and clips are those that `find_testset` finds, but plates may be
-    missing: predictions are compared without them.
-
-    Raises:
-        FileNotFoundError: no such folder.
-        ValueError: there are no pictures in it, or two of one name, or it is an unfinished test set.
-    """
-    if any((folder / name).is_file() for name in (MANIFEST, UNFINISHED)):
-        return truths_of(find_testset(folder))
-    root = folder / 'pha' if (folder / 'pha').is_dir() else folder
-    alphas = pictures_by_name(root)
-    if not alphas:
-        raise ValueError(f'{root}: no pictures in it, nor in its sub-folders')
-    fgr, trimap, src, bgr = (
-        pictures_by_name(folder / kind) if root != folder and (folder / kind).is_dir() else {}
-        for kind in ('fgr', 'trimap', 'src', 'bgr')
-    )
-    names = list(src if src and bgr else alphas)
-    if missing := [f'pha/{name}' for name in names if name not in alphas]:
-        raise ValueError(f'{folder}: {len(missing)} pictures are missing: {some(missing)} (png, jpg, jpeg or webp)')
-    plates = {name: plate_name(name, bgr) for name in names}
-    clips = {name: plate for name, plate in plates.items() if plate != name}
-    truths = [Truth(x, clips.get(x), alphas[x], fgr.get(x), trimap.get(x), src.get(x)) for x in names]
-    return sorted(truths, key=lambda truth: (truth.clip or truth.name, numbered(truth.name)))
-
-
-def truths_of(entries: Iterable[Entry]) -> list[Truth]:
-    """Return the truths of a test set's pictures."""
-    return [Truth(x.name, x.clip, x.pha, x.fgr, x.trimap, x.src, x.subject) for x in entries]
 
 
 def as_clips(truths: Sequence[Truth]) -> list[Truth]:

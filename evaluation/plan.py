@@ -10,23 +10,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from common import cli
+from common.console import some
 from common.files import digest
 from common.network import MIN_SIDE
-from evaluation.testset.layout import MANIFEST, find_testset, some
 from inference.images.inputs import Job
 
-from .folders import (
-    PredictionFiles,
-    Truth,
-    as_clips,
-    clip_problems,
-    compare_sizes,
-    find_predictions,
-    find_truth,
-    truths_of,
-)
+from .folders import PredictionFiles, as_clips, clip_problems, compare_sizes, find_predictions
 from .results import Results
 from .tables import TITLES, read_json
+from .testset.layout import MANIFEST, Truth, find_testset, find_truth
 
 if TYPE_CHECKING:
     from .networks import EvaluatedNetwork
@@ -124,12 +116,10 @@ def _plan_for_networks(request: ScoringRequest, folder: Path) -> tuple[ScoringPl
     from .networks import find_networks
 
     try:
-        entries = find_testset(folder)
+        truths = _in_clips(request, find_testset(folder))
     except (ValueError, OSError) as error:
         return ScoringPlan(), [f'--testset {error}']
-    plates = {entry.name: entry.bgr for entry in entries}
-    truths = _in_clips(request, truths_of(entries))
-    sizes, problems = _sizes(f'--testset {folder}', truths, plates)
+    sizes, problems = _sizes(f'--testset {folder}', truths, plates=True)
     if problems:
         return ScoringPlan(), problems
     small = [f'{x.src} is {"x".join(map(str, sizes[x.name]))}' for x in truths if min(sizes[x.name]) < MIN_SIDE]
@@ -140,7 +130,7 @@ def _plan_for_networks(request: ScoringRequest, folder: Path) -> tuple[ScoringPl
     metrics, lacking = _metrics(request, '--testset', truths, sizes, has_fgr=True)
     plan = ScoringPlan(
         truths,
-        jobs=[Job(x.name, x.src or x.pha, plates[x.name], sizes[x.name]) for x in truths],
+        jobs=[Job(x.name, x.src or x.pha, x.bgr or x.pha, sizes[x.name]) for x in truths],  # both are there
         networks=dict(zip(_row_names([network.path for network in networks]), networks)),
         base_only=request.base_only,
         metrics=metrics,
@@ -155,7 +145,7 @@ def _plan_for_predictions(request: ScoringRequest, folder: Path) -> tuple[Scorin
         truths = _in_clips(request, find_truth(folder))
     except (ValueError, OSError) as error:
         return ScoringPlan(), [f'--truth {error}']
-    sizes, problems = _sizes(f'--truth {folder}', truths, {})
+    sizes, problems = _sizes(f'--truth {folder}', truths)
     found: dict[str, PredictionFiles] = {}
     with_fgr = request.metrics is None or 'fg_mse' in request.metrics
     for name, predicted in zip(_row_names(request.predictions), request.predictions):
@@ -182,9 +172,9 @@ def _in_clips(request: ScoringRequest, truths: list[Truth]) -> list[Truth]:
     return as_clips(truths) if request.clips and all(truth.clip is None for truth in truths) else truths
 
 
-def _sizes(what: str, truths: Sequence[Truth], plates: Mapping[str, Path]) -> tuple[dict[str, Size], list[str]]:
+def _sizes(what: str, truths: Sequence[Truth], plates: bool = False) -> tuple[dict[str, Size], list[str]]:
     """Return the (width, height) of each picture, and which of its files differ from that."""
-    beside = ((x, path) for x in truths for path in (x.src, plates.get(x.name), x.fgr, x.trimap))
+    beside = ((x, path) for x in truths for path in (x.src, x.bgr if plates else None, x.fgr, x.trimap))
     sizes, problems = compare_sizes((x.pha, path or x.pha) for x, path in beside)
     return {x.name: sizes[x.pha] for x in truths if x.pha in sizes}, [f'{what}: {problem}' for problem in problems]
 

@@ -25,11 +25,12 @@ from inference.matte import NotFiniteError, Pending
 from inference.pipeline import Pipeline
 from inference.predictor import Matting
 
-from .folders import PredictionFiles, Truth
+from .folders import PredictionFiles
 from .networks import EvaluatedNetwork
 from .plan import ScoringPlan, base_only
 from .results import Results
 from .scores import OF_PAIRS, Frame, figures, read_frame, unsteadiness, with_previous
+from .testset.layout import Truth
 
 # Scoring takes about 150 bytes for a pixel: this many are scored at the same time, or one picture.
 PIXELS_AT_ONCE = 2**24

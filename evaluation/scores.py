@@ -14,7 +14,7 @@ from dataset.readers import read_alpha, read_rgb
 from metrics import matting as metrics
 from metrics.trimap import trimap, unknown
 
-from .folders import Truth
+from .testset.layout import Truth
 
 OF_PAIRS = 'dtssd'  # the one metric that needs two frames
 

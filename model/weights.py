@@ -17,6 +17,8 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
+from common.console import some
+
 WRAPPERS = ('state_dict', 'model_state_dict', 'model_state', 'model')
 PREFIXES = ('module.', '_orig_mod.')
 OTHER_FILES = {
@@ -69,7 +71,7 @@ class LoadReport:
             ('other shape', self.mismatched),
         ):
             if names:
-                line += f'; {word}: {_some(names)}'
+                line += f'; {word}: {some(names)}'
         return line
 
 
@@ -168,13 +170,8 @@ def _misfit(report: LoadReport, state: Mapping[str, Tensor]) -> str:
         ('of another shape', report.mismatched),
     ):
         if names:
-            parts.append(f'{len(names)} {word}: {_some(names)}')
+            parts.append(f'{len(names)} {word}: {some(names)}')
     return '; '.join(parts)
-
-
-def _some(names: Sequence[str], count: int = 3) -> str:
-    more = len(names) - count
-    return ', '.join(names[:count]) + (f' and {more} more' if more > 0 else '')
 
 
 def _read(path: Path) -> tuple[str, Any]:
@@ -299,7 +296,7 @@ def _unwrap(content: Any, path: Path) -> tuple[dict[str, Tensor], str]:
         hint = ''
         if 'optimizer' in content:
             hint = '; it is the training state beside a checkpoint: give the .pth file of the same name without .state'
-        raise _Refused(f'{path}: not a state_dict (its keys: {_some([str(k) for k in content])}){hint}')
+        raise _Refused(f'{path}: not a state_dict (its keys: {some([*content])}){hint}')
     return tensors, wrapped
 
 

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Container, Iterable, Iterator, Sequence
+from collections.abc import Container, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from common.console import some
 from dataset.paths import find_images
 from dataset.readers import ImageError, image_size
 
@@ -19,36 +20,34 @@ UNFINISHED = 'manifest.unfinished'  # there while a set is being made, so that h
 FORMAT = 'matting test set'
 VERSION = 1
 
-_NAMED = 3  # findings of one kind that a message names
-
 
 @dataclass(frozen=True)
-class Entry:
-    """One picture of a test set.
+class Truth:
+    """A picture and what is known of it, as files.
 
     Attributes:
         name: below each folder, '/' between its parts, without suffix: 'anna/0001-00', or 'anna/0001-00/0003' in a
             clip.
         clip: of which it is a frame; None for a still. Frames of a clip follow each other in order.
-        src: the picture.
-        bgr: its plate, which the frames of a clip share.
         pha: the true alpha.
-        fgr: the true foreground, if there is one.
-        trimap: if there is one.
+        fgr: the true foreground, if it is known.
+        trimap: if there is one; else it is computed from the alpha.
+        src: the picture itself; networks need it, predictions are shown beside it.
+        bgr: its plate, for networks; the frames of a clip share it.
         subject: whom or what it shows, where the manifest says so; equal for all pictures of one foreground.
     """
 
     name: str
     clip: str | None
-    src: Path
-    bgr: Path
     pha: Path
     fgr: Path | None = None
     trimap: Path | None = None
+    src: Path | None = None
+    bgr: Path | None = None
     subject: str | None = None
 
 
-def find_testset(folder: Path) -> list[Entry]:
+def find_testset(folder: Path) -> list[Truth]:
     """List the pictures of a test set with or without a manifest.
 
     Without one, src/ and pha/ hold pictures of equal relative path, suffix aside. The plate is the picture of the same
@@ -59,7 +58,6 @@ def find_testset(folder: Path) -> list[Entry]:
         FileNotFoundError: there is no such folder.
         ValueError: it is no test set, or the making of one was interrupted, or files are missing.
     """
-    folder = Path(folder)
     if not folder.is_dir():
         raise FileNotFoundError(f'{folder}: {"a file, not a folder" if folder.exists() else "no such folder"}')
     if (folder / MANIFEST).is_file():
@@ -69,31 +67,62 @@ def find_testset(folder: Path) -> list[Entry]:
     missing = [f'{kind}/' for kind in ('src', 'bgr', 'pha') if not (folder / kind).is_dir()]
     if missing:
         raise ValueError(f'{folder}: no test set: it has no {MANIFEST}, and lacks {", ".join(missing)}')
+    return _match(folder, folder / 'pha', folder / 'src')
+
+
+def find_truth(folder: Path) -> list[Truth]:
+    """Find the truths of a test set, of a folder with pha/ and perhaps other kinds, or of a folder of alphas.
+
+    Where there are src/ and bgr/ as well, pictures and clips are those that `find_testset` finds, but plates may be
+    missing: predictions are compared without them.
+
+    Raises:
+        FileNotFoundError: no such folder.
+        ValueError: there are no pictures in it, or two of one name, or it is an unfinished test set.
+    """
+    if any((folder / name).is_file() for name in (MANIFEST, UNFINISHED)):
+        return find_testset(folder)
+    return _match(folder, folder / 'pha' if (folder / 'pha').is_dir() else folder)
+
+
+def _match(folder: Path, alphas: Path, sources: Path | None = None) -> list[Truth]:
+    """Match the pictures of each kind by name.
+
+    Args:
+        folder: holds the kinds.
+        alphas: of these, or the folder itself, if it holds nothing but alphas.
+        sources: the pictures that count, each of which needs a plate; if left out, all that have an alpha count, or
+            those of src/ where there are plates.
+    """
     files = {kind: pictures_by_name(folder / kind) if (folder / kind).is_dir() else {} for kind in KINDS}
-    if not files['src']:
-        raise ValueError(f'{folder / "src"}: no pictures in it, nor in its sub-folders')
-    entries, lacking = [], []
-    for name, src in files['src'].items():
-        plate = plate_name(name, files['bgr'])
-        if plate is None or name not in files['pha']:
-            lacking += [f'bgr/{name}'] if plate is None else []
-            lacking += [f'pha/{name}'] if name not in files['pha'] else []
+    if alphas == folder:
+        files = {kind: {} for kind in KINDS} | {'pha': pictures_by_name(folder)}
+    src, bgr, pha = files['src'], files['bgr'], files['pha']
+    names = [*(src if sources or (src and bgr) else pha)]
+    if not (names if sources else pha):
+        raise ValueError(f'{sources or alphas}: no pictures in it, nor in its sub-folders')
+    truths, lacking = [], []
+    for name in names:
+        plate = plate_name(name, bgr)
+        lacking += [f'bgr/{name}'] if sources and plate is None else []
+        if name not in pha:
+            lacking.append(f'pha/{name}')
             continue
-        clip = plate if plate != name else None
         fgr, trimap = files['fgr'].get(name), files['trimap'].get(name)
-        entries.append(Entry(name, clip, src, files['bgr'][plate], files['pha'][name], fgr, trimap))
+        clip = plate if plate != name else None
+        truths.append(Truth(name, clip, pha[name], fgr, trimap, src.get(name), bgr.get(plate or '')))
     if lacking:
         raise ValueError(f'{folder}: {len(lacking)} pictures are missing: {some(lacking)} (png, jpg, jpeg or webp)')
-    return sorted(entries, key=lambda entry: (entry.clip or entry.name, numbered(entry.name)))
+    return sorted(truths, key=lambda truth: (truth.clip or truth.name, numbered(truth.name)))
 
 
-def read_manifest(folder: Path) -> list[Entry]:
+def read_manifest(folder: Path) -> list[Truth]:
     """List the pictures of a made test set, in the manifest's order; pictures that it does not name are not looked at.
 
     Raises:
         ValueError: there is no manifest, or not one that this version reads, or files are missing.
     """
-    path = Path(folder) / MANIFEST
+    path = folder / MANIFEST
     try:
         manifest = json.loads(path.read_text(encoding='utf-8'))
     except FileNotFoundError:
@@ -105,12 +134,12 @@ def read_manifest(folder: Path) -> list[Entry]:
     if manifest.get('version') != VERSION:
         raise ValueError(f'{path}: version {manifest.get("version")}; this program reads version {VERSION}')
     try:
-        entries = [entry for picture in manifest['pictures'] for entry in _entries(Path(folder), picture)]
+        entries = [entry for picture in manifest['pictures'] for entry in _entries(folder, picture)]
     except (KeyError, TypeError) as error:
         raise ValueError(f'{path}: damaged: {type(error).__name__}: {error}') from error
     if not entries:
         raise ValueError(f'{path}: lists no pictures')
-    paths = dict.fromkeys(p for e in entries for p in (e.src, e.bgr, e.pha, e.fgr, e.trimap) if p is not None)
+    paths = dict.fromkeys(path for x in entries for path in (x.src, x.bgr, x.pha, x.fgr, x.trimap) if path is not None)
     if lacking := [str(path.relative_to(folder)) for path in paths if not path.is_file()]:
         raise ValueError(f'{folder}: {len(lacking)} of {len(paths)} files are missing: {some(lacking)}')
     return entries
@@ -122,12 +151,12 @@ def frame_names(name: str, frames: int) -> list[str]:
     return [f'{name}/{frame:0{digits}}' for frame in range(frames)]
 
 
-def _entries(folder: Path, picture: dict[str, Any]) -> Iterator[Entry]:
+def _entries(folder: Path, picture: dict[str, Any]) -> Iterator[Truth]:
     name, frames = picture['name'], len(picture['positions'])
     for each in frame_names(name, frames) if frames else [name]:
         paths = {kind: folder / kind / f'{each}.png' for kind in KINDS}
         paths['bgr'] = folder / 'bgr' / f'{name}.png'
-        yield Entry(name=each, clip=name if frames else None, subject=str(picture['fgr']), **paths)
+        yield Truth(name=each, clip=name if frames else None, subject=str(picture['fgr']), **paths)
 
 
 def pictures_by_name(root: Path) -> dict[str, Path]:
@@ -172,9 +201,3 @@ def plate_name(name: str, plates: Container[str]) -> str | None:
     """Return the name of a picture's plate: its own, else that of the nearest folder, else None."""
     folders = (str(parent) for parent in PurePosixPath(name).parents if parent.name)
     return next((each for each in (name, *folders) if each in plates), None)
-
-
-def some(findings: Sequence[object], separator: str = ', ') -> str:
-    """Return the first three of a message's findings, and how many more there are."""
-    more = len(findings) - _NAMED
-    return separator.join(map(str, findings[:_NAMED])) + (f' and {more} more' if more > 0 else '')

@@ -8,11 +8,12 @@ from pathlib import Path
 
 import numpy as np
 
+from common.console import some
 from dataset.images import SampleDataset
 from dataset.paths import find_images, match_listed
 from dataset.sampling import rng
 
-from .layout import picture_sizes, some
+from .layout import picture_sizes
 
 # Of the plate: pixels, exponents, parts of white (paper, appendix D.2).
 SHIFT = 0.3

@@ -20,7 +20,6 @@ from support.testset_case import make_sources
 
 import make_testset
 from evaluation import rows as scored_rows
-from evaluation.folders import truths_of
 from evaluation.testset.layout import find_testset
 from inference import Matting
 from inference.coarse import Coarse, coarse_only
@@ -189,7 +188,7 @@ def test_subjects_of_a_made_set_reach_the_figures(tmp_path: Path, capsys: pytest
     assert row.subjects == subjects
     assert row.settings['manifest_sha256'] == hashlib.sha256((folder / 'manifest.json').read_bytes()).hexdigest()
     assert json.loads((tmp_path / 'found.json').read_text())['results'][0]['means']['mad']['groups'] == 3
-    assert [truth.subject for truth in truths_of(find_testset(folder))] == [*subjects.values()]
+    assert [truth.subject for truth in find_testset(folder)] == [*subjects.values()]
 
 
 @pytest.mark.parametrize('at_once', [1, 3 * 96 * 64, 2**24])
