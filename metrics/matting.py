@@ -93,7 +93,8 @@ def fg_mse(pred_fgr: Tensor, true_fgr: Tensor, true_pha: Tensor) -> Tensor:
         ValueError: shapes differ.
     """
     if true_pha.shape != true_fgr[:, :1].shape:
-        raise ValueError(f'foreground of shape {_shape(true_fgr)} and alpha of {_shape(true_pha)}: must be of one size')
+        shapes = f'foreground of shape {tuple(true_fgr.shape)} and alpha of {tuple(true_pha.shape)}'
+        raise ValueError(f'{shapes}: must be of one size')
     pred, true, weight = _prepare(pred_fgr, true_fgr, (true_pha > 0).expand_as(true_fgr))
     return _mean((pred - true).square(), weight)
 
@@ -158,14 +159,12 @@ def dtssd(pred_pha: Tensor, true_pha: Tensor, region: Tensor | None = None) -> T
 
 def _prepare(pred: Tensor, true: Tensor, region: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
     """Return both pictures in high precision, and the region as weights of 0 and 1."""
+    shape = tuple(true.shape)
     if pred.dim() != 4 or pred.shape != true.shape:
-        raise ValueError(
-            f'prediction of shape {_shape(pred)} and truth of {_shape(true)}: must be equal and of 4 sides'
-        )
+        raise ValueError(f'prediction of shape {tuple(pred.shape)} and truth of {shape}: must be equal and of 4 sides')
     if region is not None and (region.dtype != torch.bool or region.shape != true.shape):
-        raise ValueError(
-            f'region of shape {_shape(region)} and type {region.dtype}: must be of {_shape(true)} and torch.bool'
-        )
+        given = f'{tuple(region.shape)} and type {region.dtype}'
+        raise ValueError(f'region of shape {given}: must be of {shape} and torch.bool')
     dtype = _precision(true)
     pred, true = pred.detach().to(dtype), true.detach().to(dtype)
     return pred, true, torch.ones_like(true) if region is None else region.to(dtype)
@@ -173,10 +172,6 @@ def _prepare(pred: Tensor, true: Tensor, region: Tensor | None) -> tuple[Tensor,
 
 def _precision(tensor: Tensor) -> torch.dtype:
     return torch.float32 if tensor.device.type == 'mps' else torch.float64
-
-
-def _shape(tensor: Tensor) -> tuple[int, ...]:
-    return tuple(tensor.shape)
 
 
 def _sum(error: Tensor, weight: Tensor) -> Tensor:
@@ -199,12 +194,9 @@ def _slope(pha: Tensor) -> Tensor:
 
 
 def _filter(picture: Tensor, taps: Sequence[float], side: int) -> Tensor:
-    """Filter by summing shifted pictures: a fifth of the time of conv2d in float64 on a CPU.
+    """Filter along dimension `side` by summing shifted pictures: a fifth of the time of conv2d in float64 on a CPU.
 
-    Args:
-        picture: (B, 1, H, W).
-        taps: of the filter.
-        side: dimension along which it runs; it becomes len(taps) - 1 shorter.
+    That dimension becomes len(taps) - 1 shorter.
     """
     size = picture.shape[side] - len(taps) + 1
     result = torch.zeros_like(picture.narrow(side, 0, size))

@@ -83,14 +83,7 @@ def _widen(stem: nn.Conv2d) -> nn.Conv2d:
 
 
 def make_backbone(name: str) -> ResNetEncoder | MobileNetV2Encoder:
-    """Build an encoder with random weights.
-
-    Args:
-        name: one of `BACKBONES`.
-
-    Raises:
-        ValueError: `name` is none of them.
-    """
+    """Build an encoder with random weights; `name` is one of `BACKBONES`, or raises ValueError."""
     if name == 'mobilenetv2':
         return MobileNetV2Encoder()
     if name in RESNET_LAYERS:

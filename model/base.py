@@ -28,15 +28,9 @@ class MattingBase(nn.Module):
         self.decoder = Decoder([256, *reversed(channels[:-1])])
 
     def coarse(self, src: Tensor, bgr: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Run the network in the precision of its weights, and leave the foreground a residual.
+        """Run the network in the precision of its weights: `forward` without checks, and with fgr left a residual.
 
-        Args:
-            src: the picture with the subject, (B, 3, H, W), RGB, 0..1.
-            bgr: the picture without it, of the same shape.
-
-        Returns:
-            pha (B, 1, H, W), 0..1; fgr (B, 3, H, W), not clamped, to be added to `src`; err (B, 1, H, W), 0..1; hid
-            (B, 32, H, W), at least 0.
+        The residual, not clamped, is to be added to `src`.
         """
         dtype = self.decoder.conv4.weight.dtype
         taps = self.backbone(torch.cat([src, bgr], 1).to(dtype))

@@ -21,11 +21,8 @@ class MattingRefine(MattingBase):
     Args:
         backbone: one of `common.network.BACKBONES`.
         backbone_scale: sides of what the coarse network sees, as a fraction of the picture's; above 0, at most 1/2.
-        refine_mode: one of `common.network.REFINE_MODES`.
-        refine_sample_pixels: pixels refined per picture in sampling mode, at least 16.
-        refine_threshold: error above which a cell is refined in thresholding mode, 0..1.
-        refine_kernel_size: 3 or 1.
-        refine_prevent_oversampling: in sampling mode, do not refine cells of error 0.
+        refine_mode, refine_sample_pixels, refine_threshold, refine_kernel_size, refine_prevent_oversampling: those of
+            `Refiner`.
 
     Raises:
         ValueError: a value is not allowed.
@@ -46,11 +43,7 @@ class MattingRefine(MattingBase):
         super().__init__(backbone)
         self.backbone_scale = backbone_scale
         self.refiner = Refiner(
-            refine_mode,
-            refine_sample_pixels,
-            refine_threshold,
-            refine_kernel_size,
-            refine_prevent_oversampling,
+            refine_mode, refine_sample_pixels, refine_threshold, refine_kernel_size, refine_prevent_oversampling
         )
 
     def forward(self, src: Tensor, bgr: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:  # type: ignore[override]
@@ -60,9 +53,7 @@ class MattingRefine(MattingBase):
         results are cropped back; the `_sm` results keep the padded picture's size.
 
         Args:
-            src: the picture with the subject, (B, 3, H, W), RGB, 0..1; sides of at least 16 pixels, and large enough
-                that the coarse network sees at least one pixel.
-            bgr: the picture without it, of the same shape.
+            src, bgr: as for `MattingBase`, and large enough that the coarse network sees at least one pixel.
 
         Returns:
             pha (B, 1, H, W), fgr (B, 3, H, W), pha_sm (B, 1, h, w), fgr_sm (B, 3, h, w), err_sm (B, 1, h, w), all

@@ -41,13 +41,7 @@ class Pyramid(NamedTuple):
 
 
 def make_pyramid(full: Tensor, size_sm: Sequence[int], dtype: torch.dtype = torch.float32) -> Pyramid:
-    """Resize pictures to the other two sizes.
-
-    Args:
-        full: (B, 3, H, W), float 0..1 or uint8 0..255.
-        size_sm: height and width of the small size.
-        dtype: of the resized pictures if `full` is uint8.
-    """
+    """Resize pictures `full` to half and to `size_sm` (h, w); `dtype` is that of the results if `full` is uint8."""
     x = _unit(full, dtype)
     return Pyramid(full, _resize(x, full.shape[2] // 2, full.shape[3] // 2), _resize(x, *size_sm))
 
@@ -82,11 +76,8 @@ class Refiner(nn.Module):
             raise ValueError(f'refine kernel size {kernel_size} is neither 1 nor 3')
         if sample_pixels < 16:
             raise ValueError(f'refine sample pixels {sample_pixels}: at least one cell of 16 is needed')
-        self.mode = mode
-        self.sample_pixels = sample_pixels
-        self.threshold = threshold
-        self.kernel_size = kernel_size
-        self.prevent_oversampling = prevent_oversampling
+        self.mode, self.sample_pixels, self.threshold = mode, sample_pixels, threshold
+        self.kernel_size, self.prevent_oversampling = kernel_size, prevent_oversampling
         self.conv1 = nn.Conv2d(32 + 4 + 6, 24, kernel_size, bias=False)
         self.bn1 = nn.BatchNorm2d(24)
         self.conv2 = nn.Conv2d(24, 16, kernel_size, bias=False)
@@ -98,14 +89,7 @@ class Refiner(nn.Module):
     def forward(
         self, src: Pyramid, bgr: Pyramid, pha: Tensor, fgr: Tensor, err: Tensor, hid: Tensor
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """Refine the coarse result.
-
-        Args:
-            src, bgr: the pictures.
-            pha: coarse alpha (B, 1, h, w), 0..1.
-            fgr: coarse foreground residual (B, 3, h, w).
-            err: predicted error (B, 1, h, w), 0..1.
-            hid: hidden features (B, 32, h, w).
+        """Refine what `MattingBase.coarse` returns for the small pictures.
 
         Returns:
             pha (B, 1, H, W) and residual fgr (B, 3, H, W), not clamped, and ref (B, 1, H / 4, W / 4), 1 = refined.
@@ -117,7 +101,8 @@ class Refiner(nn.Module):
             half = (x.half.to(coarse.dtype) for x in (src, bgr))
             full = (_unit(x.full, dtype).to(coarse.dtype) for x in (src, bgr))
             x = torch.cat([_resize(coarse, height // 2, width // 2), *half], 1)
-            out = self._refine_all(x, torch.cat([*full], 1)).to(dtype)
+            margin1, margin2 = self._margins
+            out = self._convolve(F.pad(x, [margin1] * 4), F.pad(torch.cat([*full], 1), [margin2] * 4)).to(dtype)
             return out[:, :1], out[:, 1:], torch.ones_like(out[:, :1, ::4, ::4])
         cells, keep, ref = self._select(_resize(err, height // 4, width // 4))
         # In parts, except in training, where BatchNorm needs all at once: a third of the memory at 4K, and no slower.
@@ -155,27 +140,24 @@ class Refiner(nn.Module):
 
     def _refine_cells(self, coarse: Tensor, pictures: Sequence[Pyramid], cells: Cells) -> Tensor:
         """Return (n, 4, 4, 4): alpha and foreground residual of the 4x4 pixels of each cell."""
-        margin1, margin2 = (3, 2) if self.kernel_size == 3 else (0, 0)
+        margin1, margin2 = self._margins
         half, full = [x.half for x in pictures], [x.full for x in pictures]
         x = _enlarge_cells(coarse, cells, half[0].shape[2:], margin1)
         x = torch.cat([x, _crop_cells(half, cells, 2, margin1, x.dtype)], 1)
-        x = F.relu(self.bn1(self.conv1(x)))
+        return self._convolve(x, _crop_cells(full, cells, 4, margin2, x.dtype))
+
+    def _convolve(self, half: Tensor, full: Tensor) -> Tensor:
+        """Apply the four convolutions to crops, or to whole padded pictures, at half and at full size."""
+        x = F.relu(self.bn1(self.conv1(half)))
         x = F.relu(self.bn2(self.conv2(x)))
         x = F.interpolate(x, scale_factor=2.0, mode='nearest')
-        x = torch.cat([x, _crop_cells(full, cells, 4, margin2, x.dtype)], 1)
-        x = F.relu(self.bn3(self.conv3(x)))
+        x = F.relu(self.bn3(self.conv3(torch.cat([x, full], 1))))
         return self.conv4(x)
 
-    def _refine_all(self, half: Tensor, full: Tensor) -> Tensor:
-        """Return (B, 4, H, W), what `_refine_cells` gives for every cell, by convolving whole padded pictures."""
-        margin1, margin2 = (3, 2) if self.kernel_size == 3 else (0, 0)
-        x = F.pad(half, [margin1] * 4)
-        x = F.relu(self.bn1(self.conv1(x)))
-        x = F.relu(self.bn2(self.conv2(x)))
-        x = F.interpolate(x, scale_factor=2.0, mode='nearest')
-        x = torch.cat([x, F.pad(full, [margin2] * 4)], 1)
-        x = F.relu(self.bn3(self.conv3(x)))
-        return self.conv4(x)
+    @property
+    def _margins(self) -> tuple[int, int]:
+        """The margins that the convolutions take away from a cell's surroundings, at half and at full size."""
+        return (3, 2) if self.kernel_size == 3 else (0, 0)
 
 
 def _may_branch_on(x: Tensor) -> bool:
@@ -198,12 +180,8 @@ def _crop_cells(pictures: Sequence[Tensor], cells: Cells, size: int, margin: int
     Args:
         pictures: each (B, C, H, W), float 0..1 or uint8 0..255; fastest in channels-last layout, since whole pixels are
             gathered.
-        cells: where to crop.
-        size, margin: of a cell, in pixels of these pictures.
-        dtype: of the result.
-
-    Returns:
-        (n, sum of C, size + 2 margin, size + 2 margin), channels-last, float 0..1.
+        cells, size, margin: where the cells are, and their side and margin in pixels of these pictures.
+        dtype: of the result: (n, sum of C, size + 2 margin, size + 2 margin), channels-last, 0..1.
     """
     height, width = pictures[0].shape[2:]
     window = torch.arange(size + 2 * margin, device=cells.row.device) - margin
@@ -229,12 +207,9 @@ def _gather(x: Tensor, image: Tensor, row: Tensor, column: Tensor) -> Tensor:
 
 
 def _enlarge_cells(x: Tensor, cells: Cells, size: Sequence[int], margin: int) -> Tensor:
-    """Return what enlarging x (B, C, h, w) to `size` (H, W) and cropping cells of 2x2 pixels would give.
+    """Return what enlarging x (B, C, h, w) to `size` (H, W) and cropping cells of 2x2 pixels with margins would give.
 
     Only the few pixels that each crop needs are enlarged; the whole would have 16 times the size of x.
-
-    Returns:
-        (n, C, 2 + 2 margin, 2 + 2 margin), channels-last; outside of the picture is 0.
     """
     channels, height, width = x.shape[1:]
     row, weights_row = _bilinear(cells.row * 2 - margin, height, size[0], 2 + 2 * margin)
@@ -245,15 +220,11 @@ def _enlarge_cells(x: Tensor, cells: Cells, size: Sequence[int], margin: int) ->
 
 
 def _bilinear(first: Tensor, size_in: int, size_out: int, count: int) -> tuple[Tensor, Tensor]:
-    """Return a bilinear enlargement along one axis as weighted sums, for windows of `count` pixels.
-
-    Args:
-        first: the windows' first pixels (n,) on the enlarged axis; may lie outside of it.
-        size_in, size_out: lengths of the axis before and after.
-        count: pixels of a window.
+    """Return a bilinear enlargement of an axis from `size_in` to `size_out` as weighted sums.
 
     Returns:
-        The pixels that each window needs (n, p), and their weights in each pixel of the window (n, count, p).
+        For windows of `count` pixels on the enlarged axis that begin at `first` (n,), maybe outside of it: the pixels
+        that each window needs (n, p), and their weights in each pixel of the window (n, count, p).
     """
     scale = size_in / size_out
     pixel = first[:, None] + torch.arange(count, device=first.device)

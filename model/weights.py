@@ -65,11 +65,7 @@ class LoadReport:
 
     def __str__(self) -> str:
         line = f'{self.source}: {self.matched} of {self.total} tensors, {self.percent:.1f} % of the parameters'
-        for word, names in (
-            ('missing', self.missing),
-            ('not used', self.unexpected),
-            ('other shape', self.mismatched),
-        ):
+        for word, names in (('missing', self.missing), ('not used', self.unexpected), ('other shape', self.mismatched)):
             if names:
                 line += f'; {word}: {some(names)}'
         return line
@@ -109,16 +105,16 @@ def load_weights(
     allow_missing: Sequence[str] = (),
     allow_unexpected: Sequence[str] = (),
 ) -> LoadReport:
-    """Copy weights into a model; all names and shapes must match, apart from the prefixes given.
+    """Copy weights into a model of any kind; all names and shapes must match, apart from the prefixes given.
 
     Args:
-        model: the model, of any kind.
+        model: is left as it is if that fails.
         weights: a path, what `read_weights` returned, or a state_dict.
         allow_missing: prefixes of names that the weights may lack, such as 'refiner.'; these tensors stay as they are.
         allow_unexpected: prefixes of names that the model may lack; these tensors are not used.
 
     Raises:
-        ValueError: nothing matches, or something does not; the model is then unchanged.
+        ValueError: nothing matches, or something does not.
     """
     if isinstance(weights, (str, Path)):
         weights = read_weights(weights)
@@ -155,9 +151,9 @@ def network_of(state: Mapping[str, Tensor]) -> tuple[str, str] | None:
 
 def describe(state: Mapping[str, Tensor]) -> str:
     """Name the network of weights for a message, such as 'MattingRefine resnet50', or 'an unknown network'."""
-    model_type, backbone = network_of(state) or ('', '')
-    words = {'mattingrefine': 'MattingRefine', 'mattingbase': 'MattingBase'}
-    return f'{words[model_type]} {backbone}' if model_type else 'an unknown network'
+    if (found := network_of(state)) is None:
+        return 'an unknown network'
+    return f'{"MattingRefine" if found[0] == "mattingrefine" else "MattingBase"} {found[1]}'
 
 
 def _misfit(report: LoadReport, state: Mapping[str, Tensor]) -> str:
@@ -283,12 +279,9 @@ def _read_torchscript(path: Path) -> dict[str, Tensor]:
 
 
 def _unwrap(content: Any, path: Path) -> tuple[dict[str, Tensor], str]:
-    wrapped = ''
-    if isinstance(content, Mapping):
-        for key in WRAPPERS:
-            if isinstance(content.get(key), Mapping):
-                content, wrapped = content[key], key
-                break
+    held = content if isinstance(content, Mapping) else {}
+    wrapped = next((key for key in WRAPPERS if isinstance(held.get(key), Mapping)), '')
+    content = held[wrapped] if wrapped else content
     if not isinstance(content, Mapping):
         raise _Refused(f'{path}: holds a {type(content).__name__}, not named tensors')
     tensors = {k: v for k, v in content.items() if isinstance(v, Tensor)}
