@@ -21,6 +21,8 @@ from .sampling import Sample, rng, seed_of
 # Sides of a shadow's blur window in pixels: at least, and below.
 SHADOW_WINDOW = (20, 40)
 
+_Affine = tuple[float, float, float, float, float]  # the arguments of `_move`
+
 
 @dataclass(frozen=True)
 class Composite:
@@ -62,7 +64,7 @@ def compose_training(mattes: Tensor, backgrounds: Tensor, samples: Sequence[Samp
     shaded = back.clone()
     for i, draw in enumerate(draws):
         if draw.shadow is not None:
-            shaded[i] = (back[i] - draw.shadow.cast(pha[i])).clamp(0, 1)
+            shaded[i] = (back[i] - _shadow(pha[i], *draw.shadow)).clamp(0, 1)
     src = torch.lerp(shaded, fgr, pha)
     bgr = back
     for i, (draw, sample) in enumerate(zip(draws, samples)):
@@ -95,29 +97,11 @@ def compose_validation(mattes: Tensor, backgrounds: Tensor, samples: Sequence[Sa
 
 
 @dataclass(frozen=True)
-class _Shadow:
-    """A shadow in the subject's shape: strength 0..0.3, and an affine and a blur window in degrees and pixels."""
-
-    strength: float
-    angle: float
-    shift_x: float
-    shift_y: float
-    scale: float
-    shear: float
-    window: int
-
-    def cast(self, pha: Tensor) -> Tensor:
-        """Return how much of the background's light the subject pha (1, H, W) takes away, 0..1 (1, H, W)."""
-        shadow = _move(
-            pha * self.strength, self.angle, self.shift_x, self.shift_y, self.scale, self.shear, outside='zeros'
-        )
-        window = min(self.window, *pha.shape[1:])
-        return kornia.filters.box_blur(shadow[None], (window, window), separable=True)[0]
-
-
-@dataclass(frozen=True)
 class _Draws:
-    """A sample's random numbers but for its geometry; radii in pixels at training resolution, jitter as factors."""
+    """A sample's random numbers but for its geometry; radii in pixels at training resolution, jitter as factors.
+
+    A shadow is its strength, 0..0.3, the affine of `_move`, and its blur window in pixels.
+    """
 
     fgr_blur: int
     back_blur: int
@@ -125,7 +109,7 @@ class _Draws:
     back_sharpen: bool
     fgr_jitter: np.ndarray
     back_jitter: np.ndarray
-    shadow: _Shadow | None
+    shadow: tuple[float, _Affine, int] | None
     noise: tuple[float, float] | None
     plate_jitter: np.ndarray
     plate_shift: tuple[float, float, float] | None
@@ -143,15 +127,10 @@ class _Draws:
         fgr_jitter, back_jitter = (_draw_jitter(g, 0.15, 0.05) for _ in range(2))
         shadow = None
         if chance(0.3):
-            shadow = _Shadow(
-                strength=g.uniform(0, 0.3),
-                angle=g.uniform(-5, 5),
-                shift_x=g.uniform(-0.2, 0.2) * width,
-                shift_y=g.uniform(-0.2, 0.2) * height,
-                scale=g.uniform(0.5, 1.5),
-                shear=g.uniform(-5, 5),
-                window=int(g.integers(*SHADOW_WINDOW)),
-            )
+            strength, angle = g.uniform(0, 0.3), g.uniform(-5, 5)
+            shift = g.uniform(-0.2, 0.2) * width, g.uniform(-0.2, 0.2) * height
+            scale, shear = g.uniform(0.5, 1.5), g.uniform(-5, 5)
+            shadow = strength, (angle, *shift, scale, shear), int(g.integers(*SHADOW_WINDOW))
         noise = (g.uniform(0, 0.03), g.uniform(0, 0.03)) if chance(0.4) else None
         plate_jitter = _draw_jitter(g, 0.18, 0.1) if chance(0.8) else NO_JITTER
         plate_shift = None
@@ -170,6 +149,13 @@ NO_JITTER = np.array([1.0, 1.0, 1.0, 0.0])
 def _draw_jitter(generator: np.random.Generator, strength: float, hue: float) -> np.ndarray:
     """Draw factors within 1 +- strength, and a change of hue within +-hue turns."""
     return NO_JITTER + generator.uniform(-1, 1, 4) * [strength, strength, strength, 2 * math.pi * hue]
+
+
+def _shadow(pha: Tensor, strength: float, affine: _Affine, window: int) -> Tensor:
+    """Return how much of the background's light the subject pha (1, H, W) takes away, 0..1 (1, H, W)."""
+    shadow = _move(pha * strength, *affine, outside='zeros')
+    window = min(window, *pha.shape[1:])
+    return kornia.filters.box_blur(shadow[None], (window, window), separable=True)[0]
 
 
 def _turn_hue(x: Tensor, angle: Tensor) -> Tensor:

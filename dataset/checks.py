@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
@@ -17,6 +18,8 @@ from .readers import ImageError, alpha_source, image_size, read_alpha, read_rgb
 _HEADERS = 2000  # most pairs per folder whose sizes are compared, which takes about a second on a local disk
 _THREADS = 4  # pictures in memory at a time
 _ENOUGH = (256, 256)  # size to decode at where that shows what matters
+
+_read_small = partial(read_rgb, min_size=_ENOUGH)
 
 _Item = TypeVar('_Item')
 _Result = TypeVar('_Result')
@@ -89,7 +92,7 @@ def _check_pairs(split: str, fgr: Path, pha: Path, sample: int, report: DataRepo
     broken: dict[Path, str] = {}
     _check_sizes(split, headers, broken, report)
     pairs = _spread(pairing.pairs, sample)
-    _attempt(_decode, [fgr for fgr, _ in pairs], broken)
+    _attempt(_read_small, [fgr for fgr, _ in pairs], broken)
     _check_looks(split, _attempt(_look_at, [pha for _, pha in pairs], broken), report)
     _report_broken(split, broken, report)
     return pairing.pairs
@@ -98,7 +101,7 @@ def _check_pairs(split: str, fgr: Path, pha: Path, sample: int, report: DataRepo
 def _check_backgrounds(split: str, folder: Path, sample: int, report: DataReport) -> list[Path]:
     backgrounds = [folder.absolute() / name for name in _listed(f'{split} backgrounds', folder, report)]
     broken: dict[Path, str] = {}
-    _attempt(_decode, _spread(backgrounds, sample), broken)
+    _attempt(_read_small, _spread(backgrounds, sample), broken)
     _report_broken(f'{split} backgrounds', broken, report)
     return backgrounds
 
@@ -144,7 +147,7 @@ def _look_at(pha: Path) -> _Look:
     alpha = read_alpha(pha)
     coloured = False
     if source == 'luminance':
-        rgb = read_rgb(pha, _ENOUGH)
+        rgb = _read_small(pha)
         low, high = rgb.min(axis=-1), rgb.max(axis=-1)
         between = (high > 5) & (low < 250)
         # JPEG tints grey by a few levels at edges, so a fifth of the pixels must be clearly coloured.
@@ -177,10 +180,6 @@ def _check_looks(split: str, looks: dict[Path, _Look], report: DataReport) -> No
 def _spread(items: list[_Item], count: int) -> list[_Item]:
     chosen = SampleDataset(items, count)
     return [chosen[index] for index in range(len(chosen))]
-
-
-def _decode(path: Path) -> None:
-    read_rgb(path, _ENOUGH)
 
 
 def _attempt(

@@ -104,11 +104,8 @@ class Canvas:
 def noise(rng: np.random.Generator, size: int, cells: int, roughness: float = 0.5) -> np.ndarray:
     """Draw clouds: octaves of smooth noise, float32 0..1 (size, size), mean 0.5, standard deviation 0.2.
 
-    Args:
-        rng: the generator of random numbers.
-        size: side in pixels.
-        cells: number of the largest clouds along a side.
-        roughness: amplitude of each octave, relative to the one before.
+    `cells` is the number of the largest clouds along a side, `roughness` each octave's amplitude, relative to the one
+    before.
     """
     # A generator of its own: how many numbers are drawn here depends on the size, and what follows must not.
     rng = np.random.default_rng(rng.integers(2**63))
@@ -206,12 +203,9 @@ def strands(
     """Draw curves (N, 10, 2) of hair or fur.
 
     Args:
-        rng: the generator of random numbers.
-        roots: where they begin, (N, 2).
-        directions: unit vectors along which they begin, (N, 2).
+        rng, roots, directions: draws; where they begin, and the unit vectors along which they do, (N, 2).
         length: of the longest.
-        fall: how far gravity bends them, relative to their length; 0 = straight.
-        curl: how far they wave sideways, relative to their length.
+        fall, curl: how far gravity bends them and how far they wave sideways, relative to their length.
     """
     count = len(roots)
     t = np.linspace(0, 1, 10)[None, :, None]

@@ -66,18 +66,10 @@ def draw_affine(generator: np.random.Generator, ranges: AffineRange) -> Affine:
 
 
 def warp(picture: np.ndarray, affine: Affine, out_width: int, out_height: int, border: int) -> np.ndarray:
-    """Resample a picture bilinearly.
+    """Resample a picture, uint8 (H, W, C), bilinearly to (out_height, out_width, C).
 
-    To shrink by 2 or more it is averaged over areas first: bilinear sampling alone would skip pixels.
-
-    Args:
-        picture: uint8 (H, W, C).
-        affine: the map.
-        out_width, out_height: size of the result in pixels.
-        border: cv2.BORDER_CONSTANT, zeros outside, or another of OpenCV's border modes.
-
-    Returns:
-        uint8 (out_height, out_width, C).
+    To shrink by 2 or more it is averaged over areas first: bilinear sampling alone would skip pixels. `border` is
+    cv2.BORDER_CONSTANT, zeros outside, or another of OpenCV's border modes.
     """
     height, width = picture.shape[:2]
     reduction = min(height, width) // max(1, affine.needed_side(out_width, out_height))

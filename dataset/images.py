@@ -52,10 +52,7 @@ class ZipDataset:
     """
 
     def __init__(
-        self,
-        datasets: Sequence[Any],
-        transforms: Callable[..., Any] | None = None,
-        assert_equal_length: bool = False,
+        self, datasets: Sequence[Any], transforms: Callable[..., Any] | None = None, assert_equal_length: bool = False
     ) -> None:
         lengths = [len(dataset) for dataset in datasets]
         if not lengths or min(lengths) == 0:

@@ -81,13 +81,7 @@ class Batch:
 
 @dataclass(frozen=True)
 class WarpedPairs(Dataset):
-    """Mattes and backgrounds, decoded and warped to the crop of a sample, which is the index of this data set.
-
-    Args:
-        mattes: a source of (H, W, 4) pictures, RGB and alpha.
-        backgrounds: a source of (H, W, 3) pictures.
-        matte_range, background_range: ranges of their affines.
-    """
+    """Mattes (H, W, 4) and backgrounds, decoded and warped to the crop of a sample, the index of this data set."""
 
     mattes: Source
     backgrounds: Source
@@ -160,8 +154,7 @@ class TrainingBatches:
     """The batches of a run from a step on: one loader for all its epochs, so that none begins with a wait.
 
     Args:
-        dataset: reads and warps a sample.
-        sampler: chooses the samples.
+        dataset, sampler: read and warp a sample; choose the samples.
         workers: processes; 0 reads in this one.
         pin: return batches in page-locked memory, for a GPU.
 
@@ -201,12 +194,9 @@ class ValidationBatches:
     """A rank's batches of the fixed validation samples; pictures that cannot be read are replaced, and named once.
 
     Args:
-        dataset: reads and warps a sample.
-        count: samples over all ranks, spread evenly over the data set.
-        side: of the square pictures, in pixels.
+        dataset, workers, pin: as for `TrainingBatches`.
+        count, side: samples over all ranks, spread evenly over the data set; side of the square pictures, in pixels.
         batch_size: most samples of a batch.
-        workers: processes; 0 reads in this one.
-        pin: return batches in page-locked memory, for a GPU.
         rank, world: every world-th sample is this rank's.
     """
 

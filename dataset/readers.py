@@ -93,20 +93,11 @@ def image_size(path: Path) -> tuple[int, int]:
 def decode(
     path: Path, kind: Literal['colour', 'matte'], min_size: tuple[int, int] | None
 ) -> tuple[np.ndarray, tuple[int, int]]:
-    """Decode an upright picture.
-
-    Args:
-        path: a picture.
-        kind: 'colour' is RGB, an alpha channel is dropped; 'matte' is the alpha channel or, without one, brightness.
-        min_size: (width, height) that is enough, None for all there is.
+    """Decode an upright picture: 'colour' as `read_rgb` does, a 'matte' as `read_alpha` does.
 
     Returns:
         uint8 (H, W, 3) or (H, W), reduced by `reduction` if the codec can, else whole; and the (width, height) of the
         whole picture.
-
-    Raises:
-        ImageError: the file is no picture, or a damaged one.
-        FileNotFoundError: there is no such file.
     """
     with open_picture(path) as image:
         full, mode = upright_size(image), 'RGB' if kind == 'colour' else 'L'

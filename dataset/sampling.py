@@ -124,10 +124,7 @@ def split(samples: list[Sample], parts: int, part: int) -> list[Sample]:
 def validation_samples(mattes: int, backgrounds: int, count: int, side: int) -> list[Sample]:
     """Return at most `count` samples, spread evenly over the longer list: the same ones, whatever the run's seed.
 
-    Args:
-        mattes, backgrounds: lengths of the two lists.
-        count: how many, if there are as many.
-        side: of the square pictures, in pixels.
+    `mattes` and `backgrounds` are the lengths of the two lists, `side` is that of the square pictures, in pixels.
     """
     n = max(mattes, backgrounds)
     count = min(count, n)
@@ -143,8 +140,7 @@ class StepSampler:
     sample of another, with a step size of 0.
 
     Args:
-        plan: samples of the run's steps.
-        start, end: steps.
+        plan, start, end: the samples of all steps, and which steps.
         accumulate: parts that a rank's share of a step is split into.
         rank, world: this process, and how many there are.
     """
