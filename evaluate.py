@@ -95,22 +95,11 @@ def prepared(args: argparse.Namespace) -> ScoringPlan:
     cli.raise_problems(flag_problems(args))
     names = vars(RefinerSettings())
     refiner = {name: value for name in names if (value := getattr(args, f'model_{name}', None)) is not None}
-    request = ScoringRequest(
-        checkpoints=args.checkpoint,
-        testset=args.testset,
-        predictions=args.predictions,
-        truth=args.truth,
-        results=args.results,
-        base_only=args.base_only,
-        clips=args.clips,
-        refiner=refiner,
-        metrics=args.metrics,
-        region=args.region or 'unknown',
-        scaling=args.scaling or 'bmv2',
-        sort=args.sort,
-        report=args.report is not None,
-    )
-    return prepare(request)
+    return prepare(ScoringRequest(
+        checkpoints=args.checkpoint, testset=args.testset, predictions=args.predictions, truth=args.truth,
+        results=args.results, base_only=args.base_only, clips=args.clips, refiner=refiner, metrics=args.metrics,
+        region=args.region or 'unknown', scaling=args.scaling or 'bmv2', sort=args.sort, report=args.report is not None,
+    ))  # fmt: skip
 
 
 def run(args: argparse.Namespace, plan: ScoringPlan) -> list[str]:

@@ -71,13 +71,10 @@ def _given(args: argparse.Namespace, names: Iterable[str]) -> str:
 
 def _output_problems(args: argparse.Namespace) -> list[str]:
     """Return why the files must not be written."""
-    inputs = [*args.checkpoint, *args.results]
+    found, inputs = [], [*args.checkpoint, *args.results]
     outputs = {f'--{name}': path for name in ('json', 'csv', 'report') if (path := getattr(args, name)) is not None}
-    found = [
-        problem
-        for flag, path in outputs.items()
-        for problem in cli.output_file_problems(flag, path, args.overwrite, inputs)
-    ]
+    for flag, path in outputs.items():
+        found += cli.output_file_problems(flag, path, args.overwrite, inputs)
     if len({path.resolve() for path in outputs.values()}) < len(outputs):
         found.append(f'{", ".join(outputs)}: two of them name one file')
     return found

@@ -16,10 +16,8 @@ class PredictionFiles:
 
     Attributes:
         folder: as the user named it.
-        pha: of every picture.
-        fgr: of those that have one.
-        problems: why they cannot be scored.
-        notes: to be printed for the user.
+        pha, fgr: of every picture, and of those that have one.
+        problems, notes: why they cannot be scored, and what to print for the user.
     """
 
     folder: Path
@@ -38,10 +36,7 @@ def as_clips(truths: Sequence[Truth]) -> list[Truth]:
 def find_predictions(folder: Path, truths: Sequence[Truth], with_fgr: bool = True) -> PredictionFiles:
     """Find predictions as inference_images.py writes them, in pha/ and maybe fgr/, or in a plain folder of alphas.
 
-    Args:
-        folder: where they are.
-        truths: what they are compared with.
-        with_fgr: look at fgr/, which may lack only pictures whose true foreground is unknown.
+    If `with_fgr`, also look at fgr/, which may lack only pictures whose true foreground is unknown.
 
     Raises:
         FileNotFoundError: no such folder.

@@ -23,8 +23,7 @@ class EvaluatedNetwork:
     """A checkpoint and the settings to run it with.
 
     Attributes:
-        path: of the weights.
-        settings: the network that they are of, and how it refines.
+        path, settings: the weights, the network that they are of, and how it refines.
         about: settings and origin in plain values: sha256, and run, epoch and step where a record says so.
         report: one line for the console.
     """
@@ -52,7 +51,7 @@ def find_networks(
         paths: of the checkpoints.
         given: settings of refiners by their names in `CHOSEN`.
         size: (width, height) of the largest picture.
-        base_only: rows without the refiner are asked for, too.
+        base_only: whether rows without the refiner are asked for, too.
 
     Returns:
         The networks, and what is wrong with files and flags.

@@ -37,10 +37,8 @@ class ScoringRequest:
         base_only: add rows of networks without their refiners.
         clips: each folder of pictures is a clip, unless the set itself knows its clips.
         refiner: settings that replace those of refiners, by their names in `RefinerSettings`.
-        metrics: names of those to compute; None: all that can be.
-        region, scaling: of the metrics.
-        sort: the metric that orders pictures, if any.
-        report: whether there is to be a page.
+        metrics, region, scaling: what to compute; None: all metrics that can be.
+        sort, report: the metric that orders pictures, if any, and whether there is to be a page.
     """
 
     checkpoints: Sequence[Path] = ()
@@ -63,11 +61,9 @@ class ScoringPlan:
     """Everything that is to be scored, found and checked.
 
     Attributes:
-        truths: the pictures.
-        jobs: what a network reads for each of them.
-        networks: those that give rows, by name.
+        truths, jobs: the pictures, and what a network reads for each of them.
+        networks, predictions: what gives rows, by name.
         base_only: networks that refine give a second row, without their refiner.
-        predictions: the rows of files, by name.
         metrics: to compute.
         largest: (width, height) of the picture with the most pixels.
         settings: of all new rows alike, in plain values.

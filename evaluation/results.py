@@ -29,10 +29,9 @@ LEAST_GROUPS = 10  # of which an interval may say that a difference is none of c
 
 @dataclass(frozen=True)
 class Results:
-    """The figures of one model on one test set.
+    """The figures of one model, the name of a row, on one test set.
 
     Attributes:
-        model: name of its row.
         figures: picture to metric to value, scaled as it is printed; NaN where it is undefined.
         clips: clip to its pictures in order; empty for stills.
         clip_figures: clip to the metrics that only a clip has, 'dtssd'.

@@ -11,8 +11,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from common.console import progress
 from common.devices import choose_device, torch_threads
 from dataset.readers import read_alpha, read_rgb
@@ -29,25 +27,16 @@ from .folders import PredictionFiles
 from .networks import EvaluatedNetwork
 from .plan import ScoringPlan, base_only
 from .results import Results
-from .scores import OF_PAIRS, Frame, figures, read_frame, unsteadiness, with_previous
+from .scores import OF_PAIRS, Frame, Pixels, PixelSource, figures, read_frame, unsteadiness, with_previous
 from .testset.layout import Truth
 
 # Scoring takes about 150 bytes for a pixel: this many are scored at the same time, or one picture.
 PIXELS_AT_ONCE = 2**24
 
-Pixels = tuple[np.ndarray, np.ndarray | None]  # alpha uint8 (H, W); foreground uint8 RGB (H, W, 3), if there is one
-PixelSource = Callable[[], Pixels]  # waits for the device, or reads files; called on a thread, once
-
 
 @dataclass(frozen=True)
 class ComputeSettings:
-    """Device, precision and load.
-
-    Attributes:
-        device, precision: as `common.cli` names them.
-        batch_size: pictures of equal size computed at once.
-        num_workers: threads that read, and as many that score; 0: as many as suit the machine.
-    """
+    """Device and precision as `common.cli` names them, pictures at once, threads that read; 0: one per core."""
 
     device: str = 'auto'
     precision: str = 'auto'
@@ -79,10 +68,7 @@ class Row:
 def rows(plan: ScoringPlan, compute: ComputeSettings, folder: Path | None) -> Iterator[Row]:
     """Make the new rows, one after the other, since each network is built when it is its turn.
 
-    Args:
-        plan: what to score.
-        compute: where and how.
-        folder: where the alphas of networks are kept; None: they are not.
+    The alphas of networks are kept in `folder`, if there is one.
 
     Raises:
         ValueError: a network cannot be built.
@@ -137,7 +123,7 @@ def scored(row: Row, plan: ScoringPlan) -> Results:
     """
     threads = max(1, min(row.threads.files, PIXELS_AT_ONCE // math.prod(plan.largest)))
     whole, scaling = plan.settings['region'] == 'whole', plan.settings['scaling']
-    read = partial(_frame, whole=whole)
+    read = partial(read_frame, whole=whole)
     score = partial(_score, metrics=plan.metrics, scaling=scaling)
     found: dict[str, dict[str, float]] = {}
     changes: dict[str, list[float]] = defaultdict(list)
@@ -159,11 +145,6 @@ def scored(row: Row, plan: ScoringPlan) -> Results:
     return Results(row.name, found, dict(clips), of_clips, row.settings, subjects)
 
 
-def _frame(predicted: tuple[Truth, PixelSource], whole: bool) -> Frame:
-    truth, source = predicted
-    return read_frame(truth, *source(), whole)
-
-
 def _score(
     frames: tuple[Frame, Frame | None], metrics: Sequence[str], scaling: str
 ) -> tuple[Truth, dict[str, float], float | None]:
@@ -173,13 +154,11 @@ def _score(
 
 
 def _from_files(found: PredictionFiles, truths: Sequence[Truth], with_fgr: bool, _: Pipeline) -> Iterator[PixelSource]:
-    for truth in truths:
-        fgr = found.fgr.get(truth.name) if with_fgr else None
-        yield partial(_read_files, found.pha[truth.name], fgr)
+    def read(name: str) -> Pixels:
+        coloured = with_fgr and name in found.fgr
+        return read_alpha(found.pha[name]), read_rgb(found.fgr[name]) if coloured else None
 
-
-def _read_files(pha: Path, fgr: Path | None) -> Pixels:
-    return read_alpha(pha), None if fgr is None else read_rgb(fgr)
+    return (partial(read, truth.name) for truth in truths)
 
 
 def _from_network(

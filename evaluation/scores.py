@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -18,16 +18,15 @@ from .testset.layout import Truth
 
 OF_PAIRS = 'dtssd'  # the one metric that needs two frames
 
+Pixels = tuple[np.ndarray, np.ndarray | None]  # alpha uint8 (H, W); foreground uint8 RGB (H, W, 3), if there is one
+PixelSource = Callable[[], Pixels]  # waits for the device, or reads files; called on a thread, once
+
 
 @dataclass(frozen=True, eq=False)
 class Frame:
-    """A prediction with the truth, uint8.
+    """A prediction with the truth: alphas uint8 (H, W), and colours uint8 RGB (H, W, 3) where both are known.
 
-    Attributes:
-        truth: where the truth came from.
-        pred_pha, true_pha: (H, W).
-        region: the pixels that count, bool (H, W); None counts all.
-        pred_fgr, true_fgr: RGB (H, W, 3), where both are known.
+    `region` has the pixels that count, bool (H, W); None counts all.
     """
 
     truth: Truth
@@ -38,19 +37,18 @@ class Frame:
     true_fgr: np.ndarray | None = None
 
 
-def read_frame(truth: Truth, pred_pha: np.ndarray, pred_fgr: np.ndarray | None, whole: bool) -> Frame:
-    """Read the truth of a prediction.
+def read_frame(predicted: tuple[Truth, PixelSource], whole: bool) -> Frame:
+    """Get a prediction and read its truth; that of the foreground is read only if there is a predicted one.
 
     Args:
-        truth: its files; that of the foreground is read only if there is a predicted one.
-        pred_pha: uint8 (H, W).
-        pred_fgr: uint8 RGB (H, W, 3).
+        predicted: files of the truth, and where the prediction comes from.
         whole: all pixels count, instead of those that are unknown in the trimap.
 
     Raises:
-        dataset.readers.ImageError: a file cannot be read.
-        ValueError: files differ in size.
+        ValueError: a picture cannot be read or computed, or files differ in size.
     """
+    truth, source = predicted
+    pred_pha, pred_fgr = source()
     true_pha = read_alpha(truth.pha)
     region = None if whole else unknown(trimap(true_pha) if truth.trimap is None else read_alpha(truth.trimap))
     true_fgr = None if pred_fgr is None or truth.fgr is None else read_rgb(truth.fgr)

@@ -73,10 +73,7 @@ def few_hint(results: Sequence[Results]) -> str:
 def pictures_table(results: Sequence[Results], sort_by: str | None = None) -> str:
     """List every picture, and then every clip, with the models beneath each other.
 
-    Args:
-        results: a line of each for each picture.
-        sort_by: the metric by which the first model's worst come first, undefined ones last; in the set's order if left
-            out.
+    They are in the set's order, or the first model's worst by a metric come first, and undefined ones last.
     """
     metrics = all_metrics(results)
     by_metric = {metric: [model.values(metric) for model in results] for metric in metrics}

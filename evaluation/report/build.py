@@ -22,12 +22,7 @@ from .pictures import error_picture, matte_uri, photo_uri, small
 
 @dataclass(frozen=True)
 class ReportPictures:
-    """What the page shows of one picture from one model.
-
-    Attributes:
-        src: the photograph, uint8 RGB (H, W, 3), or None if there is none.
-        true_pha, pred_pha: the mattes, uint8 (H, W).
-    """
+    """What the page shows of one picture from one model: uint8, (H, W, 3) in RGB, or None, and mattes (H, W)."""
 
     src: np.ndarray | None
     true_pha: np.ndarray
@@ -80,13 +75,8 @@ def chosen(results: Results, sort_by: str, places: int = 3) -> dict[str, list[st
     metric are left out. Neighbouring frames look alike, so a clip gives a second frame to a group only when every
     other clip in that third has given one.
 
-    Args:
-        results: of the model.
-        sort_by: a metric; larger is worse.
-        places: how many of each.
-
     Returns:
-        'Worst', 'Median', 'Best' (those that are not empty), each to names from worse to better.
+        'Worst', 'Median', 'Best' (those that are not empty), each to at most `places` names from worse to better.
     """
     values = {name: found.get(sort_by, math.nan) for name, found in results.figures.items()}
     ranked = sorted((name for name in values if not math.isnan(values[name])), key=lambda name: (-values[name], name))
@@ -94,25 +84,17 @@ def chosen(results: Results, sort_by: str, places: int = 3) -> dict[str, list[st
     count, middle = len(ranked), (len(ranked) - 1) / 2
     thirds = np.cumsum([0, (count + 2) // 3, count // 3, (count + 1) // 3])
     worst, median, best = (ranked[start:end] for start, end in itertools.pairwise(thirds))
-    groups = {
-        'Worst': worst,
-        'Median': sorted(median, key=lambda name: abs(rank[name] - middle)),
-        'Best': best[::-1],
-    }
+    groups = {'Worst': worst, 'Median': sorted(median, key=lambda name: abs(rank[name] - middle)), 'Best': best[::-1]}
     spread = {group: _spread(names, places, results.alike) for group, names in groups.items()}
     return {group: sorted(names, key=rank.__getitem__) for group, names in spread.items() if names}
 
 
 def _spread(names: Sequence[str], places: int, alike: Mapping[str, Hashable]) -> list[str]:
     """Take the first names, one of each clip or subject as far as that fills the places."""
-    first: list[str] = []
-    again: list[str] = []
-    seen = set()
+    first: dict[Hashable, str] = {}
     for name in names:
-        group = alike.get(name, name)
-        (again if group in seen else first).append(name)
-        seen.add(group)
-    return [*first, *again][:places]
+        first.setdefault(alike.get(name, name), name)
+    return list(dict.fromkeys([*first.values(), *names]))[:places]
 
 
 def _strip(name: str, pictures: ReportPictures) -> Strip:

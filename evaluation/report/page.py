@@ -57,14 +57,7 @@ class Strip:
 
 
 def page(title: str, results: Sequence[Results], shown: Sequence[Mapping[str, list[Strip]]], sort_by: str) -> str:
-    """Return the page.
-
-    Args:
-        title: its head.
-        results: one per model.
-        shown: for each model its groups of strips by heading.
-        sort_by: the metric by which the table of all pictures is sorted at first.
-    """
+    """Return the page; `shown` has for each model its groups of strips by heading, the rest is as in `report_bytes`."""
     decimals = _decimals(results)
     keys = [''] if len(results) == 1 else [_short_name(i) for i in range(len(results))]
     models: list[dict[str, Any]] = [
@@ -82,13 +75,9 @@ def page(title: str, results: Sequence[Results], shown: Sequence[Mapping[str, li
     script = (FOLDER / 'report.js').read_text('utf-8')
 
     environment = Environment(
-        loader=FileSystemLoader(FOLDER),
-        autoescape=True,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        undefined=StrictUndefined,
-        keep_trailing_newline=True,
-    )
+        loader=FileSystemLoader(FOLDER), autoescape=True, undefined=StrictUndefined,
+        trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True,
+    )  # fmt: skip
     environment.filters |= {
         'breakable': _breakable, 'counted': _counted, 'label': label, 'number': _number, 'bar': _bar, 'value': _setting
     }  # fmt: skip

@@ -52,7 +52,8 @@ def disturbed(
     Returns:
         Cut to 0..1, in the plate's type: float32, or uint8 rounded to the nearest level.
     """
-    x = _moved(_as_float(plate), shift, 'edge')
+    x = plate.astype(np.float32) / 255 if plate.dtype == np.uint8 else plate.astype(np.float32)
+    x = _moved(x, shift, 'edge')
     # In double precision, but without an array of it: a power in single precision differs between processors.
     np.power(x, gamma, out=x, dtype=np.float64, casting='same_kind')
     if sigma or mean:
@@ -232,11 +233,6 @@ def _resized(picture: np.ndarray, size: tuple[int, int]) -> np.ndarray:
         return picture
     shrinks = picture.shape[1] > size[0]
     return cv2.resize(picture, size, interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR)
-
-
-def _as_float(picture: np.ndarray) -> np.ndarray:
-    """Return a float32 copy, 0..1."""
-    return picture.astype(np.float32) / 255 if picture.dtype == np.uint8 else picture.astype(np.float32)
 
 
 def _png(picture: np.ndarray) -> bytes:
