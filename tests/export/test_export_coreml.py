@@ -23,7 +23,7 @@ from inference.networks import random_network
 ct = pytest.importorskip('coremltools')
 # One worker runs them all, since what they share is made once for each worker.
 pytestmark = [pytest.mark.timeout(600), pytest.mark.xdist_group('coreml')]
-SETTINGS = {'model_type': 'mattingrefine', 'backbone': 'mobilenetv2', 'refine_sample_pixels': 1600}
+SETTINGS = NetworkSettings('mattingrefine', 'mobilenetv2', RefinerSettings(refine_sample_pixels=1600))
 
 
 @pytest.fixture(scope='module')
