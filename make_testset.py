@@ -153,17 +153,13 @@ def start(argv: Sequence[str] | None) -> int:
     try:
         with Pipeline() as pipeline:
             compose_testset(
-                args.output_dir,
-                recipes,
-                sources,
-                settings,
+                args.output_dir, recipes, sources, settings,
                 lambda make, them: progress(pipeline.ahead(make, them, threads), len(recipes), unit),
                 lambda: interruption.pending,
-            )
+            )  # fmt: skip
     except Exception as error:  # OpenCV has a type of its own
-        return cli.report_error(
-            error, 1, 'stopped, so this is no test set yet: ', 'take a smaller --size, or smaller sources'
-        )
+        hint = 'take a smaller --size, or smaller sources'
+        return cli.report_error(error, 1, 'stopped, so this is no test set yet: ', hint)
     print(f'{len(recipes)}{unit} of {len({recipe.fgr for recipe in recipes})} foregrounds, in {args.output_dir}')
     return 0
 

@@ -39,6 +39,10 @@ class _Synthetic:
         return f'synthetic {self.kind} {index} (seed {self.seed})'
 
 
+def _size(min_size: tuple[int, int] | None) -> int:
+    return max(*min_size, _LEAST_SIZE) if min_size else _DEFAULT_SIZE
+
+
 class SyntheticMattes(_Synthetic):
     """Drawn subjects, in place of `dataset.sources.MatteFiles`."""
 
@@ -78,11 +82,9 @@ class SyntheticBackgrounds(_Synthetic):
         if rng.random() < 0.6:
             light = noise(rng, size, 2, 0.3) * np.float32(0.8) + np.float32(0.6)
             picture = np.clip(picture * light[..., None], 0, 255).astype(np.uint8)
-        return _grain(rng, picture)
-
-
-def _size(min_size: tuple[int, int] | None) -> int:
-    return max(*min_size, _LEAST_SIZE) if min_size else _DEFAULT_SIZE
+        # The noise of a sensor, the same on all three channels.
+        grain = rng.standard_normal(picture.shape[:2], dtype=np.float32) * np.float32(rng.uniform(0, 4))
+        return cv2.add(picture, cv2.cvtColor(grain, cv2.COLOR_GRAY2RGB), dtype=cv2.CV_8U)
 
 
 def _draw_subject(rng: np.random.Generator, size: int) -> Canvas:
@@ -118,13 +120,10 @@ def _figure(rng: np.random.Generator, canvas: Canvas) -> None:
     if long:
         _hair(rng, canvas, head, hair, rng.uniform(0.2, 0.5), int(rng.integers(80, 300)))
 
-    legs = [
-        limb(
-            [(side * 0.08, 0.05), (side * rng.uniform(0.08, 0.16), 0.45), (side * rng.uniform(0.06, 0.25), 0.9)],
-            [0.1, 0.075, 0.05],
-        )
-        for side in (-1, 1)
-    ]
+    legs = []
+    for side in (-1, 1):
+        knee, foot = (side * rng.uniform(0.08, 0.16), 0.45), (side * rng.uniform(0.06, 0.25), 0.9)
+        legs.append(limb([(side * 0.08, 0.05), knee, foot], [0.1, 0.075, 0.05]))
     tucked_in = rng.random() < 0.5
     if not tucked_in:
         canvas.paint(canvas.fill(*legs), trousers)
@@ -139,9 +138,8 @@ def _figure(rng: np.random.Generator, canvas: Canvas) -> None:
     canvas.paint(canvas.fill(*hands), skin, relief=0.8)
     canvas.paint(canvas.fill(torso, *sleeves), cloth, relief=0.7)
     if tucked_in:
-        canvas.paint(
-            canvas.fill(*legs, limb([(-0.09 * width, 0.1), (0, 0.08), (0.09 * width, 0.1)], [0.08] * 3)), trousers
-        )
+        hips = limb([(-0.09 * width, 0.1), (0, 0.08), (0.09 * width, 0.1)], [0.08] * 3)
+        canvas.paint(canvas.fill(*legs, hips), trousers)
 
     face = blob(rng, head, 0.115, 1.28, 0.04)
     canvas.paint(canvas.fill(face), skin, relief=1.0)
@@ -202,9 +200,8 @@ def _plant(rng: np.random.Generator, canvas: Canvas) -> None:
             end = foot + rng.uniform(0.15, 0.35) * _unit(rng.uniform(0, 2 * np.pi))
             leaves.append(limb([foot, (foot + end) / 2 + rng.normal(0, 0.02, 2), end], [0.005, 0.06, 0.002]))
     greens = [np.array([g // 2, g, g // 3], np.uint8) for g in rng.integers(60, 220, 3)]
-    leaf = colour_map(
-        noise(rng, canvas.size, 12), *(greens if rng.random() < 0.7 else [any_colour(rng) for _ in range(3)])
-    )
+    clouds = noise(rng, canvas.size, 12)
+    leaf = colour_map(clouds, *(greens if rng.random() < 0.7 else [any_colour(rng) for _ in range(3)]))
     canvas.paint(canvas.fill(*stems), greens[0] // 2)
     canvas.paint(canvas.fill(*leaves), leaf, relief=0.8)
     canvas.paint(canvas.fill(limb([(0, 0.5), (0, 0.75), (0, 1)], [0.3, 0.25, 0.2])), texture(rng, canvas.size))
@@ -276,12 +273,6 @@ def _clutter(rng: np.random.Generator, picture: np.ndarray) -> np.ndarray:
         surface = texture(rng, canvas.size) if rng.random() < 0.3 else any_colour(rng)
         canvas.paint(canvas.fill(outline), surface, relief=0.3)
     return cv2.blendLinear(picture, canvas.colour.astype(np.uint8), 1 - canvas.alpha, canvas.alpha)
-
-
-def _grain(rng: np.random.Generator, picture: np.ndarray) -> np.ndarray:
-    """Add the noise of a sensor, the same on all three channels."""
-    grain = rng.standard_normal(picture.shape[:2], dtype=np.float32) * np.float32(rng.uniform(0, 4))
-    return cv2.add(picture, cv2.cvtColor(grain, cv2.COLOR_GRAY2RGB), dtype=cv2.CV_8U)
 
 
 def _unit(angle: float | np.ndarray) -> np.ndarray:

@@ -8,7 +8,7 @@ import json
 import math
 import os
 import sys
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -23,6 +23,7 @@ TITLES = {
     'sad': 'SAD', 'mse': 'MSE', 'grad': 'Grad', 'conn': 'Conn', 'fg_mse': 'FG-MSE', 'mad': 'MAD', 'dtssd': 'dtSSD'
 }  # fmt: skip
 DIGITS = 4  # of the largest number in a column
+NOTHING = Mean(math.nan, math.nan, math.nan, 0, 0, 0)
 
 
 def means_table(results: Sequence[Results]) -> str:
@@ -36,14 +37,12 @@ def means_table(results: Sequence[Results]) -> str:
     places = {x: _places(mean[x].value for mean in found if x in mean) for x in metrics}
     rows = [['', 'pictures', *(TITLES[x] for x in metrics)]]
     for i, model in enumerate(results):
-        rows.append([model.model, str(len(model.figures)), *_values(found[i], places)])
-        rows.append(['  95 % interval', '', *_intervals(found[i], places)])
-        undefined = [found[i][x].undefined if x in found[i] else 0 for x in metrics]
+        rows += _mean_rows(model.model, str(len(model.figures)), found[i], places)
+        undefined = [found[i].get(x, NOTHING).undefined for x in metrics]
         if any(undefined):
             rows.append(['  undefined', '', *(str(count or '') for count in undefined)])
         if i > 0:
-            rows.append(['  minus the first', '', *_values(apart[i], places, '+')])
-            rows.append(['  95 % interval', '', *_intervals(apart[i], places, '+')])
+            rows += _mean_rows('  minus the first', '', apart[i], places, '+')
     return _aligned(rows, names=1)
 
 
@@ -200,20 +199,17 @@ def _in_order(figures: Iterable[dict[str, Any]], first: Results, sort_by: str | 
     return sorted(names, key=lambda name: -value if math.isfinite(value := values.get(name, math.nan)) else math.inf)
 
 
-def _values(found: dict[str, Mean], places: dict[str, int], sign: str = '') -> Iterator[str]:
+def _mean_rows(
+    label: str, count: str, found: Mapping[str, Mean], places: Mapping[str, int], sign: str = ''
+) -> list[list[str]]:
+    """Return a row of means and one of their intervals; a sign is for differences."""
+    values, intervals = [label, count], ['  95 % interval', '']
     for metric, decimals in places.items():
-        mean = found.get(metric)
-        text = '-' if mean is None else _number(mean.value, decimals, sign)
-        yield f'{text}*' if sign and mean is not None and mean.excludes_0 else text
-
-
-def _intervals(found: dict[str, Mean], places: dict[str, int], sign: str = '') -> Iterator[str]:
-    for metric, decimals in places.items():
-        mean = found.get(metric)
-        if mean is None or math.isnan(mean.low):
-            yield '-'
-        else:
-            yield '..'.join(_number(limit, decimals, sign) for limit in (mean.low, mean.high))
+        mean = found.get(metric, NOTHING)
+        values.append(_number(mean.value, decimals, sign) + ('*' if sign and mean.excludes_0 else ''))
+        ends = '..'.join(_number(limit, decimals, sign) for limit in (mean.low, mean.high))
+        intervals.append('-' if math.isnan(mean.low) else ends)
+    return [values, intervals]
 
 
 def _places(values: Iterable[float]) -> int:

@@ -84,11 +84,7 @@ def convert(
 
 
 def save(model: onnx.ModelProto, path: Path) -> None:
-    """Write a model to a file.
-
-    Raises:
-        OSError: the disk's own error.
-    """
+    """Write a model to a file."""
     path.write_bytes(model.SerializeToString())
 
 

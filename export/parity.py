@@ -69,11 +69,9 @@ class OutputDifference:
 
 @dataclass(frozen=True)
 class PairComparison:
-    """The differences on one pair of pictures.
+    """The differences on one pair of pictures, by output.
 
     Attributes:
-        name: of the pair, with its size.
-        differences: by output.
         refined: number of cells that the original refines; None if the network does not refine.
         differing: number of cells that only one of the networks refines.
     """
@@ -116,10 +114,10 @@ def outputs_of(network: nn.Module, src: Tensor, bgr: Tensor) -> dict[str, Tensor
 
 
 def compare(name: str, expected: Mapping[str, Tensor], found: Mapping[str, Tensor]) -> PairComparison:
-    """Compare the results of two networks by name.
+    """Compare the results of two networks for a pair of pictures by name.
 
     Args:
-        name: of the pair of pictures.
+        name: of the pair.
         expected: results of the original; with 'ref_sm' if it refines.
         found: some or all of these, of the exported network.
 
@@ -141,7 +139,9 @@ def compare(name: str, expected: Mapping[str, Tensor], found: Mapping[str, Tenso
         difference = (value.to(torch.float32) - expected[key]).abs() / scale
         if cells is not None and key in FULL_SIZE:
             alike, both = (difference[_pixels(x, difference)] for x in (cells[0] == cells[1], cells[0] & cells[1]))
-            differences[key] = OutputDifference(*map(float, (_largest(alike), _mean(alike), _mean(both))))
+            worst = alike.max() if len(alike) else alike.sum()
+            means = (x.sum() / max(len(x), 1) for x in (alike, both))
+            differences[key] = OutputDifference(float(worst), *map(float, means))
         else:
             differences[key] = OutputDifference(float(difference.max()), float(difference.mean()))
     if cells is None:
@@ -150,12 +150,7 @@ def compare(name: str, expected: Mapping[str, Tensor], found: Mapping[str, Tenso
 
 
 def require_equal(comparisons: Iterable[PairComparison], limits: Limits, verdict: str) -> None:
-    """Print all comparisons as they come, then the verdict.
-
-    Args:
-        comparisons: those of one exported network.
-        limits: that hold for all of them.
-        verdict: printed if nothing exceeds the limits, such as 'proved equal by ...'.
+    """Print all comparisons as they come, then the verdict, such as 'proved equal by ...'.
 
     Raises:
         ParityError: something exceeds the limits.
@@ -171,14 +166,6 @@ def require_equal(comparisons: Iterable[PairComparison], limits: Limits, verdict
     note = '; but it refined no cell of these pictures, so try yours: --validate-pair' if unseen else ''
     allowed = f'worst {limits.worst:g}, mean {limits.mean:g}, {limits.cells:.1%} of the cells'
     print(f'{verdict} (limits: {allowed}){note}', flush=True)
-
-
-def _largest(x: Tensor) -> Tensor:
-    return x.max() if len(x) else x.sum()
-
-
-def _mean(x: Tensor) -> Tensor:
-    return x.sum() / max(len(x), 1)
 
 
 def _pixels(cells: Tensor, like: Tensor) -> Tensor:

@@ -46,9 +46,6 @@ def save(network: MattingBase, path: Path, precision: str, form: str, about: Map
         precision: of the weights, 'float32' or 'float16'.
         form: of the refiner, as in `PortableRefine`.
         about: metadata for the file.
-
-    Raises:
-        OSError: the disk's own error.
     """
     portable = portable_copy(network, getattr(torch, precision), form)
     extra = {ABOUT: json.dumps(dict(about), indent=1)}

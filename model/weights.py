@@ -21,6 +21,11 @@ from common.console import some
 
 WRAPPERS = ('state_dict', 'model_state_dict', 'model_state', 'model')
 PREFIXES = ('module.', '_orig_mod.')
+STORAGES = {
+    'FloatStorage': torch.float32, 'HalfStorage': torch.float16, 'BFloat16Storage': torch.bfloat16,
+    'DoubleStorage': torch.float64, 'LongStorage': torch.int64, 'IntStorage': torch.int32, 'ShortStorage': torch.int16,
+    'CharStorage': torch.int8, 'ByteStorage': torch.uint8, 'BoolStorage': torch.bool,
+}  # fmt: skip
 OTHER_FILES = {
     b'\x89PNG': 'a PNG picture',
     b'\xff\xd8\xff': 'a JPEG picture',
@@ -48,11 +53,8 @@ class LoadReport:
 
     Attributes:
         source: where from, such as a file with its kind.
-        matched, total: numbers of tensors.
-        percent: of the model's parameters, 0..100.
-        missing: names that the source lacks.
-        unexpected: names that the model lacks.
-        mismatched: names whose shapes differ.
+        matched, total, percent: numbers of tensors, and how much of the model's parameters, 0..100.
+        missing, unexpected, mismatched: names that the source lacks, that the model lacks, whose shapes differ.
     """
 
     source: str
@@ -65,10 +67,8 @@ class LoadReport:
 
     def __str__(self) -> str:
         line = f'{self.source}: {self.matched} of {self.total} tensors, {self.percent:.1f} % of the parameters'
-        for word, names in (('missing', self.missing), ('not used', self.unexpected), ('other shape', self.mismatched)):
-            if names:
-                line += f'; {word}: {some(names)}'
-        return line
+        named = {'missing': self.missing, 'not used': self.unexpected, 'other shape': self.mismatched}
+        return '; '.join([line, *(f'{word}: {some(names)}' for word, names in named.items() if names)])
 
 
 def read_weights(path: str | Path) -> WeightFile:
@@ -157,17 +157,10 @@ def describe(state: Mapping[str, Tensor]) -> str:
 
 
 def _misfit(report: LoadReport, state: Mapping[str, Tensor]) -> str:
+    named = {'missing': report.missing, 'not in the model': report.unexpected, 'of another shape': report.mismatched}
     parts = [f'it holds {describe(state) if network_of(state) else "no matting network"}']
-    if report.matched == 0:
-        parts.append('no tensor matches')
-    for word, names in (
-        ('missing', report.missing),
-        ('not in the model', report.unexpected),
-        ('of another shape', report.mismatched),
-    ):
-        if names:
-            parts.append(f'{len(names)} {word}: {some(names)}')
-    return '; '.join(parts)
+    parts += [] if report.matched else ['no tensor matches']
+    return '; '.join(parts + [f'{len(names)} {word}: {some(names)}' for word, names in named.items() if names])
 
 
 def _read(path: Path) -> tuple[str, Any]:
@@ -246,19 +239,12 @@ class _ScriptUnpickler(pickle.Unpickler):
 
     def persistent_load(self, pid: Any) -> Any:
         _, storage_type, key, _, count = pid
-        dtype = _storage_dtype(storage_type)
+        if storage_type not in STORAGES:
+            raise pickle.UnpicklingError(f'storage {storage_type} is not known')
+        dtype = STORAGES[storage_type]
         data = bytearray(self.archive.read(f'{self.root}/data/{key}'))
         flat = torch.frombuffer(data, dtype=dtype, count=count) if count else torch.empty(0, dtype=dtype)
         return torch.storage.TypedStorage(wrap_storage=flat.untyped_storage(), dtype=dtype, _internal=True)
-
-
-def _storage_dtype(name: str) -> torch.dtype:
-    words = {'Float': 'float32', 'Half': 'float16', 'BFloat16': 'bfloat16', 'Double': 'float64', 'Long': 'int64',
-             'Int': 'int32', 'Short': 'int16', 'Char': 'int8', 'Byte': 'uint8', 'Bool': 'bool'}  # fmt: skip
-    word = name.removesuffix('Storage')
-    if word not in words:
-        raise pickle.UnpicklingError(f'storage {name} is not known')
-    return getattr(torch, words[word])
 
 
 def _read_torchscript(path: Path) -> dict[str, Tensor]:

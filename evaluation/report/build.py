@@ -19,6 +19,9 @@ from evaluation.results import Results
 from .page import Picture, Strip, label, page
 from .pictures import error_picture, matte_uri, photo_uri, small
 
+PIXELATED_BELOW = 200
+"""A picture whose longest side is shorter is enlarged pixel by pixel: blurred, a hard matte would look soft."""
+
 
 @dataclass(frozen=True)
 class ReportPictures:
@@ -111,4 +114,5 @@ def _strip(name: str, pictures: ReportPictures) -> Strip:
     if src is not None:
         shown.insert(0, ('Source', photo_uri(src)))
     height, width = small(true_pha).shape
-    return Strip(name, [Picture(kind, uri, width, height) for kind, uri in shown])
+    tiny = max(width, height) < PIXELATED_BELOW
+    return Strip(name, [Picture(kind, uri, width, height, tiny) for kind, uri in shown])

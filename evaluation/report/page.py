@@ -27,25 +27,19 @@ from evaluation.tables import TITLES, few_hint
 from .pictures import error_scale, matte_uri
 
 FOLDER = Path(__file__).parent
-PIXELATED_BELOW = 200
-"""A picture whose longest side is shorter is enlarged pixel by pixel: blurred, a hard matte would look soft."""
 
 Figures = Mapping[str, Mapping[str, float]]  # name to metric to value
 
 
 @dataclass(frozen=True)
 class Picture:
-    """One picture of a strip: what it shows, a data URI, and its size in pixels."""
+    """One picture of a strip: what it shows, a data URI, its size, and whether its pixels are to be visible."""
 
     kind: str
     uri: str
     width: int
     height: int
-
-    @property
-    def is_tiny(self) -> bool:
-        """Whether it is shown with its pixels visible."""
-        return max(self.width, self.height) < PIXELATED_BELOW
+    is_tiny: bool
 
 
 @dataclass(frozen=True)
@@ -79,7 +73,8 @@ def page(title: str, results: Sequence[Results], shown: Sequence[Mapping[str, li
         trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True,
     )  # fmt: skip
     environment.filters |= {
-        'breakable': _breakable, 'counted': _counted, 'label': label, 'number': _number, 'bar': _bar, 'value': _setting
+        'breakable': _breakable, 'label': label, 'number': _number, 'bar': _bar, 'value': _setting,
+        'counted': lambda count, thing: f'{count} {thing}{"s" * (count != 1)}',
     }  # fmt: skip
     environment.tests['known'] = _known
     return environment.get_template('report.html.jinja').render(
@@ -109,10 +104,6 @@ def label(metric: str) -> str:
 def _short_name(i: int) -> str:
     """Return A, B, ... Z, AA, ..."""
     return (chr(64 + i // 26) if i >= 26 else '') + chr(65 + i % 26)
-
-
-def _counted(count: int, thing: str) -> str:
-    return f'{count} {thing}' if count == 1 else f'{count} {thing}s'
 
 
 def _known(value: float | None) -> bool:

@@ -14,10 +14,10 @@ import hashlib
 import json
 import math
 import threading
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import asdict, fields
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import cv2
 import numpy as np
@@ -66,12 +66,8 @@ def disturbed(
 def composite(fgr: np.ndarray, pha: np.ndarray, back: np.ndarray) -> np.ndarray:
     """Put a foreground over a background: alpha x foreground + (1 - alpha) x background.
 
-    Args:
-        fgr, back: uint8 (H, W, 3).
-        pha: uint8 (H, W).
-
-    Returns:
-        uint8 (H, W, 3), computed in whole numbers and rounded to the nearest level, which is never a tie.
+    All are uint8, (H, W, 3), and (H, W) for alpha. It is computed in whole numbers and rounded to the nearest level,
+    which is never a tie.
 
     Raises:
         ValueError: sizes differ, or types are others.
@@ -123,8 +119,8 @@ def compose_testset(
         folder: made if it does not exist.
         recipes: what to make, as `plan` gives it.
         sources, settings: those of the plan; they go into the manifest.
-        spread: `map`, which makes one after the other, or a function of the same arguments that works on several at
-            once and gives the results in order; each holds a few pictures of floats.
+        spread: `map`, or a function of the same arguments that works on several at once and gives the results in
+            order; each holds a few pictures of floats.
         stopped: asked between pictures, on any thread: once it is true, no more are made. `spread` must raise then.
 
     Raises:
@@ -152,11 +148,6 @@ def compose_testset(
         raise
     write_atomic(folder / MANIFEST, _manifest(recipes, made, sources, settings).encode())
     (folder / UNFINISHED).unlink()
-
-
-def recipe_of(picture: Mapping[str, Any]) -> Recipe:
-    """Return the recipe of one item of the manifest's `pictures`."""
-    return Recipe(**{field.name: picture[field.name] for field in fields(Recipe)})
 
 
 def _manifest(recipes: list[Recipe], made: list[Hashes], sources: Sources, settings: TestsetSettings) -> str:
@@ -236,6 +227,5 @@ def _resized(picture: np.ndarray, size: tuple[int, int]) -> np.ndarray:
 
 
 def _png(picture: np.ndarray) -> bytes:
-    fine, data = cv2.imencode('.png', picture if picture.ndim == 2 else cv2.cvtColor(picture, cv2.COLOR_RGB2BGR))
-    assert fine  # PNG takes every size and both numbers of channels
-    return data.tobytes()
+    picture = picture if picture.ndim == 2 else cv2.cvtColor(picture, cv2.COLOR_RGB2BGR)
+    return cv2.imencode('.png', picture)[1].tobytes()

@@ -24,6 +24,8 @@ NOISE_MEAN = 0.02
 # from one frame to the next, and the whole way, so that a long clip does not leave the picture.
 CLIP_OFFSET, CLIP_STEP, CLIP_WAY = 0.05, 0.01, 0.3
 
+_Job = tuple[str, Path, Path, Path]  # name, foreground, alpha, background
+
 
 @dataclass(frozen=True)
 class Sources:
@@ -105,7 +107,7 @@ def plan(sources: Sources, settings: TestsetSettings) -> list[Recipe]:
     if settings.limit is not None:
         chosen = SampleDataset(pairs, settings.limit)
         pairs = [chosen[i] for i in range(len(chosen))]
-    jobs = []  # name, foreground, alpha, background
+    jobs: list[_Job] = []
     for fgr, pha in pairs:
         stem = fgr.with_suffix('').as_posix()
         order = rng(settings.seed, 'test set', stem, 'backgrounds').permutation(len(backgrounds))
@@ -114,22 +116,12 @@ def plan(sources: Sources, settings: TestsetSettings) -> list[Recipe]:
     sizes, problems = _measured(sources, jobs)
     if problems:
         raise ValueError('\n'.join(problems))
-    return [
-        _drawn(name, fgr, pha, background, sizes[sources.fgr / fgr], sizes[sources.bgr / background], settings)
-        for name, fgr, pha, background in jobs
-    ]
+    return [_drawn(job, sizes[sources.fgr / job[1]], sizes[sources.bgr / job[3]], settings) for job in jobs]
 
 
-def _drawn(
-    name: str,
-    fgr: Path,
-    pha: Path,
-    background: Path,
-    own: tuple[int, int],
-    back: tuple[int, int],
-    settings: TestsetSettings,
-) -> Recipe:
+def _drawn(job: _Job, own: tuple[int, int], back: tuple[int, int], settings: TestsetSettings) -> Recipe:
     """Draw one recipe. `own` and `back` are the sizes of the foreground and of the background."""
+    name, fgr, pha, background = job
     g = rng(settings.seed, 'test set', name)
     width, height = size = settings.size or own
     scale = min(width / own[0], height / own[1])
@@ -191,9 +183,7 @@ def _listed(sources: Sources) -> tuple[list[tuple[Path, Path]], list[Path], list
     return pairs, names['bgr'], problems
 
 
-def _measured(
-    sources: Sources, jobs: list[tuple[str, Path, Path, Path]]
-) -> tuple[dict[Path, tuple[int, int]], list[str]]:
+def _measured(sources: Sources, jobs: list[_Job]) -> tuple[dict[Path, tuple[int, int]], list[str]]:
     """Return the (width, height) of every picture that is needed, and what is wrong with them."""
     roots = (sources.fgr, sources.pha, sources.bgr)
     sizes, broken = picture_sizes(root / file for _, *files in jobs for root, file in zip(roots, files))

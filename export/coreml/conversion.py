@@ -51,13 +51,7 @@ class PackageSettings:
 
 
 class PackagedNetwork(nn.Module):
-    """A network with the inputs and outputs of a package.
-
-    Args:
-        network: the network.
-        settings: of the package.
-        size: (width, height) of its pictures.
-    """
+    """A network with the inputs and outputs of a package, for pictures of `size` (width, height)."""
 
     def __init__(self, network: PortableBase, settings: PackageSettings, size: tuple[int, int]):
         super().__init__()
@@ -91,22 +85,20 @@ def convert(network: MattingBase, settings: PackageSettings, size: tuple[int, in
     # Two tensors, since one given twice would become one input.
     example = [torch.rand(shape) for _ in range(1 if settings.plate_state else 2)]
     with torch.no_grad(), quiet():
-        program = torch.export.export(
-            PackagedNetwork(portable, settings, size).eval(), tuple(example)
-        ).run_decompositions({})
-        names = ('src', 'bgr')[: len(example)]
+        packaged = PackagedNetwork(portable, settings, size).eval()
+        program = torch.export.export(packaged, tuple(example)).run_decompositions({})
+        inputs = [
+            ct.ImageType(name, shape, scale=1 / 255, color_layout=ct.colorlayout.RGB)
+            if settings.image_inputs
+            else ct.TensorType(name, shape)
+            for name in ('src', 'bgr')[: len(example)]
+        ]
+        state = ct.StateType(ct.TensorType(shape=shape, dtype=np.float16), name=PLATE)
         return ct.convert(
             program,
-            inputs=[
-                ct.ImageType(name, shape, scale=1 / 255, color_layout=ct.colorlayout.RGB)
-                if settings.image_inputs
-                else ct.TensorType(name, shape)
-                for name in names
-            ],
+            inputs=inputs,
             outputs=[_output(ct, name, settings) for name in settings.outputs],
-            states=[ct.StateType(ct.TensorType(shape=shape, dtype=np.float16), name=PLATE)]
-            if settings.plate_state
-            else None,
+            states=[state] if settings.plate_state else None,
             compute_precision=getattr(ct.precision, settings.precision.upper()),
             minimum_deployment_target=getattr(ct.target, settings.target),
             pass_pipeline=_pipeline(ct),
@@ -150,12 +142,7 @@ def quantize(model: Any, kind: str) -> Any:
 
 # Needless messages of coremltools: that its compiled half is missing, which only macOS has, and that it was not tested
 # with these versions of other packages, which the tests here do.
-_NOISE = (
-    'libcoremlpython',
-    'has not been tested with coremltools',
-    'scikit-learn version',
-    'Saving value type of int64',
-)
+_NOISE = ('libcoremlpython', 'has not been tested with coremltools', 'scikit-learn version', 'value type of int64')
 
 
 @contextlib.contextmanager

@@ -35,11 +35,7 @@ TYPES = {
 
 
 class Program:
-    """The program of one function of a package.
-
-    Args:
-        package: the .mlpackage.
-        function: its name; the default function if left out.
+    """The program of one function of a package, the default function if it is not named.
 
     Attributes:
         states: shapes of the states by name; a state is 0 until it is written.
@@ -51,6 +47,7 @@ class Program:
     def __init__(self, package: Path, function: str | None = None):
         import coremltools as ct
         from coremltools.converters.mil.frontend.milproto.load import load
+        from coremltools.converters.mil.mil import types
 
         model = ct.models.MLModel(str(package), skip_model_load=True)
         spec = model.get_spec()
@@ -59,7 +56,9 @@ class Program:
         if name not in program.functions:
             raise ValueError(f'{package}: has no function {name}, but {", ".join(program.functions)}')
         self._function = program.functions[name]
-        self.states = {key: tuple(var.shape) for key, var in self._function.inputs.items() if _is_state(var)}
+        self.states = {
+            key: tuple(var.shape) for key, var in self._function.inputs.items() if types.is_state(var.sym_type)
+        }
         operations = list(self._function.operations)
         self._last_use = {var.name: i for i, op in enumerate(operations) for var in _variables(op.inputs)}
 
@@ -109,12 +108,6 @@ def _run(op: Any, arguments: dict[str, Any]) -> tuple[Tensor, ...]:
         if var.rank >= 0 and tuple(var.shape) != tuple(x.shape) and all(isinstance(n, int) for n in var.shape):
             raise ValueError(f'{op.op_type} {op.name}: gives {tuple(x.shape)}, declared is {tuple(var.shape)}')
     return results
-
-
-def _is_state(var: Any) -> bool:
-    from coremltools.converters.mil.mil import types
-
-    return types.is_state(var.sym_type)
 
 
 def _variables(inputs: Mapping[str, Any]) -> Iterator[Any]:

@@ -68,27 +68,11 @@ def upsample_bilinear(
     return F.interpolate(x, scale_factor=factors, mode='bilinear', recompute_scale_factor=False)
 
 
-def upsample_nearest_neighbor(x: Tensor, scale_factor_height: float, scale_factor_width: float) -> Tensor:
-    """Repeat pixels."""
-    return F.interpolate(x, scale_factor=(scale_factor_height, scale_factor_width), mode='nearest')
-
-
 def concat(values: Sequence[Tensor], axis: int, interleave: bool) -> Tensor:
     """Join tensors along an axis."""
     if interleave:
         raise NotImplementedError('MIL concat with interleave')
     return torch.cat(list(values), axis)
-
-
-def split(x: Tensor, axis: int, split_sizes: Tensor) -> tuple[Tensor, ...]:
-    """Split a tensor along an axis."""
-    return x.split(split_sizes.tolist(), axis)
-
-
-def topk(x: Tensor, k: int, axis: int, ascending: bool, **_: Any) -> tuple[Tensor, Tensor]:
-    """Return the k largest values and their indices, sorted whether that is asked for or not."""
-    values, indices = x.topk(k, axis, largest=not ascending, sorted=True)
-    return values, indices
 
 
 def gather(x: Tensor, indices: Tensor, axis: int, batch_dims: int = 0, **_: Any) -> Tensor:
@@ -141,16 +125,6 @@ def expand_dims(x: Tensor, axes: Tensor) -> Tensor:
     return x
 
 
-def squeeze(x: Tensor, axes: Tensor | None = None) -> Tensor:
-    """Remove dimensions of size 1."""
-    return x.squeeze() if axes is None else x.squeeze(tuple(axes.tolist()))
-
-
-def select(cond: Tensor, a: Tensor, b: Tensor) -> Tensor:
-    """Return `a` where `cond` holds, else `b`."""
-    return torch.where(_tensor(cond), a, b)
-
-
 def cast(x: Tensor, dtype: str) -> Tensor:
     """Convert to bool, or truncate to integers, or convert to floats; the exact type is left to the caller."""
     if dtype == 'bool':
@@ -158,45 +132,44 @@ def cast(x: Tensor, dtype: str) -> Tensor:
     return x.to(torch.float32) if dtype.startswith('fp') else x.to(torch.int64)
 
 
-def _tensor(x: Any) -> Tensor:
-    return torch.as_tensor(x)
-
-
 OPERATIONS: dict[str, Callable[..., Any]] = {
-    'add': lambda x, y: _tensor(x) + y,
-    'sub': lambda x, y: _tensor(x) - y,
-    'mul': lambda x, y: _tensor(x) * y,
-    'real_div': lambda x, y: _tensor(x) / y,
-    'equal': lambda x, y: _tensor(x) == y,
-    'greater': lambda x, y: _tensor(x) > y,
-    'greater_equal': lambda x, y: _tensor(x) >= y,
-    'less': lambda x, y: _tensor(x) < y,
-    'less_equal': lambda x, y: _tensor(x) <= y,
+    'add': lambda x, y: torch.as_tensor(x) + y,
+    'sub': lambda x, y: torch.as_tensor(x) - y,
+    'mul': lambda x, y: torch.as_tensor(x) * y,
+    'real_div': lambda x, y: torch.as_tensor(x) / y,
+    'equal': lambda x, y: torch.as_tensor(x) == y,
+    'greater': lambda x, y: torch.as_tensor(x) > y,
+    'greater_equal': lambda x, y: torch.as_tensor(x) >= y,
+    'less': lambda x, y: torch.as_tensor(x) < y,
+    'less_equal': lambda x, y: torch.as_tensor(x) <= y,
     'clip': lambda x, alpha, beta: x.clamp(alpha, beta),
     'relu': lambda x: x.relu(),
     'relu6': lambda x: x.clamp(0, 6),
     'identity': lambda x: x,
     'cast': cast,
-    'select': select,
+    'select': lambda cond, a, b: torch.where(torch.as_tensor(cond), a, b),
     'fill_like': lambda ref_tensor, value: torch.full(ref_tensor.shape, value),
     'conv': conv,
     'max_pool': max_pool,
     'pad': pad,
     'upsample_bilinear': upsample_bilinear,
-    'upsample_nearest_neighbor': upsample_nearest_neighbor,
+    'upsample_nearest_neighbor': lambda x, scale_factor_height, scale_factor_width: F.interpolate(
+        x, scale_factor=(scale_factor_height, scale_factor_width), mode='nearest'
+    ),
     'pixel_shuffle': lambda x, upscale_factor: F.pixel_shuffle(x, upscale_factor),
     'pixel_unshuffle': lambda x, downscale_factor: F.pixel_unshuffle(x, int(downscale_factor)),
     'concat': concat,
-    'split': split,
+    'split': lambda x, axis, split_sizes: x.split(split_sizes.tolist(), axis),
     'reshape': lambda x, shape: x.reshape(shape.tolist()),
     'transpose': lambda x, perm: x.permute(perm.tolist()),
     'expand_dims': expand_dims,
-    'squeeze': squeeze,
+    'squeeze': lambda x, axes=None: x.squeeze() if axes is None else x.squeeze(tuple(axes.tolist())),
     'tile': lambda x, reps: x.repeat(reps.tolist()),
     'slice_by_index': slice_by_index,
     'reduce_mean': lambda x, axes, keep_dims: x.mean(axes.tolist(), keepdim=keep_dims),
     'reduce_sum': lambda x, axes, keep_dims: x.sum(axes.tolist(), keepdim=keep_dims),
-    'topk': topk,
+    # Sorted, whether that is asked for or not.
+    'topk': lambda x, k, axis, ascending, **_: tuple(x.topk(k, axis, largest=not ascending)),
     'gather': gather,
     'scatter_nd': scatter_nd,
     'read_state': lambda input: input,

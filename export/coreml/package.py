@@ -56,7 +56,8 @@ def save(models: Sequence[Any], settings: PackageSettings, package: Path, about:
         (package / 'executorch_debug_handle_mapping.json').unlink(missing_ok=True)
         specification = ct.utils.load_spec(str(package))
     _describe(specification.description, about)
-    _specification_file(package).write_bytes(specification.SerializeToString())
+    [file] = (package / 'Data').glob('*/model.mlmodel')
+    file.write_bytes(specification.SerializeToString())
 
 
 @contextlib.contextmanager
@@ -68,11 +69,6 @@ def _disk_errors(package: Path) -> Iterator[None]:
         if 'MIL FileWriter' not in str(error):
             raise
         raise OSError(f'{package}: cannot be written: {error}') from error
-
-
-def _specification_file(package: Path) -> Path:
-    [file] = (package / 'Data').glob('*/model.mlmodel')
-    return file
 
 
 def _describe(description: Any, about: Mapping[str, str]) -> None:

@@ -49,10 +49,7 @@ def prove(original: nn.Module, package: Path, settings: PackageSettings, files: 
 def compare_in_torch(
     network: nn.Module, package: Path, settings: PackageSettings, files: Sequence[Path] = ()
 ) -> tuple[list[PairComparison], list[Tensor | None]]:
-    """Run the program of each function in torch and compare it with the original.
-
-    Args:
-        network, package, settings, files: as in `prove`.
+    """Run the program of each function in torch and compare it with the original; arguments are those of `prove`.
 
     Returns:
         For each pair of pictures the comparison, and the cells that the package refined (1, 1, h, w), if it refines.
@@ -88,10 +85,7 @@ def compare_in_core_ml(
 ) -> list[PairComparison]:
     """Run each function in Core ML itself, which only macOS has, and compare it with the original.
 
-    Args:
-        network, package, settings, files: as in `prove`.
-        cells: refined cells from `compare_in_torch`. Core ML returns outputs only; it refines the same cells, apart
-            from rounding.
+    Core ML returns outputs only; it refines the same `cells` as in `compare_in_torch`, apart from rounding.
     """
     import coremltools as ct
 

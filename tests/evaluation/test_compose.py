@@ -1,5 +1,6 @@
 """Test sets: the disturbed plate, the exact composite, and that every byte follows from the seed and the name."""
 
+import dataclasses
 import hashlib
 import shutil
 from dataclasses import replace
@@ -12,9 +13,9 @@ from support.inference_case import files, read
 from support.pictures import noise, save, smooth
 from support.testset_case import contents, make, make_sources, manifest
 
-from evaluation.testset.compose import compose_testset, composite, disturbed, pictures, recipe_of
+from evaluation.testset.compose import compose_testset, composite, disturbed, pictures
 from evaluation.testset.layout import read_manifest
-from evaluation.testset.recipes import Sources, plan
+from evaluation.testset.recipes import Recipe, Sources, plan
 from evaluation.testset.recipes import TestsetSettings as Settings  # pytest collects what is called Test...
 from metrics.trimap import trimap
 
@@ -208,7 +209,8 @@ def test_one_picture_is_made_again_from_its_entry(sources, tmp_path, frames):
     about = manifest(folder)
     entry = about['pictures'][1]
     roots = Sources(**{kind: Path(root) for kind, root in about['roots'].items()})
-    again = dict(pictures(recipe_of(entry), roots))
+    recipe = Recipe(**{field.name: entry[field.name] for field in dataclasses.fields(Recipe)})
+    again = dict(pictures(recipe, roots))
     assert again.keys() == entry['sha256'].keys()
     for path, picture in again.items():
         assert np.array_equal(read(folder / path), picture)
