@@ -103,12 +103,7 @@ def prepared(args: argparse.Namespace) -> ScoringPlan:
 
 
 def run(args: argparse.Namespace, plan: ScoringPlan) -> list[str]:
-    """Score all rows, write their figures, print the tables and write the page; return what went wrong with files.
-
-    Raises:
-        ValueError: a picture cannot be read or computed.
-        OSError: the alphas that the page shows cannot be kept.
-    """
+    """Score all rows, write their figures, print the tables and write the page; return what went wrong with files."""
     from common.console import say
     from evaluation.rows import ComputeSettings, rows, scored
     from evaluation.tables import legend, means_table, pictures_table, show, to_csv, to_json

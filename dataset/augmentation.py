@@ -38,12 +38,9 @@ class Composite:
 
 
 def compose_training(mattes: Tensor, backgrounds: Tensor, samples: Sequence[Sample]) -> Composite:
-    """Augment and composite a training batch.
+    """Augment and composite a training batch; arguments are those of `loaders.Batch`.
 
-    Args:
-        mattes: uint8 (B, H, W, 4), RGB and alpha.
-        backgrounds: uint8 (B, H, W, 3).
-        samples: those of the batch. Blur radii are meant for their resolution and shrink with the crop.
+    Blur radii are meant for the samples' resolution and shrink with the crop.
     """
     fgr, pha, back = _to_float(mattes[..., :3]), _to_float(mattes[..., 3:]), _to_float(backgrounds)
     draws = [_Draws.from_sample(sample) for sample in samples]

@@ -27,14 +27,7 @@ _Result = TypeVar('_Result')
 
 @dataclass
 class DataReport:
-    """What `check_files` found.
-
-    Attributes:
-        findings: problems that must be solved before training, each a sentence or two.
-        notes: what is worth knowing.
-        train_pairs, valid_pairs: files of a foreground and its alpha.
-        train_bgr, valid_bgr: files of backgrounds.
-    """
+    """What `check_files` found: files, problems that must be solved before training, and what is worth knowing."""
 
     findings: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)

@@ -21,10 +21,8 @@ class Canvas:
 
     Args:
         size: side in pixels.
-        centre: place of a subject's origin, as a share of the side.
-        scale: a subject's unit length, as a share of the side.
-        angle: rotation of a subject in radians.
-        light: direction of the light in radians.
+        centre, scale: place of a subject's origin, and its unit length, as shares of the side.
+        angle, light: rotation of a subject and direction of the light, in radians.
     """
 
     def __init__(self, size: int, centre: tuple[float, float], scale: float, angle: float, light: float) -> None:

@@ -14,21 +14,13 @@ import numpy as np
 
 
 class AffineRange(NamedTuple):
-    """Ranges that an affine is drawn from. At scale 1 the picture covers the output.
+    """Ranges that an affine is drawn from. At scale 1 the picture covers the output."""
 
-    Attributes:
-        scale: lowest and highest.
-        degrees: largest rotation, either way.
-        translate: largest shift along each axis, either way, as a fraction of the output's longer side.
-        shear: largest shear along x in degrees, either way.
-        flip: probability of a horizontal flip.
-    """
-
-    scale: tuple[float, float]
-    degrees: float = 5.0
-    translate: float = 0.1
-    shear: float = 5.0
-    flip: float = 0.5
+    scale: tuple[float, float]  # lowest and highest
+    degrees: float = 5.0  # largest rotation, either way
+    translate: float = 0.1  # largest shift along each axis, either way, as a fraction of the output's longer side
+    shear: float = 5.0  # largest shear along x in degrees, either way
+    flip: float = 0.5  # probability of a horizontal flip
 
 
 class Affine(NamedTuple):

@@ -38,21 +38,13 @@ class Source(Protocol):
 
 @dataclass
 class Batch:
-    """The samples of one accumulated part of a step, warped, on one device.
+    """The samples of one accumulated part of a step, warped, on one device."""
 
-    Attributes:
-        mattes: uint8 (B, H, W, 4), RGB and alpha.
-        backgrounds: uint8 (B, H, W, 3).
-        samples: what they follow from.
-        names: of the mattes, for messages.
-        errors: why pictures could not be read, which others replace.
-    """
-
-    mattes: Tensor
-    backgrounds: Tensor
-    samples: list[Sample]
-    names: list[str]
-    errors: list[str]
+    mattes: Tensor  # uint8 (B, H, W, 4), RGB and alpha
+    backgrounds: Tensor  # uint8 (B, H, W, 3)
+    samples: list[Sample]  # what they follow from
+    names: list[str]  # of the mattes, for messages
+    errors: list[str]  # why pictures could not be read, which others replace
 
     def __len__(self) -> int:
         return len(self.samples)
@@ -155,8 +147,7 @@ class TrainingBatches:
 
     Args:
         dataset, sampler: read and warp a sample; choose the samples.
-        workers: processes; 0 reads in this one.
-        pin: return batches in page-locked memory, for a GPU.
+        workers, pin: processes, 0 reads in this one; return batches in page-locked memory, for a GPU.
 
     Attributes:
         unreadable: errors of pictures that could not be read, by epoch.

@@ -55,12 +55,7 @@ def find_images(folder: Path) -> list[Path]:
 
 
 def match_listed(fgr: Path, fgr_names: list[Path], pha: Path, pha_names: list[Path]) -> Pairing:
-    """Match foregrounds with alphas by relative path without suffix: `a/x.jpg` belongs to `a/x.png`.
-
-    Args:
-        fgr, pha: folders.
-        fgr_names, pha_names: what `find_images` lists in them.
-    """
+    """Match what `find_images` lists in two folders by path without suffix: `a/x.jpg` belongs to `a/x.png`."""
     result = Pairing()
     by_stem_fgr = _by_stem(Path(fgr).absolute(), fgr_names, result.duplicates)
     by_stem_pha = _by_stem(Path(pha).absolute(), pha_names, result.duplicates)

@@ -30,26 +30,17 @@ def seed_of(*key: int | str) -> int:
 
 @dataclass(frozen=True)
 class Sample:
-    """All that a sample's pixels follow from.
-
-    Attributes:
-        seed, epoch, index: seed its random draws.
-        matte, background: indices of its pictures.
-        height, width: of its step's crop, in pixels.
-        step_size: samples of its step over all ranks and accumulated parts, by which the loss is averaged; 0 for a
-            sample that does not count.
-        resolution: training resolution, which blur radii are meant for; None: the crop's longer side.
-    """
+    """All that a sample's pixels follow from; seed, epoch and index seed its random draws."""
 
     seed: int
     epoch: int
     index: int
-    matte: int
+    matte: int  # index of the picture
     background: int
-    height: int
+    height: int  # of its step's crop, in pixels
     width: int
-    step_size: int
-    resolution: int | None = None
+    step_size: int  # samples over all ranks and parts, by which the loss is averaged; 0 for one that does not count
+    resolution: int | None = None  # of training, which blur radii are meant for; None: the crop's longer side
 
 
 @dataclass(frozen=True)

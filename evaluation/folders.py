@@ -12,19 +12,13 @@ from evaluation.testset.layout import Truth, numbered, picture_sizes, pictures_b
 
 @dataclass(frozen=True)
 class PredictionFiles:
-    """The predictions of one model as files, by the names of the pictures.
+    """The predictions of one model as files, by the names of the pictures."""
 
-    Attributes:
-        folder: as the user named it.
-        pha, fgr: of every picture, and of those that have one.
-        problems, notes: why they cannot be scored, and what to print for the user.
-    """
-
-    folder: Path
+    folder: Path  # as the user named it
     pha: dict[str, Path]
-    fgr: dict[str, Path]
-    problems: list[str] = field(default_factory=list)
-    notes: list[str] = field(default_factory=list)
+    fgr: dict[str, Path]  # of those that have one
+    problems: list[str] = field(default_factory=list)  # why they cannot be scored
+    notes: list[str] = field(default_factory=list)  # to be printed for the user
 
 
 def as_clips(truths: Sequence[Truth]) -> list[Truth]:

@@ -20,18 +20,12 @@ READ_IN_MODE = {'refine_sample_pixels': 'sampling', 'refine_threshold': 'thresho
 
 @dataclass(frozen=True)
 class EvaluatedNetwork:
-    """A checkpoint and the settings to run it with.
-
-    Attributes:
-        path, settings: the weights, the network that they are of, and how it refines.
-        about: settings and origin in plain values: sha256, and run, epoch and step where a record says so.
-        report: one line for the console.
-    """
+    """A checkpoint and the settings to run it with."""
 
     path: Path
     settings: NetworkSettings
-    about: dict[str, Any]
-    report: str
+    about: dict[str, Any]  # settings and origin: sha256, and run, epoch and step where a record says so
+    report: str  # one line for the console
 
     @property
     def refines(self) -> bool:

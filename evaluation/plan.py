@@ -28,59 +28,37 @@ Size = tuple[int, int]  # width, height
 
 @dataclass(frozen=True)
 class ScoringRequest:
-    """The networks and files to be scored, and how.
+    """What the flags of evaluate.py say about the networks and files to be scored, and how."""
 
-    Attributes:
-        checkpoints, testset: networks to be run on a test set.
-        predictions, truth: folders of files to be compared with true ones.
-        results: earlier --json files.
-        base_only: add rows of networks without their refiners.
-        clips: each folder of pictures is a clip, unless the set itself knows its clips.
-        refiner: settings that replace those of refiners, by their names in `RefinerSettings`.
-        metrics, region, scaling: what to compute; None: all metrics that can be.
-        sort, report: the metric that orders pictures, if any, and whether there is to be a page.
-    """
-
-    checkpoints: Sequence[Path] = ()
-    testset: Path | None = None
-    predictions: Sequence[Path] = ()
-    truth: Path | None = None
-    results: Sequence[Path] = ()
-    base_only: bool = False
-    clips: bool = False
-    refiner: Mapping[str, Any] = field(default_factory=dict)
-    metrics: Sequence[str] | None = None
-    region: str = 'unknown'
-    scaling: str = 'bmv2'
-    sort: str | None = None
-    report: bool = False
+    checkpoints: Sequence[Path]
+    testset: Path | None
+    predictions: Sequence[Path]
+    truth: Path | None
+    results: Sequence[Path]
+    base_only: bool
+    clips: bool  # each folder of pictures is a clip, unless the set itself knows its clips
+    refiner: Mapping[str, Any]  # settings that replace those of refiners, by their names in `RefinerSettings`
+    metrics: Sequence[str] | None  # None: all that can be computed
+    region: str
+    scaling: str
+    sort: str | None
+    report: bool
 
 
 @dataclass(frozen=True)
 class ScoringPlan:
-    """Everything that is to be scored, found and checked.
-
-    Attributes:
-        truths, jobs: the pictures, and what a network reads for each of them.
-        networks, predictions: what gives rows, by name.
-        base_only: networks that refine give a second row, without their refiner.
-        metrics: to compute.
-        largest: (width, height) of the picture with the most pixels.
-        settings: of all new rows alike, in plain values.
-        earlier: rows that are there already.
-        notes: to be printed for the user.
-    """
+    """Everything that is to be scored, found and checked."""
 
     truths: list[Truth] = field(default_factory=list)
-    jobs: list[Job] = field(default_factory=list)
-    networks: dict[str, EvaluatedNetwork] = field(default_factory=dict)
-    base_only: bool = False
-    predictions: dict[str, PredictionFiles] = field(default_factory=dict)
+    jobs: list[Job] = field(default_factory=list)  # what a network reads for each of them
+    networks: dict[str, EvaluatedNetwork] = field(default_factory=dict)  # by the names of their rows
+    base_only: bool = False  # networks that refine give a second row, without their refiner
+    predictions: dict[str, PredictionFiles] = field(default_factory=dict)  # by the names of their rows
     metrics: list[str] = field(default_factory=list)
-    largest: Size = (1, 1)
-    settings: dict[str, Any] = field(default_factory=dict)
-    earlier: list[Results] = field(default_factory=list)
-    notes: list[str] = field(default_factory=list)
+    largest: Size = (1, 1)  # of the picture with the most pixels
+    settings: dict[str, Any] = field(default_factory=dict)  # of all new rows alike, in plain values
+    earlier: list[Results] = field(default_factory=list)  # rows that are there already
+    notes: list[str] = field(default_factory=list)  # to be printed for the user
 
 
 def prepare(request: ScoringRequest) -> ScoringPlan:

@@ -29,22 +29,14 @@ LEAST_GROUPS = 10  # of which an interval may say that a difference is none of c
 
 @dataclass(frozen=True)
 class Results:
-    """The figures of one model, the name of a row, on one test set.
+    """The figures of one model on one test set."""
 
-    Attributes:
-        figures: picture to metric to value, scaled as it is printed; NaN where it is undefined.
-        clips: clip to its pictures in order; empty for stills.
-        clip_figures: clip to the metrics that only a clip has, 'dtssd'.
-        settings: on which the figures depend: checkpoint, sizes, precision, region, scaling.
-        subjects: picture to whom or what it shows; empty where the test set does not say.
-    """
-
-    model: str
-    figures: dict[str, dict[str, float]]
-    clips: dict[str, list[str]]
-    clip_figures: dict[str, dict[str, float]]
-    settings: dict[str, Any]
-    subjects: dict[str, str] = field(default_factory=dict)
+    model: str  # name of its row
+    figures: dict[str, dict[str, float]]  # picture to metric to value, scaled as printed; NaN where undefined
+    clips: dict[str, list[str]]  # clip to its pictures in order; empty for stills
+    clip_figures: dict[str, dict[str, float]]  # clip to the metrics that only a clip has, 'dtssd'
+    settings: dict[str, Any]  # on which the figures depend: checkpoint, precision, region, scaling, ...
+    subjects: dict[str, str] = field(default_factory=dict)  # picture to whom it shows, where the test set says so
 
     @property
     def alike(self) -> dict[str, tuple[str, str]]:
@@ -73,22 +65,14 @@ class Results:
 
 @dataclass(frozen=True)
 class Mean:
-    """A mean, or the mean of paired differences.
+    """A mean, or the mean of paired differences, with its 95 % interval."""
 
-    Attributes:
-        value: the mean; NaN if nothing is defined.
-        low, high: its 95 % interval; NaN with fewer than two groups of pictures.
-        count: how many pictures (clips, for a metric of clips) it is over.
-        undefined: how many were left out because the metric is not defined for them.
-        groups: how many of these pictures are drawn by themselves, where those of a subject or a clip are one.
-    """
-
-    value: float
-    low: float
+    value: float  # NaN if nothing is defined
+    low: float  # NaN, as is `high`, with fewer than two groups of pictures
     high: float
-    count: int
-    undefined: int
-    groups: int
+    count: int  # how many pictures (clips, for a metric of clips) it is over
+    undefined: int  # how many were left out because the metric is not defined for them
+    groups: int  # how many are drawn by themselves, where those of a subject or a clip are one
 
     @property
     def too_few(self) -> bool:

@@ -46,23 +46,14 @@ class ComputeSettings:
 
 @dataclass(frozen=True)
 class Row:
-    """A row of the table: one model's predictions.
-
-    Attributes:
-        name: in the tables.
-        report: a line for the console, before it is scored.
-        settings: to be kept with the results.
-        threads: how many do what.
-        predict: starts the work; yields a source of pixels for each of the plan's truths.
-        file: where the alpha of a picture lies once it is scored; those of a network if they are kept.
-    """
+    """A row of the table: one model's predictions."""
 
     name: str
-    report: str
-    settings: dict[str, Any]
+    report: str  # a line for the console, before it is scored
+    settings: dict[str, Any]  # to be kept with the results
     threads: options.Threads
-    predict: Callable[[Pipeline], Iterator[PixelSource]]
-    file: Callable[[str], Path]
+    predict: Callable[[Pipeline], Iterator[PixelSource]]  # starts the work; yields one for each of the plan's truths
+    file: Callable[[str], Path]  # where a picture's alpha lies once it is scored, if it is kept
 
 
 def rows(plan: ScoringPlan, compute: ComputeSettings, folder: Path | None) -> Iterator[Row]:

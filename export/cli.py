@@ -33,27 +33,15 @@ MANIFEST = 'Manifest.json'
 
 @dataclass(frozen=True)
 class TrainedNetwork:
-    """A network with trained weights, and where these come from.
+    """A network with trained weights, and where these come from."""
 
-    Attributes:
-        network: in evaluation mode, float32, on the CPU, BatchNorm not folded.
-        about: metadata for the exported file: settings, the checkpoint's name and sha256, and its step, epoch and run
-            if it has a record.
-        report: one line for the console.
-    """
-
-    network: MattingBase
-    about: dict[str, str]
-    report: str
+    network: MattingBase  # in evaluation mode, float32, on the CPU, BatchNorm not folded
+    about: dict[str, str]  # settings, the checkpoint's name, sha256, and step, epoch and run if it has a record
+    report: str  # one line for the console
 
 
 def export_parser(description: str | None, output: str) -> argparse.ArgumentParser:
-    """Return a parser with the flags for the network, the output, and its comparison with the original.
-
-    Args:
-        description: of the script.
-        output: the help of `--output`.
-    """
+    """Return a parser with the flags for the network, the output, whose help is given, and its comparison."""
     parser = cli.Parser(description)
     options.add_model_arguments(parser)
     add = parser.add_argument_group('output').add_argument
@@ -75,13 +63,7 @@ def add_form_argument(group: argparse._ArgumentGroup, default: str) -> None:
 
 
 def export_problems(args: argparse.Namespace, suffixes: Sequence[str], modules: Sequence[str] = ()) -> list[str]:
-    """Return what is wrong with the flags of `export_parser`, and which modules the export lacks.
-
-    Args:
-        args: the command line.
-        suffixes: that `--output` may end in.
-        modules: that this export imports.
-    """
+    """Return what is wrong with the flags of `export_parser`, and which of the needed modules are not installed."""
     found = options.model_problems(args)
     if args.output.suffix not in suffixes:
         found.append(f'--output {args.output}: must end in {" or ".join(suffixes)}')
@@ -139,13 +121,7 @@ def read_trained_network(path: Path, settings: NetworkSettings) -> TrainedNetwor
 def placed(output: Path, overwrite: bool, validated: bool, more: str = '') -> Iterator[Path]:
     """Give a path beside the output; what is there gets the output's name when the block ends without an error.
 
-    Then print the name and size.
-
-    Args:
-        output: a file, or a folder that is a Core ML package.
-        overwrite: whether a file that is there may be replaced.
-        validated: whether it is compared with the original in the block.
-        more: is printed as well.
+    Then print the name and size, `more`, and whether the block did not compare it with the original.
 
     Raises:
         ValueError: meanwhile the output's name was taken.

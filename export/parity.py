@@ -54,32 +54,21 @@ class Limits:
 
 @dataclass(frozen=True)
 class OutputDifference:
-    """The absolute difference of one output.
+    """The absolute difference of one output."""
 
-    Attributes:
-        worst: the largest.
-        mean: at full size, as is `worst`, over cells refined alike only.
-        refined: the mean over cells that both networks refine; 0 for outputs that are not at full size.
-    """
-
-    worst: float
-    mean: float
-    refined: float = 0.0
+    worst: float  # the largest
+    mean: float  # at full size, as is `worst`, over cells refined alike only
+    refined: float = 0.0  # the mean over cells that both networks refine; 0 for outputs that are not at full size
 
 
 @dataclass(frozen=True)
 class PairComparison:
-    """The differences on one pair of pictures, by output.
-
-    Attributes:
-        refined: number of cells that the original refines; None if the network does not refine.
-        differing: number of cells that only one of the networks refines.
-    """
+    """The differences on one pair of pictures, by output."""
 
     name: str
     differences: dict[str, OutputDifference] = field(default_factory=dict)
-    refined: int | None = None
-    differing: int = 0
+    refined: int | None = None  # number of cells that the original refines; None if the network does not refine
+    differing: int = 0  # number of cells that only one of the networks refines
 
     def __str__(self) -> str:
         found = ', '.join(
@@ -114,12 +103,7 @@ def outputs_of(network: nn.Module, src: Tensor, bgr: Tensor) -> dict[str, Tensor
 
 
 def compare(name: str, expected: Mapping[str, Tensor], found: Mapping[str, Tensor]) -> PairComparison:
-    """Compare the results of two networks for a pair of pictures by name.
-
-    Args:
-        name: of the pair.
-        expected: results of the original; with 'ref_sm' if it refines.
-        found: some or all of these, of the exported network.
+    """Compare results for a pair of pictures, of the original, all of them, and of the exported network.
 
     Raises:
         ParityError: shapes differ.

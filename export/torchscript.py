@@ -104,10 +104,9 @@ def prove(path: Path, network: MattingBase, original: MattingBase, precision: st
     """Load a written file, run it on pictures of several sizes, an archive with other settings too, and compare.
 
     Args:
-        path: of the file.
-        network: the network that was saved, float32.
+        path, precision: of the file.
+        network: what was saved, float32.
         original: the same with BatchNorm not folded.
-        precision: that it was saved in.
         files: a photograph and its plate, as for `parity.pairs`.
 
     Raises:

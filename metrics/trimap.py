@@ -48,8 +48,5 @@ def unknown(picture: np.ndarray) -> np.ndarray:
     """Return the unknown region of a trimap, bool (H, W): levels that are nearer to 128 than to 0 and 255.
 
     Most tools write 128, some 127, and lossy files hold levels near each of the three along edges.
-
-    Args:
-        picture: uint8 (H, W).
     """
     return (picture >= _UNKNOWN_FROM) & (picture <= _UNKNOWN_TO)

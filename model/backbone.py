@@ -13,11 +13,7 @@ RESNET_LAYERS = {'resnet50': [3, 4, 6, 3], 'resnet101': [3, 4, 23, 3]}
 
 
 class ResNetEncoder(ResNet):
-    """ResNet-50 or ResNet-101 without classification head, its last stage dilated instead of strided.
-
-    Args:
-        variant: 'resnet50' or 'resnet101'.
-    """
+    """ResNet-50 or ResNet-101 without classification head, its last stage dilated instead of strided."""
 
     # Of the taps at 1/1, 1/2, 1/4, 1/8 and 1/16 of the input's sides.
     CHANNELS = (6, 64, 256, 512, 2048)
@@ -68,10 +64,7 @@ def widen_stem(weight: Tensor) -> Tensor:
     The first features are then those of the difference, nearly 0 wherever the two pictures agree, which is the cue that
     the task depends on; the picture itself still reaches the decoder's last convolution. Compared with zeros for `bgr`
     the error after the first 100 steps is half (docs/experiments.md). The same filters for both, which blend the
-    subject with what is behind it, are worse than either.
-
-    Args:
-        weight: (O, 3, k, k); (O, 6, k, k) is returned as it is.
+    subject with what is behind it, are worse than either. A stem of 6 channels is returned as it is.
     """
     return weight if weight.shape[1] == 6 else torch.cat([weight, -weight], 1)
 

@@ -13,11 +13,7 @@ from .decoder import Decoder
 
 
 class MattingBase(nn.Module):
-    """Encoder, atrous spatial pyramid pooling and decoder: alpha, foreground and error at the input's size.
-
-    Args:
-        backbone: one of `common.network.BACKBONES`.
-    """
+    """Encoder, one of `common.network.BACKBONES`, atrous spatial pyramid pooling and decoder."""
 
     def __init__(self, backbone: str):
         super().__init__()

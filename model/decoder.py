@@ -13,8 +13,8 @@ class Decoder(nn.Module):
     """The base network's upsampling decoder (paper, section 4.1).
 
     Args:
-        in_channels: channels of the input, then of the taps at 1/8, 1/4, 1/2 and 1/1.
-        channels: output channels of the four convolutions.
+        in_channels: of the input, then of the taps at 1/8, 1/4, 1/2 and 1/1.
+        channels: of the four convolutions' outputs.
     """
 
     def __init__(self, in_channels: Sequence[int], channels: Sequence[int] = (128, 64, 48, 37)):

@@ -27,17 +27,11 @@ class Cells(NamedTuple):
 
 
 class Pyramid(NamedTuple):
-    """A batch of RGB pictures at the three sizes that the networks read.
+    """A batch of RGB pictures at the three sizes that the networks read."""
 
-    Attributes:
-        full: (B, 3, H, W), sides multiples of 4; float 0..1, or uint8 0..255.
-        half: (B, 3, H / 2, W / 2), float 0..1.
-        small: (B, 3, h, w), the coarse network's size, float 0..1.
-    """
-
-    full: Tensor
-    half: Tensor
-    small: Tensor
+    full: Tensor  # (B, 3, H, W), sides multiples of 4; float 0..1, or uint8 0..255
+    half: Tensor  # (B, 3, H / 2, W / 2), float 0..1
+    small: Tensor  # (B, 3, h, w), the coarse network's size, float 0..1
 
 
 def make_pyramid(full: Tensor, size_sm: Sequence[int], dtype: torch.dtype = torch.float32) -> Pyramid:
@@ -50,10 +44,8 @@ class Refiner(nn.Module):
     """Two stages of two convolutions, at half and at full resolution, on crops around the selected cells.
 
     Args:
-        mode: 'sampling' (the `sample_pixels // 16` cells of largest error), 'thresholding' (cells whose error
-            exceeds `threshold`) or 'full' (every cell).
-        sample_pixels: pixels refined per picture in sampling mode, at least 16.
-        threshold: error above which a cell is refined in thresholding mode, 0..1.
+        mode, sample_pixels, threshold: 'sampling' refines the `sample_pixels // 16` cells of largest error in each
+            picture, at least one, 'thresholding' those whose error exceeds `threshold`, 0..1, 'full' every cell.
         kernel_size: 3 or 1.
         prevent_oversampling: in sampling mode, do not refine cells of error 0.
 

@@ -49,21 +49,15 @@ class WeightFile:
 
 @dataclass(frozen=True)
 class LoadReport:
-    """Which tensors of a model were loaded.
+    """Which tensors of a model were loaded."""
 
-    Attributes:
-        source: where from, such as a file with its kind.
-        matched, total, percent: numbers of tensors, and how much of the model's parameters, 0..100.
-        missing, unexpected, mismatched: names that the source lacks, that the model lacks, whose shapes differ.
-    """
-
-    source: str
+    source: str  # such as a file with its kind
     matched: int
     total: int
-    percent: float
-    missing: tuple[str, ...]
-    unexpected: tuple[str, ...]
-    mismatched: tuple[str, ...]
+    percent: float  # of the model's parameters, 0..100
+    missing: tuple[str, ...]  # names that the source lacks
+    unexpected: tuple[str, ...]  # names that the model lacks
+    mismatched: tuple[str, ...]  # names whose shapes differ
 
     def __str__(self) -> str:
         line = f'{self.source}: {self.matched} of {self.total} tensors, {self.percent:.1f} % of the parameters'

@@ -46,8 +46,7 @@ def report_bytes(
         pictures: called with the name of a model and of a picture, for the ones shown only: at most 3 x `places` per
             model. It may compute or read them then; one at a time is held in memory.
         sort_by: the metric that says which pictures are worst and how the table is sorted at first.
-        title: head of the page.
-        places: how many of the worst, of the median and of the best pictures to show.
+        title, places: head of the page; how many of the worst, of the median and of the best pictures to show.
 
     Returns:
         The page as UTF-8, about 100 kB per shown picture.

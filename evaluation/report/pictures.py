@@ -22,11 +22,7 @@ SUBJECT = 56
 
 
 def small(picture: np.ndarray) -> np.ndarray:
-    """Return a copy whose longest side is at most `SIDE`, averaged over areas; a smaller picture as it is.
-
-    Args:
-        picture: uint8 (H, W) or (H, W, 3).
-    """
+    """Return a copy, uint8, whose longest side is at most `SIDE`, averaged over areas; a smaller picture as it is."""
     height, width = picture.shape[:2]
     if max(height, width) <= SIDE:
         return picture
@@ -40,12 +36,7 @@ def error_picture(pred_pha: np.ndarray, true_pha: np.ndarray) -> np.ndarray:
 
     The two are averaged separately, since a thin line of one beside a thin line of the other would cancel out. The
     colour's strength is the square root of the error: an error of 0.04 has a fifth of the full colour and can be seen.
-
-    Args:
-        pred_pha, true_pha: uint8 (H, W).
-
-    Returns:
-        uint8 RGB, of the size that `small` gives.
+    Mattes are uint8 (H, W); the result is uint8 RGB, of the size that `small` gives.
     """
     too_much = small(cv2.subtract(pred_pha, true_pha))  # saturates at 0
     too_little = small(cv2.subtract(true_pha, pred_pha))
@@ -73,11 +64,7 @@ def photo_uri(picture: np.ndarray) -> str:
 
 
 def matte_uri(picture: np.ndarray) -> str:
-    """Encode a matte or an error as a data URI: WebP, lossless unless that takes much, as noise does.
-
-    Args:
-        picture: uint8 (H, W) or RGB (H, W, 3), already small.
-    """
+    """Encode a small matte or error, uint8, as a data URI: WebP, lossless unless that takes much, as noise does."""
     data = _webp(picture, quality=101)  # above 100 is OpenCV's word for lossless
     return _uri(data if len(data) <= LOSSLESS_BYTES else _webp(picture, quality=90))
 

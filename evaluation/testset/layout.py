@@ -23,28 +23,16 @@ VERSION = 1
 
 @dataclass(frozen=True)
 class Truth:
-    """A picture and what is known of it, as files.
+    """A picture and what is known of it, as files. Frames of a clip follow each other in order."""
 
-    Attributes:
-        name: below each folder, '/' between its parts, without suffix: 'anna/0001-00', or 'anna/0001-00/0003' in a
-            clip.
-        clip: of which it is a frame; None for a still. Frames of a clip follow each other in order.
-        pha: the true alpha.
-        fgr: the true foreground, if it is known.
-        trimap: if there is one; else it is computed from the alpha.
-        src: the picture itself; networks need it, predictions are shown beside it.
-        bgr: its plate, for networks; the frames of a clip share it.
-        subject: whom or what it shows, where the manifest says so; equal for all pictures of one foreground.
-    """
-
-    name: str
-    clip: str | None
+    name: str  # below each folder, without suffix: 'anna/0001-00', or 'anna/0001-00/0003' in a clip
+    clip: str | None  # of which it is a frame; None for a still
     pha: Path
     fgr: Path | None = None
-    trimap: Path | None = None
-    src: Path | None = None
-    bgr: Path | None = None
-    subject: str | None = None
+    trimap: Path | None = None  # else it is computed from the alpha
+    src: Path | None = None  # networks need it, predictions are shown beside it
+    bgr: Path | None = None  # for networks; the frames of a clip share it
+    subject: str | None = None  # whom or what it shows, where the manifest says so: equal for one foreground
 
 
 def find_testset(folder: Path) -> list[Truth]:

@@ -40,56 +40,35 @@ class Sources:
 class TestsetSettings:
     """The settings that a test set follows from, besides its sources.
 
-    Attributes:
-        seed: of all draws.
-        backgrounds_per_foreground: each another one.
-        size: (width, height) that foregrounds are fitted into, alpha 0 around them; None: their own.
-        clip_frames: 1 for stills, else frames of each clip.
-        noise: lowest and highest sigma of the plate's noise, in parts of white. The paper prints 0.08 to 0.15, which
-            no camera shows; 0.01 is what validation during training adds. Unless sigma is 0, the noise has a mean
-            within +-0.02, too.
-        limit: take this many foregrounds, spread evenly; None: all.
+    The paper prints 0.08 to 0.15 for the noise, which no camera shows; 0.01 is what validation during training adds.
     """
 
     seed: int = 0
     backgrounds_per_foreground: int = 1
-    size: tuple[int, int] | None = None
-    clip_frames: int = 1
-    noise: tuple[float, float] = (0.01, 0.01)
-    limit: int | None = None
+    size: tuple[int, int] | None = None  # (width, height) to fit foregrounds into, alpha 0 around; None: their own
+    clip_frames: int = 1  # 1 for stills
+    noise: tuple[float, float] = (0.01, 0.01)  # lowest and highest sigma of the plate's noise, in parts of white
+    limit: int | None = None  # take this many foregrounds, spread evenly; None: all
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """One foreground over one background: everything that its pictures follow from.
+    """One foreground over one background: everything that its pictures follow from. Sizes are (width, height)."""
 
-    Attributes:
-        name: the foreground's path without suffix, and the number of the background: 'anna/0001-00'.
-        fgr, pha, background: files, below their source folders.
-        size: (width, height) of the pictures.
-        placed: left, top, width and height of the foreground in them.
-        scaled: (width, height) to which the background is scaled, so that it covers the picture.
-        crop: left and top of the picture in that. Only this part is scaled, cut out at whole pixels of the file.
-        shift: of the plate, in pixels to the right and down.
-        gamma: of the plate.
-        mean, sigma, noise_seed: of its noise.
-        positions: of the subject in each frame of a clip, in pixels to the right of and below `placed`; () for stills.
-    """
-
-    name: str
-    fgr: str
+    name: str  # the foreground's path without suffix, and the number of the background: 'anna/0001-00'
+    fgr: str  # files, below their source folders
     pha: str
     background: str
     size: tuple[int, int]
-    placed: tuple[int, int, int, int]
-    scaled: tuple[int, int]
-    crop: tuple[int, int]
-    shift: tuple[float, float]
-    gamma: float
+    placed: tuple[int, int, int, int]  # left, top, width and height of the foreground in the picture
+    scaled: tuple[int, int]  # to which the background is scaled, so that it covers the picture
+    crop: tuple[int, int]  # left and top of the picture in that; only this part is scaled, cut out at whole pixels
+    shift: tuple[float, float]  # of the plate, in pixels to the right and down
+    gamma: float  # of the plate, and its noise
     mean: float
     sigma: float
     noise_seed: int
-    positions: Sequence[tuple[float, float]] = ()
+    positions: Sequence[tuple[float, float]] = ()  # in each frame of a clip, pixels to the right of and below `placed`
 
 
 def plan(sources: Sources, settings: TestsetSettings) -> list[Recipe]:

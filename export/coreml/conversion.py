@@ -25,29 +25,17 @@ PLATE = 'plate'
 
 @dataclass(frozen=True)
 class PackageSettings:
-    """How a network becomes a package.
+    """How a network becomes a package."""
 
-    Attributes:
-        sizes: (width, height) in pixels, each of one function; the first is the default.
-        outputs: some of the network's outputs and 'com', the cut-out.
-        precision: of the computation, 'float16' or 'float32'.
-        target: the oldest system, such as 'iOS16'; several sizes and a plate as state need iOS18.
-        image_inputs: take pictures as images instead of arrays of 0..1.
-        image_outputs: return alpha and foreground as images instead of arrays of 0..1.
-        plate_state: the plate is a state of the model instead of an input.
-        quantize: 'none', 'int8' or 'palette6'.
-        form: of the refiner, as in `export.portable.PortableRefine`.
-    """
-
-    sizes: Sequence[tuple[int, int]]
-    outputs: Sequence[str] = ('pha', 'fgr')
-    precision: str = 'float16'
-    target: str = 'iOS16'
-    image_inputs: bool = True
-    image_outputs: bool = True
-    plate_state: bool = False
-    quantize: str = 'none'
-    form: str = 'gather'
+    sizes: Sequence[tuple[int, int]]  # (width, height) in pixels, each of one function; the first is the default
+    outputs: Sequence[str] = ('pha', 'fgr')  # some of the network's outputs and 'com', the cut-out
+    precision: str = 'float16'  # of the computation, 'float16' or 'float32'
+    target: str = 'iOS16'  # the oldest system, such as 'iOS16'; several sizes and a plate as state need iOS18
+    image_inputs: bool = True  # take pictures as images instead of arrays of 0..1
+    image_outputs: bool = True  # return alpha and foreground as images instead of arrays of 0..1
+    plate_state: bool = False  # the plate is a state of the model instead of an input
+    quantize: str = 'none'  # 'none', 'int8' or 'palette6'
+    form: str = 'gather'  # of the refiner, as in `export.portable.PortableRefine`
 
 
 class PackagedNetwork(nn.Module):
