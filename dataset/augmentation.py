@@ -220,14 +220,9 @@ def _add_noise(x: Tensor, sigma: float, seed: int) -> Tensor:
 
 
 def _move(
-    x: Tensor,
-    angle: float,
-    shift_x: float,
-    shift_y: float,
-    scale: float = 1.0,
-    shear: float = 0.0,
+    x: Tensor, angle: float, shift_x: float, shift_y: float, scale: float = 1.0, shear: float = 0.0,
     outside: str = 'border',
-) -> Tensor:
+) -> Tensor:  # fmt: skip
     """Rotate (degrees), scale and shear (degrees, along x) x (C, H, W) about its centre, and move it (pixels).
 
     The map is inverted on the CPU: kornia's warp inverts it on the device, and waits for the result.

@@ -132,14 +132,9 @@ def _start_worker(_: int) -> None:
 
 def _loader(dataset: WarpedPairs, batches: Any, workers: int, pin: bool) -> DataLoader:
     return DataLoader(
-        dataset,
-        batch_sampler=batches,
-        num_workers=workers,
-        collate_fn=collate,
-        pin_memory=pin,
-        worker_init_fn=_start_worker,
-        prefetch_factor=2 if workers else None,
-    )
+        dataset, batch_sampler=batches, num_workers=workers, collate_fn=collate, pin_memory=pin,
+        worker_init_fn=_start_worker, prefetch_factor=2 if workers else None,
+    )  # fmt: skip
 
 
 class TrainingBatches:
@@ -192,16 +187,9 @@ class ValidationBatches:
     """
 
     def __init__(
-        self,
-        dataset: WarpedPairs,
-        count: int,
-        side: int,
-        batch_size: int,
-        workers: int,
-        pin: bool,
-        rank: int = 0,
-        world: int = 1,
-    ):
+        self, dataset: WarpedPairs, count: int, side: int, batch_size: int, workers: int, pin: bool,
+        rank: int = 0, world: int = 1,
+    ):  # fmt: skip
         samples = validation_samples(len(dataset.mattes), len(dataset.backgrounds), count, side)[rank::world]
         batches = [samples[i : i + batch_size] for i in range(0, len(samples), batch_size)]
         self.loader = _loader(dataset, batches, workers, pin)

@@ -150,14 +150,9 @@ def _figure(rng: np.random.Generator, canvas: Canvas) -> None:
 
 
 def _hair(
-    rng: np.random.Generator,
-    canvas: Canvas,
-    head: np.ndarray,
-    colour: np.ndarray,
-    length: float,
-    count: int,
+    rng: np.random.Generator, canvas: Canvas, head: np.ndarray, colour: np.ndarray, length: float, count: int,
     cap: bool = False,
-) -> None:
+) -> None:  # fmt: skip
     """Draw hair around a head, a mass and loose strands; as a cap it leaves the face free."""
     if cap:
         mass = blob(rng, head + (0, -0.04), 0.125, 1.15, 0.1)

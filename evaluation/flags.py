@@ -17,14 +17,8 @@ ABOUT_NETWORKS = (
 
 def flag_problems(args: argparse.Namespace) -> list[str]:
     """Return all that is wrong with the flags, one line each."""
-    return [
-        *_input_problems(args),
-        *_useless_flag_problems(args),
-        *cli.at_least_problems(args, {'batch_size': 1}),
-        *cli.refiner_problems(args),
-        *_output_problems(args),
-        *options.device_problems(args),
-    ]
+    found = _input_problems(args) + _useless_flag_problems(args) + cli.at_least_problems(args, {'batch_size': 1})
+    return found + cli.refiner_problems(args) + _output_problems(args) + options.device_problems(args)
 
 
 def _input_problems(args: argparse.Namespace) -> list[str]:

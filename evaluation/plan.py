@@ -106,11 +106,8 @@ def _plan_for_networks(request: ScoringRequest, folder: Path) -> tuple[ScoringPl
         truths,
         jobs=[Job(x.name, x.src or x.pha, x.bgr or x.pha, sizes[x.name]) for x in truths],  # both are there
         networks=dict(zip(_row_names([network.path for network in networks]), networks)),
-        base_only=request.base_only,
-        metrics=metrics,
-        largest=largest,
-        settings=_settings(request, folder),
-    )
+        base_only=request.base_only, metrics=metrics, largest=largest, settings=_settings(request, folder),
+    )  # fmt: skip
     return plan, problems + wrong + lacking
 
 
@@ -132,13 +129,10 @@ def _plan_for_predictions(request: ScoringRequest, folder: Path) -> tuple[Scorin
         return ScoringPlan(), problems
     metrics, lacking = _metrics(request, '--truth', truths, sizes, any(files.fgr for files in found.values()))
     plan = ScoringPlan(
-        truths,
-        predictions=found,
-        metrics=metrics,
+        truths, predictions=found, metrics=metrics, settings=_settings(request, folder),
         largest=max(sizes.values(), key=math.prod),
-        settings=_settings(request, folder),
         notes=[f'--predictions {note}' for files in found.values() for note in files.notes],
-    )
+    )  # fmt: skip
     return plan, lacking
 
 

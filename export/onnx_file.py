@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import logging
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
@@ -16,7 +15,7 @@ from torch import Tensor, nn
 from common.network import OUTPUT_MEANINGS, OUTPUTS
 from model import MattingBase, MattingRefine
 
-from . import ParityError, parity
+from . import ParityError, parity, without_messages
 from .parity import Limits, PairComparison
 from .torchscript import export_program, portable_copy
 
@@ -58,7 +57,8 @@ def convert(
     pooling = portable.aspp.convs[-1]
     assert isinstance(pooling, nn.Sequential)
     portable.aspp.convs[-1] = _Pooling(*pooling)
-    with _quiet():
+    # torch writes a single number, whose shape is an empty list.
+    with without_messages('onnx_ir._convenience', 'because it is an empty sequence'):
         made = torch.onnx.export(
             export_program(portable), (), input_names=['src', 'bgr'], output_names=names, opset_version=opset,
             external_data=False, verbose=False,
@@ -187,18 +187,3 @@ def _name_axes(value: onnx.ValueInfoProto) -> None:
     axes = value.type.tensor_type.shape.dim
     for axis, name in ((0, 'batch'), (2, f'height{suffix}'), (3, f'width{suffix}')):
         axes[axis].dim_param = name
-
-
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """Suppress the log line about an empty list, which is the shape of a single number, and no other."""
-
-    def unknown(record: logging.LogRecord) -> bool:
-        return 'because it is an empty sequence' not in record.getMessage()
-
-    logger = logging.getLogger('onnx_ir._convenience')
-    logger.addFilter(unknown)
-    try:
-        yield
-    finally:
-        logger.removeFilter(unknown)

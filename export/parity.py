@@ -103,7 +103,7 @@ def outputs_of(network: nn.Module, src: Tensor, bgr: Tensor) -> dict[str, Tensor
 
 
 def compare(name: str, expected: Mapping[str, Tensor], found: Mapping[str, Tensor]) -> PairComparison:
-    """Compare results for a pair of pictures, of the original, all of them, and of the exported network.
+    """Compare some or all of the exported network's results for a pair of pictures with those of the original.
 
     Raises:
         ParityError: shapes differ.

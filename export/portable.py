@@ -15,7 +15,7 @@ import math
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from model.base import MattingBase
 from model.refine import MattingRefine
@@ -92,29 +92,19 @@ class PortableRefine(PortableBase):
         return pha, fgr, pha_sm, (fgr_sm + src_sm).clamp(0, 1), err_sm, ref
 
 
-class PortableRefiner(nn.Module):
-    """`Refiner` for export; shares its weights."""
+class PortableRefiner(Refiner):
+    """`Refiner` for export; shares its weights. Its own settings are not read: they are arguments."""
 
     def __init__(self, refiner: Refiner):
-        super().__init__()
-        self.margin1, self.margin2 = (3, 2) if refiner.kernel_size == 3 else (0, 0)
-        self.conv1, self.bn1 = refiner.conv1, refiner.bn1
-        self.conv2, self.bn2 = refiner.conv2, refiner.bn2
-        self.conv3, self.bn3 = refiner.conv3, refiner.bn3
-        self.conv4 = refiner.conv4
+        with torch.device('meta'):
+            super().__init__(kernel_size=refiner.kernel_size)
+        for name, layer in refiner.named_children():
+            setattr(self, name, layer)
 
-    def forward(
-        self,
-        src: Tensor,
-        bgr: Tensor,
-        pixels: Tensor,
-        coarse: Tensor,
-        err: Tensor,
-        mode: str,
-        form: str,
-        sample_pixels: int,
-        threshold: float,
-    ) -> tuple[Tensor, Tensor]:
+    def forward(  # type: ignore[override]
+        self, src: Tensor, bgr: Tensor, pixels: Tensor, coarse: Tensor, err: Tensor,
+        mode: str, form: str, sample_pixels: int, threshold: float,
+    ) -> tuple[Tensor, Tensor]:  # fmt: skip
         """Refine the coarse result.
 
         Args:
@@ -130,8 +120,9 @@ class PortableRefiner(nn.Module):
         height, width = src.shape[2], src.shape[3]
         full = torch.cat([src, bgr], 1)
         half = _resize(full, height // 2, width // 2).to(coarse.dtype)
-        half = F.pad(torch.cat([_resize(coarse, height // 2, width // 2), half], 1), [self.margin1] * 4)
-        full = F.pad(full.to(coarse.dtype), [self.margin2] * 4)
+        margin1, margin2 = self.margins
+        half = F.pad(torch.cat([_resize(coarse, height // 2, width // 2), half], 1), [margin1] * 4)
+        full = F.pad(full.to(coarse.dtype), [margin2] * 4)
         err = _resize(err, height // 4, width // 4)
         if mode == 'full':
             return self.convolve(half, full).to(src.dtype), torch.ones_like(err)
@@ -171,14 +162,6 @@ class PortableRefiner(nn.Module):
         x = torch.where(keep[:, None, None, None], x.to(rows.dtype), rows[row])
         ref = torch.zeros_like(err.flatten()).index_put([image * (height * width) + index], keep.to(err.dtype))
         return rows.index_put([row], x).view(pixels.shape), ref.view(batch, 1, height, width)
-
-    def convolve(self, half: Tensor, full: Tensor) -> Tensor:
-        """Apply the four convolutions to crops or whole pictures, with their margins."""
-        x = F.relu(self.bn1(self.conv1(half)))
-        x = F.relu(self.bn2(self.conv2(x)))
-        x = F.interpolate(x, scale_factor=2.0, mode='nearest')
-        x = F.relu(self.bn3(self.conv3(torch.cat([x, full], 1))))
-        return self.conv4(x)
 
 
 def exceeded_by(x: Tensor, count: int, halvings: int = 24) -> Tensor:

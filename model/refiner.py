@@ -93,8 +93,8 @@ class Refiner(nn.Module):
             half = (x.half.to(coarse.dtype) for x in (src, bgr))
             full = (_unit(x.full, dtype).to(coarse.dtype) for x in (src, bgr))
             x = torch.cat([_resize(coarse, height // 2, width // 2), *half], 1)
-            margin1, margin2 = self._margins
-            out = self._convolve(F.pad(x, [margin1] * 4), F.pad(torch.cat([*full], 1), [margin2] * 4)).to(dtype)
+            margin1, margin2 = self.margins
+            out = self.convolve(F.pad(x, [margin1] * 4), F.pad(torch.cat([*full], 1), [margin2] * 4)).to(dtype)
             return out[:, :1], out[:, 1:], torch.ones_like(out[:, :1, ::4, ::4])
         cells, keep, ref = self._select(_resize(err, height // 4, width // 4))
         # In parts, except in training, where BatchNorm needs all at once: a third of the memory at 4K, and no slower.
@@ -132,13 +132,13 @@ class Refiner(nn.Module):
 
     def _refine_cells(self, coarse: Tensor, pictures: Sequence[Pyramid], cells: Cells) -> Tensor:
         """Return (n, 4, 4, 4): alpha and foreground residual of the 4x4 pixels of each cell."""
-        margin1, margin2 = self._margins
+        margin1, margin2 = self.margins
         half, full = [x.half for x in pictures], [x.full for x in pictures]
         x = _enlarge_cells(coarse, cells, half[0].shape[2:], margin1)
         x = torch.cat([x, _crop_cells(half, cells, 2, margin1, x.dtype)], 1)
-        return self._convolve(x, _crop_cells(full, cells, 4, margin2, x.dtype))
+        return self.convolve(x, _crop_cells(full, cells, 4, margin2, x.dtype))
 
-    def _convolve(self, half: Tensor, full: Tensor) -> Tensor:
+    def convolve(self, half: Tensor, full: Tensor) -> Tensor:
         """Apply the four convolutions to crops, or to whole padded pictures, at half and at full size."""
         x = F.relu(self.bn1(self.conv1(half)))
         x = F.relu(self.bn2(self.conv2(x)))
@@ -147,7 +147,7 @@ class Refiner(nn.Module):
         return self.conv4(x)
 
     @property
-    def _margins(self) -> tuple[int, int]:
+    def margins(self) -> tuple[int, int]:
         """The margins that the convolutions take away from a cell's surroundings, at half and at full size."""
         return (3, 2) if self.kernel_size == 3 else (0, 0)
 

@@ -111,21 +111,12 @@ def _drawn(job: _Job, own: tuple[int, int], back: tuple[int, int], settings: Tes
     shift = (g.uniform(-SHIFT, SHIFT), g.uniform(-SHIFT, SHIFT))
     gamma, mean, sigma = g.uniform(*GAMMA), g.uniform(-NOISE_MEAN, NOISE_MEAN), g.uniform(*settings.noise)
     return Recipe(
-        name=name,
-        fgr=fgr.as_posix(),
-        pha=pha.as_posix(),
-        background=background.as_posix(),
-        size=size,
-        placed=((width - w) // 2, (height - h) // 2, w, h),
-        scaled=scaled,
-        crop=crop,
-        shift=shift,
-        gamma=gamma,
+        name=name, fgr=fgr.as_posix(), pha=pha.as_posix(), background=background.as_posix(), size=size,
+        placed=((width - w) // 2, (height - h) // 2, w, h), scaled=scaled, crop=crop, shift=shift, gamma=gamma,
         mean=mean if sigma else 0.0,  # a part of the noise, and there is none
-        sigma=sigma,
-        noise_seed=int(g.integers(2**32)),
+        sigma=sigma, noise_seed=int(g.integers(2**32)),
         positions=_way(g, size, settings.clip_frames) if settings.clip_frames > 1 else (),
-    )
+    )  # fmt: skip
 
 
 def _way(g: np.random.Generator, size: tuple[int, int], frames: int) -> tuple[tuple[float, float], ...]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import io
-import logging
 import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -15,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from common.network import OUTPUTS
+from export import without_messages
 from export.portable import PortableBase, PortableRefine
 from model import MattingBase, MattingRefine
 
@@ -83,15 +83,11 @@ def convert(network: MattingBase, settings: PackageSettings, size: tuple[int, in
         ]
         state = ct.StateType(ct.TensorType(shape=shape, dtype=np.float16), name=PLATE)
         return ct.convert(
-            program,
-            inputs=inputs,
-            outputs=[_output(ct, name, settings) for name in settings.outputs],
-            states=[state] if settings.plate_state else None,
+            program, inputs=inputs, outputs=[_output(ct, name, settings) for name in settings.outputs],
+            states=[state] if settings.plate_state else None, pass_pipeline=_pipeline(ct), skip_model_load=True,
             compute_precision=getattr(ct.precision, settings.precision.upper()),
             minimum_deployment_target=getattr(ct.target, settings.target),
-            pass_pipeline=_pipeline(ct),
-            skip_model_load=True,
-        )
+        )  # fmt: skip
 
 
 def _output(ct: Any, name: str, settings: PackageSettings) -> Any:
@@ -135,18 +131,7 @@ _NOISE = ('libcoremlpython', 'has not been tested with coremltools', 'scikit-lea
 
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
-    """Suppress messages known to be harmless, and the converter's progress bars."""
-
-    def known(record: logging.LogRecord) -> bool:
-        return not any(text in record.getMessage() for text in _NOISE)
-
-    logger = logging.getLogger('coremltools')
-    logger.addFilter(known)
-    try:
-        with warnings.catch_warnings():
-            warnings.filterwarnings('ignore', message='Saving value type of int64')
-            # For its progress bars; errors are raised or logged.
-            with contextlib.redirect_stderr(io.StringIO()):
-                yield
-    finally:
-        logger.removeFilter(known)
+    """Suppress messages known to be harmless, and stderr for the converter's progress bars; errors are raised."""
+    with without_messages('coremltools', *_NOISE), warnings.catch_warnings(), contextlib.redirect_stderr(io.StringIO()):
+        warnings.filterwarnings('ignore', message='Saving value type of int64')
+        yield

@@ -23,15 +23,9 @@ from .mil_operations import OPERATIONS
 
 # By MIL's names. uint16, which torch hardly supports, is wrapped by hand.
 TYPES = {
-    'fp16': torch.float16,
-    'fp32': torch.float32,
-    'bool': torch.bool,
-    'int8': torch.int8,
-    'uint8': torch.uint8,
-    'int16': torch.int16,
-    'uint16': torch.int32,
-    'int32': torch.int32,
-}
+    'fp16': torch.float16, 'fp32': torch.float32, 'bool': torch.bool, 'int8': torch.int8, 'uint8': torch.uint8,
+    'int16': torch.int16, 'uint16': torch.int32, 'int32': torch.int32,
+}  # fmt: skip
 
 
 class Program:

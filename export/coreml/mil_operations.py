@@ -15,15 +15,9 @@ from torch import Tensor
 
 
 def conv(
-    x: Tensor,
-    weight: Tensor,
-    strides: Tensor,
-    pad_type: str,
-    pad: Tensor,
-    dilations: Tensor,
-    groups: int,
+    x: Tensor, weight: Tensor, strides: Tensor, pad_type: str, pad: Tensor, dilations: Tensor, groups: int,
     bias: Tensor | None = None,
-) -> Tensor:
+) -> Tensor:  # fmt: skip
     """Convolve in two dimensions; with `pad_type` 'custom', zero-pad by `pad` (top, bottom, left, right)."""
     if pad_type == 'custom':
         top, bottom, left, right = pad.tolist()
@@ -55,12 +49,9 @@ def pad(x: Tensor, pad: Tensor, mode: str, constant_val: float = 0.0) -> Tensor:
 
 
 def upsample_bilinear(
-    x: Tensor,
-    scale_factor_height: float,
-    scale_factor_width: float,
-    align_corners: bool,
+    x: Tensor, scale_factor_height: float, scale_factor_width: float, align_corners: bool,
     half_pixel_centers: bool = True,
-) -> Tensor:
+) -> Tensor:  # fmt: skip
     """Resize by the declared factors, which differ slightly from the ratio of the sizes."""
     if align_corners or not half_pixel_centers:
         raise NotImplementedError('MIL upsample_bilinear other than with half-pixel centres')
@@ -94,14 +85,9 @@ def scatter_nd(data: Tensor, indices: Tensor, updates: Tensor, mode: str, **_: A
 
 
 def slice_by_index(
-    x: Tensor,
-    begin: Tensor,
-    end: Tensor,
-    stride: Tensor | None = None,
-    begin_mask: Tensor | None = None,
-    end_mask: Tensor | None = None,
-    squeeze_mask: Tensor | None = None,
-) -> Tensor:
+    x: Tensor, begin: Tensor, end: Tensor, stride: Tensor | None = None,
+    begin_mask: Tensor | None = None, end_mask: Tensor | None = None, squeeze_mask: Tensor | None = None,
+) -> Tensor:  # fmt: skip
     """Slice each dimension; a mask lets the slice begin or end where the dimension does."""
     count = len(begin)
     from_start, to_end, squeezed = (
@@ -110,11 +96,9 @@ def slice_by_index(
     steps = [1] * count if stride is None else stride.tolist()
     if any(step < 1 for step in steps):
         raise NotImplementedError('MIL slice_by_index with a negative stride')
-    slices = [
-        slice(None if from_start[i] else int(begin[i]), None if to_end[i] else int(end[i]), steps[i])
-        for i in range(count)
-    ]
-    x = x[tuple(slices)]
+    begins = (None if free else int(i) for free, i in zip(from_start, begin))
+    ends = (None if free else int(i) for free, i in zip(to_end, end))
+    x = x[tuple(map(slice, begins, ends, steps))]
     return x[tuple(0 if squeeze else slice(None) for squeeze in squeezed)]
 
 
