@@ -63,9 +63,8 @@ class Canvas:
         """Paint a part over what is there.
 
         Args:
-            mask: coverage, uint8 (size, size).
+            mask, opacity: coverage, uint8 (size, size), and 0..1, one number or (size, size).
             colour: uint8 (size, size, 3), or one colour (3,).
-            opacity: 0..1, one number or (size, size).
             relief: how strongly the light shades the part, 0 = flat.
         """
         left, top, width, height = cv2.boundingRect(mask)

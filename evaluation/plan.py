@@ -104,7 +104,7 @@ def _plan_for_networks(request: ScoringRequest, folder: Path) -> tuple[ScoringPl
     metrics, lacking = _metrics(request, '--testset', truths, sizes, has_fgr=True)
     plan = ScoringPlan(
         truths,
-        jobs=[Job(x.name, x.src or x.pha, x.bgr or x.pha, sizes[x.name]) for x in truths],  # both are there
+        jobs=[Job(x.name, x.src or x.pha, x.bgr or x.pha, sizes[x.name]) for x in truths],  # a test set has both
         networks=dict(zip(_row_names([network.path for network in networks]), networks)),
         base_only=request.base_only, metrics=metrics, largest=largest, settings=_settings(request, folder),
     )  # fmt: skip

@@ -41,7 +41,7 @@ class TrainedNetwork:
 
 
 def export_parser(description: str | None, output: str) -> argparse.ArgumentParser:
-    """Return a parser with the flags for the network, the output, whose help is given, and its comparison."""
+    """Return a parser with the flags for network, output and comparison; `output` is the help of `--output`."""
     parser = cli.Parser(description)
     options.add_model_arguments(parser)
     add = parser.add_argument_group('output').add_argument

@@ -45,9 +45,7 @@ def disturbed(
         plate: uint8 or float 0..1, (H, W, C).
         shift: pixels to the right and down; bilinear, and the border repeats.
         gamma: exponent; above 1 darkens.
-        sigma: standard deviation of the Gaussian noise, in parts of white, drawn for each pixel and channel.
-        seed: of the noise.
-        mean: of the noise.
+        sigma, seed, mean: of the Gaussian noise, in parts of white, drawn for each pixel and channel.
 
     Returns:
         Cut to 0..1, in the plate's type: float32, or uint8 rounded to the nearest level.
@@ -117,8 +115,7 @@ def compose_testset(
 
     Args:
         folder: made if it does not exist.
-        recipes: what to make, as `plan` gives it.
-        sources, settings: those of the plan; they go into the manifest.
+        recipes, sources, settings: what `plan` gives, and what it was given; they go into the manifest.
         spread: `map`, or a function of the same arguments that works on several at once and gives the results in
             order; each holds a few pictures of floats.
         stopped: asked between pictures, on any thread: once it is true, no more are made. `spread` must raise then.

@@ -31,8 +31,7 @@ def save(models: Sequence[Any], settings: PackageSettings, package: Path, about:
 
     Args:
         models: one for each of the settings' sizes; weights that they share are stored once.
-        settings: of the package.
-        package: a path that ends in .mlpackage and does not exist.
+        settings, package: how they were made, and a path that ends in .mlpackage and does not exist.
         about: metadata: 'author', 'license', 'version', 'short description', and any others.
 
     Raises:
