@@ -157,9 +157,11 @@ def start(argv: Sequence[str] | None) -> int:
                 lambda make, them: progress(pipeline.ahead(make, them, threads), len(recipes), unit),
                 lambda: interruption.pending,
             )  # fmt: skip
-    except Exception as error:  # OpenCV has a type of its own
+    except Exception as error:
         hint = 'take a smaller --size, or smaller sources'
-        return cli.report_error(error, 1, 'stopped, so this is no test set yet: ', hint)
+        # OpenCV has a type of its own, which says in `err` what was wrong.
+        known = error if cli.out_of_memory(error) or not hasattr(error, 'err') else ValueError(error.err)
+        return cli.report_error(known, 1, 'stopped, so this is no test set yet: ', hint)
     print(f'{len(recipes)}{unit} of {len({recipe.fgr for recipe in recipes})} foregrounds, in {args.output_dir}')
     return 0
 

@@ -99,15 +99,19 @@ def launch(command: Sequence[str], count: int) -> int:
     from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
     # What the launcher logs of a rank that failed is a traceback of its own: the rank has said what was wrong.
-    logging.getLogger('torch.distributed.elastic').setLevel(logging.CRITICAL)
+    for name in list(logging.root.manager.loggerDict):
+        if name.startswith('torch.distributed.elastic'):
+            logging.getLogger(name).setLevel(logging.CRITICAL)
+    # Versions of torch without these pass on SIGTERM and SIGINT alone, and kill ranks after 30 seconds.
+    newer: dict[str, Any] = {'signals_to_handle': SIGNALS, 'shutdown_timeout': SAVING_SECONDS}
     os.environ.setdefault('OMP_NUM_THREADS', str(max(1, cores() // count)))
     try:
         # The launcher makes a folder for logs, of which there are none, and would leave it behind.
         with tempfile.TemporaryDirectory(prefix='torchelastic_') as logs:
             config = LaunchConfig(
                 min_nodes=1, max_nodes=1, nproc_per_node=count, run_id=uuid.uuid4().hex, rdzv_backend='c10d',
-                rdzv_endpoint='localhost:0', max_restarts=0, monitor_interval=0.2, signals_to_handle=SIGNALS,
-                shutdown_timeout=SAVING_SECONDS, logs_specs=DefaultLogsSpecs(logs),
+                rdzv_endpoint='localhost:0', max_restarts=0, monitor_interval=0.2, logs_specs=DefaultLogsSpecs(logs),
+                **{name: value for name, value in newer.items() if name in LaunchConfig.__dataclass_fields__},
             )  # fmt: skip
             elastic_launch(config, sys.executable)(*command)
     except ChildFailedError as error:

@@ -280,6 +280,8 @@ def _precision(name: str, resumed: Record | None, device: torch.device) -> torch
         if name == 'auto' and fast_in_bfloat16(device):
             # Records name the dtype; those of earlier versions say 'auto', which was bfloat16 here.
             name = 'bfloat16'
+        if name == 'float16' and device.type == 'cpu':
+            name = 'auto'  # the run began on a GPU
     return choose_precision(name, device)
 
 

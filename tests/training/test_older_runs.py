@@ -12,7 +12,8 @@ import pytest
 import torch
 from support.runs import assert_same, curve, flags, load, names, record, server
 
-from checkpointing.record import read_records
+from checkpointing.record import Record, read_records
+from training import stage
 
 # One worker runs these tests, since what they share is made once for each worker.
 pytestmark = pytest.mark.xdist_group('older runs')
@@ -80,3 +81,23 @@ def test_its_records_pins_and_links_count(continued, tolerance):
     assert (run / 'best.pth').samefile(run / 'epoch-2.pth')
     assert (run / 'last.pth').samefile(run / 'epoch-2.pth')
     assert not [name for name in names(run) if 'aside' in name or name.endswith('.tmp')]
+
+
+@pytest.mark.parametrize(
+    ('asked', 'recorded', 'device', 'fast', 'expected'),
+    [
+        ('auto', None, 'cpu', True, torch.float32),
+        ('auto', 'auto', 'cpu', True, torch.bfloat16),
+        ('auto', 'auto', 'cpu', False, torch.float32),
+        ('auto', 'auto', 'cuda', True, torch.bfloat16),
+        ('auto', 'auto', 'cuda', False, torch.float16),
+        ('auto', 'bfloat16', 'cpu', False, torch.bfloat16),
+        ('auto', 'float16', 'cpu', False, torch.float32),
+        ('float32', 'bfloat16', 'cpu', True, torch.float32),
+    ],
+)
+def test_auto_keeps_the_precision_of_the_run(monkeypatch, asked, recorded, device, fast, expected):
+    monkeypatch.setattr(stage, 'fast_in_bfloat16', lambda _: fast)
+    options = {'precision': recorded}
+    resumed = None if recorded is None else Record('r', 'base', 'epoch-0', 1, 0, {}, 'epoch', {}, {}, options)
+    assert stage._precision(asked, resumed, torch.device(device)) is expected
