@@ -80,60 +80,63 @@ def fit(run: Run) -> int:
             could not be saved, three in a row or the last one.
     """
     try:
-        done = run.state.progress.step >= run.schedule.end and not pending_work(run)
-        if done:
-            steps = run.state.progress.step
-            log.info('nothing to do: %d steps are done; raise --epoch-end or --max-steps to go on', steps)
-        else:
-            rehearse(run)
-        if run.ranks.first and (run.resumed is not None or not done):
-            run.checkpoints.open()
-        return 0 if done else _fit(run)
+        with listening() as signal:
+            done = run.state.progress.step >= run.schedule.end and not pending_work(run)
+            if done:
+                steps = run.state.progress.step
+                log.info('nothing to do: %d steps are done; raise --epoch-end or --max-steps to go on', steps)
+            else:
+                rehearse(run, signal)
+            if run.ranks.first and (run.resumed is not None or not done):
+                run.checkpoints.open()
+            if stop := int(run.ranks.agree(signal.number)[0]):
+                log.info('stopped by %s before the first step', signal_name(stop))
+                return 128 + stop
+            return 0 if done else _fit(run, signal)
     finally:
         run.checkpoints.close()
         run.logger.close()
 
 
-def _fit(run: Run) -> int:
+def _fit(run: Run, signal: StopRequest) -> int:
     try:
-        return _train(run)
+        return _train(run, signal)
     except (CheckpointError, ImageError, FloatingPointError) as error:
         raise TrainingStopped(str(error)) from error
     except (ValueError, OSError) as error:
         raise RuntimeError('a fault of the toolkit, not of the command line') from error
 
 
-def _train(run: Run) -> int:
+def _train(run: Run, signal: StopRequest) -> int:
     progress, settings, schedule = run.state.progress, run.settings, run.schedule
     look_interval = 1 if run.ranks.device.type == 'cpu' else LOOK_INTERVAL
     batches, meter, bad_steps = iter(run.batches), Meter(), BadSteps(run.state)
     run.state.module.train()
-    with listening() as signal:
-        if pending_work(run) and not _make_up(run, signal):
-            return _stop(run, progress.step - 1, signal.number)
-        while progress.step < schedule.end:
-            step = progress.step
-            result = _train_step(run, batches, meter)
-            bad_steps.note(result)
-            progress.step += 1
+    if pending_work(run) and not _make_up(run, signal):
+        return _stop(run, progress.step - 1, signal.number)
+    while progress.step < schedule.end:
+        step = progress.step
+        result = _train_step(run, batches, meter)
+        bad_steps.note(result)
+        progress.step += 1
 
-            log_now = progress.step % settings.log_train_loss_interval == 0
-            draw_now = progress.step % settings.log_train_images_interval == 0
-            due = any(schedule.due(progress.step))
-            if not (progress.step % look_interval == 0 or log_now or draw_now or due):
-                continue
-            stop, late, *counts = run.ranks.agree(signal.number, _late(run), *bad_steps.counts())
-            bad_steps.look(counts, result.names)
-            if log_now:
-                meter.report(run.logger, run.state, result)
-            if draw_now and run.ranks.first:
-                run.logger.pictures(step, _predict(run, result.batch).pictures())
-            if stop:
-                return _stop(run, step, int(stop))
-            if late or due:
-                if not _finish_step(run, step, signal, bool(late)):
-                    return _stop(run, step, signal.number)
-                meter.restart()
+        log_now = progress.step % settings.log_train_loss_interval == 0
+        draw_now = progress.step % settings.log_train_images_interval == 0
+        due = any(schedule.due(progress.step))
+        if not (progress.step % look_interval == 0 or log_now or draw_now or due):
+            continue
+        stop, late, *counts = run.ranks.agree(signal.number, _late(run), *bad_steps.counts())
+        bad_steps.look(counts, result.names)
+        if log_now:
+            meter.report(run.logger, run.state, result)
+        if draw_now and run.ranks.first:
+            run.logger.pictures(step, _predict(run, result.batch).pictures())
+        if stop:
+            return _stop(run, step, int(stop))
+        if late or due:
+            if not _finish_step(run, step, signal, bool(late)):
+                return _stop(run, step, signal.number)
+            meter.restart()
     return 0
 
 
@@ -151,13 +154,15 @@ def _unvalidated(run: Run) -> bool:
     return run.schedule.due(run.resumed.step + 1).validation and not run.resumed.metrics
 
 
-def rehearse(run: Run) -> None:
-    """Validate two batches, so that mistakes show in seconds and not at the first validation.
+def rehearse(run: Run, signal: StopRequest) -> None:
+    """Validate two batches, so that mistakes show in seconds and not at the first validation; a signal cuts it short.
 
     Raises:
         ValueError: --monitor or --checkpoint-best-name names no metric.
     """
-    names = _validate_module(run, run.state.module, itertools.islice(run.valid_batches, 2)) or {}
+    names = _validate_module(run, run.state.module, itertools.islice(run.valid_batches, 2), signal)
+    if names is None:
+        return
     known = [f'valid_{name}' for name in names]
     if run.state.ema is not None:
         known += [f'valid_ema_{name}' for name in names]
@@ -298,10 +303,9 @@ def _save(run: Run, names: dict[str, str], step: int, metrics: dict[str, float],
 
 
 def _validate_module(
-    run: Run, module: nn.Module, batches: Iterable[Any], signal: StopRequest | None = None
+    run: Run, module: nn.Module, batches: Iterable[Any], signal: StopRequest
 ) -> dict[str, float] | None:
-    stop = (lambda: False) if signal is None else signal.__bool__
-    return validate(module, batches, run.step, run.ranks, run.dtype, run.settings.monitor, stop)
+    return validate(module, batches, run.step, run.ranks, run.dtype, run.settings.monitor, signal.__bool__)
 
 
 def _predict(run: Run, batch: Any) -> Prediction:

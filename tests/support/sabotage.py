@@ -1,6 +1,5 @@
 """What goes wrong in a run on purpose: called in the process of a run before it begins (see fork_server.py)."""
 
-import contextlib
 import errno
 import json
 import os
@@ -73,29 +72,27 @@ def around(owner, name, before=None, after=None):
 def mark_phases(path):
     """Notes in a file what the run is at, so that the last line stays when it is killed.
 
-    'training' while it listens to signals, 'end' when it is about to stop listening; nothing before.
+    'training' once signals make it save, 'end' when they no longer do; nothing before.
     """
     file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
-    real, fitting = training.loop.listening, []
+    real, fitting = training.loop._train, []
 
     def mark(word):
         os.write(file, f'{word}\n'.encode())
 
-    @contextlib.contextmanager
-    def listening():
-        with real() as request:
-            fitting.append(True)
-            mark('training')
-            try:
-                yield request
-            finally:
-                mark('end')
+    def train(run, request):
+        fitting.append(True)
+        mark('training')
+        try:
+            return real(run, request)
+        finally:
+            mark('end')
 
     def saved(self, *_):
         if self._committing is None:
             mark('-saving')
 
-    training.loop.listening = listening
+    training.loop._train = train
     around(
         training.loop, 'validate',
         before=lambda *_: fitting and mark('validation'), after=lambda *_: fitting and mark('training'),
