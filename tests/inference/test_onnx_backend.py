@@ -289,6 +289,7 @@ FLAGS = ['--model-type', 'mattingrefine', '--model-backbone', 'mobilenetv2', '--
 FLAGS += ['--resolution', '64', '48', '96', '64']
 
 
+@pytest.mark.slow
 def test_the_speed_of_a_file_and_of_weights_that_are_exported_for_it(
     exported: Path,
     checkpoints: dict[str, Path],

@@ -91,6 +91,7 @@ def test_your_weights_on_your_picture(
     torch.testing.assert_close(seen['matting'].model.refiner.conv4.weight, own, check_stride=False)
 
 
+@pytest.mark.slow
 def test_torchscript_is_traced_without_a_flood_of_warnings(
     capsys: pytest.CaptureFixture[str], recwarn: pytest.WarningsRecorder
 ) -> None:

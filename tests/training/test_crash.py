@@ -84,6 +84,7 @@ def assert_killed_run_is_whole(folder, kills):
     assert len([name for name in names(run) if '.state.pth.aside' in name]) <= kills
 
 
+@pytest.mark.slow
 def test_a_run_killed_in_every_phase_ends_as_the_uninterrupted_one(tmp_path):
     cuts = cut_often(tmp_path, ['saving', 'validation', 'training', 'start-up'], random.Random(35), kill)
     assert len(cuts) == 4
