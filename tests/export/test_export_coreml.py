@@ -21,8 +21,7 @@ from export.parity import Limits, OutputDifference, compare
 from inference.networks import random_network
 
 ct = pytest.importorskip('coremltools')
-# One worker runs them all, since what they share is made once for each worker.
-pytestmark = [pytest.mark.timeout(600), pytest.mark.xdist_group('coreml')]
+pytestmark = [pytest.mark.timeout(600)]
 SETTINGS = NetworkSettings('mattingrefine', 'mobilenetv2', RefinerSettings(refine_sample_pixels=1600))
 
 

@@ -23,10 +23,7 @@ onnx = pytest.importorskip('onnx')
 onnxruntime = pytest.importorskip('onnxruntime')
 from export import onnx_file  # noqa: E402
 
-# One worker runs them all, since what they share is made once for each worker.
-pytestmark = [
-    pytest.mark.usefixtures('one_thread'), pytest.mark.timeout(600), pytest.mark.xdist_group('onnx'),
-]  # fmt: skip
+pytestmark = [pytest.mark.usefixtures('one_thread'), pytest.mark.timeout(600)]
 SIZES = ((128, 96), (60, 84))
 NAMES = ['pha', 'fgr', 'pha_sm', 'fgr_sm', 'err_sm', 'ref_sm']
 

@@ -26,8 +26,7 @@ from inference.networks import load_network
 from model import MattingBase, MattingRefine
 from model.weights import describe, load_weights
 
-# One worker runs them all, since what they share is made once for each worker.
-pytestmark = [pytest.mark.usefixtures('one_thread'), pytest.mark.xdist_group('torchscript')]
+pytestmark = pytest.mark.usefixtures('one_thread')
 COMPILERS = ('c++', 'g++', 'clang++')
 
 

@@ -28,10 +28,7 @@ pytest.importorskip('onnxruntime')
 from export import onnx_file  # noqa: E402
 from inference import onnx_network  # noqa: E402
 
-# One worker runs them all, since what they share is made once for each worker.
-pytestmark = [
-    pytest.mark.usefixtures('one_thread'), pytest.mark.timeout(600), pytest.mark.xdist_group('onnx backend'),
-]  # fmt: skip
+pytestmark = [pytest.mark.usefixtures('one_thread'), pytest.mark.timeout(600)]
 CPU = torch.device('cpu')
 SETTINGS = NetworkSettings('mattingrefine', 'mobilenetv2', RefinerSettings(refine_sample_pixels=800))
 ABOUT = {name: str(value) for name, value in SETTINGS.values.items()}

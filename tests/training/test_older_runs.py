@@ -15,9 +15,6 @@ from support.runs import assert_same, curve, flags, load, names, record, server
 from checkpointing.record import Record, read_records
 from training import stage
 
-# One worker runs these tests, since what they share is made once for each worker.
-pytestmark = pytest.mark.xdist_group('older runs')
-
 DATA = Path(__file__).parents[1] / 'data/begun_by_0.1'
 WORDS = {
     'ema_decay': 0.9, 'clip_grad': 1, 'lr_schedule': 'cosine', 'warmup_steps': 2, 'batch_size': 2, 'accumulate': 2,
