@@ -15,7 +15,7 @@ from dataset.loaders import TrainingBatches, WarpedPairs
 from dataset.sampling import SamplingPlan, StepSampler
 from dataset.synthetic import SyntheticBackgrounds, SyntheticMattes
 from support.sabotage import Tiny
-from training import distributed as devices
+from training import distributed
 from training.logs import Logger
 from training.loop import Run, _train_step
 from training.losses import base_loss
@@ -33,7 +33,7 @@ def step(model, batch):
 
 
 def one_step(folder, accumulate):
-    ranks = devices.join_ranks('cpu')
+    ranks = distributed.join_ranks('cpu')
     torch.manual_seed(0)
     module = Tiny().eval()
     optimizer = torch.optim.SGD([{'params': list(module.parameters()), 'lr': 1.0, 'initial_lr': 1.0, 'name': 'all'}])
@@ -46,7 +46,7 @@ def one_step(folder, accumulate):
     settings = LoopSettings(0, accumulate, None, 1, 1, 'valid_loss', None, None, False)
     schedule = Schedule(ScheduleSettings(1, 1, 1, 1, 1, 'constant', 0), steps_per_epoch=1)
     run = Run(
-        state, devices.distribute(module, ranks), batches, [], step, settings, schedule, ranks, torch.float32,
+        state, distributed.distribute(module, ranks), batches, [], step, settings, schedule, ranks, torch.float32,
         Checkpoints(Path(folder), 'base', 'run', {}), Logger(Path(folder), 0, 1, first=False),
     )  # fmt: skip
     result = _train_step(run, iter(batches), Meter())
@@ -54,7 +54,7 @@ def one_step(folder, accumulate):
     torch.save(
         {'gradient': gradient, 'names': result.names}, Path(folder) / f'{ranks.world}-{accumulate}-{ranks.rank}.pt'
     )
-    devices.leave_ranks()
+    distributed.leave_ranks()
 
 
 if __name__ == '__main__':
