@@ -126,13 +126,18 @@ def _words(verdict: Verdict) -> str:
 
 
 def diff(args: argparse.Namespace) -> int:
-    """Print the tensors that differ; return 1 if any does."""
+    """Print the tensors that differ, also of damaged files; return 1 if any does."""
     from dataclasses import asdict
 
     from checkpointing.diff import compare
+    from checkpointing.verify import Verifier
     from model.weights import read_weights
 
     result = compare(read_weights(args.first).state_dict, read_weights(args.second).state_dict)
+    verifier = Verifier()
+    for path in (args.first, args.second):
+        if (verdict := verifier.check(path)).damaged:
+            say(f'{path}: {_words(verdict)}')
     if args.json:
         print_json({'equal': result.equal, **asdict(result)})
         return 0 if result.equal else 1

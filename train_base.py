@@ -53,6 +53,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
 
 def make_run(args: argparse.Namespace, ranks: Ranks) -> Run:
     """Build the stage in full view: data, network, optimizer, step, and where the run begins."""
+    from checkpointing.origin import read_original
     from model import MattingBase
     from model.pretrained import initialize
     from training.losses import base_loss
@@ -61,8 +62,9 @@ def make_run(args: argparse.Namespace, ranks: Ranks) -> Run:
 
     def make_network() -> MattingBase:
         network = MattingBase(args.model_backbone)
-        if args.model_pretrain_initialization:
-            log.info('first weights from %s', initialize(network, args.model_pretrain_initialization))
+        if source := args.model_pretrain_initialization:
+            weights = source if source == 'imagenet' else read_original(Path(source)).file
+            log.info('first weights from %s', initialize(network, weights))
         return network
 
     def step(network: Forward, batch: Batch) -> Prediction:

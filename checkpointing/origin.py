@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any
 
 from common.network import RefinerSettings
 
-from .record import Record, read_records
-from .verify import Verdict, Verifier, owner, read_provenance
+from .record import Record
+from .verify import Verdict, Verifier, read_provenance
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -105,7 +105,7 @@ def find_origin(path: Path, verifier: Verifier | None = None) -> Origin:
     verifier = verifier or Verifier()
     verdict = verifier.check(path)
     real = path.resolve()
-    record, kind = owner(real, read_records(real.parent)) or (None, '')
+    record, kind = verifier.owner(real) or (None, '')
     return Origin(path, verdict, record, kind, read_provenance(real), verifier)
 
 

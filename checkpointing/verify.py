@@ -40,10 +40,8 @@ class Verifier:
             FileNotFoundError: no such file, and no record speaks of one.
         """
         path = path.resolve()
-        if path.parent not in self.records:
-            self.records[path.parent] = read_records(path.parent)
         try:
-            owned = owner(path, self.records[path.parent])
+            owned = self.owner(path)
             if owned is not None:
                 return self._own(path, owned[0].files[owned[1]])
             return self._foreign(path)
@@ -51,6 +49,12 @@ class Verifier:
             raise FileNotFoundError(f'{path}: no such file') from None
         except OSError as error:
             return Verdict(True, f'cannot be read: {error.strerror or error}')
+
+    def owner(self, path: Path) -> tuple[Record, str] | None:
+        """Return record and kind of a checkpoint's file, as the function `owner` does; `path` is no link."""
+        if path.parent not in self.records:
+            self.records[path.parent] = read_records(path.parent)
+        return owner(path, self.records[path.parent])
 
     def digest(self, path: Path) -> str:
         """Return the sha256 of a file in hex."""

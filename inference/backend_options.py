@@ -98,12 +98,12 @@ def follow(args: argparse.Namespace) -> None:
 
 def _archive_about(path: Path) -> Mapping[str, str]:
     """Return what a TorchScript archive says of itself, except its precision, which can be changed; else nothing."""
-    if not zipfile.is_zipfile(path):
-        return {}
     try:
+        if not zipfile.is_zipfile(path):
+            return {}
         with zipfile.ZipFile(path) as archive:
             named = [name for name in archive.namelist() if name.endswith('/extra/about.json')]
             about = json.loads(archive.read(named[0])) if named else {}
-    except (zipfile.BadZipFile, ValueError) as error:
+    except Exception as error:  # zipfile raises a dozen types on damaged files
         raise ValueError(f'{path}: damaged: {error}') from None
     return {key: value for key, value in about.items() if key != 'precision'}

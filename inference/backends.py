@@ -13,11 +13,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from checkpointing.origin import read_original
 from common.cli import flag, out_of_memory
 from common.console import say
 from common.devices import choose_device, choose_precision
 from common.network import NetworkSettings
-from model.weights import describe, read_weights
+from model.weights import WeightFile, describe
 
 from .networks import random_network
 from .predictor import Matting
@@ -57,17 +58,18 @@ def load_matting(
 
     Raises:
         FileNotFoundError: no such file.
-        ValueError: the weights are of another network; an archive cannot be given its settings, or an ONNX file has
-            others; the file is not of this backend's kind.
+        ValueError: the file is damaged; the weights are of another network; an archive cannot be given its settings,
+            or an ONNX file has others; the file is not of this backend's kind.
     """
     if path is None:
         return Matting(random_network(settings), device, precision, compiled)
     if backend == 'onnx':
         return _onnx(path, settings, device, precision)
     if backend == 'torchscript':
-        if read_weights(path).kind == 'TorchScript archive':
+        held = read_original(path).file
+        if held.kind == 'TorchScript archive':
             dtype = choose_precision(precision, device)
-            return _as_it_is(Archive(_archive(path, settings), dtype), device, dtype)
+            return _as_it_is(Archive(_archive(held, settings), dtype), device, dtype)
         if not traceable:
             raise ValueError(
                 f'--backend torchscript: needs a TorchScript archive, not {path}; make one of it with '
@@ -143,9 +145,10 @@ def _onnx(path: Path, settings: NetworkSettings, device: torch.device, precision
     return _as_it_is(network, device, network.dtype)
 
 
-def _archive(path: Path, settings: NetworkSettings) -> nn.Module:
+def _archive(file: WeightFile, settings: NetworkSettings) -> nn.Module:
     """Load a TorchScript archive and give it the settings of its refiner."""
-    held, asked = describe(read_weights(path).state_dict).lower(), f'{settings.model_type} {settings.backbone}'
+    path, held = file.path, describe(file.state_dict).lower()
+    asked = f'{settings.model_type} {settings.backbone}'
     if held != asked:
         raise ValueError(f'{path} holds {held}, not {asked}: give the --model-type and --model-backbone of the file')
     with _sifted_warnings():

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from .backbone import widen_stem
 from .base import MattingBase
-from .weights import LoadReport, load_weights, read_weights
+from .weights import LoadReport, WeightFile, load_weights, read_weights
 
 STEMS = {'resnet50': 'backbone.conv1.weight', 'resnet101': 'backbone.conv1.weight',
          'mobilenetv2': 'backbone.features.0.0.weight'}  # fmt: skip
@@ -27,13 +27,14 @@ PREFIXES = {
 }
 
 
-def initialize(model: MattingBase, source: str | Path) -> LoadReport:
+def initialize(model: MattingBase, source: str | Path | WeightFile) -> LoadReport:
     """Load pretrained weights into the encoder, and into the ASPP if the file has one.
 
     Args:
         model: its decoder and refiner keep their random weights.
         source: 'imagenet' (torchvision's weights, downloaded once into torch's cache), a file of torchvision's
-            ImageNet weights, or a DeepLabV3 file (`model_state`, names `backbone.*`, `classifier.classifier.0.*`).
+            ImageNet weights, or a DeepLabV3 file (`model_state`, names `backbone.*`, `classifier.classifier.0.*`); a
+            path, or what `read_weights` returned.
 
     Raises:
         FileNotFoundError: no such file.
@@ -41,10 +42,11 @@ def initialize(model: MattingBase, source: str | Path) -> LoadReport:
         ValueError: the file is for another backbone, or of another kind.
     """
     backbone = model.backbone_name
-    if str(source) == 'imagenet':
+    if source == 'imagenet':
         state, name = _download(backbone), f"torchvision's ImageNet weights of {backbone}"
     else:
-        state, name = read_weights(source).state_dict, str(source)
+        file = source if isinstance(source, WeightFile) else read_weights(source)
+        state, name = file.state_dict, str(file.path)
     renamed = _rename(state)
     stem = STEMS[backbone]
     if stem in renamed:
