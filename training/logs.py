@@ -4,19 +4,30 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import os
+import re
+import socket
 import sys
 import time
-from collections.abc import Callable, Mapping
+import zlib
+from collections.abc import Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
+from google.protobuf.message import DecodeError
+from tensorboard.compat.proto.event_pb2 import Event, SessionLog
+from tensorboard.compat.proto.summary_pb2 import Summary
+from tensorboard.summary.writer.record_writer import RecordWriter
 from torch import Tensor
-from torch.utils.tensorboard import SummaryWriter
+from torch.utils.tensorboard import summary
 from torchvision.utils import make_grid
 from tqdm import tqdm
 
 log = logging.getLogger(__name__)
 
 RETRY_SECONDS = 60
+EVENT_FILES = '*.tfevents.*'
 
 
 class _TqdmHandler(logging.Handler):
@@ -36,53 +47,156 @@ def set_up_logging(first: bool = True) -> None:
     logging.basicConfig(handlers=[handler], level=logging.INFO if first else logging.WARNING, force=True)
 
 
+class EventFile:
+    """A new file of TensorBoard's, to add events to.
+
+    TensorBoard reads the files of a folder by the time in their names, and drops of what it has read the steps that
+    come once more. So the name is later than all others in the folder, also where the clock was set back.
+
+    Args:
+        folder: of the run's curves.
+        mark: the suffix of the run's files.
+        start: what older files hold from this step on is not shown; None shows all.
+    """
+
+    def __init__(self, folder: Path, mark: str, start: int | None):
+        names = (re.search(r'\.tfevents\.(\d+)\.', path.name) for path in folder.glob(EVENT_FILES))
+        stamp = max([int(time.time()), *(int(found[1]) + 1 for found in names if found)])
+        name = f'events.out.tfevents.{stamp:010d}.{socket.gethostname()}.{os.getpid()}{mark}'
+        self.records = RecordWriter((folder / name).open('xb'))
+        # A thread writes, since the checksum of a picture takes a second in Python.
+        self.thread = ThreadPoolExecutor(1)
+        self.last: Future[Any] = self.thread.submit(int)
+        self.add(0, file_version='brain.Event:2')
+        if start is not None:
+            self.add(start, session_log=SessionLog(status=SessionLog.START))
+
+    def add(self, step: int, **content: Any) -> None:
+        """Hand an event to the operating system soon; raise what went wrong with an earlier one."""
+        if self.last.done():
+            self.last.result()
+        data = Event(wall_time=time.time(), step=step, **content).SerializeToString()
+        self.last = self.thread.submit(self._write, data, self.last)
+
+    def _write(self, data: bytes, before: Future[Any]) -> None:
+        before.result()  # nothing is written behind a record that failed
+        self.records.write(data)
+        self.records.flush()
+
+    def flush(self) -> None:
+        """Wait until the operating system has all events."""
+        self.last.result()
+
+    def close(self) -> None:
+        """Write what is left, if that can be done."""
+        self.thread.shutdown()
+        with contextlib.suppress(OSError):
+            self.records.close()
+
+
+def mark_of(stage: str, checkpoints: Path, logs: Path) -> str:
+    """Return the suffix of the event files of a stage's run, such as '.1a2b3c4d'.
+
+    It tells runs of one name apart by where their checkpoints lie, seen from the parent of the logs' folders.
+    """
+    place = os.path.realpath(checkpoints)
+    with contextlib.suppress(ValueError):  # on another drive
+        place = os.path.relpath(place, os.path.realpath(logs))
+    return f'.{zlib.crc32(f"{stage} {Path(place).as_posix()}".encode()):08x}'
+
+
+def own_folder(folder: Path, mark: str) -> Path:
+    """Return where a run's curves go: the folder, or, if that holds those of another run, one beside it."""
+    own = folder.with_name(f'{folder.name}-{mark[1:]}')
+    marks = {path.suffix for path in folder.glob(EVENT_FILES) if re.fullmatch(r'\.[0-9a-f]{8}', path.suffix)}
+    if mark in marks or not (marks or own.is_dir()):
+        return folder
+    log.info('the curves go to %s, since those of another run of this name are in %s', own, folder)
+    return own
+
+
+def cut_curves(folder: Path, mark: str, step: int) -> None:
+    """Cut off a run's event files what a process that was killed has logged from a step on.
+
+    The START of a new file has the same effect on TensorBoard's Python code, but none on its server, which keeps until
+    its end what it has read and what does not come again.
+    """
+    for path in folder.glob(f'{EVENT_FILES}{mark}'):
+        with path.open('rb+') as file:
+            size, begin = path.stat().st_size, 0
+            # A record: the length in 8 bytes and a checksum in 4, the event, a checksum in 4. The last may be cut.
+            while begin + 16 + (length := int.from_bytes(file.read(12)[:8], 'little')) <= size:
+                try:
+                    event = Event.FromString(file.read(length + 4)[:-4])
+                except DecodeError:
+                    break  # TensorBoard reads no further either
+                if event.HasField('summary') and event.step >= step:
+                    file.truncate(begin)
+                    break
+                begin = file.tell()
+
+
 class Logger:
     """Curves, pictures and a progress line of one run; silent on ranks other than the first.
 
     Args:
-        folder: of the TensorBoard files.
+        folder: of the TensorBoard files; see `own_folder`.
         start, end: the first step and the one to stop before.
         first: whether this rank speaks.
+        mark: of the run, as by `mark_of`.
     """
 
-    def __init__(self, folder: Path, start: int, end: int, first: bool = True):
-        self.folder, self.first = folder, first
+    def __init__(self, folder: Path, start: int, end: int, first: bool = True, mark: str = '.00000000'):
+        self.folder, self.first, self.mark = folder, first, mark
         self.terminal = first and sys.stderr.isatty()
         self.bar: tqdm | None = None
         self.start, self.end = start, end
-        self.writer: SummaryWriter | None = None
-        self.purge_step: int | None = start
+        self.events: EventFile | None = None
+        self.begun = False
         self.broken_until = 0.0
 
-    def _write(self, write: Callable[[SummaryWriter], object]) -> None:
+    def _begin(self) -> EventFile:
+        """Make the first file, without what a process that was killed has logged beyond its last checkpoint."""
+        if self.begun:
+            return EventFile(self.folder, self.mark, None)
+        folder = own_folder(self.folder, self.mark)
+        folder.mkdir(parents=True, exist_ok=True)
+        if self.start:
+            cut_curves(folder, self.mark, self.start)
+        events = EventFile(folder, self.mark, self.start)
+        self.folder, self.begun = folder, True
+        return events
+
+    def _write(self, step: int, summaries: Sequence[Summary], flush: bool = False) -> None:
         """Write to TensorBoard's file, made with the first point; a full disk costs points, not the training."""
         if not self.first or time.monotonic() < self.broken_until:
             return
         try:
-            if self.writer is None:
-                # What a run that was killed has logged beyond its last checkpoint is dropped, once.
-                self.writer = SummaryWriter(str(self.folder), purge_step=self.purge_step)
-                self.purge_step = None
-            write(self.writer)
+            if self.events is None:
+                self.events = self._begin()
+            for content in summaries:
+                self.events.add(step, summary=content)
+            if flush:
+                self.events.flush()
         except OSError as error:
-            # A writer that has failed fails for ever.
-            self.writer, self.broken_until = None, time.monotonic() + RETRY_SECONDS
+            # Nothing behind a record that was cut is read, so there will be a new file.
+            if self.events is not None:
+                self.events.close()
+            self.events, self.broken_until = None, time.monotonic() + RETRY_SECONDS
             log.warning('%s: %s; the curves miss points until there is space again', self.folder, error)
 
     def flush(self) -> None:
         """Hand all points to the operating system."""
-        self._write(lambda writer: writer.flush())
+        self._write(0, (), flush=True)
 
     def scalars(self, step: int, values: Mapping[str, float]) -> None:
         """Add a point to the curve of each tag."""
-        for tag, value in values.items():
-            self._write(lambda writer, tag=tag, value=value: writer.add_scalar(tag, value, step))  # type: ignore[misc]
+        self._write(step, [summary.scalar(tag, value) for tag, value in values.items()])
 
     def pictures(self, step: int, pictures: Mapping[str, Tensor]) -> None:
         """Add batches of pictures (B, 1 or 3, H, W), 0..1, as grids."""
-        for tag, batch in pictures.items():
-            grid = make_grid(batch.detach().float().cpu().clamp(0, 1), nrow=5)
-            self._write(lambda writer, tag=tag, grid=grid: writer.add_image(tag, grid, step))  # type: ignore[misc]
+        grids = {tag: make_grid(x.detach().float().cpu().clamp(0, 1), nrow=5) for tag, x in pictures.items()}
+        self._write(step, [summary.image(tag, grid, dataformats='CHW') for tag, grid in grids.items()])
 
     def progress(self, done: int, loss: float, rate: float, waiting: float) -> None:
         """Move the progress bar; in a log file, print a line.
@@ -109,5 +223,7 @@ class Logger:
         """Finish the files and the bar."""
         if self.bar is not None:
             self.bar.close()
-        if self.writer is not None:
-            self._write(lambda writer: writer.close())
+        if self.events is not None:
+            self.flush()
+        if self.events is not None:
+            self.events.close()

@@ -33,7 +33,7 @@ from model.weights import load_weights
 
 from . import distributed
 from .distributed import Ranks
-from .logs import Logger, set_up_logging
+from .logs import Logger, mark_of, set_up_logging
 from .loop import Run, TrainingStopped
 from .schedule import Schedule
 from .settings import DataSettings, TrainingSettings
@@ -256,6 +256,8 @@ def begin(
     )  # fmt: skip
     if ranks.agree(position, -position) != [position, -position]:
         raise ValueError('--checkpoint-dir: the ranks see different checkpoints; all machines must share that folder')
+    log_dir = settings.run.log_dir
+    mark = mark_of(stage, folder, log_dir)
     options = {**settings.options, 'precision': str(dtype).removeprefix('torch.')}
     return Run(
         state=state,
@@ -268,7 +270,7 @@ def begin(
         ranks=ranks,
         dtype=dtype,
         checkpoints=Checkpoints(folder, stage, resume.run, identity, settings.policy, options, lock),
-        logger=Logger(settings.run.log_dir / settings.run.model_name, position, schedule.end, ranks.first),
+        logger=Logger(log_dir / settings.run.model_name, position, schedule.end, ranks.first, mark),
         resumed=resume.record,
     )
 

@@ -208,5 +208,6 @@ def forget_moments():
 
 def forget_purge():
     """A resumed run leaves the points of TensorBoard that are of steps after its checkpoint."""
-    real = training.logs.SummaryWriter
-    training.logs.SummaryWriter = lambda folder, purge_step: real(folder)
+    real = training.logs.EventFile
+    training.logs.EventFile = lambda folder, mark, start: real(folder, mark, None)
+    training.logs.cut_curves = lambda *_: None
