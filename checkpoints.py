@@ -84,7 +84,7 @@ def show(args: argparse.Namespace) -> int:
         print(f'  optimizer: {", ".join(words)} of {len(moments)} parameters')
         print_pairs('rest', content)
     else:
-        weights = read_weights(path)
+        weights = read_weights(path, plain=False)
         tensors = weights.state_dict
         print(f'{weights.kind}: {describe(tensors)}')
     about = summarize(tensors)

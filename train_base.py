@@ -18,6 +18,7 @@ train_refine.py takes one of these files as its --model-last-checkpoint.
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -38,7 +39,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     parser = cli.Parser(__doc__)
     options.add_arguments(parser, batch_size=8, resolution=512, epoch_end=8, images_interval=2000, valid_interval=5000)
     parser.add_argument(
-        '--model-pretrain-initialization', metavar='imagenet|FILE',
+        '--model-pretrain-initialization', type=os.path.expanduser, metavar='imagenet|FILE',
         help="first weights of the encoder: 'imagenet' (torchvision's, downloaded once), a file of torchvision's "
         'ImageNet weights, or a published DeepLabV3 file',
     )  # fmt: skip

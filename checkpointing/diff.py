@@ -11,6 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from model.weights import unusual
+
 STATISTICS = ('running_mean', 'running_var', 'num_batches_tracked')
 
 
@@ -87,10 +89,11 @@ def compare(first: Mapping[str, Tensor], second: Mapping[str, Tensor]) -> Compar
 
 
 def summarize(state: Mapping[str, Tensor]) -> Summary:
-    """Count what a state_dict holds; what is trained is told from statistics by name."""
+    """Count what a state_dict holds; what is trained is told from statistics by name. Unusual tensors may be there."""
     sizes = {name: tensor.numel() for name, tensor in state.items()}
     statistics = sum(size for name, size in sizes.items() if name.endswith(STATISTICS))
-    non_finite = {name: int((~tensor.double().isfinite()).sum()) for name, tensor in state.items()}
+    usual = {name: tensor for name, tensor in state.items() if not unusual(tensor)}
+    non_finite = {name: int((~tensor.double().isfinite()).sum()) for name, tensor in usual.items()}
     return Summary(
         len(state),
         sum(sizes.values()) - statistics,
@@ -128,4 +131,4 @@ def _difference(name: str, first: Tensor, second: Tensor) -> Difference | None:
 
 
 def _dtype(tensor: Tensor) -> str:
-    return str(tensor.dtype).removeprefix('torch.')
+    return ' '.join([str(tensor.dtype).removeprefix('torch.'), unusual(tensor)]).rstrip()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -114,7 +115,8 @@ def runs(folder: Path) -> list[RecordedRun]:
     for record in read_records(folder):
         grouped.setdefault((record.run, record.stage), []).append(record)
     found = [RecordedRun(folder, run, stage, records) for (run, stage), records in grouped.items()]
-    return sorted(found, key=lambda run: max(record.written for record in run.records))
+    # Instants: local times of two machines, or of two seasons, do not compare as text.
+    return sorted(found, key=lambda run: max(datetime.fromisoformat(r.written).timestamp() for r in run.records))
 
 
 def checkpoint_of(path: Path) -> tuple[Path, str]:
@@ -288,7 +290,7 @@ def size_on_disk(paths: Iterable[Path]) -> int:
 
 def freed(paths: Sequence[Path]) -> int:
     """Return the bytes that removing these names gives back; a file that has another name stays."""
-    names: dict[tuple[int, int], int] = {}
+    names: dict[tuple[int, int | str], int] = {}
     for path in paths:
         names[inode(path)] = names.get(inode(path), 0) + 1
     return sum({inode(p): p.stat().st_size for p in paths if names[inode(p)] >= p.stat().st_nlink}.values())

@@ -31,7 +31,7 @@ class Verifier:
 
     def __init__(self) -> None:
         self.records: dict[Path, list[Record]] = {}
-        self.digests: dict[tuple[int, int], str] = {}
+        self.digests: dict[tuple[int, int | str], str] = {}
 
     def check(self, path: Path) -> Verdict:
         """Verify a file: by its record, its provenance or its archive's checksums, else by reading it.
@@ -172,7 +172,8 @@ def read_provenance(path: Path) -> dict[str, Any] | None:
         return None
 
 
-def inode(path: Path) -> tuple[int, int]:
-    """Return what all names of one file have in common."""
+def inode(path: Path) -> tuple[int, int | str]:
+    """Return what all names of one file have in common, and copies of it have not."""
     stat = os.stat(path)
-    return stat.st_dev, stat.st_ino
+    # File systems without hard links may number files as they like.
+    return stat.st_dev, stat.st_ino if stat.st_nlink > 1 else os.path.realpath(path)

@@ -31,10 +31,20 @@ class HelpFormatter(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescript
 
 
 class Parser(argparse.ArgumentParser):
-    """An argument parser with `HelpFormatter` and without abbreviations."""
+    """An argument parser with `HelpFormatter` and without abbreviations, which every script begins with.
+
+    Of a path, '~' means the home folder also in --flag=~/path, which a shell leaves as it is.
+    """
 
     def __init__(self, description: str | None, **more: Any):
         super().__init__(description=description, formatter_class=HelpFormatter, allow_abbrev=False, **more)
+        self.register('type', Path, lambda text: Path(os.path.expanduser(text)))
+
+    def parse_args(self, args: Any = None, namespace: Any = None) -> Any:
+        """Read the command line; from now on, what standard output's encoding lacks is printed as in \\xe4."""
+        if getattr(sys.stdout, 'errors', '') == 'strict':
+            sys.stdout.reconfigure(errors='backslashreplace')  # type: ignore[union-attr]
+        return super().parse_args(args, namespace)
 
 
 def flag(name: str) -> str:

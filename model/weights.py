@@ -65,15 +65,19 @@ class LoadReport:
         return '; '.join([line, *(f'{word}: {some(names)}' for word, names in named.items() if names)])
 
 
-def read_weights(path: str | Path) -> WeightFile:
+def read_weights(path: str | Path, plain: bool = True) -> WeightFile:
     """Read a weight file of any common kind.
 
     That is a bare state_dict, one wrapped under `state_dict`, `model_state_dict`, `model_state` or `model`, names
     prefixed by `module.` or `_orig_mod.`, a TorchScript archive, or a .safetensors file.
 
+    Args:
+        path: of the file.
+        plain: take no tensors that are `unusual`, which most operations cannot compute with.
+
     Raises:
         FileNotFoundError: no such file.
-        ValueError: it is no weight file, or damaged; the message says what it seems to be.
+        ValueError: it is no weight file, or damaged, and what it seems to be; or a tensor is unusual.
     """
     path = Path(path)
     if not path.is_file():
@@ -90,7 +94,19 @@ def read_weights(path: str | Path) -> WeightFile:
         raise _Refused(f'{path}: not a weight file, or a damaged one ({reason or type(error).__name__})') from None
     kind += f' under {wrapped!r}' if wrapped else ''
     kind += f' with prefix {prefix!r}' if prefix else ''
+    if plain and (odd := [f'{name} ({what})' for name, tensor in state.items() if (what := unusual(tensor))]):
+        raise _Refused(f'{path}: holds tensors that are not dense, or without values: {some(odd)}; save them as such, '
+                       'by to_dense() or dequantize(), where the file came from')  # fmt: skip
     return WeightFile(path, kind, state)
+
+
+def unusual(tensor: Tensor) -> str:
+    """Return what sets a tensor apart from a dense one with values: 'meta', 'quantized', 'sparse_coo', ...; else ''."""
+    if tensor.is_meta:
+        return 'meta'
+    if tensor.is_quantized:
+        return 'quantized'
+    return '' if tensor.layout == torch.strided else str(tensor.layout).removeprefix('torch.')
 
 
 def load_weights(

@@ -3,6 +3,7 @@
 import ast
 import importlib
 import itertools
+import os
 import re
 import shlex
 import subprocess
@@ -129,6 +130,39 @@ def test_help_shows_defaults_of_nought():
     parser.add_argument('--name', help='of a run')
     assert 'of all draws (default: 0)' in parser.format_help()
     assert parser.format_help().count('(default') == 1
+
+
+@pytest.mark.parametrize('script', sorted(SCRIPTS))
+def test_a_home_folder_is_found_in_every_flag_that_takes_a_path(script, monkeypatch):
+    class Found(Exception):
+        """The parser of a script, about to read the command line."""
+
+    def find(parser, *_):
+        raise Found(parser)
+
+    monkeypatch.setattr(Parser, 'parse_args', find)
+    monkeypatch.setenv('HOME', '/home/somebody')
+    main = importlib.import_module(script).main
+    with pytest.raises(Found) as found:
+        main([])
+    parsers, seen = [found.value.args[0]], 0
+    for parser in parsers:
+        for action in parser._actions:
+            if isinstance(action.choices, dict):
+                parsers.extend(action.choices.values())
+            words = {action.metavar} if isinstance(action.metavar, str) else {*(action.metavar or ())}
+            if action.type is Path or words & {'FILE', 'DIR', 'PATH', 'FOLDER', 'CAMERA', 'FILE|auto', 'imagenet|FILE'}:
+                assert str(parser._get_value(action, '~/x')) == '/home/somebody/x', action
+                seen += 1
+    assert seen or script == 'demo'
+
+
+def test_what_an_encoding_lacks_ends_no_script(tmp_path):
+    (tmp_path / 'Läufe').mkdir()
+    words = [sys.executable, ROOT / 'checkpoints.py', 'list', '--checkpoint-dir', 'Läufe']
+    environment = {**os.environ, 'PYTHONIOENCODING': 'ascii'}
+    done = subprocess.run(words, cwd=tmp_path, env=environment, capture_output=True, check=False)
+    assert (done.returncode, done.stdout, done.stderr) == (0, b'no checkpoints in L\\xe4ufe\n', b'')
 
 
 @pytest.mark.parametrize(

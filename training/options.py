@@ -42,7 +42,7 @@ def add_arguments(
     add = parser.add_argument_group('model').add_argument
     add('--model-backbone', required=True, choices=BACKBONES, help='encoder')
     add('--model-name', required=True, help='names checkpoint/<model_name>/ and log/<model_name>/')
-    add('--model-last-checkpoint', metavar='FILE|auto',
+    add('--model-last-checkpoint', type=os.path.expanduser, metavar='FILE|auto',
         help='a checkpoint of this run continues it exactly; any other weight file starts a new run from its weights; '
         '"auto" continues from the newest whole checkpoint, or starts if there is none')  # fmt: skip
     add('--model-start-weights', type=Path, metavar='FILE',

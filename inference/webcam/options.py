@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 from pathlib import Path
 
 from common import cli
@@ -12,7 +13,8 @@ from common.network import MIN_SIDE
 def add_camera_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the flags for what is looked at."""
     add = parser.add_argument_group('camera').add_argument
-    add('--source', default='0', metavar='CAMERA', help='number or path of a camera, URL of a stream, or a video file')
+    add('--source', type=os.path.expanduser, default='0', metavar='CAMERA',
+        help='number or path of a camera, URL of a stream, or a video file')  # fmt: skip
     add('--resolution', type=int, nargs=2, default=[1280, 720], metavar=('W', 'H'),
         help='to ask a camera for; what it gives instead is taken')  # fmt: skip
     add('--plate', type=Path, metavar='FILE', help='a picture of the empty scene to start with, instead of key B')

@@ -2,13 +2,17 @@
 
 import json
 import math
+import os
 import shutil
+import time
 from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import save_file
 from support.checkpoint_folders import LOSSES, call, flip, foreign, make, names, without_checksums
+
+from checkpointing.inventory import freed, runs, size_on_disk
 
 
 def test_list_says_what_is_kept_and_why(run, capsys):
@@ -51,6 +55,33 @@ def test_list_measures_each_file_once(run, capsys):
     newest = folder['runs'][0]['checkpoints'][-1]
     assert newest['size'] == sum((run / f'epoch-0-iter-7{s}').stat().st_size for s in ('.pth', '.state.pth'))
     assert folder['runs'][0]['checkpoints'][2]['metric'] is None
+
+
+def test_copies_count_each_where_there_are_no_hard_links(run, monkeypatch):
+    paths = [run / 'epoch-0-iter-1.pth', run / 'copy.pth']
+    shutil.copy(*paths)
+    size = 2 * paths[0].stat().st_size
+    assert (size_on_disk(paths), freed(paths)) == (size, size)
+    # Such file systems may give all files one number.
+    real = os.stat
+
+    def numbered(path, **more):
+        found = list(real(path, **more))
+        found[1] = 0
+        return os.stat_result(found)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, 'stat', numbered)
+        assert (size_on_disk(paths), freed(paths)) == (size, size)
+
+
+def test_runs_are_listed_in_the_order_of_instants(in_tmp, monkeypatch):
+    folder = Path('checkpoint/shared')
+    # The second wrote at 03:45 UTC.
+    for run, written in (('early', '2026-10-25T03:30:00+0000'), ('late', '2026-10-24T23:45:00-0400')):
+        monkeypatch.setattr(time, 'strftime', lambda _, text=written: text)
+        make(folder, {1 if run == 'early' else 3: 0.5}, run=run)
+    assert [found.run for found in runs(folder)] == ['early', 'late']
 
 
 def test_list_sees_damage_fast_only_by_size(run, capsys):
@@ -154,6 +185,32 @@ def test_show_names_tensors_that_are_not_finite(in_tmp, capsys):
     assert "state_dict with prefix 'module.'" in out
     assert 'NOT FINITE: 2 values of a' in out
     assert 'run' not in out
+
+
+UNUSUAL = {
+    'float32 meta': lambda tensor: tensor.to('meta'),
+    'qint8 quantized': lambda tensor: torch.quantize_per_tensor(tensor, 0.1, 0, torch.qint8),
+    'float32 sparse_coo': torch.Tensor.to_sparse,
+    'float32 sparse_csr': torch.Tensor.to_sparse_csr,
+}
+
+
+@pytest.mark.filterwarnings('ignore')
+@pytest.mark.parametrize('kind', UNUSUAL)
+def test_unusual_tensors_are_shown_and_not_computed_with(in_tmp, capsys, kind):
+    odd = {'odd': UNUSUAL[kind](torch.ones(4, 4)), 'plain': torch.tensor([math.nan])}
+    torch.save(odd, 'odd.pth')
+    torch.save({'optimizer': {}, 'rest': odd}, 'odd.state.pth')
+    for file in ('odd.pth', 'odd.state.pth'):
+        code, out, _ = call(capsys, 'show', file)
+        assert code == 0
+        assert f'2 tensors (1 {kind}, 1 float32): 17 values' in out
+        assert out.count('NOT FINITE: 1 values of ') == 1
+    for words in (('convert', 'odd.pth', '-o', 'o.pth'), ('convert', 'odd.pth', '-o', 'o.safetensors'),
+                  ('diff', 'odd.pth', 'odd.pth'), ('average', 'odd.pth', foreign('o.pth'), '-o', 'x.pth')):  # fmt: skip
+        code, _, err = call(capsys, *words, *(['-y'] if '-o' in words else []))
+        assert (code, err.count('\n')) == (2, 1)
+        assert f'odd ({kind.split()[1]})' in err
 
 
 def test_verify_says_how_it_knows(run, capsys):
