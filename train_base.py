@@ -7,7 +7,7 @@ your data (named in data_path.toml), on one GPU or on all that are visible:
   python train_base.py --dataset-name my-dataset --model-backbone resnet50 --model-name base --epoch-end 8 \\
       --model-pretrain-initialization imagenet
 several machines:
-  torchrun --nnodes 4 --nproc-per-node 8 ... train_base.py ...
+  torchrun --nnodes 4 --nproc-per-node 8 --signals-to-handle SIGTERM,SIGINT,SIGHUP,SIGUSR1 ... train_base.py ...
 go on after a stop:
   the same command with --model-last-checkpoint auto
 
@@ -28,6 +28,7 @@ from training import options
 from training.settings import TrainingSettings
 
 if TYPE_CHECKING:
+    from common.signals import StopRequest
     from dataset.loaders import Batch
     from training.distributed import Forward, Ranks
     from training.loop import Run
@@ -81,11 +82,11 @@ def make_run(args: argparse.Namespace, ranks: Ranks) -> Run:
     return begin('base', settings, ranks, data, network, optimizer, step)
 
 
-def train(args: argparse.Namespace, ranks: Ranks) -> int:
+def train(args: argparse.Namespace, ranks: Ranks, signal: StopRequest) -> int:
     """Train to the end or to a signal; return the exit code."""
     from training.loop import fit
 
-    return fit(make_run(args, ranks))
+    return fit(make_run(args, ranks), signal)
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -27,6 +27,7 @@ from training import options
 from training.settings import TrainingSettings
 
 if TYPE_CHECKING:
+    from common.signals import StopRequest
     from dataset.loaders import Batch
     from training.distributed import Forward, Ranks
     from training.loop import Run
@@ -64,11 +65,11 @@ def make_run(args: argparse.Namespace, ranks: Ranks) -> Run:
     return begin('refine', settings, ranks, data, network, optimizer, step, refiner)
 
 
-def train(args: argparse.Namespace, ranks: Ranks) -> int:
+def train(args: argparse.Namespace, ranks: Ranks, signal: StopRequest) -> int:
     """Train to the end or to a signal; return the exit code."""
     from training.loop import fit
 
-    return fit(make_run(args, ranks))
+    return fit(make_run(args, ranks), signal)
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -11,47 +11,154 @@ import os
 import signal
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from types import FrameType
 
-
-@dataclass
-class StopRequest:
-    """The number of the signal that came, or 0."""
-
-    number: int = 0
-
-    def __bool__(self) -> bool:
-        return self.number != 0
+# One wish to stop often arrives several times: `timeout`, systemd and SLURM signal a process and then all of its group.
+REPEAT_SECONDS = 5.0
 
 
-@contextlib.contextmanager
-def listening() -> Iterator[StopRequest]:
-    """Catch SIGTERM, SIGINT and SIGUSR1 while the block runs, and restore what was there. Only a main thread can.
-
-    The first one is noted in the request; a second one ends the process at once.
-    """
-    request = StopRequest()
-
-    def note(number: int, _: FrameType | None) -> None:
-        if request:
-            # Nothing is waited for, not even the checkpoint that is being written: it is whole only with its record.
-            os._exit(128 + number)
-        request.number = number
-
-    names = ('SIGTERM', 'SIGINT', 'SIGUSR1') if in_main_thread() else ()
-    previous = {n: signal.signal(n, note) for name in names if (n := getattr(signal, name, None)) is not None}
-    try:
-        yield request
-    finally:
-        for number, handler in previous.items():
-            signal.signal(number, handler)
+def in_main_thread() -> bool:
+    """Return whether this is the thread that signals reach."""
+    return threading.current_thread() is threading.main_thread()
 
 
 def signal_name(number: int) -> str:
     """Return the name of a signal, such as 'SIGTERM' for 15."""
     return signal.Signals(number).name
+
+
+def end_at_once(number: int) -> None:
+    """End the process without waiting for anything, with the exit code that a shell reports for a signal."""
+    os._exit(128 + number)
+
+
+def tell(text: str) -> None:
+    """Print a line to standard error from a handler, where what the main thread is printing must not be disturbed."""
+    with contextlib.suppress(OSError):
+        os.write(2, f'{text}\n'.encode())
+
+
+class StopSignals:
+    """Catches SIGINT, SIGTERM and SIGHUP while the block runs.
+
+    The first one is answered; repeats in the next `REPEAT_SECONDS` count as the same one, and a later one ends the
+    process at once. Handlers stay after the block if a signal came, since threads that finish their files must not be
+    torn down by a repeat; else what was there comes back. A SIGHUP that is ignored, as nohup asks for, stays ignored.
+    Other threads than the main one get no signals.
+
+    Args:
+        answer: what the first signal does, given its number. If left out it raises KeyboardInterrupt: at once, or in
+            the middle of a pipeline between two of its items; see `Interruption`.
+        insist: what a later one does.
+        names: of further signals to catch.
+
+    Attributes:
+        number: of the first signal, or 0.
+    """
+
+    def __init__(
+        self,
+        answer: Callable[[int], object] | None = None,
+        insist: Callable[[int], object] = end_at_once,
+        names: tuple[str, ...] = (),
+    ):
+        self.number = 0
+        self._answer = answer or (lambda _: interruption.deliver())
+        self._insist = insist
+        self._names = ('SIGINT', 'SIGTERM', 'SIGHUP', *names)
+        self._since = 0.0
+        self._previous: dict[int, object] = {}
+
+    def __enter__(self) -> StopSignals:
+        numbers = [getattr(signal, name) for name in self._names if hasattr(signal, name)]
+        for number in numbers if in_main_thread() else ():
+            if signal_name(number) != 'SIGHUP' or signal.getsignal(number) is not signal.SIG_IGN:
+                self._previous[number] = signal.signal(number, self._handle)
+        return self
+
+    def _handle(self, number: int, _: FrameType | None) -> None:
+        now = time.monotonic()
+        if not self.number:
+            self.number, self._since = number, now
+            self._answer(number)
+        elif now - self._since >= REPEAT_SECONDS:
+            self._insist(number)
+
+    def __exit__(self, *_: object) -> None:
+        for number, handler in self._previous.items() if not self.number else ():
+            signal.signal(number, handler or signal.SIG_DFL)  # type: ignore[arg-type]
+
+    @property
+    def exit_code(self) -> int:
+        """128 + the signal's number, as a shell reports it."""
+        return 128 + (self.number or signal.SIGINT)
+
+
+@dataclass
+class StopRequest:
+    """How a training answers the first signal: at the end of a step, or at once while there is nothing to save.
+
+    Attributes:
+        number: of the signal that came, or 0.
+        awaited: whether steps are done, after each of which the training looks at `number`.
+        speaks: whether this process tells what it does.
+    """
+
+    number: int = 0
+    awaited: bool = False
+    speaks: bool = True
+
+    def __bool__(self) -> bool:
+        return self.number != 0
+
+    def answer(self, number: int) -> None:
+        """Take note of a signal; called by its handler."""
+        self.number, name = number, signal_name(number)
+        if self.speaks and self.awaited:
+            tell(f'{name}: saving once this step is done; a second signal after {REPEAT_SECONDS:.0f} s ends at once')
+        elif self.speaks:
+            tell(f'stopped by {name} before the first step')
+        if not self.awaited:
+            # No exception could do it: imports and libraries turn it into another one, or swallow it.
+            end_at_once(number)
+
+
+@contextlib.contextmanager
+def listening() -> Iterator[StopRequest]:
+    """Answer signals by the request while the block runs; SIGUSR1, too, by which job schedulers announce the end."""
+    request = StopRequest(speaks=os.environ.get('RANK', '0') == '0')
+    with StopSignals(request.answer, names=('SIGUSR1',)):
+        yield request
+
+
+@contextlib.contextmanager
+def blocked() -> Iterator[None]:
+    """Keep signals waiting while the block runs: processes that are started in it never get them.
+
+    Such a process could not answer well before it runs code of ours; it would end with a traceback.
+    """
+    names = ('SIGINT', 'SIGTERM', 'SIGHUP', 'SIGUSR1')
+    if not hasattr(signal, 'pthread_sigmask'):
+        yield
+        return
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {getattr(signal, name) for name in names})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+@contextlib.contextmanager
+def kept(name: str) -> Iterator[None]:
+    """Put a signal's handler back to what it was before the block, whatever the block made of it."""
+    number = getattr(signal, name, None) if in_main_thread() else None
+    before = None if number is None else signal.getsignal(number)
+    yield
+    if number is not None:
+        signal.signal(number, before or signal.SIG_DFL)
 
 
 class Interruption:
@@ -99,47 +206,6 @@ class Interruption:
 
 
 interruption = Interruption()
-
-
-def in_main_thread() -> bool:
-    """Return whether this is the thread that signals reach."""
-    return threading.current_thread() is threading.main_thread()
-
-
-class StopSignals:
-    """While the block runs, the first SIGINT or SIGTERM raises KeyboardInterrupt in it and all later ones are ignored.
-
-    In the middle of a pipeline it does so between two items; see `Interruption`. Signals stay ignored after the block,
-    since threads that finish their files must not be torn down with the interpreter. Without a signal the block leaves
-    the handlers as they were. Other threads than the main one get no signals.
-
-    Attributes:
-        number: of the signal that came, or 0.
-    """
-
-    def __init__(self) -> None:
-        self.number = 0
-        self._previous: dict[int, object] = {}
-
-    def __enter__(self) -> StopSignals:
-        if in_main_thread():
-            for number in (signal.SIGINT, signal.SIGTERM):
-                self._previous[number] = signal.signal(number, self._stop)
-        return self
-
-    def _stop(self, number: int, _: FrameType | None) -> None:
-        if not self.number:
-            self.number = number
-            interruption.deliver()
-
-    def __exit__(self, *_: object) -> None:
-        for number, handler in self._previous.items():
-            signal.signal(number, signal.SIG_IGN if self.number else handler or signal.SIG_DFL)  # type: ignore[arg-type]
-
-    @property
-    def exit_code(self) -> int:
-        """128 + the signal's number, as a shell reports it."""
-        return 128 + (self.number or signal.SIGINT)
 
 
 def run_until_stopped(work: Callable[[], int], message: str) -> int:

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, default_collate
 
+from common import signals
 from common.devices import cores, keep_memory
 
 from .augmentation import Composite, compose_training, compose_validation
@@ -125,7 +126,7 @@ def _start_worker(_: int) -> None:
     keep_memory('cpu')  # clearing pages would take up to two fifths of a worker's time at 2048 pixels
     cv2.setNumThreads(0)
     torch.set_num_threads(1)
-    for name in ('SIGINT', 'SIGTERM', 'SIGUSR1'):
+    for name in ('SIGINT', 'SIGTERM', 'SIGHUP', 'SIGUSR1'):
         if hasattr(signal, name):
             signal.signal(getattr(signal, name), signal.SIG_IGN)
 
@@ -204,9 +205,15 @@ class ValidationBatches:
 
 
 def _batches(loader: DataLoader) -> Iterator[Batch]:
-    """Yield a loader's batches, and raise an ImageError of a worker without the traceback that torch adds to it."""
+    """Yield a loader's batches, and raise an ImageError of a worker without the traceback that torch adds to it.
+
+    That a worker was killed is found out, by a RuntimeError, where its batch is waited for. Torch by itself raises it
+    as soon as it happens, wherever the main thread is: in an optimizer's step, or where the error gets lost.
+    """
     try:
-        yield from loader
+        with signals.blocked(), signals.kept('SIGCHLD'):
+            batches = iter(loader)
+        yield from batches
     except ImageError as error:
         raise ImageError(str(error).strip().splitlines()[-1].rpartition('ImageError: ')[2]) from None
 

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
+import signal
 import subprocess
 import sys
 import tempfile
-import uuid
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import Any
 
 import torch
@@ -18,23 +20,21 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from common.devices import choose_device, cores
+from common.signals import StopSignals
 
 log = logging.getLogger(__name__)
 
 Forward = Callable[[Tensor, Tensor], tuple[Tensor, ...]]
-# The launcher passes these on to its ranks.
-SIGNALS = 'SIGTERM,SIGINT,SIGUSR1'
-# How long ranks have to save after a signal: they finish the validation under way first. Torch's 30 are too few.
-SAVING_SECONDS = 3600
 
 
 @dataclass(frozen=True)
 class Ranks:
-    """The rank of this process among those of the run, and its device."""
+    """The rank of this process among those of the run, its device, and where ranks leave notes for each other."""
 
     device: torch.device
     rank: int = 0
     world: int = 1
+    store: dist.Store | None = None
 
     @property
     def first(self) -> bool:
@@ -47,6 +47,21 @@ class Ranks:
         if self.world > 1:
             dist.all_reduce(table, dist.ReduceOp.MAX)
         return table.tolist()
+
+    def told_by_first(self) -> bool:
+        """Note that this rank fails; return whether the first one has failed too, and has said why."""
+        if self.store is None:
+            return False
+        try:
+            if self.first:
+                self.store.set('failed', '')
+                return False
+            self.store.wait(['failed'], timedelta(seconds=3))
+        except dist.DistStoreError:
+            return False
+        except RuntimeError:
+            return True  # it has ended, and the store with it
+        return True
 
     def in_turn(self, function: Callable[[], Any]) -> Any:
         """Call a function on the first rank, then on the others, which find done what it did."""
@@ -91,35 +106,50 @@ def gpus_to_use(device: str) -> int:
 def launch(command: Sequence[str], count: int) -> int:
     """Run a command once for each of `count` ranks of this machine, by torch's own launcher; return the exit code.
 
-    Signals are passed on, so that every rank saves, however long that takes; a second one ends them at once. When one
-    rank fails the others are ended, too, and killed if they are there 30 seconds later.
+    A signal is passed on, so that every rank saves, however long that takes; repeats of the next seconds count as the
+    same one, and a later one kills the ranks. When one rank fails the others are ended, too, and killed if they are
+    there 30 seconds later.
     """
-    from torch.distributed.elastic.multiprocessing.api import DefaultLogsSpecs, SignalException
-    from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
-    from torch.distributed.launcher.api import LaunchConfig, elastic_launch
+    from torch.distributed.elastic.multiprocessing import DefaultLogsSpecs, PContext, start_processes
 
     # What the launcher logs of a rank that failed is a traceback of its own: the rank has said what was wrong.
     for name in list(logging.root.manager.loggerDict):
         if name.startswith('torch.distributed.elastic'):
             logging.getLogger(name).setLevel(logging.CRITICAL)
-    # Versions of torch without these pass on SIGTERM and SIGINT alone, and kill ranks after 30 seconds.
-    newer: dict[str, Any] = {'signals_to_handle': SIGNALS, 'shutdown_timeout': SAVING_SECONDS}
+    # The ranks find each other through a store of this process, which outlives each of them.
+    store = dist.TCPStore('localhost', 0, is_master=True, wait_for_workers=False)
+    shared = {
+        'MASTER_ADDR': 'localhost', 'MASTER_PORT': f'{store.port}', 'TORCHELASTIC_USE_AGENT_STORE': 'True',
+        'WORLD_SIZE': f'{count}', 'LOCAL_WORLD_SIZE': f'{count}',
+    }  # fmt: skip
+    environments = {rank: {**shared, 'RANK': f'{rank}', 'LOCAL_RANK': f'{rank}'} for rank in range(count)}
     os.environ.setdefault('OMP_NUM_THREADS', str(max(1, cores() // count)))
-    try:
-        # The launcher makes a folder for logs, of which there are none, and would leave it behind.
-        with tempfile.TemporaryDirectory(prefix='torchelastic_') as logs:
-            config = LaunchConfig(
-                min_nodes=1, max_nodes=1, nproc_per_node=count, run_id=uuid.uuid4().hex, rdzv_backend='c10d',
-                rdzv_endpoint='localhost:0', max_restarts=0, monitor_interval=0.2, logs_specs=DefaultLogsSpecs(logs),
-                **{name: value for name, value in newer.items() if name in LaunchConfig.__dataclass_fields__},
-            )  # fmt: skip
-            elastic_launch(config, sys.executable)(*command)
-    except ChildFailedError as error:
-        code = error.get_first_failure()[1].exitcode
-        return code if code >= 0 else 128 - code
-    except SignalException as error:
-        return 128 + int(error.sigval)
-    return 0
+    os.environ['TORCHELASTIC_SIGNALS_TO_HANDLE'] = ''  # it would answer by an exception, and a second one ends all
+    ranks: PContext | None = None
+
+    def pass_on(number: int) -> None:
+        for rank in () if ranks is None else ranks.pids().values():
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(rank, number)
+
+    signals = StopSignals(pass_on, insist=lambda _: pass_on(signal.SIGKILL), names=('SIGUSR1',))
+    # The launcher wants a folder for logs, of which there are none.
+    with tempfile.TemporaryDirectory() as logs, signals:
+        arguments = dict.fromkeys(range(count), tuple(command))
+        ranks = start_processes('ranks', sys.executable, arguments, environments, DefaultLogsSpecs(logs))
+        if signals.number:
+            pass_on(signals.number)
+        result = ranks.wait(period=0.2)
+    if signals.number:
+        return signals.exit_code
+    failures = result.failures.values() if result else ()
+    code = min(failures, key=lambda failure: failure.timestamp).exitcode if failures else 0
+    return code if code >= 0 else 128 - code
+
+
+def is_of_peer(error: BaseException) -> bool:
+    """Return whether an error says that another rank has ended, or cannot be reached: not what went wrong there."""
+    return dist.is_initialized() and (isinstance(error, dist.DistError) or 'gloo' in str(error))
 
 
 def join_ranks(device: str) -> Ranks:
@@ -140,8 +170,9 @@ def join_ranks(device: str) -> Ranks:
     # After a restart torchrun's store still has the addresses of the processes that died: each start has its own part.
     store, rank, size = next(dist.rendezvous('env://'))
     attempt = os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')
-    dist.init_process_group(backend, store=dist.PrefixStore(f'start {attempt}', store), rank=rank, world_size=size)
-    return Ranks(chosen, dist.get_rank(), world)
+    store = dist.PrefixStore(f'start {attempt}', store)
+    dist.init_process_group(backend, store=store, rank=rank, world_size=size)
+    return Ranks(chosen, rank, world, store)
 
 
 def leave_ranks() -> None:

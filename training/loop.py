@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import logging
 import time
+import traceback
 from collections.abc import Iterable, Iterator
 from contextlib import nullcontext
 from dataclasses import dataclass
@@ -18,10 +20,12 @@ from checkpointing.content import Content
 from checkpointing.links import template_problem
 from checkpointing.manager import FAILURES_IN_A_ROW, Checkpoints, Point
 from checkpointing.record import CheckpointError, Record
-from common.signals import StopRequest, listening, signal_name
+from common.signals import StopRequest, signal_name
 from dataset.readers import ImageError
 
+from . import distributed
 from .distributed import Ranks, autocast_forward, requeue
+from .failures import explain, write_traceback
 from .logs import Logger
 from .meters import BadSteps, Meter, StepResult
 from .schedule import Schedule, dropout_seed
@@ -37,7 +41,7 @@ RESUME_HINT = 'go on with --model-last-checkpoint auto'
 
 
 class TrainingStopped(Exception):
-    """An error that a user can do something about ended a training after its first step."""
+    """An error ended a training once it had begun; says what happened, what to change and what is saved."""
 
 
 @dataclass
@@ -71,54 +75,48 @@ class Run:
     resumed: Record | None = None
 
 
-def fit(run: Run) -> int:
+def fit(run: Run, signal: StopRequest) -> int:
     """Train until the run's end or a signal; return the exit code: 0, or 128 + the signal's number.
+
+    Args:
+        run: what is trained.
+        signal: tells of a signal that came.
 
     Raises:
         ValueError, OSError: before the first step: the data, the metric or the folder will not do.
-        TrainingStopped: ten steps in a row without a finite loss, too many unreadable pictures, or checkpoints that
-            could not be saved, three in a row or the last one.
+        TrainingStopped: an error after that. The last whole step is saved.
     """
     try:
-        with listening() as signal:
-            done = run.state.progress.step >= run.schedule.end and not pending_work(run)
-            if done:
-                steps = run.state.progress.step
-                log.info('nothing to do: %d steps are done; raise --epoch-end or --max-steps to go on', steps)
-            else:
-                rehearse(run, signal)
-            if run.ranks.first and (run.resumed is not None or not done):
+        if run.state.progress.step >= run.schedule.end and not pending_work(run):
+            steps = run.state.progress.step
+            log.info('nothing to do: %d steps are done; raise --epoch-end or --max-steps to go on', steps)
+            if run.ranks.first and run.resumed is not None:
                 run.checkpoints.open()
-            if stop := int(run.ranks.agree(signal.number)[0]):
-                log.info('stopped by %s before the first step', signal_name(stop))
-                return 128 + stop
-            return 0 if done else _fit(run, signal)
+            return 0
+        rehearse(run)
+        if run.ranks.first:
+            run.checkpoints.open()
+        signal.awaited = True
+        bad_steps = BadSteps(run.state)
+        try:
+            return _train(run, bad_steps, signal)
+        except Exception as error:
+            raise TrainingStopped(_rescue(run, bad_steps, error)) from None
     finally:
         run.checkpoints.close()
         run.logger.close()
 
 
-def _fit(run: Run, signal: StopRequest) -> int:
-    try:
-        return _train(run, signal)
-    except (CheckpointError, ImageError, FloatingPointError) as error:
-        raise TrainingStopped(str(error)) from error
-    except (ValueError, OSError) as error:
-        raise RuntimeError('a fault of the toolkit, not of the command line') from error
-
-
-def _train(run: Run, signal: StopRequest) -> int:
+def _train(run: Run, bad_steps: BadSteps, signal: StopRequest) -> int:
     progress, settings, schedule = run.state.progress, run.settings, run.schedule
     look_interval = 1 if run.ranks.device.type == 'cpu' else LOOK_INTERVAL
-    batches, meter, bad_steps = iter(run.batches), Meter(), BadSteps(run.state)
+    batches, meter = iter(run.batches), Meter()
     run.state.module.train()
     if pending_work(run) and not _make_up(run, signal):
         return _stop(run, progress.step - 1, signal.number)
     while progress.step < schedule.end:
         step = progress.step
-        result = _train_step(run, batches, meter)
-        bad_steps.note(result)
-        progress.step += 1
+        result = _train_step(run, batches, bad_steps, meter)
 
         log_now = progress.step % settings.log_train_loss_interval == 0
         draw_now = progress.step % settings.log_train_images_interval == 0
@@ -154,15 +152,14 @@ def _unvalidated(run: Run) -> bool:
     return run.schedule.due(run.resumed.step + 1).validation and not run.resumed.metrics
 
 
-def rehearse(run: Run, signal: StopRequest) -> None:
-    """Validate two batches, so that mistakes show in seconds and not at the first validation; a signal cuts it short.
+def rehearse(run: Run) -> None:
+    """Validate two batches, so that mistakes show in seconds and not at the first validation.
 
     Raises:
         ValueError: --monitor or --checkpoint-best-name names no metric.
     """
-    names = _validate_module(run, run.state.module, itertools.islice(run.valid_batches, 2), signal)
-    if names is None:
-        return
+    names = _validate_module(run, run.state.module, itertools.islice(run.valid_batches, 2), StopRequest())
+    assert names is not None
     known = [f'valid_{name}' for name in names]
     if run.state.ema is not None:
         known += [f'valid_ema_{name}' for name in names]
@@ -173,7 +170,7 @@ def rehearse(run: Run, signal: StopRequest) -> None:
         raise ValueError(f'--checkpoint-best-name {template}: {problem}')
 
 
-def _train_step(run: Run, batches: Iterator[Any], meter: Meter) -> StepResult:
+def _train_step(run: Run, batches: Iterator[Any], bad_steps: BadSteps, meter: Meter) -> StepResult:
     """Run forward and backward over the accumulated parts, then the optimizer; never waits for the device."""
     state, ranks, step = run.state, run.ranks, run.state.progress.step
     factor = run.schedule.learning_rate_factor(step)
@@ -204,11 +201,13 @@ def _train_step(run: Run, batches: Iterator[Any], meter: Meter) -> StepResult:
     norm = get_total_norm([p.grad for p in parameters if p.grad is not None])
     if run.settings.clip_grad:
         clip_grads_with_norm_(parameters, run.settings.clip_grad, norm)
-    state.scaler.step(state.optimizer)
-    state.scaler.update(None if is_dynamic(state.scaler) else 1.0)
-    state.optimizer.zero_grad(set_to_none=True)
-    if state.ema is not None:
-        state.ema.update(state.module)
+    with state.changing():
+        bad_steps.note(losses['total'], norm)
+        state.scaler.step(state.optimizer)
+        state.scaler.update(None if is_dynamic(state.scaler) else 1.0)
+        state.optimizer.zero_grad(set_to_none=True)
+        if state.ema is not None:
+            state.ema.update(state.module)
     meter.samples += len(names) * ranks.world
     return StepResult(losses, norm, names, batch)
 
@@ -261,7 +260,51 @@ def _stop(run: Run, step: int, number: int) -> int:
     log.info('stopped by %s after step %d; %s', reason, step, RESUME_HINT if saved else 'NOT saved')
     if saved and run.settings.requeue and reason == 'SIGUSR1' and run.ranks.first:
         requeue()
+    run.ranks.agree(number)  # once one rank has ended, launchers end the others
     return 128 + number
+
+
+def _rescue(run: Run, bad_steps: BadSteps, error: Exception) -> str:
+    """Save the last whole step after an error, on the first rank; return what is to be said of both."""
+    peer = distributed.is_of_peer(error)
+    if peer and not run.ranks.first:
+        return ''
+    text = 'another rank has ended; what it printed says why' if peer else explain(error)
+    if not (peer or isinstance(error, (CheckpointError, ImageError, FloatingPointError))):
+        text += write_traceback(run.logger.folder, error)
+    if not run.ranks.first or isinstance(error, CheckpointError):
+        return text  # what cannot be saved was tried three times, or just now
+    # What the step's frames hold may be all of a GPU's memory.
+    traceback.clear_frames(error.__traceback__)
+    step, resumed = run.state.progress.step - 1, run.resumed
+    if step < 0 or (resumed is not None and step == resumed.step):
+        return f'{text}; no step was done' + (f'; {RESUME_HINT}' if resumed else '')
+    try:
+        problem = _save_last(run, bad_steps, step)
+    except Exception as second:
+        problem = explain(second)
+    if problem:
+        return f'{text}; step {step} is NOT saved: {problem}; {RESUME_HINT} from the newest checkpoint'
+    return f'{text}; step {step} is saved: {RESUME_HINT}'
+
+
+def _save_last(run: Run, bad_steps: BadSteps, step: int) -> str | None:
+    """Save the last whole step by this rank alone; return why not."""
+    if not run.state.whole:
+        return 'the error came while the weights were changed'
+    run.state.optimizer.zero_grad(set_to_none=True)
+    if run.ranks.device.type == 'cuda':
+        torch.cuda.empty_cache()
+    bad_steps.undo()
+    with contextlib.suppress(FloatingPointError):
+        bad_steps.look(bad_steps.counts(), [])
+    if not get_total_norm(run.state.module.parameters()).isfinite():
+        return 'its weights are not finite'
+    run.logger.flush()
+    content = Content(run.state.weights(), run.state.state_dict(), run.state.ema_weights())
+    point = Point(step, run.schedule.epoch(step))
+    run.checkpoints.save({run.schedule.interval_name(step): 'error'}, point, content)
+    return None if run.checkpoints.settle() else 'the disk would not take it'
 
 
 def _validate(run: Run, step: int, signal: StopRequest) -> dict[str, float] | None:

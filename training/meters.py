@@ -72,8 +72,7 @@ class Meter:
 class BadSteps:
     """Counts steps without a finite loss or gradient, and undoes their trace in BatchNorm statistics.
 
-    The optimizer leaves such a step out by itself; running means do not. They are put back to the last look's, which
-    costs a copy a look instead of one a step.
+    The optimizer leaves such a step out by itself; running means do not. Only `counts` waits for the device.
     """
 
     def __init__(self, state: TrainingState):
@@ -82,16 +81,28 @@ class BadSteps:
         self.total = torch.zeros((), device=device)
         self.in_a_row = torch.full((), float(state.progress.skipped_in_a_row), device=device)
         self.worst = self.in_a_row.clone()
-        self.good = self._buffers()
+        by_type: dict[torch.dtype, list[Tensor]] = {}
+        for buffer in state.module.buffers():
+            by_type.setdefault(buffer.dtype, []).append(buffer.detach())
+        self.buffers = list(by_type.values())
+        self.good = [_flat(group) for group in self.buffers]
 
-    def note(self, result: StepResult) -> None:
-        """Count a step without waiting for it. In float16 the loss scaler handles infinite gradients."""
-        bad = ~result.losses['total'].isfinite()
+    def note(self, loss: Tensor, norm: Tensor) -> None:
+        """Count a step before the optimizer makes it. In float16 the loss scaler handles infinite gradients."""
+        bad = ~loss.detach().isfinite()
         if not is_dynamic(self.state.scaler):
-            bad |= ~result.norm.isfinite()
+            bad |= ~norm.isfinite()
         self.total += bad
         self.in_a_row = (self.in_a_row + 1) * bad
         self.worst = torch.maximum(self.worst, self.in_a_row)
+        self.good = [torch.where(bad, good, _flat(group)) for good, group in zip(self.good, self.buffers)]
+        self.undo()
+
+    def undo(self) -> None:
+        """Put the buffers back to what they were after the last good step that was noted."""
+        for good, group in zip(self.good, self.buffers):
+            parts = good.split([buffer.numel() for buffer in group])
+            torch._foreach_copy_(group, [part.view_as(buffer) for part, buffer in zip(parts, group)])
 
     def counts(self) -> tuple[float, float, float]:
         """Return bad steps since the last look, in a row just now, and at most in a row. Waits for the device."""
@@ -111,12 +122,6 @@ class BadSteps:
         progress.skipped += int(total)
         progress.skipped_in_a_row = int(in_a_row)
         hopeless = is_dynamic(self.state.scaler) and self.state.scaler.get_scale() < LEAST_SCALE
-        if not total:
-            self.good = self._buffers()
-        else:
-            for module in (self.state.module, *([] if self.state.ema is None else [self.state.ema.module])):
-                for buffer, value in zip(module.buffers(), self.good):
-                    buffer.copy_(value)
         if worst >= BAD_STEPS_IN_A_ROW or hopeless:
             raise FloatingPointError(
                 f'{int(worst) or "too many"} steps in a row without a finite loss or gradient, the last on '
@@ -124,5 +129,6 @@ class BadSteps:
                 'or look at the samples'
             )
 
-    def _buffers(self) -> list[torch.Tensor]:
-        return [buffer.detach().clone() for buffer in self.state.module.buffers()]
+
+def _flat(tensors: Sequence[Tensor]) -> Tensor:
+    return torch.cat([tensor.flatten() for tensor in tensors])

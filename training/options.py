@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from checkpointing.links import template_problem
 from common import cli
 from common.network import BACKBONES
+from common.signals import StopRequest, listening
 
 if TYPE_CHECKING:
     from .distributed import Ranks
@@ -106,7 +107,7 @@ def add_arguments(
 def main(
     script: str,
     parse: Callable[[list[str] | None], argparse.Namespace],
-    train: Callable[[argparse.Namespace, Ranks], int],
+    train: Callable[[argparse.Namespace, Ranks, StopRequest], int],
     argv: list[str] | None,
 ) -> int:
     """Run a stage script: read its command line, then import torch and train; return the exit code.
@@ -117,13 +118,15 @@ def main(
         train: trains the stage.
         argv: the words; those of the process if None.
     """
-    try:
-        args = parse(argv)
-    except ValueError as error:
-        return cli.report_error(error, 2)
-    from .stage import run_script
+    with listening() as signal:
+        try:
+            args = parse(argv)
+        except ValueError as error:
+            return cli.report_error(error, 2)
+        from .stage import run_script
 
-    return run_script(args, train, [str(Path(script).resolve()), *(sys.argv[1:] if argv is None else argv)])
+        command = [str(Path(script).resolve()), *(sys.argv[1:] if argv is None else argv)]
+        return run_script(args, train, signal, command)
 
 
 def monitor_name(text: str) -> str:
@@ -177,6 +180,10 @@ def _checkpoint_problems(args: argparse.Namespace) -> list[str]:
         found.append(f'--checkpoint-best-name {args.checkpoint_best_name}: {problem}')
     if args.requeue and 'SLURM_JOB_ID' not in os.environ:
         found.append('--requeue: this is not a SLURM job (SLURM_JOB_ID is not set); leave the flag out')
+    handled = os.environ.get('TORCHELASTIC_SIGNALS_TO_HANDLE', '').split(',')
+    if args.requeue and 'TORCHELASTIC_RUN_ID' in os.environ and 'SIGUSR1' not in handled:
+        found.append('--requeue: SIGUSR1 would end torchrun and leave its ranks alone; start it with '
+                     '--signals-to-handle SIGTERM,SIGINT,SIGHUP,SIGUSR1')  # fmt: skip
     if args.requeue and last != 'auto':
         found.append('--requeue: needs --model-last-checkpoint auto, or the job would begin anew')
     return found

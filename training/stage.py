@@ -22,6 +22,7 @@ from checkpointing.resume import Resume, decide, refuse_overwriting
 from common.cli import report_error
 from common.devices import choose_precision, fast_in_bfloat16, keep_memory
 from common.network import RefinerSettings
+from common.signals import StopRequest
 from dataset.checks import check_files
 from dataset.geometry import AffineRange
 from dataset.loaders import Source, TrainingBatches, ValidationBatches, WarpedPairs, default_workers
@@ -33,6 +34,7 @@ from model.weights import load_weights
 
 from . import distributed
 from .distributed import Ranks
+from .failures import known_cause
 from .logs import Logger, mark_of, set_up_logging
 from .loop import Run, TrainingStopped
 from .schedule import Schedule
@@ -48,7 +50,10 @@ VALID_BACKGROUND_RANGE = AffineRange(scale=(1, 1.2), flip=0)
 
 
 def run_script(
-    args: argparse.Namespace, train: Callable[[argparse.Namespace, Ranks], int], command: Sequence[str]
+    args: argparse.Namespace,
+    train: Callable[[argparse.Namespace, Ranks, StopRequest], int],
+    signal: StopRequest,
+    command: Sequence[str],
 ) -> int:
     """Run a stage script on all visible GPUs and return the exit code.
 
@@ -57,24 +62,30 @@ def run_script(
     Args:
         args: the checked command line.
         train: trains the stage; called with torch's generator seeded.
+        signal: tells of a signal that came.
         command: the script and its arguments, to start it once more for each GPU.
     """
     count = distributed.gpus_to_use(args.device)
     if count > 1:
         return distributed.launch(command, count)
+    ranks = Ranks(torch.device('cpu'))
     try:
         ranks = distributed.join_ranks(args.device)
         keep_memory(ranks.device.type)
         set_up_logging(ranks.first)
         torch.manual_seed(args.seed)
-        return train(args, ranks)
+        return train(args, ranks, signal)
     except TrainingStopped as error:
-        print(f'error: {error}', file=sys.stderr)
+        if text := str(error):
+            print(f'error: {text}', file=sys.stderr)
         return 1
-    except (ValueError, OSError) as error:
-        return report_error(error, 2)
-    except KeyboardInterrupt:
-        return 130
+    except Exception as error:
+        if distributed.is_of_peer(error) or ranks.told_by_first():
+            return 2  # the other rank has said what was wrong
+        if (cause := known_cause(error)) is None:
+            return report_error(error, 2)
+        print(f'error: {cause}', file=sys.stderr)
+        return 2
     finally:
         distributed.leave_ranks()
         # Loader workers ignore SIGTERM, so the interpreter's clean-up would wait for them for ever.

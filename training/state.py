@@ -5,7 +5,9 @@ Learning rates and random draws are functions of the step, so neither a schedule
 
 from __future__ import annotations
 
+import contextlib
 import copy
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -66,6 +68,7 @@ class TrainingState:
         scaler: scales the loss in float16; elsewhere it only leaves out steps with non-finite gradients.
         ema: the exponential moving average of module, or None.
         progress: the counters.
+        whole: False once a change was begun that is not complete, or failed halfway.
     """
 
     module: nn.Module
@@ -73,6 +76,15 @@ class TrainingState:
     scaler: torch.amp.GradScaler
     ema: EMA | None = None
     progress: Progress = field(default_factory=Progress)
+    whole: bool = True
+
+    @contextlib.contextmanager
+    def changing(self) -> Iterator[None]:
+        """Change everything by one step in the block, which an error must not leave in the middle."""
+        self.whole = False
+        yield
+        self.progress.step += 1
+        self.whole = True
 
     def weights(self) -> dict[str, Tensor]:
         """Return the network's state_dict, in the memory layout that other tools expect."""

@@ -19,7 +19,7 @@ from training import distributed
 from training.logs import Logger
 from training.loop import Run, _train_step
 from training.losses import base_loss
-from training.meters import Meter
+from training.meters import BadSteps, Meter
 from training.schedule import Schedule
 from training.settings import LoopSettings, ScheduleSettings
 from training.state import TrainingState, make_scaler
@@ -49,7 +49,7 @@ def one_step(folder, accumulate):
         state, distributed.distribute(module, ranks), batches, [], step, settings, schedule, ranks, torch.float32,
         Checkpoints(Path(folder), 'base', 'run', {}), Logger(Path(folder), 0, 1, first=False),
     )  # fmt: skip
-    result = _train_step(run, iter(batches), Meter())
+    result = _train_step(run, iter(batches), BadSteps(state), Meter())
     gradient = {name: before[name] - p.detach() for name, p in module.named_parameters()}
     torch.save(
         {'gradient': gradient, 'names': result.names}, Path(folder) / f'{ranks.world}-{accumulate}-{ranks.rank}.pt'

@@ -2,6 +2,7 @@
 
 import errno
 import json
+import multiprocessing
 import os
 import signal
 import sys
@@ -12,6 +13,7 @@ import numpy as np
 import torch
 from torch import nn
 
+import common.signals
 import model
 import training.logs
 import training.loop
@@ -80,11 +82,11 @@ def mark_phases(path):
     def mark(word):
         os.write(file, f'{word}\n'.encode())
 
-    def train(run, request):
+    def train(*arguments):
         fitting.append(True)
         mark('training')
         try:
-            return real(run, request)
+            return real(*arguments)
         finally:
             mark('end')
 
@@ -105,8 +107,7 @@ def signal_at(step, number, rank=0):
     """The process sends itself a signal once so many steps are done."""
 
     def after(run, *_):
-        # The step that was just done is counted by the caller.
-        if run.state.progress.step + 1 == step and run.ranks.rank == rank:
+        if run.state.progress.step == step and run.ranks.rank == rank:
             if number == signal.SIGKILL:
                 run.checkpoints.settle()
             EVENT.touch()
@@ -145,6 +146,11 @@ def _at_call(owner, name, count, action):
     around(getattr(holder, attribute) if attribute else holder, name, before=before)
 
 
+def repeats_end(seconds):
+    """A second signal ends the process unless it comes so soon after the first."""
+    common.signals.REPEAT_SECONDS = seconds
+
+
 def slow_fsync(seconds):
     """The disk takes its time."""
     Disk.fsync = lambda *_: time.sleep(seconds)
@@ -154,7 +160,7 @@ def hang_at(step, path):
     """The run waits for ever once so many steps are done; a file says so."""
 
     def after(run, *_):
-        if run.state.progress.step + 1 == step:
+        if run.state.progress.step == step:
             run.checkpoints.settle()
             Path(path).touch()
             time.sleep(600)
@@ -172,8 +178,8 @@ def note_names(folder):
     path = Path(folder) / f'rank-{os.environ.get("RANK", 0)}.jsonl'
     real = training.loop._train_step
 
-    def train_step(run, batches, meter):
-        step, result = run.state.progress.step, real(run, batches, meter)
+    def train_step(run, *arguments):
+        step, result = run.state.progress.step, real(run, *arguments)
         with path.open('a') as file:
             file.write(json.dumps([step, result.names]) + '\n')
         return result
@@ -211,3 +217,14 @@ def forget_purge():
     real = training.logs.EventFile
     training.logs.EventFile = lambda folder, mark, start: real(folder, mark, None)
     training.logs.cut_curves = lambda *_: None
+
+
+def kill_worker_at(step):
+    """A process that reads pictures is killed once so many steps are done."""
+
+    def after(run, *_):
+        if run.state.progress.step == step:
+            for worker in multiprocessing.active_children():
+                os.kill(worker.pid, signal.SIGKILL)
+
+    around(training.loop, '_train_step', after=after)

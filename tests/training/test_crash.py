@@ -193,7 +193,9 @@ def test_a_signal_before_the_first_step_ends_the_run_too(tmp_path, name, workers
 def test_a_second_signal_ends_at_once_even_while_a_save_hangs(tmp_path, name):
     number, marks = getattr(signal, name), tmp_path / 'marks'
     words = flags('run', num_workers=1, checkpoint_interval=1, **AUTO)
-    attempt = server().start(tmp_path, words, TINY, ['mark_phases', str(marks)], ['slow_fsync', 600])
+    attempt = server().start(
+        tmp_path, words, TINY, ['mark_phases', str(marks)], ['slow_fsync', 600], ['repeats_end', 0.5]
+    )
     assert wait_for(lambda: marks.exists() and '+saving' in marks.read_text(), attempt)
     attempt.send(number)
     assert attempt.poll(1) is None
@@ -265,6 +267,7 @@ def test_a_validation_that_is_made_up_for_is_logged_once_though_killed(tmp_path)
 
 def test_an_exception_that_nobody_expected_ends_the_process(tmp_path):
     words = flags('run', num_workers=1)
-    attempt = server().start(tmp_path, words, TINY, ['raise_in', CHECKPOINTS, '_write', 1])
-    assert wait_for(lambda: 'RuntimeError: unexpected' in attempt.text(), attempt)
-    assert attempt.wait(12) == 1
+    code, text = server().run(tmp_path, words, TINY, ['raise_in', CHECKPOINTS, '_write', 1], seconds=12)
+    assert code == 1
+    assert 'error: RuntimeError: unexpected; the traceback is in log/run/error-' in text
+    assert 'Traceback' not in text

@@ -56,6 +56,22 @@ def test_the_script_trains_on_two_ranks(in_tmp, paths):
 
 
 @pytest.mark.slow
+def test_torchrun_passes_on_sigusr1_if_asked_to(in_tmp, paths):
+    command = [sys.executable, '-m', 'torch.distributed.run', '--standalone', '--nproc-per-node', '2']
+    command += ['--signals-to-handle', 'SIGTERM,SIGINT,SIGHUP,SIGUSR1', HERE / 'support/tiny_base.py']
+    arguments = flags('run', epoch_end=500, checkpoint_interval=10**6)
+    with subprocess.Popen([*command, *arguments], stdout=subprocess.PIPE, text=True) as process:
+        for line in process.stdout:
+            if line.startswith('step 2 of'):
+                process.send_signal(signal.SIGUSR1)
+                break
+        rest = process.stdout.read()
+        assert process.wait(120) != 0
+    assert 'stopped by SIGUSR1' in rest
+    assert 'go on with --model-last-checkpoint auto' in rest
+
+
+@pytest.mark.slow
 def test_torchrun_works_too(in_tmp, paths):
     command = [sys.executable, '-m', 'torch.distributed.run', '--standalone', '--nproc-per-node', '2']
     done = subprocess.run([*command, ROOT / 'train_base.py', *flags('run', max_steps=2)], check=False)
@@ -63,18 +79,21 @@ def test_torchrun_works_too(in_tmp, paths):
     assert 'epoch-0-iter-1.pth' in names('checkpoint/run')
 
 
-def test_a_signal_reaches_all_ranks_and_one_saves(in_tmp, paths):
+def test_signals_close_together_reach_all_ranks_as_one_and_one_saves(in_tmp, paths):
     program = 'import sys; from training.distributed import launch; sys.exit(launch(sys.argv[1:], 2))'
     arguments = flags('run', epoch_end=500, checkpoint_interval=10**6)
     command = [sys.executable, '-c', program, HERE / 'support/tiny_base.py', *arguments]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
         for line in process.stdout:
             if line.startswith('step 2 of'):
-                process.send_signal(signal.SIGTERM)
+                for _ in range(3):
+                    process.send_signal(signal.SIGTERM)
+                    time.sleep(0.02)
                 break
         rest = process.stdout.read()
         assert process.wait(120) == 143
     assert 'stopped by SIGTERM' in rest
+    assert 'go on with --model-last-checkpoint auto' in rest
 
 
 def test_a_rank_that_fails_ends_the_others(in_tmp, paths):

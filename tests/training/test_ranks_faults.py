@@ -13,6 +13,8 @@ import time
 import pytest
 from support.runs import HERE, ROOT, assert_same, curve, flags, load, names, record, server
 
+from checkpointing.lock import FolderLock
+
 TINY = ('tiny',)
 CHECKPOINTS = 'checkpointing.manager:Checkpoints'
 AUTO = {'model_last_checkpoint': 'auto'}
@@ -90,6 +92,41 @@ def saved_names(folder):
     return sorted({name.split('.')[0] for name in names(folder / 'checkpoint/run') if name.startswith('epoch')})
 
 
+def errors(rank):
+    return [line for line in rank.text().splitlines() if 'continuing' not in line and not line.startswith('[W')]
+
+
+def test_what_all_ranks_find_wrong_is_said_once(tmp_path):
+    (tmp_path / 'old.pth').write_bytes(b'no weights')
+    ranks = start_ranks(tmp_path, 2, flags('run', **SIX, model_last_checkpoint=tmp_path / 'old.pth'))
+    assert end_ranks(ranks) == [2, 2]
+    assert len(errors(ranks[0])) == 1
+    assert 'old.pth' in errors(ranks[0])[0]
+    assert errors(ranks[1]) == []
+
+
+def test_a_folder_in_use_is_said_by_the_first_rank_alone(tmp_path):
+    (tmp_path / 'checkpoint/run').mkdir(parents=True)
+    lock = FolderLock(tmp_path / 'checkpoint/run')
+    lock.take()
+    ranks = start_ranks(tmp_path, 2, flags('run', **SIX), ['impatient', 0])
+    assert end_ranks(ranks) == [2, 2]
+    lock.release()
+    assert len(errors(ranks[0])) == 1
+    assert 'is writing to this folder' in errors(ranks[0])[0]
+    assert errors(ranks[1]) == []
+
+
+def test_an_error_of_another_rank_lets_the_first_one_save(tmp_path):
+    words = flags('run', **{**SIX, 'checkpoint_interval': 100})
+    ranks = start_ranks(tmp_path, 2, words, ['raise_in', 'training.loop', '_train_step', 3, 1])
+    assert end_soon(tmp_path, ranks) == [1, 1]
+    assert 'error: RuntimeError: unexpected; the traceback is in' in ranks[1].text()
+    assert 'error: another rank has ended; what it printed says why; step 1 is saved' in ranks[0].text()
+    assert 'Traceback' not in ranks[0].text() + ranks[1].text()
+    assert saved_names(tmp_path) == ['epoch-0-iter-1']
+
+
 def test_one_full_disk_costs_one_checkpoint(tmp_path):
     ranks = start_ranks(tmp_path, 2, flags('run', **SIX), ['full_disk', 1])
     assert end_ranks(ranks) == [0, 0]
@@ -112,10 +149,11 @@ def test_three_full_disks_end_all_ranks(tmp_path):
 def test_an_exception_in_a_save_ends_all_ranks(tmp_path, name):
     ranks = start_ranks(tmp_path, 2, flags('run', **SIX, **AUTO), ['raise_in', CHECKPOINTS, name, 2])
     assert all(code == 1 for code in end_soon(tmp_path, ranks))
-    assert 'RuntimeError: unexpected' in ranks[0].text()
+    assert 'error: RuntimeError: unexpected; the traceback is in ' in ranks[0].text()
+    assert 'step 1 is saved: go on with --model-last-checkpoint auto' in ranks[0].text()
     ranks = start_ranks(tmp_path, 2, flags('run', **SIX, **AUTO))
     assert end_ranks(ranks) == [0, 0]
-    assert 'continuing this run from epoch-0-iter-0.pth: step 1' in ranks[0].text()
+    assert 'continuing this run from epoch-0-iter-1.pth: step 2' in ranks[0].text()
 
 
 @pytest.mark.parametrize('rank', [0, 1])

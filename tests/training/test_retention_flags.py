@@ -43,7 +43,7 @@ def after_step(monkeypatch, action):
 
     def train_step(run, *rest):
         result = real(run, *rest)
-        action(run.state.progress.step + 1)
+        action(run.state.progress.step)
         return result
 
     monkeypatch.setattr(training.loop, '_train_step', train_step)

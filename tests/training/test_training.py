@@ -162,11 +162,13 @@ def test_ten_steps_without_a_finite_loss_stop_the_run_and_change_nothing(in_tmp,
     assert train_base.main(flags('run', max_steps=2)) == 0
     monkeypatch.setattr(training.losses, 'base_loss', infinite)
     assert train_base.main(flags('run', model_last_checkpoint='auto', epoch_end=9, checkpoint_interval=5)) == 1
-    assert '10 steps in a row without a finite loss or gradient, the last on' in capsys.readouterr().err
-    before, after = load('checkpoint/run/epoch-0-iter-1.pth'), load('checkpoint/run/epoch-2.pth')
+    err = capsys.readouterr().err
+    assert '10 steps in a row without a finite loss or gradient, the last on' in err
+    assert 'step 11 is saved' in err
+    before, after = load('checkpoint/run/epoch-0-iter-1.pth'), load('checkpoint/run/epoch-3-iter-11.pth')
     assert_same(before, after)
-    progress = load('checkpoint/run/epoch-2.state.pth')['progress']
-    assert (progress['skipped'], progress['skipped_in_a_row']) == (7, 7)
+    progress = load('checkpoint/run/epoch-3-iter-11.state.pth')['progress']
+    assert (progress['skipped'], progress['skipped_in_a_row']) == (10, 10)
 
 
 def test_a_step_without_a_finite_loss_leaves_no_trace_in_the_averages_statistics():
@@ -180,8 +182,8 @@ def test_a_step_without_a_finite_loss_leaves_no_trace_in_the_averages_statistics
     )  # fmt: skip
     bad_steps = BadSteps(state)
     module[1].running_mean.fill_(float('nan'))
+    bad_steps.note(torch.tensor(1.0), torch.tensor(float('nan')))
     state.ema.update(module)
-    bad_steps.look([1, 1, 1], ['a sample'])
     for part in (module, state.ema.module):
         assert all(tensor.isfinite().all() for tensor in part.state_dict().values())
 

@@ -1,0 +1,200 @@
+"""An error in a training: the last whole step is saved, one line says what to do, and the run goes on from there."""
+
+import errno
+import os
+
+import pytest
+import torch
+from support import small_run
+from support.runs import FULL, FULL_STEPS, assert_same, assert_same_curves, assert_same_run, flags, names, server, whole
+from support.small_run import END, finish, make_run
+
+import training.loop
+from checkpointing.manager import Checkpoints
+from checkpointing.record import read_records
+from checkpointing.resume import decide
+from training.distributed import Ranks
+from training.failures import explain
+from training.logs import Logger
+from training.loop import TrainingStopped
+from training.meters import BadSteps, Meter
+from training.state import EMA, TrainingState
+
+TINY = ('tiny',)
+# Whatever a step calls, in the order of its calls; those in the middle change weights, moments or the average.
+BEFORE = [
+    (training.loop, '_train_step'), (small_run.Batch, 'to'), (small_run.Net, 'forward'), (small_run.Loud, '__init__'),
+    (torch.Tensor, 'backward'), (torch.amp.GradScaler, 'unscale_'), (training.loop, 'get_total_norm'),
+]  # fmt: skip
+INSIDE = [
+    (BadSteps, 'note'),
+    (torch.amp.GradScaler, 'step'), (torch.optim.Adam, 'step'), (torch.amp.GradScaler, 'update'),
+    (torch.optim.Adam, 'zero_grad'), (EMA, 'update'), (torch, '_foreach_lerp_'),
+]  # fmt: skip
+AFTER = [
+    (Ranks, 'agree'), (BadSteps, 'counts'), (BadSteps, 'look'), (Meter, 'report'), (Logger, 'scalars'),
+    (Logger, 'progress'), (training.loop, '_finish_step'), (training.loop, 'validate'), (training.loop, '_save'),
+    (Checkpoints, 'save'), (Checkpoints, '_write'), (Checkpoints, '_commit'), (Checkpoints, 'would_be_kept'),
+    (TrainingState, 'weights'), (TrainingState, 'state_dict'), (Meter, 'restart'),
+]  # fmt: skip
+
+
+def fail(monkeypatch, owner, name, run, step, late):
+    """The first call of a function from a step on raises, before or after it has done its work."""
+    real, fired = getattr(owner, name), []
+
+    def wrapped(*arguments, **more):
+        due = run.state.progress.step >= step and not fired and training_has_begun
+        if due:
+            fired.append(run.state.progress.step)
+        if due and not late:
+            raise RuntimeError('something unforeseen')
+        result = real(*arguments, **more)
+        if due:
+            raise RuntimeError('something unforeseen')
+        return result
+
+    training_has_begun = []
+    begun = training.loop._train
+
+    def train(*arguments):
+        training_has_begun.append(True)
+        return begun(*arguments)
+
+    monkeypatch.setattr(training.loop, '_train', train)
+    monkeypatch.setattr(owner, name, wrapped)
+    return fired
+
+
+def steps_logged(run):
+    """Every step is looked at, logged and validated, so that each of its functions is called."""
+    run.settings = type(run.settings)(**{**vars(run.settings), 'log_train_loss_interval': 1})
+    run.schedule = type(run.schedule)(
+        type(run.schedule.settings)(**{**vars(run.schedule.settings), 'log_valid_interval': 2}), 100
+    )
+    return run
+
+
+@pytest.fixture(scope='module')
+def uninterrupted(tmp_path_factory):
+    return finish(steps_logged(make_run(tmp_path_factory.mktemp('uninterrupted'), seed=0)))
+
+
+SLOW = pytest.mark.slow
+
+
+@pytest.mark.parametrize(
+    ('step', 'late'),
+    [
+        pytest.param(4, False, id='at its begin'),
+        pytest.param(1, False, id='at its begin in the second step', marks=SLOW),
+        pytest.param(4, True, id='at its end', marks=SLOW),
+    ],
+)
+@pytest.mark.parametrize(('owner', 'name'), BEFORE + INSIDE + AFTER, ids=lambda item: getattr(item, '__name__', item))
+def test_an_error_at_any_place_of_a_step_costs_at_most_that_step(
+    tmp_path, monkeypatch, uninterrupted, owner, name, step, late
+):
+    run = steps_logged(make_run(tmp_path, seed=0, interval=3))
+    with monkeypatch.context() as patch:
+        fired = fail(patch, owner, name, run, step, late)
+        with pytest.raises(TrainingStopped, match='something unforeseen') as stopped:
+            finish(run)
+    last, text = run.state.progress.step - 1, str(stopped.value)
+    assert fired, 'the place was not reached'
+    assert '\n' not in text
+    if (owner, name) in INSIDE:
+        assert f'step {last} is NOT saved' in text
+    else:
+        assert f'step {last} is saved: go on with --model-last-checkpoint auto' in text
+        assert read_records(tmp_path)[-1].step == last
+    (trace,) = (tmp_path / 'log').glob('error-*.txt')
+    assert 'Traceback' in trace.read_text()
+    assert 'something unforeseen' in trace.read_text()
+
+    resume = decide('auto', tmp_path, 'base', {})
+    again = steps_logged(make_run(tmp_path, seed=0 if resume.record is None else 1, interval=3))
+    if resume.content is not None:
+        again.state.load_state_dict(resume.content.state, resume.content.weights, resume.content.ema)
+        again.resumed = resume.record
+    resumed = finish(again)
+    assert END - 1 in resumed
+    for done in resumed:
+        assert_same(vars(resumed[done]), vars(uninterrupted[done]), f'step {done}')
+
+
+def test_weights_that_are_not_finite_are_not_saved_over_good_ones(tmp_path, monkeypatch):
+    run = make_run(tmp_path, seed=0, interval=3)
+
+    def spoil(*arguments):
+        if run.state.progress.step == 5:
+            run.state.module.last.bias.data[0] = float('nan')
+            raise RuntimeError('CUDA error: an illegal memory access was encountered')
+        return real(*arguments)
+
+    real = small_run.Batch.to
+    monkeypatch.setattr(small_run.Batch, 'to', spoil)
+    with pytest.raises(TrainingStopped, match='step 4 is NOT saved: its weights are not finite'):
+        finish(run)
+    assert [record.step for record in read_records(tmp_path)] == [2]
+
+
+def test_a_save_that_fails_too_is_said_and_the_first_error_is_named(tmp_path, monkeypatch):
+    run = make_run(tmp_path, seed=0, interval=100)
+
+    def full(*_):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    real = small_run.Batch.to
+    monkeypatch.setattr(small_run.Batch, 'to', lambda self, d: full() if self.step == 2 else real(self, d))
+    monkeypatch.setattr(run.checkpoints.disk, 'create', full)
+    with pytest.raises(TrainingStopped, match=r'is full.*step 1 is NOT saved: the disk would not take it'):
+        finish(run)
+
+
+@pytest.mark.parametrize(
+    ('error', 'words'),
+    [
+        (RuntimeError('DataLoader worker (pid 7) is killed by signal: Killed. '), 'lower --num-workers'),
+        (RuntimeError('DataLoader worker (pid(s) 7, 8) exited unexpectedly'), 'lower --num-workers'),
+        (RuntimeError('DataLoader worker (pid 7) is killed by signal: Bus error. It is possible that dataloader\'s '
+                      'workers are out of shared memory.'), '--shm-size'),
+        (RuntimeError('unable to write to file </torch_7_123_0>: No space left on device (28)'), '--shm-size'),
+        (torch.OutOfMemoryError('CUDA out of memory. Tried to allocate 2.00 GiB.\nMore'), 'lower --batch-size'),
+        (MemoryError(), 'lower --batch-size'),
+        (OSError(errno.EMFILE, 'Too many open files'), 'ulimit -n'),
+        (RuntimeError('Caught RuntimeError in DataLoader worker process 0.\nOriginal Traceback\n'
+                      'RuntimeError: unable to write to file </torch_7_1_0>: No space left on device (28)'),
+         '(RuntimeError: unable to write'),
+        (RuntimeError('Caught KeyError in DataLoader worker process 0.\nOriginal Traceback\n  File "a"\nKeyError: 7'),
+         'KeyError: 7'),
+        (IndexError('list index out of range'), 'IndexError: list index out of range'),
+    ],
+)  # fmt: skip
+def test_an_error_is_explained_in_one_line(error, words):
+    assert words in explain(error)
+    assert '\n' not in explain(error)
+
+
+def killed_worker(folder, *sabotage):
+    """Kills a process that reads pictures in the fourth step, and lets the run go on; returns what was printed."""
+    words = flags('cut', **FULL, model_last_checkpoint='auto')
+    code, text = server().run(folder, words, *sabotage, ['kill_worker_at', 4])
+    assert code == 1, text
+    assert server().run(folder, words, *sabotage)[0] == 0
+    return text
+
+
+@SLOW
+def test_a_run_whose_worker_was_killed_ends_as_the_uninterrupted_one(tmp_path):
+    text = killed_worker(tmp_path, TINY)
+    assert 'Traceback' not in text
+    assert [line for line in text.splitlines() if 'error' in line] == [
+        next(line for line in text.splitlines() if line.startswith('error: a process that reads pictures was killed'))
+    ]
+    assert 'is saved: go on with --model-last-checkpoint auto' in text
+    expected, cut = whole(TINY), tmp_path / 'checkpoint/cut'
+    extra = {f'epoch-{step // 3}-iter-{step}' for step in range(FULL_STEPS)}
+    assert_same_run(expected / 'checkpoint/whole', cut, extra, {'epoch-1-iter-3'})
+    assert_same_curves(expected / 'log/whole', tmp_path / 'log/cut', FULL_STEPS)
+    assert any(name.startswith('error-') for name in names(tmp_path / 'log/cut'))
