@@ -56,7 +56,7 @@ class Ranks:
             if self.first:
                 self.store.set('failed', '')
                 return False
-            self.store.wait(['failed'], timedelta(seconds=3))
+            self.store.wait(['failed'], timedelta(seconds=10))
         except dist.DistStoreError:
             return False
         except RuntimeError:
