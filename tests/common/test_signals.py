@@ -137,3 +137,9 @@ def test_handlers_come_back_where_no_signal_came():
     with listening(), StopSignals():
         assert [signal.getsignal(number) for number in numbers] != before
     assert [signal.getsignal(number) for number in numbers] == before
+
+
+def test_a_repeat_does_not_tear_down_what_is_left_to_do_after_the_block():
+    program = TRAINING.format(True, 0).replace('sys.exit', 'time.sleep(0.6)\nprint("closed")\nsys.exit')
+    code, text = run(program, signal.SIGTERM, signal.SIGTERM, apart=0.3)
+    assert (code, text.splitlines()[1:]) == (143, ['saved', 'closed'])
