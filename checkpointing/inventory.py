@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+import contextlib
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from .record import Record, broken_records, read_records
+from .record import CheckpointError, Record, broken_records, read_records
 from .retention import LEAST_STATES, Policy, decide_kept
-from .verify import Verdict, inode, owner, read_provenance, record_problem
+from .verify import Verdict, inode, owner, read_provenance
 
 WEIGHTS = ('.pth', '.pt', '.safetensors')
 
@@ -252,7 +253,7 @@ def others(folder: Path, linked: Iterable[str], read: bool = True) -> list[Other
     return found
 
 
-def _stray(path: Path, known: set[str], broken: Sequence[Path], read: bool) -> str:
+def _stray(path: Path, known: set[str], broken: Mapping[Path, CheckpointError], read: bool) -> str:
     if path.name.startswith('.'):
         return 'a temporary file: of a process that was killed, or is writing now' if path.suffix == '.tmp' else ''
     if '.aside' in path.name:
@@ -260,9 +261,11 @@ def _stray(path: Path, known: set[str], broken: Sequence[Path], read: bool) -> s
     if path.name.endswith('.json.damaged'):
         return 'the record of a damaged checkpoint, set aside'
     if path in broken:
-        return record_problem(path) or ''
-    if path.suffix == '.json' and path.name.startswith('epoch-') and (name := Record.read(path).name) != path.stem:
-        return f'a copy of the record of {name}'
+        return str(broken[path]).removeprefix(f'{path}: ')
+    if path.suffix == '.json':
+        with contextlib.suppress(CheckpointError):
+            name = Record.read(path).name
+            return '' if name == path.stem else f'a copy of the record of {name}'
     if path.suffix in WEIGHTS and path.name not in known:
         if read_provenance(path) is not None:
             return 'an average, with its provenance beside it'

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import filecmp
 import itertools
 import logging
 import os
@@ -46,7 +47,7 @@ def refresh(disk: Disk, folder: Path, records: Sequence[Record], newest: Record,
         if os.path.lexists(path):
             if path.exists() and path.samefile(folder / file):
                 continue
-            if not _is_of(path, folder, records):
+            if not _is_of(path, folder, records) and not _is_of_one_set_aside(path, folder):
                 set_aside(disk, path)
         link_file(disk, folder / file, path, folder / f'.{name}.{newest.run}.tmp')
 
@@ -154,3 +155,12 @@ def _is_of(path: Path, folder: Path, records: Sequence[Record]) -> bool:
         return True
     same_size = [f for f in files if f.size == path.stat().st_size]
     return bool(same_size) and digest(path) in {f.sha256 for f in same_size}
+
+
+def _is_of_one_set_aside(path: Path, folder: Path) -> bool:
+    """Return whether weights whose record was set aside hold the same, so that this name of theirs is not needed."""
+    stems = {aside.name.split('.')[0] for aside in folder.glob('epoch-*.json.damaged*')}
+    files = [folder / f'{stem}{suffix}' for stem in stems for suffix in ('.pth', '.ema.pth')]
+    return path.is_file() and any(
+        path.samefile(file) or filecmp.cmp(path, file, shallow=False) for file in files if file.is_file()
+    )

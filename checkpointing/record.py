@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
+import re
 import time
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
@@ -14,6 +15,8 @@ from common.files import digest
 from common.network import RefinerSettings
 
 FORMAT = 2
+# Those that are read: records of format 1 hold no command line, and no sha256 of their own.
+FORMATS = (1, FORMAT)
 
 
 def refiner_identity(settings: RefinerSettings) -> dict[str, Any]:
@@ -23,6 +26,14 @@ def refiner_identity(settings: RefinerSettings) -> dict[str, Any]:
 
 class CheckpointError(ValueError):
     """A checkpoint that cannot be resumed from, or a folder that cannot be written to; says what to do."""
+
+
+class ForeignFileError(CheckpointError):
+    """A file that is no record and never was one."""
+
+
+class FormatError(CheckpointError):
+    """A whole record of a format that this version does not read."""
 
 
 @dataclass(frozen=True)
@@ -71,25 +82,34 @@ class Record:
         """Read a record.
 
         Raises:
-            CheckpointError: it is no record, a damaged one, or one of another format.
+            ForeignFileError: it is no record.
+            FormatError: it is one of another format.
+            CheckpointError: it is a damaged one, or cannot be read.
         """
         try:
             raw = path.read_bytes()
             content = json.loads(raw)
-            if content['format'] != FORMAT:
-                raise CheckpointError(f'{path}: a record of format {content["format"]}; this version reads {FORMAT}')
-            del content['sha256']
-            content['files'] = {kind: File(**entry) for kind, entry in content['files'].items()}
-            record = Record(**content)
-            if any(Path(name).name != name for name in [record.name, *(f.name for f in record.files.values())]):
-                raise CheckpointError(f'{path}: a record that names files outside of its folder')
-        except CheckpointError:
-            raise
-        except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
+        except (OSError, ValueError, RecursionError) as error:
             raise CheckpointError(f'{path}: not a checkpoint record ({error})') from None
+        names = {f.name for f in fields(Record)}
+        # Damage changes a few bytes: what shares less than half of its names with a record is somebody else's.
+        if not isinstance(content, dict) or 2 * len(names & content.keys()) < len(names):
+            raise ForeignFileError(f'{path}: not a checkpoint record')
+        sealed = content.pop('sha256', None) is not None or content.get('format') != 1
         # Byte for byte, so that no flipped bit of a step or a metric goes unseen.
-        if record.to_bytes() != raw:
+        if sealed and _sealed(content) != raw:
             raise CheckpointError(f'{path}: a damaged checkpoint record')
+        if content.get('format') not in FORMATS:
+            raise FormatError(
+                f'{path}: a record of format {content.get("format")}, of another version of the toolkit; '
+                f'this one reads formats {" and ".join(map(str, FORMATS))}'
+            )
+        try:
+            record = Record(**{**content, 'files': {k: File(**entry) for k, entry in content['files'].items()}})
+        except (TypeError, KeyError, AttributeError) as error:
+            raise CheckpointError(f'{path}: not a checkpoint record ({error})') from None
+        if any(Path(name).name != name for name in [record.name, *(f.name for f in record.files.values())]):
+            raise CheckpointError(f'{path}: a record that names files outside of its folder')
         return record
 
     @property
@@ -101,9 +121,7 @@ class Record:
 
     def to_bytes(self) -> bytes:
         """Return the record's file: JSON that ends with the sha256 of the rest."""
-        content = asdict(self)
-        content['sha256'] = hashlib.sha256(_json(content)).hexdigest()
-        return _json(content)
+        return _sealed(asdict(self))
 
     def problem(self, folder: Path) -> str | None:
         """Return why the checkpoint is not whole, or None. Reads every byte of its files."""
@@ -129,6 +147,10 @@ class Record:
         return path.is_file() and path.stat().st_size == file.size
 
 
+def _sealed(content: dict[str, Any]) -> bytes:
+    return _json({**content, 'sha256': hashlib.sha256(_json(content)).hexdigest()})
+
+
 def _json(content: dict[str, Any]) -> bytes:
     return json.dumps(content, indent=1).encode()
 
@@ -145,12 +167,24 @@ def read_records(folder: Path) -> list[Record]:
     return sorted(records, key=lambda r: (r.step, r.name))
 
 
-def broken_records(folder: Path) -> list[Path]:
-    """Return the files that are named as records and cannot be read as such."""
-    broken = []
+def position(name: str) -> tuple[int, float] | None:
+    """Return epoch and step of a checkpoint by its name, of which one of an epoch has the last; None for other names.
+
+    Records sort by (epoch, step) as their names do.
+    """
+    found = re.fullmatch(r'epoch-(\d+)(?:-iter-(\d+))?', name)
+    return found and (int(found[1]), float(found[2] or 'inf'))
+
+
+def broken_records(folder: Path) -> dict[Path, CheckpointError]:
+    """Return the records, by name and content, that cannot be read, and why; files of others are left out."""
+    broken = {}
     for path in sorted(folder.glob('epoch-*.json')):
         try:
-            Record.read(path)
-        except CheckpointError:
-            broken.append(path)
+            if position(path.stem) and path.is_file():
+                Record.read(path)
+        except ForeignFileError:
+            continue
+        except CheckpointError as error:
+            broken[path] = error
     return broken

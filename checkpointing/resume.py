@@ -13,7 +13,8 @@ from common.files import Disk
 
 from .content import Content, read_content
 from .links import free_name
-from .record import CheckpointError, Record, broken_records, read_records
+from .record import CheckpointError, FormatError, Record, broken_records, position, read_records
+from .verify import owner
 
 log = logging.getLogger(__name__)
 
@@ -60,14 +61,19 @@ def decide(given: str | None, folder: Path, stage: str, identity: dict[str, Any]
         path = Path(given)
         if not path.is_file():
             raise FileNotFoundError(f'--model-last-checkpoint {given}: no such file')
-        record = _record_of(path, folder, records)
-        if record is None and _is_average_of(path, folder, records):
-            raise CheckpointError(
-                f'--model-last-checkpoint {given}: holds averaged weights of this run. Go on with "auto", or start a '
-                'new run from them with another --model-name'
-            )
-        if record is None:
+        # Of two names of a step the one that `auto` would choose.
+        owned = owner(path, records[::-1]) if path.resolve().parent == folder.resolve() else None
+        if owned is None:
+            if isinstance(error := broken_records(folder).get(folder / f'{path.stem}.json'), FormatError):
+                raise error
             return Resume(_new_id(), weights=path)
+        record, kind = owned
+        if kind != 'weights':
+            what = 'averaged weights' if kind == 'ema' else 'the training state'
+            raise CheckpointError(
+                f'--model-last-checkpoint {given}: holds {what} of this run. Go on with "auto", or start a new run '
+                'from weights with another --model-name'
+            )
         later = [r.name for r in records if r.run == record.run and r.step > record.step]
         if later:
             raise CheckpointError(
@@ -92,40 +98,36 @@ def _unborn_id(folder: Path) -> str | None:
     return next((found[1] for found in ids if found), None)
 
 
-def _record_of(path: Path, folder: Path, records: list[Record]) -> Record | None:
-    """Return the record of a weight file of the run's own folder, or of a link to one, such as last.pth."""
-    if path.resolve().parent != folder.resolve():
-        return None
-    of_name = [r for r in records if path.name == r.files['weights'].name]
-    linked = [r for r in records if r.has(folder, 'weights') and path.samefile(folder / r.files['weights'].name)]
-    return next(iter([*of_name, *reversed(linked)]), None)
-
-
-def _is_average_of(path: Path, folder: Path, records: list[Record]) -> bool:
-    averages = (folder / r.files['ema'].name for r in records if 'ema' in r.files)
-    return any(average.is_file() and path.samefile(average) for average in averages)
-
-
 def _newest_whole(folder: Path, records: list[Record]) -> Record | None:
     """Return the newest record that verifies, and set damaged newer ones aside; no other file is touched."""
-    broken = broken_records(folder)
-    damaged: list[tuple[Path, str]] = [(path, 'its record cannot be read') for path in broken]
+    damaged: list[tuple[Path, str]] = []
+    whole = None
     for record in reversed(records):
         problem = record.problem(folder)
         if problem is None:
-            for path, why in damaged:
-                Disk().replace(path, free_name(path.with_suffix('.json.damaged')))
-                log.warning('%s cannot be resumed from: %s; its record is set aside', path.with_suffix(''), why)
-            return record
+            whole = record
+            break
         damaged.append((folder / f'{record.name}.json', problem))
-    if damaged:
-        newest, problem = damaged[len(broken) if records else 0]
+    since = (whole.epoch, whole.step) if whole else (-1, -1)
+    for path, error in broken_records(folder).items():
+        if (position(path.stem) or since) < since:
+            continue
+        if isinstance(error, FormatError):
+            raise CheckpointError(
+                f'--model-last-checkpoint auto: {error}. Go on with the version that wrote it, or move it away'
+            )
+        damaged.append((path, 'its record cannot be read'))
+    if damaged and whole is None:
+        path, problem = damaged[0]
         raise CheckpointError(
             f'--model-last-checkpoint auto: none of the {len(damaged)} checkpoints in {folder} can be resumed from '
-            f'(the newest, {newest.stem}: {problem}). Give one of its .pth files as weights to a new run with '
+            f'(the newest, {path.stem}: {problem}). Give one of its .pth files as weights to a new run with '
             'another --model-name'
         )
-    return None
+    for path, why in damaged:
+        Disk().replace(path, free_name(path.with_suffix('.json.damaged')))
+        log.warning('%s cannot be resumed from: %s; its record is set aside', path.with_suffix(''), why)
+    return whole
 
 
 def refuse_overwriting(folder: Path, run: str, first_epoch: int) -> None:
@@ -146,10 +148,14 @@ def refuse_overwriting(folder: Path, run: str, first_epoch: int) -> None:
 
 
 def _check_identity(record: Record, identity: dict[str, Any]) -> None:
+    """Raise CheckpointError where a run would change what it must not; what its record does not know is as it is."""
+    held = record.identity
+    if unknown := [f'{key} {value!r}' for key, value in identity.items() if key not in held]:
+        log.info('the record of %s does not know %s: taken as it is now', record.name, ', '.join(unknown))
     changed = [
-        f'{key}: {record.identity.get(key)!r} in the checkpoint, {value!r} now'
+        f'{key}: {held[key]!r} in the checkpoint, {value!r} now'
         for key, value in identity.items()
-        if record.identity.get(key) != value
+        if held.get(key, value) != value
     ]
     if changed:
         raise CheckpointError(

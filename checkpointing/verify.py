@@ -12,7 +12,7 @@ from typing import Any
 
 from common.files import digest
 
-from .record import CheckpointError, File, Record, read_records
+from .record import CheckpointError, File, ForeignFileError, FormatError, Record, read_records
 from .retention import LEAST_STATES
 
 NO_WEIGHTS = ('.json', '.pin', '.damaged', '.tmp')
@@ -83,8 +83,7 @@ class Verifier:
 
     def _foreign(self, path: Path) -> Verdict:
         if path.match('epoch-*.json'):
-            problem = record_problem(path)
-            return Verdict(problem is not None, problem or 'a whole record')
+            return _by_being_a_record(path)
         if path.suffix in NO_WEIGHTS or path.name == '.lock':
             return Verdict(False, 'not a weight file, not verified')
         provenance = read_provenance(path)
@@ -107,6 +106,15 @@ class Verifier:
                 return Verdict(True, reason)
             return Verdict(False, f'not read: {reason}; no checksum in this kind of file')
         return Verdict(False, 'readable; no checksum in this kind of file')
+
+
+def _by_being_a_record(path: Path) -> Verdict:
+    try:
+        Record.read(path)
+    except CheckpointError as error:
+        damaged = not isinstance(error, (ForeignFileError, FormatError))
+        return Verdict(damaged, str(error).removeprefix(f'{path}: '))
+    return Verdict(False, 'a whole record')
 
 
 def _by_checksums(path: Path) -> Verdict | None:
@@ -146,15 +154,6 @@ def owner(path: Path, records: Sequence[Record], read: bool = True) -> tuple[Rec
     same_size = [(record, kind) for record, kind in files if read and record.files[kind].size == size]
     sha256 = digest(path) if same_size else ''
     return next(((record, kind) for record, kind in same_size if record.files[kind].sha256 == sha256), None)
-
-
-def record_problem(path: Path) -> str | None:
-    """Return why a record cannot be read, or None."""
-    try:
-        Record.read(path)
-    except CheckpointError as error:
-        return str(error).removeprefix(f'{path}: ')
-    return None
 
 
 def provenance_path(path: Path) -> Path:

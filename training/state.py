@@ -8,7 +8,7 @@ from __future__ import annotations
 import contextlib
 import copy
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
 import torch
@@ -125,7 +125,8 @@ class TrainingState:
         self._load_optimizer(state['optimizer'])
         if state['scaler'] and is_dynamic(self.scaler):
             self.scaler.load_state_dict(state['scaler'])
-        self.progress = Progress(**state['progress'])
+        # The first versions counted more.
+        self.progress = Progress(**{f.name: state['progress'][f.name] for f in fields(Progress)})
         if self.ema is not None and ema is not None:
             self.ema.module.load_state_dict(ema)
             self.ema.updates = state['ema_updates']

@@ -3,6 +3,7 @@
 import errno
 import json
 import math
+import shutil
 
 import pytest
 import torch
@@ -10,7 +11,7 @@ from support.faults import FailingDisk
 
 from checkpointing.content import Content, read_content
 from checkpointing.manager import Checkpoints, Point
-from checkpointing.record import CheckpointError, Record, read_records
+from checkpointing.record import CheckpointError, Record, _sealed, read_records
 from checkpointing.resume import decide, refuse_overwriting
 from checkpointing.retention import Policy, decide_kept
 from common.files import Disk, write_new
@@ -26,8 +27,8 @@ def checkpoints(folder, disk=None, run='run', **policy):
     return Checkpoints(folder, 'base', run, IDENTITY, Policy(**policy), disk=disk or Disk())
 
 
-def save(made, step, metrics=None, name=None):
-    made.save({name or f'epoch-0-iter-{step}': 'interval'}, Point(step, 0, metrics or {}), content(step))
+def save(made, step, metrics=None, name=None, epoch=0):
+    made.save({name or f'epoch-0-iter-{step}': 'interval'}, Point(step, epoch, metrics or {}), content(step))
     return made.settle()
 
 
@@ -165,15 +166,84 @@ def test_records_of_which_none_loads_are_an_error_not_a_fresh_start(tmp_path):
     assert names(tmp_path) == before
 
 
-@pytest.mark.parametrize('text', ['', '{', '[]', '{"files": {}}', json.dumps({'format': 99})])
+@pytest.mark.parametrize('text', ['', '{', '{"run": "run", "step": 5'])
 def test_a_record_that_cannot_be_read_is_set_aside_with_a_word(tmp_path, caplog, text):
-    save(checkpoints(tmp_path), 3)
-    (tmp_path / 'epoch-5.json').write_text(text)
-    (tmp_path / 'notes.json').write_text(text)
+    save(checkpoints(tmp_path), 3, name='epoch-1-iter-3', epoch=1)
+    for name in ('epoch-5.json', 'epoch-0.json', 'epoch-1-iter-2.json', 'epoch-notes.json', 'notes.json'):
+        (tmp_path / name).write_text(text)
     assert decide('auto', tmp_path, 'base', IDENTITY).record.step == 3
-    assert 'epoch-5 cannot be resumed from: its record cannot be read' in caplog.text
+    assert caplog.text.count('epoch-5 cannot be resumed from: its record cannot be read') == 1
     assert (tmp_path / 'epoch-5.json.damaged').read_text() == text
-    assert (tmp_path / 'notes.json').read_text() == text
+    # Older ones would not have been used, and the others have no checkpoint's name.
+    assert [name for name in names(tmp_path) if name.endswith('.damaged')] == ['epoch-5.json.damaged']
+
+
+@pytest.mark.parametrize('text', ['[]', '{"files": {}}', '{"epoch": 5, "step": 99, "metrics": {}}', '{"format": 99}'])
+def test_files_of_others_with_a_records_name_neither_move_nor_block(tmp_path, text):
+    (tmp_path / 'epoch-5.json').write_text(text)
+    assert decide('auto', tmp_path, 'base', IDENTITY).record is None
+    save(checkpoints(tmp_path), 3)
+    before = names(tmp_path)
+    assert decide('auto', tmp_path, 'base', IDENTITY).record.step == 3
+    assert names(tmp_path) == before
+
+
+def test_a_newer_record_of_another_format_is_refused_by_its_number_and_left_alone(tmp_path):
+    made = checkpoints(tmp_path)
+    save(made, 3)
+    save(made, 5)
+    for name in ('epoch-0-iter-5', 'epoch-0-iter-3'):
+        record = json.loads((tmp_path / f'{name}.json').read_text())
+        del record['sha256']
+        (tmp_path / f'{name}.json').write_bytes(_sealed({**record, 'format': 3}))
+        before = names(tmp_path)
+        for given in ('auto', str(tmp_path / f'{name}.pth')):
+            with pytest.raises(CheckpointError, match=f'{name}.json: a record of format 3, of another version'):
+                decide(given, tmp_path, 'base', IDENTITY)
+        assert names(tmp_path) == before
+    save(made, 9)
+    assert decide('auto', tmp_path, 'base', IDENTITY).record.step == 9
+
+
+def test_what_a_record_does_not_know_is_taken_as_it_is_and_said(tmp_path, caplog):
+    caplog.set_level('INFO')
+    save(checkpoints(tmp_path), 3)
+    resume = decide('auto', tmp_path, 'base', {**IDENTITY, 'validation': [2, 2, 2]})
+    assert resume.record.step == 3
+    assert 'the record of epoch-0-iter-3 does not know validation [2, 2, 2]: taken as it is now' in caplog.messages
+
+
+def test_a_copied_run_goes_on_by_its_link(tmp_path):
+    made = checkpoints(tmp_path / 'run')
+    save(made, 3, {'valid_loss': 1})
+    save(made, 9, {'valid_loss': 2})
+    copied = shutil.copytree(tmp_path / 'run', tmp_path / 'copy')
+    assert not (copied / 'last.pth').samefile(copied / 'epoch-0-iter-9.pth')
+    assert decide(str(copied / 'last.pth'), copied, 'base', IDENTITY).record.step == 9
+    with pytest.raises(CheckpointError, match='got further'):
+        decide(str(copied / 'best.pth'), copied, 'base', IDENTITY)
+    with pytest.raises(CheckpointError, match='holds the training state of this run'):
+        decide(str(copied / 'epoch-0-iter-9.state.pth'), copied, 'base', IDENTITY)
+
+
+@pytest.mark.parametrize('copied', [False, True])
+@pytest.mark.parametrize('damaged', ['epoch-0-iter-9.state.pth', 'epoch-0-iter-9.json'])
+def test_after_going_back_the_links_of_the_run_are_renewed(tmp_path, copied, damaged):
+    folder = tmp_path / 'run'
+    made = checkpoints(folder)
+    save(made, 3, {'valid_loss': 2})
+    save(made, 9, {'valid_loss': 1})
+    if copied:
+        folder = shutil.copytree(folder, tmp_path / 'copy')
+    (folder / damaged).write_bytes(b'')
+    resume = decide('auto', folder, 'base', IDENTITY)
+    assert resume.record.step == 3
+    made = checkpoints(folder, run=resume.run)
+    made.open()
+    for link in ('last.pth', 'best.pth'):
+        assert (folder / link).samefile(folder / 'epoch-0-iter-3.pth')
+    assert not [name for name in names(folder) if 'aside' in name]
+    assert (folder / 'epoch-0-iter-9.pth').exists()
 
 
 def test_only_unreadable_records_are_an_error_and_nothing_is_written_over(tmp_path):

@@ -1,7 +1,8 @@
 """A run that an earlier version began goes on: bit for bit, with its records, pins, links and curve.
 
 tests/data/begun_by_0.1 holds such a run of the small network, stopped by SIGTERM after step 4 of 9, and in `expected`
-what that version gave without the stop.
+what that version gave without the stop. begun_with_format_1 was written by the first version of all, and
+begun_before_validation by the last one whose records did not know the validation samples; both end at step 3 of 5.
 """
 
 import json
@@ -78,6 +79,23 @@ def test_its_records_pins_and_links_count(continued, tolerance):
     assert (run / 'best.pth').samefile(run / 'epoch-2.pth')
     assert (run / 'last.pth').samefile(run / 'epoch-2.pth')
     assert not [name for name in names(run) if 'aside' in name or name.endswith('.tmp')]
+
+
+@pytest.mark.parametrize('begun', ['with_format_1', 'before_validation'])
+def test_runs_of_the_first_versions_go_on(tmp_path, begun):
+    run = shutil.copytree(DATA.parent / f'begun_{begun}', tmp_path / 'checkpoint/run')
+    words = flags('run', model_last_checkpoint='auto', ema_decay=0.9, precision='float32', log_valid_interval=2)
+    code, text = server().run(tmp_path, words, ['tiny'])
+    assert code == 0, text
+    assert 'the record of epoch-1-iter-3 does not know validation [2, 2, 2]: taken as it is now' in text
+    assert 'continuing this run from epoch-1-iter-3.pth: step 4, epoch 1' in text
+    records = read_records(run)
+    assert [r.step for r in records] == [3, 5, 5]
+    assert len({r.run for r in records}) == 1
+    # What these versions gave without the stop; training has changed by rounding since.
+    assert records[-1].metrics['valid_loss'] == pytest.approx(0.5089, abs=2e-4)
+    assert records[-1].metrics['valid_ema_loss'] == pytest.approx(0.5097, abs=2e-4)
+    assert not [name for name in names(run) if 'aside' in name or 'damaged' in name]
 
 
 @pytest.mark.parametrize(
