@@ -16,10 +16,11 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import gzip
 import logging
 import os
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -33,7 +34,7 @@ from . import links
 from .content import Content, file_name, tensor_bytes
 from .links import link_file
 from .lock import FolderLock
-from .record import CheckpointError, File, Record, read_records
+from .record import CheckpointError, File, Record, list_path, read_records
 from .retention import Policy, removable, remove
 
 log = logging.getLogger(__name__)
@@ -64,6 +65,7 @@ class Checkpoints:
         policy: which checkpoints are kept.
         options: the command line, for the records; plain types.
         lock: keeps other trainings out of the folder.
+        lists: the lists of files whose sha256 the identity holds under the same keys; kept beside the records.
         disk: the file operations that writing uses.
 
     Attributes:
@@ -78,6 +80,7 @@ class Checkpoints:
     policy: Policy = field(default_factory=Policy)
     options: dict[str, Any] = field(default_factory=dict)
     lock: FolderLock | None = None
+    lists: Mapping[str, bytes] = field(default_factory=dict)
     disk: Disk = field(default_factory=Disk)
     failures: int = 0
     saved_at: float = field(default_factory=time.monotonic)
@@ -101,6 +104,7 @@ class Checkpoints:
         if records := self.records():
             # What a kill has kept the last save from doing.
             self._tidy(records[-1])
+        self._keep_lists()
 
     def close(self) -> None:
         """Wait for the save under way and release the folder."""
@@ -147,7 +151,7 @@ class Checkpoints:
         """Return whether a checkpoint with these metrics would be among the best."""
         self.settle()
         records = [r for r in self.records() if r.has(self.folder, 'weights')]
-        candidate = Record(self.run, self.stage, '', -1, 0, metrics, '', {}, {})
+        candidate = Record(self.run, self.stage, '', -1, 0, metrics, '', self.identity, {})
         return candidate in self.policy.best_records([*records, candidate])
 
     def record(self, name: str) -> Record | None:
@@ -190,17 +194,20 @@ class Checkpoints:
         """Commit a written checkpoint under all of its names."""
         name = first = next(iter(names))
         placed: list[Path] = []
+        identity = self.identity
         try:
             if source is None:
-                files = self._move_into_place(first, written, placed)
+                files = self._move_into_place(first, written, placed, point.step)
             else:
                 first, files = source.name, source.files
                 names = {source.name: source.reason, **names}
-                point = replace(point, metrics=point.metrics or source.metrics)
+                if point.metrics in ({}, source.metrics):
+                    # What was measured before stays with what it was measured on.
+                    point, identity = replace(point, metrics=source.metrics), source.identity
             for name, reason in names.items():
-                own = files if name == first else self._link(name, files, placed)
+                own = files if name == first else self._link(name, files, placed, point.step)
                 record = Record(
-                    self.run, self.stage, name, point.step, point.epoch, point.metrics, reason, self.identity, own,
+                    self.run, self.stage, name, point.step, point.epoch, point.metrics, reason, identity, own,
                     self.options,
                 )  # fmt: skip
                 self._commit_record(record)
@@ -213,7 +220,7 @@ class Checkpoints:
         self.failures = 0
         self._tidy(record)
 
-    def _move_into_place(self, name: str, written: dict[str, int], placed: list[Path]) -> dict[str, File]:
+    def _move_into_place(self, name: str, written: dict[str, int], placed: list[Path], step: int) -> dict[str, File]:
         """Sync the temporary files, read them back, and give them their names."""
         files = {}
         for kind in written:
@@ -221,7 +228,7 @@ class Checkpoints:
         for kind, crc in written.items():
             path = self._temporary(file_name(name, kind))
             files[kind] = File(file_name(name, kind), *read_back(self.disk, path, crc))
-        self._clear_way(name)
+        self._clear_way(name, step)
         for kind, file in files.items():
             self.disk.replace(self._temporary(file.name), self.folder / file.name)
             placed.append(self.folder / file.name)
@@ -239,12 +246,12 @@ class Checkpoints:
             for path in reversed(placed):
                 unlink_quietly(path)
 
-    def _link(self, name: str, files: dict[str, File], placed: list[Path]) -> dict[str, File]:
+    def _link(self, name: str, files: dict[str, File], placed: list[Path], step: int) -> dict[str, File]:
         """Give a checkpoint's files a second name, or copies them where the file system has no hard links."""
         present = self.record(name)
-        if present is not None and present.problem(self.folder) is None:
+        if present is not None and present.step == step and present.problem(self.folder) is None:
             return present.files
-        self._clear_way(name)
+        self._clear_way(name, step)
         named = {}
         for kind, file in files.items():
             named[kind] = File(file_name(name, kind), file.size, file.sha256)
@@ -259,9 +266,13 @@ class Checkpoints:
         text = record.to_bytes()
         write_durable(self.disk, path, lambda file: file.write(text), self._temporary(path.name))
 
-    def _clear_way(self, name: str) -> None:
-        """Set aside what has a checkpoint's name and is of none of this run's records: nothing is overwritten."""
-        if self.record(name) is not None:
+    def _clear_way(self, name: str, step: int) -> None:
+        """Set aside what has a checkpoint's name and is not this run's of that step: nothing is overwritten.
+
+        An epoch's name is of another step where the run went on with more pictures.
+        """
+        present = self.record(name)
+        if present is not None and present.step == step:
             return
         # The state last: until then it marks what is half-written.
         for file in (file_name(name, 'weights'), file_name(name, 'ema'), f'{name}.json', file_name(name, 'state')):
@@ -278,6 +289,17 @@ class Checkpoints:
             'could not save %s: %s; about %.0f MB are needed, %.0f MB are free; older checkpoints are untouched, '
             'training goes on', self.folder / name, error, (size + OVERHEAD_BYTES) / 1e6, free / 1e6,
         )  # fmt: skip
+
+    def _keep_lists(self) -> None:
+        """Write the lists of files that are not there yet, so that a later run can say what has changed."""
+        for key, text in self.lists.items():
+            path = list_path(self.folder, self.identity[key])
+            try:
+                if not path.exists():
+                    packed = gzip.compress(text, mtime=0)
+                    write_durable(self.disk, path, lambda file, p=packed: file.write(p), self._temporary(path.name))  # type: ignore[misc]
+            except OSError as error:
+                log.warning('%s could not be written: %s; it would say which files have changed', path, error)
 
     def _tidy(self, newest: Record) -> None:
         """Refresh the links for people, and remove what the policy does not keep; `newest` was read back."""

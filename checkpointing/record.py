@@ -17,6 +17,8 @@ from common.network import RefinerSettings
 FORMAT = 2
 # Those that are read: records of format 1 hold no command line, and no sha256 of their own.
 FORMATS = (1, FORMAT)
+# A checkpoint's: its epoch, and its step unless it is the last one of the epoch.
+NAME = re.compile(r'epoch-(\d+)(?:-iter-(\d+))?')
 
 
 def refiner_identity(settings: RefinerSettings) -> dict[str, Any]:
@@ -138,6 +140,11 @@ class Record:
                 return f'{file.name} cannot be read ({error.strerror})'
         return None
 
+    def validated_like(self, other: Record) -> bool:
+        """Return whether two were validated on the same samples, as far as both records know theirs."""
+        known = [key for key in self.identity if key.startswith('validation') and key in other.identity]
+        return all(self.identity[key] == other.identity[key] for key in known)
+
     def has(self, folder: Path, kind: str) -> bool:
         """Return whether the file of a kind is there with its size. Reads nothing of it."""
         file = self.files.get(kind)
@@ -155,6 +162,11 @@ def _json(content: dict[str, Any]) -> bytes:
     return json.dumps(content, indent=1).encode()
 
 
+def list_path(folder: Path, sha256: str) -> Path:
+    """Return where the list of files lies that an identity holds the sha256 of: compressed, and for messages only."""
+    return folder / f'data-{sha256[:16]}.gz'
+
+
 def read_records(folder: Path) -> list[Record]:
     """Return all records in a folder, by step and then by name; other files are left out."""
     records = []
@@ -167,21 +179,12 @@ def read_records(folder: Path) -> list[Record]:
     return sorted(records, key=lambda r: (r.step, r.name))
 
 
-def position(name: str) -> tuple[int, float] | None:
-    """Return epoch and step of a checkpoint by its name, of which one of an epoch has the last; None for other names.
-
-    Records sort by (epoch, step) as their names do.
-    """
-    found = re.fullmatch(r'epoch-(\d+)(?:-iter-(\d+))?', name)
-    return found and (int(found[1]), float(found[2] or 'inf'))
-
-
 def broken_records(folder: Path) -> dict[Path, CheckpointError]:
     """Return the records, by name and content, that cannot be read, and why; files of others are left out."""
     broken = {}
     for path in sorted(folder.glob('epoch-*.json')):
         try:
-            if position(path.stem) and path.is_file():
+            if NAME.fullmatch(path.stem) and path.is_file():
                 Record.read(path)
         except ForeignFileError:
             continue

@@ -2,21 +2,30 @@
 
 from __future__ import annotations
 
+import gzip
+import hashlib
 import logging
 import re
 import uuid
+import zlib
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from common.files import Disk
+from dataset.paths import describe_changes
 
 from .content import Content, read_content
 from .links import free_name
-from .record import CheckpointError, FormatError, Record, broken_records, position, read_records
+from .record import NAME, CheckpointError, FormatError, Record, broken_records, list_path, read_records
 from .verify import owner
 
 log = logging.getLogger(__name__)
+
+# What of an identity says which data it is, beside the lists of files.
+OF_DATA = ('data', 'pictures', 'validation')
 
 
 @dataclass(frozen=True)
@@ -35,7 +44,15 @@ class Resume:
     weights: Path | None = None
 
 
-def decide(given: str | None, folder: Path, stage: str, identity: dict[str, Any], start: Path | None = None) -> Resume:
+def decide(
+    given: str | None,
+    folder: Path,
+    stage: str,
+    identity: Mapping[str, Any],
+    start: Path | None = None,
+    lists: Mapping[str, bytes] = MappingProxyType({}),
+    accept_changed_data: bool = False,
+) -> Resume:
     """Decide how a run in `folder` begins.
 
     Args:
@@ -44,6 +61,8 @@ def decide(given: str | None, folder: Path, stage: str, identity: dict[str, Any]
         stage: 'base' or 'refine'.
         identity: of the run that is about to begin.
         start: weights of a run that begins under 'auto'.
+        lists: the lists of files whose sha256 the identity holds under the same keys.
+        accept_changed_data: go on although the data changed.
 
     Raises:
         CheckpointError: a checkpoint of this run that is damaged, has no training state, is older than the newest,
@@ -84,7 +103,7 @@ def decide(given: str | None, folder: Path, stage: str, identity: dict[str, Any]
             raise CheckpointError(
                 f'--model-last-checkpoint {given}: {problem}. Use "auto" to go on from the newest whole checkpoint'
             )
-    _check_identity(record, identity)
+    _check_identity(folder, record, identity, lists, accept_changed_data)
     return Resume(record.run, record, read_content(folder, record))
 
 
@@ -108,9 +127,8 @@ def _newest_whole(folder: Path, records: list[Record]) -> Record | None:
             whole = record
             break
         damaged.append((folder / f'{record.name}.json', problem))
-    since = (whole.epoch, whole.step) if whole else (-1, -1)
     for path, error in broken_records(folder).items():
-        if (position(path.stem) or since) < since:
+        if whole is not None and _is_before(path.stem, whole):
             continue
         if isinstance(error, FormatError):
             raise CheckpointError(
@@ -130,11 +148,18 @@ def _newest_whole(folder: Path, records: list[Record]) -> Record | None:
     return whole
 
 
+def _is_before(name: str, record: Record) -> bool:
+    """Return whether a checkpoint is older than a record, as far as its name tells."""
+    found = NAME.fullmatch(name)
+    assert found is not None
+    return int(found[2]) < record.step if found[2] else int(found[1]) < record.epoch
+
+
 def refuse_overwriting(folder: Path, run: str, first_epoch: int) -> None:
     """Raise CheckpointError if a run that begins at an epoch would overwrite weights of another."""
     owners = {record.files['weights'].name: record for record in read_records(folder)}
     for path in sorted(folder.glob('epoch-*.pth')):
-        match = re.fullmatch(r'epoch-(\d+)(-iter-\d+)?\.pth', path.name)
+        match = NAME.fullmatch(path.stem)
         owner = owners.get(path.name)
         if match is None or int(match[1]) < first_epoch or (owner is not None and owner.run == run):
             continue
@@ -147,18 +172,37 @@ def refuse_overwriting(folder: Path, run: str, first_epoch: int) -> None:
             )
 
 
-def _check_identity(record: Record, identity: dict[str, Any]) -> None:
+def _check_identity(
+    folder: Path, record: Record, identity: Mapping[str, Any], lists: Mapping[str, bytes], accept: bool
+) -> None:
     """Raise CheckpointError where a run would change what it must not; what its record does not know is as it is."""
     held = record.identity
-    if unknown := [f'{key} {value!r}' for key, value in identity.items() if key not in held]:
-        log.info('the record of %s does not know %s: taken as it is now', record.name, ', '.join(unknown))
-    changed = [
-        f'{key}: {held[key]!r} in the checkpoint, {value!r} now'
-        for key, value in identity.items()
-        if held.get(key, value) != value
-    ]
-    if changed:
+    if unknown := [key for key in identity if key not in held]:
+        log.info('the record of %s does not know %s: taken as now', record.name, ', '.join(unknown))
+    changed = {}
+    for key, value in identity.items():
+        if held.get(key, value) != value:
+            changed[key] = f'{key}: {held[key]!r} in the checkpoint, {value!r} now'
+            if key in lists:
+                before = _kept_list(folder, held[key])
+                changed[key] = (
+                    f'{key}: {"not the same files" if before is None else describe_changes(before, lists[key])}'
+                )
+    text, of_data = '; '.join(changed.values()), changed.keys() <= {*OF_DATA, *lists}
+    if changed and not (accept and of_data):
         raise CheckpointError(
-            f'{record.name}.pth belongs to a run with other settings ({"; ".join(changed)}). Use the same settings to '
-            'go on, or another --model-name to start a new run from its weights'
+            f'{record.name}.pth belongs to a run with other settings ({text}). Use the same settings to go on, or '
+            'another --model-name to start a new run from its weights'
+            + ('; --accept-changed-data goes on with what is there now' if of_data else '')
         )
+    if changed:
+        log.info('data changed since %s, as accepted: %s', record.name, text)
+
+
+def _kept_list(folder: Path, sha256: str) -> bytes | None:
+    """Return the list of files that a record names by its sha256; None if it is gone or damaged."""
+    try:
+        text = gzip.decompress(list_path(folder, sha256).read_bytes())
+    except (OSError, EOFError, zlib.error):
+        return None
+    return text if hashlib.sha256(text).hexdigest() == sha256 else None

@@ -50,6 +50,7 @@ class Policy:
         """Return the records of the best metrics, the best first: the one place that decides which is best.
 
         Ties keep the earlier; NaN, inf and missing values never win; of several records of one step the first counts.
+        Values on different validation samples do not compare: those since the last change count.
 
         Args:
             records: oldest first.
@@ -57,9 +58,13 @@ class Policy:
         """
         sign = 1 if self.mode == 'min' else -1
         candidates: dict[int, Record] = {}
+        last: Record | None = None
         for record in records:
             if math.isfinite(record.metrics.get(self.monitor, math.nan)):
+                if last is not None and not record.validated_like(last):
+                    candidates.clear()
                 candidates.setdefault(record.step, record)
+                last = record
         return sorted(candidates.values(), key=lambda r: sign * r.metrics[self.monitor])[: count or self.best]
 
 

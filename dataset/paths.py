@@ -7,8 +7,12 @@ from __future__ import annotations
 
 import os
 import tomllib
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
+
+from common.console import some
 
 IMAGE_SUFFIXES = ('.jpg', '.jpeg', '.png', '.webp')
 
@@ -66,6 +70,39 @@ def match_listed(fgr: Path, fgr_names: list[Path], pha: Path, pha_names: list[Pa
             result.only_fgr.append(path)
     result.only_pha = [path for stem, path in by_stem_pha.items() if stem not in by_stem_fgr]
     return result
+
+
+def list_sizes(folder: Path, paths: Sequence[Path]) -> bytes:
+    """Return sizes in bytes and names relative to `folder` of files below it, in the order given.
+
+    Two lists are equal only if the same files are drawn under the same index. Pictures that somebody replaced have
+    other sizes, and 240,000 sizes are read in a second or two, where their content would take hours.
+
+    Raises:
+        OSError: a file is missing.
+    """
+    prefix, chunk = len(os.path.join(Path(folder).absolute(), '')), 1000
+
+    def read(start: int) -> bytes:
+        names = map(str, paths[start : start + chunk])
+        lines = (f'{os.stat(name).st_size} {name[prefix:].replace(os.sep, "/")}\0' for name in names)
+        return ''.join(lines).encode(errors='surrogateescape')
+
+    # Threads, since a file system on a network answers one question after the other slowly.
+    with ThreadPoolExecutor(16) as pool:
+        return b''.join(pool.map(read, range(0, len(paths), chunk)))
+
+
+def describe_changes(before: bytes, now: bytes) -> str:
+    """Return in words what differs between two lists of `list_sizes`."""
+    old, new = ({name: size for size, name in map(_size_and_name, text.split(b'\0')[:-1])} for text in (before, now))
+    changes = {
+        'added': [name for name in new if name not in old],
+        'gone': [name for name in old if name not in new],
+        'of another size': [name for name in new if old.get(name, new[name]) != new[name]],
+    }
+    found = [f'{len(names)} {what} ({some(names)})' for what, names in changes.items() if names]
+    return ', '.join(found) or 'the same in another order'
 
 
 def read_data_config(config: Path, dataset_name: str) -> DataPaths:
@@ -126,6 +163,11 @@ def _collect(folder: str, prefix: str, ancestors: tuple[str, ...], found: list[s
                     _collect(entry.path, f'{prefix}{entry.name}/', (*ancestors, real), found)
             elif entry.name.lower().endswith(IMAGE_SUFFIXES):
                 found.append(prefix + entry.name)
+
+
+def _size_and_name(line: bytes) -> tuple[str, str]:
+    size, _, name = line.decode(errors='replace').partition(' ')
+    return size, name
 
 
 def _by_stem(folder: Path, names: list[Path], duplicates: list[tuple[Path, Path]]) -> dict[str, Path]:

@@ -50,6 +50,10 @@ def add_arguments(
         help='weights that "auto" begins with where there is nothing to continue, such as a base checkpoint for the '
         'refine stage')  # fmt: skip
 
+    add('--accept-changed-data', action='store_true',
+        help='go on with a run although pictures were added, removed or replaced, or the data set has another name; '
+        'its checkpoints hold from then on what is there now')  # fmt: skip
+
     add = parser.add_argument_group('length and intervals').add_argument
     add('--epoch-start', type=int, default=None, metavar='N',
         help='epoch to begin with, from 0; needed only for weights from elsewhere')  # fmt: skip

@@ -62,6 +62,7 @@ class RunSettings:
     model_backbone: str
     model_last_checkpoint: str | None
     model_start_weights: Path | None
+    accept_changed_data: bool
     epoch_start: int | None
     checkpoint_dir: Path
     log_dir: Path

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import hashlib
 import logging
 import multiprocessing
 import sys
@@ -26,7 +27,7 @@ from common.signals import StopRequest
 from dataset.checks import check_files
 from dataset.geometry import AffineRange
 from dataset.loaders import Source, TrainingBatches, ValidationBatches, WarpedPairs, default_workers
-from dataset.paths import read_data_config
+from dataset.paths import list_sizes, read_data_config
 from dataset.sampling import SamplingPlan, StepSampler
 from dataset.sources import BackgroundFiles, MatteFiles
 from dataset.synthetic import SyntheticBackgrounds, SyntheticMattes
@@ -101,12 +102,14 @@ class Data:
         settings: the flags.
         training, validation: the pairs.
         plan: the samples of every step.
+        files: of each kind, their folder and their paths in the order of the samples; none of drawn data.
     """
 
     settings: DataSettings
     training: WarpedPairs
     validation: WarpedPairs
     plan: SamplingPlan
+    files: dict[str, tuple[Path, list[Path]]]
 
     @property
     def identity(self) -> dict[str, Any]:
@@ -152,7 +155,7 @@ def open_data(settings: DataSettings, ranks: Ranks, matte_scale: tuple[float, fl
     Raises:
         ValueError: all that is wrong with the data, in one message; too few samples for the ranks.
     """
-    training, validation = _sources(settings)
+    training, validation, files = _sources(settings)
     plan = _plan(settings, crop_multiple, training, ranks)
     if min(settings.valid_samples, max(map(len, validation))) < ranks.world:
         raise ValueError(f'--valid-samples: {ranks.world} ranks need at least {ranks.world} validation samples')
@@ -161,24 +164,37 @@ def open_data(settings: DataSettings, ranks: Ranks, matte_scale: tuple[float, fl
         WarpedPairs(*training, AffineRange(scale=matte_scale), BACKGROUND_RANGE),
         WarpedPairs(*validation, VALID_MATTE_RANGE, VALID_BACKGROUND_RANGE),
         plan,
+        files,
     )
 
 
-def _sources(settings: DataSettings) -> tuple[tuple[Source, Source], tuple[Source, Source]]:
-    """Return the (mattes, backgrounds) of training and of validation, checked."""
+def _sources(
+    settings: DataSettings,
+) -> tuple[tuple[Source, Source], tuple[Source, Source], dict[str, tuple[Path, list[Path]]]]:
+    """Return the (mattes, backgrounds) of training and of validation, checked, and `Data.files`."""
     if settings.dataset_name == 'synthetic':
         count, valid = settings.synthetic_size, settings.valid_samples
         return (
             (SyntheticMattes(count, seed=0), SyntheticBackgrounds(count, seed=0)),
             (SyntheticMattes(valid, seed=1), SyntheticBackgrounds(valid, seed=1)),
+            {},
         )
-    report = check_files(read_data_config(settings.data_config, settings.dataset_name))
+    paths = read_data_config(settings.data_config, settings.dataset_name)
+    report = check_files(paths)
     for note in report.notes:
         log.info(note)
     report.raise_for_findings()
     return (
         (MatteFiles(report.train_pairs), BackgroundFiles(report.train_bgr)),
         (MatteFiles(report.valid_pairs), BackgroundFiles(report.valid_bgr)),
+        {
+            'training foregrounds': (paths.train_fgr, [fgr for fgr, _ in report.train_pairs]),
+            'training alphas': (paths.train_pha, [pha for _, pha in report.train_pairs]),
+            'training backgrounds': (paths.train_bgr, report.train_bgr),
+            'validation foregrounds': (paths.valid_fgr, [fgr for fgr, _ in report.valid_pairs]),
+            'validation alphas': (paths.valid_pha, [pha for _, pha in report.valid_pairs]),
+            'validation backgrounds': (paths.valid_bgr, report.valid_bgr),
+        },
     )
 
 
@@ -249,11 +265,15 @@ def begin(
     identity = {'backbone': settings.run.model_backbone, **data.identity}
     if refiner is not None:
         identity |= refiner_identity(refiner)
+    # The first rank writes records and decides; the others find the same files or fail.
+    lists = {kind: list_sizes(*files) for kind, files in data.files.items()} if ranks.first else {}
+    identity |= {kind: hashlib.sha256(text).hexdigest() for kind, text in lists.items()}
     lock = FolderLock(folder)
     if ranks.first and folder.is_dir():
         lock.take()
     last, start = settings.run.model_last_checkpoint, settings.run.model_start_weights
-    resume = ranks.in_turn(lambda: decide(last, folder, stage, identity, start))
+    accept = settings.run.accept_changed_data
+    resume = ranks.in_turn(lambda: decide(last, folder, stage, identity, start, lists, accept))
     dtype = _precision(settings.run.precision, resume.record, ranks.device)
     ema = EMA(network, settings.run.ema_decay) if settings.run.ema_decay else None
     state = TrainingState(network, optimizer, make_scaler(ranks.device, dtype), ema)
@@ -280,7 +300,7 @@ def begin(
         schedule=schedule,
         ranks=ranks,
         dtype=dtype,
-        checkpoints=Checkpoints(folder, stage, resume.run, identity, settings.policy, options, lock),
+        checkpoints=Checkpoints(folder, stage, resume.run, identity, settings.policy, options, lock, lists),
         logger=Logger(log_dir / settings.run.model_name, position, schedule.end, ranks.first, mark),
         resumed=resume.record,
     )

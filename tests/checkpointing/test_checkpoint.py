@@ -1,6 +1,7 @@
 """Writing, verifying, choosing and resuming checkpoints, on small contents and a disk that can fail."""
 
 import errno
+import hashlib
 import json
 import math
 import shutil
@@ -210,7 +211,7 @@ def test_what_a_record_does_not_know_is_taken_as_it_is_and_said(tmp_path, caplog
     save(checkpoints(tmp_path), 3)
     resume = decide('auto', tmp_path, 'base', {**IDENTITY, 'validation': [2, 2, 2]})
     assert resume.record.step == 3
-    assert 'the record of epoch-0-iter-3 does not know validation [2, 2, 2]: taken as it is now' in caplog.messages
+    assert 'the record of epoch-0-iter-3 does not know validation: taken as now' in caplog.messages
 
 
 def test_a_copied_run_goes_on_by_its_link(tmp_path):
@@ -357,3 +358,53 @@ def test_published_files_are_never_written_over_and_half_written_ones_of_ours_ma
         refuse_overwriting(tmp_path, 'new', 0)
     (tmp_path / 'epoch-0-iter-99.state.pth').write_bytes(b'ours')
     refuse_overwriting(tmp_path, 'new', 0)
+
+
+def test_losses_on_other_validation_pictures_do_not_compete(tmp_path):
+    first, other = ({'validation backgrounds': sha256} for sha256 in ('a', 'b'))
+    made = checkpoints(tmp_path, keep=1)
+    for step, identity, loss in ((1, {}, 5), (3, first, 1), (5, first, 2), (7, other, None), (9, other, 4)):
+        made.identity = identity
+        best = loss is not None and made.would_be_kept({'valid_loss': loss})
+        assert best == (step in (1, 3, 9)), step
+        save(made, step, {} if loss is None else {'valid_loss': loss})
+        # Until there is a value on the new pictures, the best on the former ones stays.
+        expected = {1: 1, 3: 3, 5: 3, 7: 3, 9: 9}[step]
+        assert (tmp_path / 'best.pth').samefile(tmp_path / f'epoch-0-iter-{expected}.pth')
+    assert [r.step for r in read_records(tmp_path)] == [7, 9]
+
+
+def test_a_name_more_keeps_what_a_value_was_measured_on(tmp_path):
+    made = checkpoints(tmp_path)
+    save(made, 3, {'valid_loss': 1})
+    made.identity = {'validation': [9]}
+    save(made, 3, {'valid_loss': 1}, name='epoch-0')
+    assert {r.name: r.identity for r in read_records(tmp_path)} == dict.fromkeys(
+        ['epoch-0', 'epoch-0-iter-3'], IDENTITY
+    )
+    save(made, 3, {'valid_loss': 2})
+    assert Record.read(tmp_path / 'epoch-0-iter-3.json').identity == {'validation': [9]}
+
+
+def test_an_epoch_of_other_steps_does_not_write_over_the_one_of_its_name(tmp_path):
+    made = checkpoints(tmp_path)
+    save(made, 3, name='epoch-1')
+    weights = (tmp_path / 'epoch-1.pth').read_bytes()
+    save(made, 7)
+    for step in (5, 7):
+        save(made, step, name='epoch-1')
+        assert Record.read(tmp_path / 'epoch-1.json').step == step
+        assert Record.read(tmp_path / 'epoch-1.json').problem(tmp_path) is None
+    assert (tmp_path / 'epoch-1.pth.aside').read_bytes() == weights
+    assert Record.read(tmp_path / 'epoch-1.json.aside').step == 3
+    assert (tmp_path / 'epoch-1.pth').samefile(tmp_path / 'epoch-0-iter-7.pth')
+
+
+def test_a_list_of_files_that_cannot_be_written_costs_words_and_no_run(tmp_path, caplog):
+    lists = {'training backgrounds': b'5 a.png\0'}
+    identity = {key: hashlib.sha256(text).hexdigest() for key, text in lists.items()}
+    for disk, kept in ((FailingDisk(1, persistent=True), False), (Disk(), True), (FailingDisk(1), True)):
+        made = Checkpoints(tmp_path, 'base', 'run', identity, lists=lists, disk=disk)
+        made.open()
+        assert [name.startswith('data-') for name in names(tmp_path)] == [True] * kept
+    assert caplog.text.count('No space left on device; it would say which files have changed') == 1

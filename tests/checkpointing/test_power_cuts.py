@@ -155,7 +155,7 @@ def test_mutant_that_writes_records_in_place_is_caught(tmp_path, monkeypatch):
 
 
 def test_mutant_that_writes_over_somebodys_files_is_caught(tmp_path, monkeypatch):
-    check_mutant(tmp_path, monkeypatch, Checkpoints, '_clear_way', lambda self, name: None, save=PRUNING)
+    check_mutant(tmp_path, monkeypatch, Checkpoints, '_clear_way', lambda self, name, step: None, save=PRUNING)
 
 
 def test_mutant_that_deletes_before_it_commits_is_caught(tmp_path, monkeypatch):
@@ -181,7 +181,7 @@ def test_mutant_that_deletes_records_first_is_caught(tmp_path, monkeypatch):
 
 
 def test_mutant_that_writes_the_record_first_is_caught(tmp_path, monkeypatch):
-    def record_first(self, name, written, placed):
+    def record_first(self, name, written, placed, step):
         names = {kind: self._temporary(file_name(name, kind)) for kind in written}
         files = {}
         for kind, path in names.items():

@@ -4,7 +4,9 @@ from pathlib import Path
 
 import cv2
 import numpy as np
-from support.runs import flags, names
+import pytest
+from support import sabotage
+from support.runs import flags, names, record
 
 import train_base
 
@@ -55,3 +57,69 @@ def test_a_picture_that_breaks_during_training_is_named(in_tmp, capsys, monkeypa
     captured = capsys.readouterr()
     assert 'broke just now' in captured.out
     assert 'more than 1 % of its 6 samples' in captured.err
+
+
+@pytest.fixture
+def trained(in_tmp, monkeypatch):
+    """Pictures in folders, and a run on them of two steps of the small network."""
+    sabotage.tiny(monkeypatch.setattr)
+    write_pictures(in_tmp)
+    assert train_base.main(flags('run', dataset_name='mine', max_steps=2)) == 0
+    return in_tmp
+
+
+def replace(path):
+    cv2.imwrite(str(path), cv2.imread(str(path), cv2.IMREAD_UNCHANGED)[::2, ::2])
+
+
+def add(kinds):
+    for kind in kinds:
+        Path(f'train/{kind}/9.png').write_bytes(Path(f'train/{kind}/0.png').read_bytes())
+
+
+CHANGES = {
+    'all replaced': (
+        lambda: [replace(path) for path in Path('train/bgr').iterdir()],
+        'training backgrounds: 6 of another size (0.png, 1.png, 2.png and 3 more)',
+    ),
+    'renamed': (
+        lambda: Path('valid/bgr/3.png').rename('valid/bgr/a.png'),
+        'validation backgrounds: 1 added (a.png), 1 gone (3.png)',
+    ),
+    'added': (
+        lambda: add(['fgr', 'pha']),
+        'pictures: [6, 6] in the checkpoint, [7, 6] now; training foregrounds: 1 added (9.png); training alphas: 1 '
+        'added (9.png)',
+    ),
+    'list lost': (
+        lambda: (replace(Path('train/bgr/1.png')), [path.unlink() for path in Path('checkpoint/run').glob('data-*')]),
+        'training backgrounds: not the same files',
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize('change', CHANGES)
+def test_a_run_does_not_go_on_with_changed_pictures_unless_told_to(trained, capsys, change):
+    make, words = CHANGES[change]
+    make()
+    before = names('checkpoint/run')
+    again = {'dataset_name': 'mine', 'model_last_checkpoint': 'auto'}
+    assert train_base.main(flags('run', **again, max_steps=3)) == 2
+    assert f'settings ({words}). Use' in (err := capsys.readouterr().err)
+    assert '--accept-changed-data goes on with what is there now' in err
+    assert names('checkpoint/run') == before
+    assert train_base.main(flags('run', **again, max_steps=3, seed=1, accept_changed_data=True)) == 2
+    assert train_base.main(flags('run', **again, max_steps=3, accept_changed_data=True)) == 0
+    assert f'data changed since epoch-0-iter-1, as accepted: {words}' in capsys.readouterr().out
+    assert train_base.main(flags('run', **again, max_steps=4)) == 0
+    assert 'data changed' not in capsys.readouterr().out
+    assert not [name for name in names('checkpoint/run') if 'aside' in name or name.endswith('.tmp')]
+
+
+def test_other_ways_to_the_same_pictures_are_the_same_data(trained):
+    Path('train').rename('moved')
+    config = Path('data_path.toml')
+    config.write_text(config.read_text().replace('"train/', f'"{trained}/moved/'))
+    again = flags('run', dataset_name='mine', model_last_checkpoint='auto', max_steps=3)
+    assert train_base.main(again) == 0
+    assert record('checkpoint/run', 'epoch-1-iter-2')['step'] == 2
