@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import gzip
 import hashlib
 import logging
@@ -56,7 +57,7 @@ def decide(
     """Decide how a run in `folder` begins.
 
     Args:
-        given: the flag: a path, 'auto', or None.
+        given: the flag: a path, 'auto', 'must', or None.
         folder: checkpoint/<model_name>.
         stage: 'base' or 'refine'.
         identity: of the run that is about to begin.
@@ -66,15 +67,20 @@ def decide(
 
     Raises:
         CheckpointError: a checkpoint of this run that is damaged, has no training state, is older than the newest,
-            or was written by a run with another identity; no checkpoint loads under 'auto' although there are some.
+            or was written by a run with another identity; no checkpoint loads under 'auto' although there are some;
+            there is none under 'must'.
         FileNotFoundError: no such file.
     """
     if given is None:
         return Resume(_new_id())
     records = [r for r in read_records(folder) if r.stage == stage]
-    if given == 'auto':
-        record = _newest_whole(folder, records)
+    if given in ('auto', 'must'):
+        record = _newest_whole(given, folder, records)
         if record is None:
+            nothing = f'{folder} holds nothing that the {stage} stage could go on from{_similar_runs(folder)}'
+            if given == 'must':
+                raise CheckpointError(f'--model-last-checkpoint must: {nothing}; "auto" would begin a run')
+            log.info('NEW RUN: %s', nothing)
             return Resume(_unborn_id(folder) or _new_id(), weights=start)
     else:
         path = Path(given)
@@ -117,7 +123,14 @@ def _unborn_id(folder: Path) -> str | None:
     return next((found[1] for found in ids if found), None)
 
 
-def _newest_whole(folder: Path, records: list[Record]) -> Record | None:
+def _similar_runs(folder: Path) -> str:
+    """Return in words which runs beside the folder have a name that this one may have been typed for."""
+    runs = [path.parent.name for path in folder.parent.glob('*/epoch-*.json')]
+    names = difflib.get_close_matches(folder.name, set(runs) - {folder.name})
+    return f' (runs of similar names: {", ".join(names)})' if names else ''
+
+
+def _newest_whole(given: str, folder: Path, records: list[Record]) -> Record | None:
     """Return the newest record that verifies, and set damaged newer ones aside; no other file is touched."""
     damaged: list[tuple[Path, str]] = []
     whole = None
@@ -132,13 +145,13 @@ def _newest_whole(folder: Path, records: list[Record]) -> Record | None:
             continue
         if isinstance(error, FormatError):
             raise CheckpointError(
-                f'--model-last-checkpoint auto: {error}. Go on with the version that wrote it, or move it away'
+                f'--model-last-checkpoint {given}: {error}. Go on with the version that wrote it, or move it away'
             )
         damaged.append((path, 'its record cannot be read'))
     if damaged and whole is None:
         path, problem = damaged[0]
         raise CheckpointError(
-            f'--model-last-checkpoint auto: none of the {len(damaged)} checkpoints in {folder} can be resumed from '
+            f'--model-last-checkpoint {given}: none of the {len(damaged)} checkpoints in {folder} can be resumed from '
             f'(the newest, {path.stem}: {problem}). Give one of its .pth files as weights to a new run with '
             'another --model-name'
         )

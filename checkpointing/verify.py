@@ -12,7 +12,7 @@ from typing import Any
 
 from common.files import digest
 
-from .record import CheckpointError, File, ForeignFileError, FormatError, Record, read_records
+from .record import NAME, CheckpointError, File, ForeignFileError, FormatError, Record, read_records
 from .retention import LEAST_STATES
 
 NO_WEIGHTS = ('.json', '.pin', '.damaged', '.tmp')
@@ -82,7 +82,7 @@ class Verifier:
         return Verdict(True, 'missing')
 
     def _foreign(self, path: Path) -> Verdict:
-        if path.match('epoch-*.json'):
+        if path.suffix == '.json' and NAME.fullmatch(path.stem):
             return _by_being_a_record(path)
         if path.suffix in NO_WEIGHTS or path.name == '.lock':
             return Verdict(False, 'not a weight file, not verified')

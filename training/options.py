@@ -43,9 +43,9 @@ def add_arguments(
     add = parser.add_argument_group('model').add_argument
     add('--model-backbone', required=True, choices=BACKBONES, help='encoder')
     add('--model-name', required=True, help='names checkpoint/<model_name>/ and log/<model_name>/')
-    add('--model-last-checkpoint', type=os.path.expanduser, metavar='FILE|auto',
+    add('--model-last-checkpoint', type=os.path.expanduser, metavar='FILE|auto|must',
         help='a checkpoint of this run continues it exactly; any other weight file starts a new run from its weights; '
-        '"auto" continues from the newest whole checkpoint, or starts if there is none')  # fmt: skip
+        '"auto" continues from the newest whole checkpoint, or starts without one; "must" only continues')  # fmt: skip
     add('--model-start-weights', type=Path, metavar='FILE',
         help='weights that "auto" begins with where there is nothing to continue, such as a base checkpoint for the '
         'refine stage')  # fmt: skip
@@ -170,10 +170,12 @@ def problems(args: argparse.Namespace) -> list[str]:
 def _checkpoint_problems(args: argparse.Namespace) -> list[str]:
     found = []
     last, start = args.model_last_checkpoint, args.model_start_weights
-    if last not in (None, 'auto') and not Path(last).is_file():
-        what = 'a folder; give a .pth file in it, or "auto"' if Path(last).is_dir() else 'no such file'
+    if last not in (None, 'auto', 'must') and not Path(last).is_file():
+        what = 'a folder; give a .pth file in it, "auto" or "must"' if Path(last).is_dir() else 'no such file'
         found.append(f'--model-last-checkpoint {last}: {what}')
-    if start is not None and last != 'auto':
+    if start is not None and last == 'must':
+        found.append(f'--model-start-weights {start}: "must" never starts a run; give --model-last-checkpoint auto')
+    elif start is not None and last != 'auto':
         found.append(f'--model-start-weights {start}: only with --model-last-checkpoint auto; without it, give the '
                      'file as --model-last-checkpoint')  # fmt: skip
     elif start is not None and not start.is_file():
@@ -188,6 +190,6 @@ def _checkpoint_problems(args: argparse.Namespace) -> list[str]:
     if args.requeue and 'TORCHELASTIC_RUN_ID' in os.environ and 'SIGUSR1' not in handled:
         found.append('--requeue: SIGUSR1 would end torchrun and leave its ranks alone; start it with '
                      '--signals-to-handle SIGTERM,SIGINT,SIGHUP,SIGUSR1')  # fmt: skip
-    if args.requeue and last != 'auto':
+    if args.requeue and last not in ('auto', 'must'):
         found.append('--requeue: needs --model-last-checkpoint auto, or the job would begin anew')
     return found

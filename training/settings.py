@@ -2,11 +2,29 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, TypeVar
 
 from checkpointing.retention import Policy
+from common.cli import flag
+
+# What it means for the curves if a run goes on with another value; None where the learning rates say it.
+MEANINGS = {
+    'learning_rate_scale': 'multiplies all learning rates',
+    'lr_schedule': None,
+    'warmup_steps': None,
+    'epoch_end': None,
+    'max_steps': None,
+    'clip_grad': 'the largest steps have another length',
+    'ema_decay': 'the average forgets at another rate',
+    'precision': 'losses may shift by rounding',
+    'batch_size': 'BatchNorm sees batches of another size',
+    'accumulate': 'a step has the same samples in other parts',
+    'monitor': 'best.pth is chosen by it, among the checkpoints that have it',
+    'monitor_mode': 'best.pth is chosen the other way round',
+}
 
 T = TypeVar('T')
 
@@ -53,6 +71,11 @@ class ScheduleSettings:
     lr_schedule: str
     warmup_steps: int
 
+    @staticmethod
+    def from_options(options: Mapping[str, Any]) -> ScheduleSettings:
+        """Take the values of a command line."""
+        return _take(ScheduleSettings, options)
+
 
 @dataclass(frozen=True)
 class RunSettings:
@@ -95,12 +118,36 @@ class TrainingSettings:
         return TrainingSettings(
             _take(DataSettings, options),
             _take(LoopSettings, options),
-            _take(ScheduleSettings, options),
+            ScheduleSettings.from_options(options),
             _take(RunSettings, options),
             Policy.from_options(options),
             plain,
         )
 
 
-def _take(kind: type[T], options: dict[str, Any]) -> T:
+def changes_since(
+    before: Mapping[str, Any], now: Mapping[str, Any], factor: Callable[[Mapping[str, Any]], float]
+) -> str:
+    """Return in words which flags changed that matter for a run's curves, and what each means; '' if none did.
+
+    Args:
+        before: options in the record of a checkpoint; those of earlier versions lack some.
+        now: all options.
+        factor: gives the learning rate factor of the next step, with options.
+    """
+    # The first versions recorded a precision of 'auto', which says nothing.
+    changed = [name for name in MEANINGS if before.get(name, now[name]) not in (now[name], 'auto')]
+    if 'cosine' not in (before.get('lr_schedule'), now['lr_schedule']):
+        # Where rates do not fall towards it, the end bends nothing.
+        changed = [name for name in changed if name not in ('epoch_end', 'max_steps')]
+    said = []
+    for name in changed:
+        old, new = ('none' if value is None else value for value in (before[name], now[name]))
+        said.append(f'{flag(name)} {old} -> {new}' + (f' ({MEANINGS[name]})' if MEANINGS[name] else ''))
+    if any(MEANINGS[name] is None for name in changed):
+        said.append(f'factor of the learning rates {factor({**now, **before}):.3g} -> {factor(now):.3g}')
+    return ', '.join(said)
+
+
+def _take(kind: type[T], options: Mapping[str, Any]) -> T:
     return kind(**{field.name: options[field.name] for field in fields(kind)})  # type: ignore[arg-type]

@@ -8,7 +8,7 @@ import logging
 import multiprocessing
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -39,7 +39,7 @@ from .failures import known_cause
 from .logs import Logger, mark_of, set_up_logging
 from .loop import Run, TrainingStopped
 from .schedule import Schedule
-from .settings import DataSettings, TrainingSettings
+from .settings import DataSettings, ScheduleSettings, TrainingSettings, changes_since
 from .state import EMA, Progress, TrainingState, make_scaler
 from .validation import Step
 
@@ -290,6 +290,13 @@ def begin(
     log_dir = settings.run.log_dir
     mark = mark_of(stage, folder, log_dir)
     options = {**settings.options, 'precision': str(dtype).removeprefix('torch.')}
+    if resume.record is not None:
+
+        def factor(options: Mapping[str, Any]) -> float:
+            return replace(schedule, settings=ScheduleSettings.from_options(options)).learning_rate_factor(position)
+
+        if changes := changes_since(resume.record.options, options, factor):
+            log.info('changed since %s, from step %d on: %s', resume.record.name, position, changes)
     return Run(
         state=state,
         net=distributed.distribute(network, ranks, settings.run.compile),

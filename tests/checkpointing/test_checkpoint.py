@@ -145,6 +145,27 @@ def test_auto_goes_on_from_the_newest_and_starts_where_there_is_none(tmp_path):
     assert (resume.run, resume.record.step, resume.content.state['progress']['step']) == ('run', 9, 10)
 
 
+def test_a_name_typed_wrong_is_told_and_must_begins_nothing(tmp_path, caplog):
+    for name in ('resnet-base', 'resnet-base2', 'else'):
+        save(checkpoints(tmp_path / name), 3)
+    caplog.set_level('INFO')
+    (tmp_path / 'resnet-bsae').mkdir()
+    (tmp_path / 'resnet-bas3').mkdir()
+    folder = tmp_path / 'resnet-bsae'
+    with pytest.raises(
+        CheckpointError, match=r'checkpoint must: .*resnet-bsae holds nothing that the base stage could'
+    ):
+        decide('must', folder, 'base', IDENTITY)
+    assert decide('auto', folder, 'base', IDENTITY).record is None
+    assert caplog.messages == [
+        f'NEW RUN: {folder} holds nothing that the base stage could go on from (runs of similar names: resnet-base, '
+        'resnet-base2)'
+    ]
+    assert decide('auto', tmp_path / 'something', 'base', IDENTITY).record is None
+    assert caplog.messages[1].endswith('could go on from')
+    assert decide('must', tmp_path / 'else', 'base', IDENTITY).record.step == 3
+
+
 def test_a_damaged_newest_is_set_aside(tmp_path, caplog):
     made = checkpoints(tmp_path)
     save(made, 3)

@@ -13,6 +13,7 @@ from safetensors.torch import save_file
 from support.checkpoint_folders import LOSSES, call, flip, foreign, make, names, without_checksums
 
 from checkpointing.inventory import freed, runs, size_on_disk
+from checkpointing.record import _sealed
 
 
 def test_list_says_what_is_kept_and_why(run, capsys):
@@ -116,6 +117,8 @@ def test_what_a_cut_deletion_has_left_is_no_damage(in_tmp, capsys):
 def test_list_mentions_all_that_is_no_checkpoint(run, capsys):
     torch.save({'w': torch.zeros(3)}, run / 'mine.pth')
     (run / 'epoch-9.json').write_text('{')
+    (run / 'epoch-notes.json').write_text('{')
+    (run / 'epoch-6.json').write_text('{"loss": 0.5}')
     shutil.copy(run / 'epoch-0-iter-3.json', run / 'epoch-8.json')
     (run / 'epoch-4.json.damaged').write_text('x')
     (run / 'epoch-4.pth.aside').write_text('xx')
@@ -138,6 +141,18 @@ def test_list_mentions_all_that_is_no_checkpoint(run, capsys):
         other['name']: other['what'] for other in json.loads(call(capsys, 'list', '--json', '--fast')[1])[0]['others']
     }
     assert fast['copy.pth'] == 'weights without a record (or a copy; not read)'
+
+
+def test_what_was_never_a_record_or_is_one_of_another_version_is_no_damage(run, capsys):
+    newer = run / 'epoch-9.json'
+    record = json.loads((run / 'epoch-0-iter-3.json').read_text())
+    del record['sha256']
+    newer.write_bytes(_sealed({**record, 'format': 3}))
+    (run / 'epoch-notes.json').write_text('{')
+    code, out, _ = call(capsys, 'verify', newer, run / 'epoch-notes.json', run)
+    assert (code, 'DAMAGED' in out) == (0, False)
+    assert 'a record of format 3, of another version of the toolkit' in out
+    assert 'epoch-9.json' in call(capsys, 'list')[1]
 
 
 def test_runs_and_stages_of_one_folder_are_listed_apart(in_tmp, capsys):

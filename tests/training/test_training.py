@@ -11,6 +11,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 import train_base
 import train_refine
 from training.schedule import learning_rate_factor
+from training.settings import changes_since
 
 
 @pytest.fixture(scope='module')
@@ -61,7 +62,7 @@ def test_max_steps_ends_with_a_checkpoint_at_that_step(in_tmp, capsys):
         names('checkpoint/run')
     )
     assert load('checkpoint/run/epoch-1-iter-3.state.pth')['progress']['step'] == 4
-    assert train_base.main(flags('run', max_steps=4, model_last_checkpoint='auto')) == 0
+    assert train_base.main(flags('run', max_steps=4, model_last_checkpoint='must')) == 0
     assert 'nothing to do: 4 steps are done' in capsys.readouterr().out
 
 
@@ -110,6 +111,47 @@ def test_changing_what_identifies_a_run_is_refused(in_tmp, capsys, changed, mess
     assert message in capsys.readouterr().err
 
 
+def test_what_changed_since_the_checkpoint_is_said_with_what_it_means(in_tmp, capsys, monkeypatch):
+    sabotage.tiny(monkeypatch.setattr)
+    cosine = {'lr_schedule': 'cosine', 'precision': 'float32', 'model_last_checkpoint': 'auto'}
+    assert train_base.main(flags('run', **cosine, max_steps=3)) == 0
+    assert train_base.main(flags('run', **cosine, max_steps=4, num_workers=1, checkpoint_keep=2)) == 0
+    changed = {'learning_rate_scale': 10, 'clip_grad': 1, 'precision': 'bfloat16', 'monitor': 'sad', 'warmup_steps': 2}
+    assert train_base.main(flags('run', **{**cosine, **changed}, max_steps=5)) == 0
+    lines = capsys.readouterr().out.splitlines()
+    said = [line for line in lines if line.startswith('changed since')]
+    assert said == [
+        # The factor of cosine is (1 + cos(pi * step / end)) / 2; at 3 of 3 steps it is 0, at 3 of 4 0.146.
+        'changed since epoch-0, from step 3 on: --max-steps 3 -> 4, factor of the learning rates 0 -> 0.146',
+        'changed since epoch-1-iter-3, from step 4 on: '
+        '--learning-rate-scale 1.0 -> 10.0 (multiplies all learning rates), --warmup-steps 0 -> 2, '
+        '--max-steps 4 -> 5, --clip-grad none -> 1.0 (the largest steps have another length), '
+        '--precision float32 -> bfloat16 (losses may shift by rounding), '
+        '--monitor valid_loss -> valid_sad (best.pth is chosen by it, among the checkpoints that have it), '
+        'factor of the learning rates 0 -> 0.25',
+    ]
+    first_step = next(i for i, line in enumerate(lines) if line.startswith('step 4 of 4'))
+    assert lines.index(said[0]) < first_step < lines.index(said[1])
+
+
+@pytest.mark.parametrize(
+    ('before', 'changed', 'said'),
+    [
+        ({}, {'num_workers': 9, 'device': 'cuda', 'checkpoint_keep': 2, 'compile': True, 'model_name': 'b'}, ''),
+        ({}, {'epoch_end': 9, 'max_steps': 3}, ''),
+        ({'precision': 'auto'}, {'precision': 'float32'}, ''),
+        ({'lr_schedule': 'cosine'}, {'lr_schedule': 'constant'}, '--lr-schedule cosine -> constant, factor of the'),
+        ({'batch_size': 2, 'accumulate': 4}, {'batch_size': 8, 'accumulate': 1}, '--batch-size 2 -> 8 (BatchNorm sees'),
+    ],
+)
+def test_only_what_bends_a_curve_is_said(before, changed, said):
+    options = vars(train_base.parse(flags('run')))
+    found = changes_since({**options, **before}, {**options, **changed}, lambda options: 1.0)
+    assert found.startswith(said)
+    assert bool(found) == bool(said)
+    assert changes_since({}, {**options, **changed}, lambda options: 1.0) == ''
+
+
 def test_a_run_is_never_written_over(in_tmp, capsys):
     assert train_base.main(flags('run', max_steps=1)) == 0
     before = Path('checkpoint/run/epoch-0-iter-0.pth').read_bytes()
@@ -127,6 +169,9 @@ def test_a_run_is_never_written_over(in_tmp, capsys):
         (train_base, {'epoch_start': 2}, ['--epoch-start 2: must be below --epoch-end 2']),
         (train_base, {'model_name': 'a/b'}, ["--model-name 'a/b'"]),
         (train_base, {'model_last_checkpoint': 'no.pth'}, ['--model-last-checkpoint no.pth: no such file']),
+        (train_base, {'model_last_checkpoint': 'must'}, ['--model-last-checkpoint must: checkpoint/run holds nothing']),
+        (train_base, {'model_last_checkpoint': 'must', 'model_start_weights': 'no.pth'},
+         ['--model-start-weights no.pth: "must" never starts a run']),
         (train_base, {'model_pretrain_initialization': 'no.pth'}, ['--model-pretrain-initialization no.pth']),
         (train_base, {'dataset_name': 'mine'}, ['--data-config data_path.toml: no such file']),
         (train_base, {'precision': 'float16'}, ['--precision float16: needs a GPU']),
