@@ -183,7 +183,7 @@ class Logger:
             if self.events is not None:
                 self.events.close()
             self.events, self.broken_until = None, time.monotonic() + RETRY_SECONDS
-            log.warning('%s: %s; the curves miss points until there is space again', self.folder, error)
+            log.warning('%s: %s; the curves miss points until it can be written to again', self.folder, error)
 
     def flush(self) -> None:
         """Hand all points to the operating system."""

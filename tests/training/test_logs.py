@@ -127,6 +127,22 @@ def test_a_full_disk_costs_points_and_not_the_training(tmp_path, monkeypatch, ca
     assert accumulated(tmp_path / 'run')['loss'] == [(5, 1.0), (8, 3.0)]
 
 
+def test_a_folder_that_went_away_is_not_made_anew(tmp_path, monkeypatch, caplog):
+    logger = Logger(tmp_path / 'run', 0, 9)
+    logger.scalars(0, {'loss': 1.0})
+    logger.flush()
+    (tmp_path / 'run').rename(tmp_path / 'away')
+    logger.events = None  # as after an error
+    logger.scalars(1, {'loss': 1.0})
+    assert [path.name for path in tmp_path.iterdir()] == ['away']
+    assert 'the curves miss points' in caplog.text
+    (tmp_path / 'away').rename(tmp_path / 'run')
+    monkeypatch.setattr(logger, 'broken_until', 0)
+    logger.scalars(2, {'loss': 1.0})
+    logger.close()
+    assert accumulated(tmp_path / 'run')['loss'] == [(0, 1.0), (2, 1.0)]
+
+
 def test_ranks_but_the_first_write_nothing(tmp_path):
     logger = Logger(tmp_path / 'run', 0, 9, first=False)
     logger.scalars(0, {'loss': 1.0})
