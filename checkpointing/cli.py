@@ -188,7 +188,8 @@ def policy_words(policy: Policy) -> str:
     """Say in words what a policy keeps."""
     newest = 'all' if policy.keep is None else f'the newest {policy.keep}'
     every = f', of one in {policy.every} steps' if policy.every else ''
-    best = f'the best {policy.best} by {policy.monitor} ({policy.mode})'
+    limit = '' if policy.threshold is None else f', none worse than {policy.threshold:g}'
+    best = f'the best {policy.best} by {policy.monitor} ({policy.mode}{limit})'
     return f'keeps the weights of {newest} and of {best}{every}, the newest {policy.states} training states, and pins'
 
 

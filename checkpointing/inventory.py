@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from .record import CheckpointError, Record, broken_records, read_records
+from .record import CheckpointError, Listing, Record, broken_records, read_records
 from .retention import LEAST_STATES, Policy, decide_kept
 from .verify import Verdict, inode, owner, read_provenance
 
@@ -52,14 +53,15 @@ class RecordedRun:
         deletion that was cut has left.
         """
         newest = sorted({record.step for record in self.records})[-LEAST_STATES:]
-        kept = decide_kept(self.records, self.policy(), self.folder)
+        files = Listing(self.folder)
+        kept = decide_kept(self.records, self.policy(), files)
         due: dict[str, list[Path]] = {}
         for record in self.records:
             last, wanted = record.step in newest, bool(kept[record.name].reasons)
             due[record.name] = [
-                path
+                self.folder / file.name
                 for kind, file in record.files.items()
-                if (path := self.folder / file.name).is_file() or last or (wanted and kind != 'state')
+                if file.name in files.names or last or (wanted and kind != 'state')
             ]
         return due
 
@@ -197,7 +199,7 @@ def inventory(folder: Path, check: Callable[[Path], Verdict] | None = None) -> d
 
 def _checkpoints(run: RecordedRun, check: Callable[[Path], Verdict] | None) -> Iterator[dict[str, Any]]:
     policy = run.policy()
-    kept = decide_kept(run.records, policy, run.folder)
+    kept = decide_kept(run.records, policy, Listing(run.folder))
     due = run.due_files()
     for record in run.records:
         paths = due[record.name]
@@ -227,10 +229,10 @@ def links(folder: Path, read: bool = True) -> dict[str, str]:
     records = read_records(folder)
     own = {file.name for record in records for file in record.files.values()}
     found = {}
-    for path in sorted(folder.glob('*.pth')):
-        owned = owner(path, records, read) if path.name not in own else None
+    for name in sorted(name for name in set(os.listdir(folder)) - own if name.endswith('.pth')):
+        owned = owner(folder / name, records, read)
         if owned is not None:
-            found[path.name] = owned[0].files[owned[1]].name
+            found[name] = owned[0].files[owned[1]].name
     return found
 
 
@@ -244,16 +246,17 @@ def others(folder: Path, linked: Iterable[str], read: bool = True) -> list[Other
     """
     records = read_records(folder)
     known = {file.name for record in records for file in record.files.values()} | set(linked)
+    known |= {f'{record.name}.json' for record in records}
     broken = broken_records(folder)
     found = []
-    for path in sorted(path for path in folder.iterdir() if path.is_file()):
-        what = _stray(path, known, broken, read)
-        if what:
+    for name in sorted(set(os.listdir(folder)) - known):
+        path = folder / name
+        if path.is_file() and (what := _stray(path, broken, read)):
             found.append(Other(path, path.stat().st_size, what))
     return found
 
 
-def _stray(path: Path, known: set[str], broken: Mapping[Path, CheckpointError], read: bool) -> str:
+def _stray(path: Path, broken: Mapping[Path, CheckpointError], read: bool) -> str:
     if path.name.startswith('.'):
         return 'a temporary file: of a process that was killed, or is writing now' if path.suffix == '.tmp' else ''
     if '.aside' in path.name:
@@ -266,7 +269,7 @@ def _stray(path: Path, known: set[str], broken: Mapping[Path, CheckpointError], 
         with contextlib.suppress(CheckpointError):
             name = Record.read(path).name
             return '' if name == path.stem else f'a copy of the record of {name}'
-    if path.suffix in WEIGHTS and path.name not in known:
+    if path.suffix in WEIGHTS:
         if read_provenance(path) is not None:
             return 'an average, with its provenance beside it'
         what = 'a training state' if path.name.endswith('.state.pth') else 'weights'

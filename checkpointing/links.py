@@ -2,72 +2,128 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import filecmp
+import functools
 import itertools
 import logging
 import os
 import re
 import shutil
-from collections.abc import Collection, Sequence
+import unicodedata
+from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 from string import Formatter
 
 from common.files import Disk, digest, unlink_quietly, write_durable
 
-from .record import CheckpointError, Record
+from .record import CheckpointError, Listing, Record
 from .retention import Policy
 
 log = logging.getLogger(__name__)
 
 
-def refresh(disk: Disk, folder: Path, records: Sequence[Record], newest: Record, policy: Policy) -> None:
-    """Point the links of a run at the files that they are named after.
+def refresh(
+    disk: Disk, files: Listing, records: Sequence[Record], newest: Record, policy: Policy
+) -> dict[str, OSError | CheckpointError]:
+    """Point the links of a run at the files that they are named after; each by itself, whatever the others do.
 
     Args:
         disk: the file operations.
-        folder: of the run.
+        files: of the run's folder.
         records: of the run, oldest first.
         newest: the checkpoint just written.
         policy: says what is best, and how the best are named.
+
+    Returns:
+        The links that stay as they were, and why; a template that gives no name stands for its links.
     """
-    best = policy.best_records(r for r in records if r.has(folder, 'weights'))
+    failed: dict[str, OSError | CheckpointError] = {}
+    best = policy.best_records(r for r in records if files.has(r, 'weights'))
     wanted = {'last.pth': newest.files['weights'].name}
     if best:
         wanted['best.pth'] = best_file(best[0], policy.monitor)
-    if policy.best_name is not None:
-        for record in (r for r in best if _has_all(r, policy.best_name)):
-            name = best_link(record, policy.best_name)
-            if name in wanted:
-                name = f'{name.removesuffix(".pth")}-{record.step}.pth'
-            wanted[name] = best_file(record, policy.monitor)
-        _drop_former(disk, folder, [r for r in records if r not in best], policy, wanted)
+    template = policy.best_name or ''
+    for record in best if template else ():
+        with _noting(failed, template):
+            if _has_all(record, template):
+                name = best_link(record, template)
+                # On some disks names that differ in case are one.
+                if name.casefold() in map(str.casefold, wanted):
+                    name = f'{name.removesuffix(".pth")}-{record.step}.pth'
+                wanted[name] = best_file(record, policy.monitor)
     for name, file in wanted.items():
-        path = folder / name
-        if os.path.lexists(path):
-            if path.exists() and path.samefile(folder / file):
-                continue
-            if not _is_of(path, folder, records) and not _is_of_one_set_aside(path, folder):
-                set_aside(disk, path)
-        link_file(disk, folder / file, path, folder / f'.{name}.{newest.run}.tmp')
+        with _noting(failed, name):
+            _renew(disk, files, records, name, file, newest.run)
+    _drop_former(disk, files, records, policy, wanted, failed)
+    return failed
 
 
-def _drop_former(disk: Disk, folder: Path, records: Sequence[Record], policy: Policy, wanted: Collection[str]) -> None:
-    """Remove the links of checkpoints that are no longer among the best."""
-    assert policy.best_name is not None
-    for record in records:
-        if policy.monitor not in record.metrics or not _has_all(record, policy.best_name):
-            continue
-        name = best_link(record, policy.best_name)
-        for path in (folder / name, folder / f'{name.removesuffix(".pth")}-{record.step}.pth'):
-            if path.name not in wanted and path.is_file() and _is_of(path, folder, [record]):
-                disk.unlink(path)
+@contextlib.contextmanager
+def _noting(failed: dict[str, OSError | CheckpointError], name: str) -> Iterator[None]:
+    try:
+        yield
+    except (OSError, CheckpointError) as error:
+        failed[name] = error
+
+
+def _renew(disk: Disk, files: Listing, records: Sequence[Record], name: str, file: str, run: str) -> None:
+    path, source = files.folder / name, files.folder / file
+    if os.path.lexists(path):
+        if path.exists() and path.samefile(source) and name in files.names:
+            return
+        if not _is_listed(name, files):
+            raise CheckpointError(f'{path}: on this disk another file has that name')
+        if not is_of(path, files.folder, records) and not _is_of_one_set_aside(path, files.folder):
+            set_aside(disk, path)
+    link_file(disk, source, path, files.folder / f'.link.{run}.tmp')
+
+
+def _is_listed(name: str, files: Listing) -> bool:
+    """Return whether a name is one of the folder's own, and not another's in other letters."""
+    return unicodedata.normalize('NFC', name) in {unicodedata.normalize('NFC', other) for other in files.names}
+
+
+def _drop_former(
+    disk: Disk,
+    files: Listing,
+    records: Sequence[Record],
+    policy: Policy,
+    wanted: Collection[str],
+    failed: dict[str, OSError | CheckpointError],
+) -> None:
+    """Remove links by the template, and by former ones of this run, that are no longer wanted."""
+    given = {policy.best_name, *(r.options.get('checkpoint_best_name') for r in records)}
+    templates = ['best', *(template for template in given if template)]
+    # Only what the folder itself lists: on some disks `Epoch-0.pth` leads to the weights of `epoch-0.pth`.
+    others = {n for n in files.names if n.endswith('.pth') and n not in wanted and not n.startswith(('.', 'epoch-'))}
+    for record in records if others else ():
+        for template in (t for t in templates if _has_all(record, t)):
+            with contextlib.suppress(ValueError):
+                stem = _filled_in(record, template)
+                for name in others & {f'{stem}.pth', f'{stem}-{record.step}.pth'}:
+                    with _noting(failed, name):
+                        if is_of(files.folder / name, files.folder, [record]):
+                            disk.unlink(files.folder / name)
 
 
 def _has_all(record: Record, template: str) -> bool:
     """Return whether a record has every value that a template names; older records may lack a metric."""
-    names = {re.split(r'[.[]', name)[0] for _, name, _, _ in Formatter().parse(template) if name}
-    return names <= {'epoch', 'step', 'name', *record.metrics}
+    return _fields(template) <= {'epoch', 'step', 'name', *record.metrics}
+
+
+@functools.cache
+def _fields(template: str) -> frozenset[str]:
+    return frozenset(re.split(r'[.[]', name)[0] for _, name, _, _ in Formatter().parse(template) if name)
+
+
+def _filled_in(record: Record, template: str) -> str:
+    """Return a template with a record's values; ValueError if it names something that the record does not have."""
+    try:
+        return template.format(epoch=record.epoch, step=record.step, name=record.name, **record.metrics)
+    except (KeyError, IndexError, AttributeError, TypeError) as error:
+        raise ValueError(error) from None
 
 
 def best_file(record: Record, monitor: str) -> str:
@@ -83,10 +139,10 @@ def best_link(record: Record, template: str) -> str:
         CheckpointError: the template names something that the record does not have.
     """
     try:
-        name = template.format(epoch=record.epoch, step=record.step, name=record.name, **record.metrics)
-    except (KeyError, ValueError, IndexError, AttributeError, TypeError) as error:
+        name = _filled_in(record, template)
+    except ValueError as error:
         raise CheckpointError(f'--checkpoint-best-name {template}: {error} with {record.name}') from None
-    if name.startswith('epoch-'):
+    if name.casefold().startswith('epoch-'):
         raise CheckpointError(f'--checkpoint-best-name {template}: {name} is the name of a checkpoint')
     return f'{name}.pth'
 
@@ -106,7 +162,7 @@ def template_problem(template: str, metrics: Collection[str] = ()) -> str | None
         name = template.format(**{**dict.fromkeys(fields, 0.5), 'epoch': 0, 'step': 0, 'name': 'epoch-0'})
     except (ValueError, IndexError, AttributeError, TypeError, KeyError) as error:
         return str(error)
-    if '/' in name or '\\' in name or name.startswith(('.', 'epoch-')):
+    if '/' in name or '\\' in name or name.casefold().startswith(('.', 'epoch-')):
         return 'must be the name of a file that does not begin with "epoch-" or a dot, without separators'
     return None
 
@@ -146,15 +202,18 @@ def free_name(path: Path) -> Path:
     return next(candidate for candidate in numbered if not os.path.lexists(candidate))
 
 
-def _is_of(path: Path, folder: Path, records: Sequence[Record]) -> bool:
+def is_of(path: Path, folder: Path, records: Sequence[Record]) -> bool:
     """Return whether a link, or a copy, was made of one of the records' files that is still there."""
-    if not path.exists():
+    if not path.is_file():
         return False
-    files = [f for r in records for kind, f in r.files.items() if kind != 'state' and (folder / f.name).is_file()]
-    if any(path.samefile(folder / f.name) for f in files):
-        return True
-    same_size = [f for f in files if f.size == path.stat().st_size]
-    return bool(same_size) and digest(path) in {f.sha256 for f in same_size}
+    found, there = path.stat(), []
+    for file in (f for r in reversed(records) for kind, f in r.files.items() if kind != 'state'):
+        with contextlib.suppress(OSError):
+            if os.path.samestat(found, os.stat(folder / file.name)):
+                return True
+            there.append(file)
+    sha256s = {file.sha256 for file in there if file.size == found.st_size}
+    return bool(sha256s) and digest(path) in sha256s
 
 
 def _is_of_one_set_aside(path: Path, folder: Path) -> bool:

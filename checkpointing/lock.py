@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import socket
+import stat
 import time
 from pathlib import Path
 from typing import TextIO
+
+from common.files import Disk, make_folders
 
 from .record import CheckpointError
 
@@ -20,34 +24,32 @@ class FolderLock:
     """A lock that the system releases when the process ends, however it ends.
 
     Args:
-        folder: checkpoint/<model_name>.
+        folder: checkpoint/<model_name>; made if it is not there.
         patience: seconds to wait for a process that is about to end, such as the one before a restart.
+        disk: the file operations that making the folder uses.
     """
 
-    def __init__(self, folder: Path, patience: float = 10):
-        self.path, self.patience = folder / NAME, patience
+    def __init__(self, folder: Path, patience: float = 10, *, disk: Disk | None = None):
+        self.path, self.patience, self.disk = folder / NAME, patience, disk or Disk()
         self.file: TextIO | None = None
+        self._made: list[Path] = []
 
     def take(self) -> None:
         """Take the lock; taking it twice is fine.
 
         Raises:
-            CheckpointError: another process has it.
+            CheckpointError: another process has it, or the folder belongs to somebody else.
             OSError: the folder cannot be written to.
         """
         if self.file is not None:
             return
-        file = self.path.open('a+')
         deadline = time.monotonic() + self.patience
         waited = False
-        while not _try_lock(file):
+        while (file := self._try()) is None:
             if time.monotonic() > deadline:
-                file.seek(0)
-                owner = file.read().strip() or 'unknown'
-                file.close()
                 raise CheckpointError(
-                    f'{self.path.parent}: another training ({owner}) is writing to this folder. Wait for its end; '
-                    'a new training can take another --model-name'
+                    f'{self.path.parent}: another training ({self._holder()}) is writing to this folder. Wait for its '
+                    'end; a new training can take another --model-name'
                 )
             if not waited and self.patience:
                 log.info('%s is in use by another process; waiting up to %.0f s', self.path.parent, self.patience)
@@ -59,10 +61,57 @@ class FolderLock:
         self.file = file
 
     def release(self) -> None:
-        """Release the lock, if it was taken."""
-        if self.file is not None:
-            self.file.close()
-            self.file = None
+        """Release the lock, if it was taken; a folder that was made for it and has stayed empty goes."""
+        if self.file is None:
+            return
+        with contextlib.suppress(OSError):
+            if self._made and self._is_at_its_path(self.file) and os.listdir(self.path.parent) == [NAME]:
+                # While the lock is held: whoever waits for it finds that the name has gone, and begins anew.
+                self.path.unlink()
+                for folder in self._made:
+                    folder.rmdir()
+        self.file.close()
+        self.file = None
+
+    def _try(self) -> TextIO | None:
+        """Make the folder and lock the file in it; return the file, or None where that has to be tried again."""
+        try:
+            self._made = make_folders(self.disk, self.path.parent) or self._made
+            file = self.path.open('a+')
+        except FileNotFoundError:
+            # The folder of a start that was refused has just gone.
+            return None
+        except PermissionError as error:
+            path = Path(error.filename)
+            path = next(path for path in (path, *path.parents) if os.path.lexists(path))
+            rights = stat.filemode(path.stat().st_mode)
+            raise CheckpointError(
+                f'{path}: belongs to {_owner(path)}, and you may not write to it ({rights}). Have that changed, or '
+                'take another --model-name or --checkpoint-dir'
+            ) from None
+        if _try_lock(file) and self._is_at_its_path(file):
+            return file
+        file.close()
+        return None
+
+    def _is_at_its_path(self, file: TextIO) -> bool:
+        """Return whether an open file is still the one under the name."""
+        try:
+            return os.path.samestat(os.fstat(file.fileno()), os.stat(self.path))
+        except FileNotFoundError:
+            return False
+
+    def _holder(self) -> str:
+        with contextlib.suppress(OSError):
+            return self.path.read_text().strip() or 'unknown'
+        return 'unknown'
+
+
+def _owner(path: Path) -> str:
+    try:
+        return f'user {path.owner()}'
+    except (KeyError, NotImplementedError):
+        return f'user {path.stat().st_uid}'
 
 
 def _try_lock(file: TextIO) -> bool:

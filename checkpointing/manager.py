@@ -28,20 +28,48 @@ from typing import Any
 
 import torch
 
-from common.files import Disk, read_back, sync, unlink_quietly, write_durable, write_new
+from common.files import Disk, digest, make_folders, read_back, sync, unlink_quietly, write_durable, write_new
 
 from . import links
 from .content import Content, file_name, tensor_bytes
 from .links import link_file
 from .lock import FolderLock
-from .record import CheckpointError, File, Record, list_path, read_records
-from .retention import Policy, removable, remove
+from .record import CheckpointError, File, Listing, Record, list_path
+from .retention import Policy, removable, remove, superfluous_asides
 
 log = logging.getLogger(__name__)
 
 FAILURES_IN_A_ROW = 3
+FULL = (errno.ENOSPC, errno.EDQUOT)
+# Names in a line of the log.
+FEW = 5
 # Beside the tensors a checkpoint holds names, archive headers and a record: far less than this.
 OVERHEAD_BYTES = 4 << 20
+
+
+def rehearse(disk: Disk, folder: Path) -> None:
+    """Write, sync, read back, link, rename and remove a small file, so that a useless folder shows in the first second.
+
+    Raises:
+        CheckpointError: one of these fails.
+    """
+    first, second, third = (folder / f'.rehearsal-{number}.tmp' for number in (1, 2, 3))
+    try:
+        crc = write_new(disk, first, lambda file: file.write(b'rehearsal'))
+        sync(disk, first)
+        read_back(disk, first, crc)
+        link_file(disk, first, second, third)
+        disk.unlink(first)
+        disk.fsync_folder(folder)
+    except OSError as error:
+        if error.errno in FULL:
+            # Room may come: a save says how much is missing, and removes what is not kept.
+            return
+        problem = f'{folder}: no checkpoint can be saved here ({error}); change that, or --checkpoint-dir'
+        raise CheckpointError(problem) from error
+    finally:
+        for path in (first, second, third):
+            unlink_quietly(path)
 
 
 @dataclass(frozen=True)
@@ -88,22 +116,24 @@ class Checkpoints:
     def __post_init__(self) -> None:
         self._thread = ThreadPoolExecutor(1, 'checkpoint')
         self._committing: Future[None] | None = None
+        self._inode: os.stat_result | None = None
+        self._files: Listing | None = None
+        self._stale_links: set[str] = set()
 
     def open(self) -> None:
-        """Make and lock the folder, and remove the temporary files of a killed process of this run.
+        """Make and lock the folder, and remove what a killed process of this run has left.
 
         Raises:
             CheckpointError: another training has the folder.
             OSError: it cannot be made or written to.
         """
-        self.folder.mkdir(parents=True, exist_ok=True)
         if self.lock is not None:
             self.lock.take()
-        for path in self.folder.glob(f'.*.{self.run}.tmp'):
-            unlink_quietly(path)
+        self._find_folder()
+        self._remove_unfinished()
         if records := self.records():
             # What a kill has kept the last save from doing.
-            self._tidy(records[-1])
+            self._tidy(records[-1], asides=True)
         self._keep_lists()
 
     def close(self) -> None:
@@ -128,7 +158,7 @@ class Checkpoints:
         self.saved_at = time.monotonic()
         first, size = next(iter(names)), tensor_bytes(content.parts())
         try:
-            self.folder.mkdir(parents=True, exist_ok=True)
+            self._find_folder()
             source = self._present(names, point.step)
             written = self._write(first, content, size) if source is None else {}
         except OSError as error:
@@ -145,12 +175,16 @@ class Checkpoints:
 
     def records(self) -> list[Record]:
         """Return the records of this run in the folder, oldest first."""
-        return [r for r in read_records(self.folder) if r.run == self.run and r.stage == self.stage]
+        return self._own(self._listing())
+
+    def _own(self, files: Listing) -> list[Record]:
+        return [r for r in files.records() if r.run == self.run and r.stage == self.stage]
 
     def would_be_kept(self, metrics: dict[str, float]) -> bool:
         """Return whether a checkpoint with these metrics would be among the best."""
         self.settle()
-        records = [r for r in self.records() if r.has(self.folder, 'weights')]
+        files = self._listing()
+        records = [r for r in self._own(files) if files.has(r, 'weights')]
         candidate = Record(self.run, self.stage, '', -1, 0, metrics, '', self.identity, {})
         return candidate in self.policy.best_records([*records, candidate])
 
@@ -164,11 +198,41 @@ class Checkpoints:
 
     def _present(self, names: Iterable[str], step: int) -> Record | None:
         """Return a whole checkpoint of this run after that step, if there is one."""
-        for name in [*names, *(path.stem for path in self.folder.glob(f'epoch-*-iter-{step}.json'))]:
-            record = self.record(name)
-            if record is not None and record.step == step and record.problem(self.folder) is None:
-                return record
-        return None
+        records = [r for r in self.records() if r.step == step]
+        order = list(names)
+        records.sort(key=lambda r: order.index(r.name) if r.name in order else len(order))
+        return next((record for record in records if record.problem(self.folder) is None), None)
+
+    def _listing(self) -> Listing:
+        """Return what is in the folder now."""
+        if self._files is None:
+            self._files = Listing(self.folder)
+        else:
+            self._files.look()
+        return self._files
+
+    def _find_folder(self) -> None:
+        """Make the folder the first time; raise OSError if it is not the same one later."""
+        if self._inode is None:
+            make_folders(self.disk, self.folder)
+            self._inode = os.stat(self.folder)
+        elif not (self.folder.is_dir() and os.path.samestat(self._inode, os.stat(self.folder))):
+            raise OSError('the folder is gone: renamed or unmounted')
+
+    def _remove_unfinished(self) -> None:
+        """Remove the temporary files of a killed process of this run, and what it named before its record counted."""
+        for path in self.folder.glob(f'.*.json.{self.run}.tmp'):
+            with contextlib.suppress(CheckpointError, OSError):
+                record = Record.read(path)
+                if os.path.lexists(self.folder / f'{record.name}.json'):
+                    continue
+                # The state last: until then it marks what is half-written.
+                for file in (record.files[kind] for kind in ('weights', 'ema', 'state') if kind in record.files):
+                    if (self.folder / file.name).is_file() and digest(self.folder / file.name) == file.sha256:
+                        self.disk.unlink(self.folder / file.name)
+                        self.disk.fsync_folder(self.folder)
+        for path in self.folder.glob(f'.*.{self.run}.tmp'):
+            unlink_quietly(path)
 
     def _temporary(self, name: str) -> Path:
         return self.folder / f'.{name}.{self.run}.tmp'
@@ -196,8 +260,9 @@ class Checkpoints:
         placed: list[Path] = []
         identity = self.identity
         try:
+            self._find_folder()
             if source is None:
-                files = self._move_into_place(first, written, placed, point.step)
+                files = self._verify(first, written)
             else:
                 first, files = source.name, source.files
                 names = {source.name: source.reason, **names}
@@ -205,11 +270,17 @@ class Checkpoints:
                     # What was measured before stays with what it was measured on.
                     point, identity = replace(point, metrics=source.metrics), source.identity
             for name, reason in names.items():
-                own = files if name == first else self._link(name, files, placed, point.step)
+                there = None if name == first else self._whole(name, point.step)
+                own = {kind: replace(file, name=file_name(name, kind)) for kind, file in files.items()}
                 record = Record(
-                    self.run, self.stage, name, point.step, point.epoch, point.metrics, reason, identity, own,
-                    self.options,
+                    self.run, self.stage, name, point.step, point.epoch, point.metrics, reason, identity,
+                    there.files if there else own, self.options,
                 )  # fmt: skip
+                self._announce(record)
+                if name == first and source is None:
+                    self._move_into_place(record, placed)
+                elif name != first and there is None:
+                    self._link(record, files, placed)
                 self._commit_record(record)
                 placed.clear()
                 log.info('saved %s', self.folder / f'{name}.pth')
@@ -220,51 +291,61 @@ class Checkpoints:
         self.failures = 0
         self._tidy(record)
 
-    def _move_into_place(self, name: str, written: dict[str, int], placed: list[Path], step: int) -> dict[str, File]:
-        """Sync the temporary files, read them back, and give them their names."""
-        files = {}
-        for kind in written:
-            sync(self.disk, self._temporary(file_name(name, kind)))
-        for kind, crc in written.items():
-            path = self._temporary(file_name(name, kind))
-            files[kind] = File(file_name(name, kind), *read_back(self.disk, path, crc))
-        self._clear_way(name, step)
-        for kind, file in files.items():
+    def _verify(self, name: str, written: dict[str, int]) -> dict[str, File]:
+        """Sync the temporary files and read them back from the disk."""
+        paths = {kind: self._temporary(file_name(name, kind)) for kind in written}
+        for path in paths.values():
+            sync(self.disk, path)
+        read = {kind: read_back(self.disk, paths[kind], crc) for kind, crc in written.items()}
+        return {kind: File(file_name(name, kind), size, sha256) for kind, (size, sha256) in read.items()}
+
+    def _announce(self, record: Record) -> None:
+        """Write the record under a hidden name: what bears its files' names is known to be the run's after a kill."""
+        path = self._temporary(f'{record.name}.json')
+        write_new(self.disk, path, lambda file: file.write(record.to_bytes()))
+        sync(self.disk, path)
+
+    def _move_into_place(self, record: Record, placed: list[Path]) -> None:
+        """Give the temporary files their names."""
+        self._clear_way(record.name, record.step)
+        for kind, file in record.files.items():
             self.disk.replace(self._temporary(file.name), self.folder / file.name)
             placed.append(self.folder / file.name)
             if kind == 'state':
                 # So that no power cut leaves the weights without what marks them as half-written.
                 self.disk.fsync_folder(self.folder)
         self.disk.fsync_folder(self.folder)
-        return files
 
     def _undo(self, name: str, written: Iterable[str], placed: Sequence[Path]) -> None:
         """Give back the space of a save that failed, unless it got as far as its record."""
-        for kind in written:
-            unlink_quietly(self._temporary(file_name(name, kind)))
+        for file in (*(file_name(name, kind) for kind in written), f'{name}.json'):
+            unlink_quietly(self._temporary(file))
         if self.record(name) is None:
             for path in reversed(placed):
                 unlink_quietly(path)
 
-    def _link(self, name: str, files: dict[str, File], placed: list[Path], step: int) -> dict[str, File]:
+    def _whole(self, name: str, step: int) -> Record | None:
+        """Return the run's record of that name and step, if its files are whole."""
+        record = self.record(name)
+        if record is None or record.step != step or record.problem(self.folder) is not None:
+            return None
+        return record
+
+    def _link(self, record: Record, files: dict[str, File], placed: list[Path]) -> None:
         """Give a checkpoint's files a second name, or copies them where the file system has no hard links."""
-        present = self.record(name)
-        if present is not None and present.step == step and present.problem(self.folder) is None:
-            return present.files
-        self._clear_way(name, step)
-        named = {}
-        for kind, file in files.items():
-            named[kind] = File(file_name(name, kind), file.size, file.sha256)
-            path = self.folder / named[kind].name
-            link_file(self.disk, self.folder / file.name, path, self._temporary(path.name))
+        self._clear_way(record.name, record.step)
+        for kind, file in record.files.items():
+            path = self.folder / file.name
+            link_file(self.disk, self.folder / files[kind].name, path, self._temporary(file.name))
             placed.append(path)
         self.disk.fsync_folder(self.folder)
-        return named
 
     def _commit_record(self, record: Record) -> None:
         path = self.folder / f'{record.name}.json'
-        text = record.to_bytes()
-        write_durable(self.disk, path, lambda file: file.write(text), self._temporary(path.name))
+        self.disk.replace(self._temporary(path.name), path)
+        if self._files is not None:
+            self._files.note(record)
+        self.disk.fsync_folder(self.folder)
 
     def _clear_way(self, name: str, step: int) -> None:
         """Set aside what has a checkpoint's name and is not this run's of that step: nothing is overwritten.
@@ -282,34 +363,55 @@ class Checkpoints:
 
     def _failed(self, name: str, size: int, error: OSError) -> None:
         self.failures += 1
-        free = 0
-        with contextlib.suppress(OSError):
-            free = self.disk.free(self.folder)
-        log.error(
-            'could not save %s: %s; about %.0f MB are needed, %.0f MB are free; older checkpoints are untouched, '
-            'training goes on', self.folder / name, error, (size + OVERHEAD_BYTES) / 1e6, free / 1e6,
-        )  # fmt: skip
+        room = ''
+        if error.errno in FULL:
+            free = 0
+            with contextlib.suppress(OSError):
+                free = self.disk.free(self.folder)
+            room = f'; about {(size + OVERHEAD_BYTES) / 1e6:.0f} MB are needed, {free / 1e6:.0f} MB are free'
+        log.error('could not save %s: %s%s; older checkpoints are untouched, training goes on',
+                  self.folder / name, error, room)  # fmt: skip
 
     def _keep_lists(self) -> None:
         """Write the lists of files that are not there yet, so that a later run can say what has changed."""
         for key, text in self.lists.items():
             path = list_path(self.folder, self.identity[key])
+            packed = b'' if path.exists() else gzip.compress(text, mtime=0)
             try:
-                if not path.exists():
-                    packed = gzip.compress(text, mtime=0)
-                    write_durable(self.disk, path, lambda file, p=packed: file.write(p), self._temporary(path.name))  # type: ignore[misc]
+                if packed:
+                    self._write_durable(path, packed)
             except OSError as error:
                 log.warning('%s could not be written: %s; it would say which files have changed', path, error)
 
-    def _tidy(self, newest: Record) -> None:
-        """Refresh the links for people, and remove what the policy does not keep; `newest` was read back."""
-        records = self.records()
+    def _write_durable(self, path: Path, data: bytes) -> None:
+        write_durable(self.disk, path, lambda file: file.write(data), self._temporary(path.name))
+
+    def _tidy(self, newest: Record, asides: bool = False) -> None:
+        """Refresh the links for people, and remove what the policy does not keep; `newest` was read back.
+
+        Args:
+            newest: the last checkpoint.
+            asides: whether what was set aside is looked through, too; reads files.
+        """
+        files, folder = self._listing(), self.folder
+        records = self._own(files)
+        failed = links.refresh(self.disk, files, records, newest, self.policy)
+        said, self._stale_links = self._stale_links, set()
+        for name, error in failed.items():
+            what = name if name in ('last.pth', 'best.pth') else f'--checkpoint-best-name {self.policy.best_name}'
+            if what not in said | self._stale_links:
+                log.warning('%s: links for people are not renewed (%s): %s', folder, what, error)
+            self._stale_links.add(what)
         try:
-            links.refresh(self.disk, self.folder, records, newest, self.policy)
-            paths = removable(records, self.policy, self.folder)
-            remove(self.disk, self.folder, paths)
-        except (OSError, CheckpointError) as error:
-            log.warning('%s: could not tidy up: %s', self.folder, error)
+            # The weights of a link that stays do too: without them it would be taken for somebody's file.
+            old = failed.keys() & files.names
+            held = {r.name for name in old for r in records if links.is_of(folder / name, folder, [r])}
+            paths = removable(records, self.policy, files, held)
+            paths += superfluous_asides(records, files) if asides else []
+            remove(self.disk, folder, paths)
+        except OSError as error:
+            log.warning('%s: could not remove what is not kept: %s', folder, error)
             return
         if gone := [path.stem for path in paths if path.suffix == '.json']:
-            log.info('removed %s, as --checkpoint-keep says', ', '.join(gone))
+            more = f' and {len(gone) - FEW} more' if len(gone) > FEW else ''
+            log.info('removed %s%s, as --checkpoint-keep says', ', '.join(gone[:FEW]), more)

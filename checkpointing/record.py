@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import hashlib
 import json
+import os
 import re
+import stat
 import time
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
@@ -19,6 +22,11 @@ FORMAT = 2
 FORMATS = (1, FORMAT)
 # A checkpoint's: its epoch, and its step unless it is the last one of the epoch.
 NAME = re.compile(r'epoch-(\d+)(?:-iter-(\d+))?')
+# How a record's file begins, goes on from one value to the next, which is in none of them, and ends.
+OPEN, NEXT, CLOSE = '{\n "', ',\n "', '\n}'
+# A file that changed less than this before it was read may change again without another time: clocks of file systems
+# tick every 2 s in the worst case.
+UNSURE_NS = 3 * 10**9
 
 
 def refiner_identity(settings: RefinerSettings) -> dict[str, Any]:
@@ -90,7 +98,7 @@ class Record:
         """
         try:
             raw = path.read_bytes()
-            content = json.loads(raw)
+            content = _parse(raw.decode())
         except (OSError, ValueError, RecursionError) as error:
             raise CheckpointError(f'{path}: not a checkpoint record ({error})') from None
         names = {f.name for f in fields(Record)}
@@ -99,7 +107,9 @@ class Record:
             raise ForeignFileError(f'{path}: not a checkpoint record')
         sealed = content.pop('sha256', None) is not None or content.get('format') != 1
         # Byte for byte, so that no flipped bit of a step or a metric goes unseen.
-        if sealed and _sealed(content) != raw:
+        text = raw.rpartition(NEXT.encode())[0]
+        seal = f'{NEXT}sha256": "{hashlib.sha256(text + CLOSE.encode()).hexdigest()}"{CLOSE}'
+        if sealed and raw != text + seal.encode():
             raise CheckpointError(f'{path}: a damaged checkpoint record')
         if content.get('format') not in FORMATS:
             raise FormatError(
@@ -110,7 +120,7 @@ class Record:
             record = Record(**{**content, 'files': {k: File(**entry) for k, entry in content['files'].items()}})
         except (TypeError, KeyError, AttributeError) as error:
             raise CheckpointError(f'{path}: not a checkpoint record ({error})') from None
-        if any(Path(name).name != name for name in [record.name, *(f.name for f in record.files.values())]):
+        if any(os.path.basename(name) != name for name in [record.name, *(f.name for f in record.files.values())]):
             raise CheckpointError(f'{path}: a record that names files outside of its folder')
         return record
 
@@ -150,8 +160,11 @@ class Record:
         file = self.files.get(kind)
         if file is None:
             return False
-        path = folder / file.name
-        return path.is_file() and path.stat().st_size == file.size
+        try:
+            found = os.stat(os.path.join(folder, file.name))
+        except OSError:
+            return False
+        return stat.S_ISREG(found.st_mode) and found.st_size == file.size
 
 
 def _sealed(content: dict[str, Any]) -> bytes:
@@ -167,27 +180,119 @@ def list_path(folder: Path, sha256: str) -> Path:
     return folder / f'data-{sha256[:16]}.gz'
 
 
+def _parse(text: str) -> Any:
+    """Parse what `_json` wrote, or any JSON; the long values that records have in common are parsed, and held, once."""
+    if not text.startswith(OPEN):
+        return json.loads(text)
+    pairs = text.removeprefix(OPEN).removesuffix(CLOSE).split(NEXT)
+    common = [pair for pair in pairs if pair.startswith(('identity"', 'options"'))]
+    content = json.loads(OPEN + NEXT.join(pair for pair in pairs if pair not in common) + CLOSE)
+    for pair in common:
+        content |= _parse_once(OPEN + pair + CLOSE)
+    return content
+
+
+@functools.lru_cache(maxsize=64)
+def _parse_once(text: str) -> dict[str, Any]:
+    return json.loads(text)
+
+
 def read_records(folder: Path) -> list[Record]:
     """Return all records in a folder, by step and then by name; other files are left out."""
-    records = []
-    for path in folder.glob('*.json'):
-        with contextlib.suppress(CheckpointError):
-            record = Record.read(path)
-            # A record that was copied under another name speaks of other files.
-            if record.name == path.stem:
-                records.append(record)
-    return sorted(records, key=lambda r: (r.step, r.name))
+    return Listing(folder).records()
 
 
 def broken_records(folder: Path) -> dict[Path, CheckpointError]:
     """Return the records, by name and content, that cannot be read, and why; files of others are left out."""
-    broken = {}
-    for path in sorted(folder.glob('epoch-*.json')):
-        try:
-            if NAME.fullmatch(path.stem) and path.is_file():
-                Record.read(path)
-        except ForeignFileError:
-            continue
-        except CheckpointError as error:
-            broken[path] = error
-    return broken
+    return Listing(folder).broken_records()
+
+
+class Listing:
+    """The files of a folder at one moment, to ask about thousands of records.
+
+    What was read of a file is kept as long as its name is there: sizes of whole files, and records, which nobody but
+    the run that holds the folder's lock writes.
+
+    Attributes:
+        folder: that is listed.
+        names: that are in it.
+    """
+
+    def __init__(self, folder: Path):
+        self.folder = folder
+        self._whole: set[str] = set()
+        self._records: dict[str, Record] = {}
+        self._sorted: list[Record] | None = None
+        self.look()
+
+    def look(self) -> None:
+        """List the names anew."""
+        self.names: set[str] = set()
+        # A file may be read although its folder cannot be listed.
+        with contextlib.suppress(FileNotFoundError, PermissionError):
+            self.names = set(os.listdir(self.folder))
+        self._whole &= self.names
+        for name in self._records.keys() - self.names:
+            del self._records[name]
+            self._sorted = None
+
+    def note(self, record: Record) -> None:
+        """Take a record that was just written, instead of the one before it."""
+        self._records[f'{record.name}.json'] = record
+        self._sorted = None
+
+    def records(self) -> list[Record]:
+        """Return all records, by step and then by name; other files are left out."""
+        self._read()
+        if self._sorted is None:
+            # A record that was copied under another name speaks of other files.
+            records = (record for name, record in self._records.items() if name == f'{record.name}.json')
+            self._sorted = sorted(records, key=lambda r: (r.step, r.name))
+        return list(self._sorted)
+
+    def broken_records(self) -> dict[Path, CheckpointError]:
+        """Return the records, by name and content, that cannot be read, and why; files of others are left out."""
+        return {
+            self.folder / name: error
+            for name, error in sorted(self._read().items())
+            if NAME.fullmatch(name.removesuffix('.json')) and not isinstance(error, ForeignFileError)
+        }
+
+    def _read(self) -> dict[str, CheckpointError]:
+        """Read the records that are new; return why others cannot be read."""
+        broken = {}
+        for name in self.names - self._records.keys():
+            if name.endswith('.json'):
+                try:
+                    self._records[name] = _read_known(os.path.join(self.folder, name))
+                    self._sorted = None
+                except CheckpointError as error:
+                    broken[name] = error
+        return broken
+
+    def has(self, record: Record, kind: str) -> bool:
+        """Return whether the file of a kind is there with its size. Reads nothing of it."""
+        file = record.files.get(kind)
+        if file is None or file.name not in self.names:
+            return False
+        if file.name not in self._whole and record.has(self.folder, kind):
+            self._whole.add(file.name)
+        return file.name in self._whole
+
+
+def _read_known(path: str) -> Record:
+    """Read a record, or take what was read of it before if its inode, size and time are the same.
+
+    Raises:
+        CheckpointError: as `Record.read`.
+    """
+    with contextlib.suppress(OSError):
+        found = os.stat(path)
+        if time.time_ns() - found.st_mtime_ns > UNSURE_NS:
+            return _read_once(path, found.st_ino, found.st_size, found.st_mtime_ns)
+    return Record.read(Path(path))
+
+
+@functools.lru_cache(maxsize=1 << 15)
+def _read_once(path: str, *_: int) -> Record:
+    return Record.read(Path(path))

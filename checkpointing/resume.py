@@ -20,7 +20,7 @@ from dataset.paths import describe_changes
 
 from .content import Content, read_content
 from .links import free_name
-from .record import NAME, CheckpointError, FormatError, Record, broken_records, list_path, read_records
+from .record import NAME, CheckpointError, FormatError, Listing, Record, list_path, read_records
 from .verify import owner
 
 log = logging.getLogger(__name__)
@@ -53,6 +53,7 @@ def decide(
     start: Path | None = None,
     lists: Mapping[str, bytes] = MappingProxyType({}),
     accept_changed_data: bool = False,
+    disk: Disk | None = None,
 ) -> Resume:
     """Decide how a run in `folder` begins.
 
@@ -64,6 +65,7 @@ def decide(
         start: weights of a run that begins under 'auto'.
         lists: the lists of files whose sha256 the identity holds under the same keys.
         accept_changed_data: go on although the data changed.
+        disk: the file operations that setting damaged records aside uses.
 
     Raises:
         CheckpointError: a checkpoint of this run that is damaged, has no training state, is older than the newest,
@@ -73,9 +75,10 @@ def decide(
     """
     if given is None:
         return Resume(_new_id())
-    records = [r for r in read_records(folder) if r.stage == stage]
+    files = Listing(folder)
+    records = [r for r in files.records() if r.stage == stage]
     if given in ('auto', 'must'):
-        record = _newest_whole(given, folder, records)
+        record = _newest_whole(given, folder, records, files.broken_records(), disk or Disk())
         if record is None:
             nothing = f'{folder} holds nothing that the {stage} stage could go on from{_similar_runs(folder)}'
             if given == 'must':
@@ -89,7 +92,7 @@ def decide(
         # Of two names of a step the one that `auto` would choose.
         owned = owner(path, records[::-1]) if path.resolve().parent == folder.resolve() else None
         if owned is None:
-            if isinstance(error := broken_records(folder).get(folder / f'{path.stem}.json'), FormatError):
+            if isinstance(error := files.broken_records().get(folder / f'{path.stem}.json'), FormatError):
                 raise error
             return Resume(_new_id(), weights=path)
         record, kind = owned
@@ -130,7 +133,9 @@ def _similar_runs(folder: Path) -> str:
     return f' (runs of similar names: {", ".join(names)})' if names else ''
 
 
-def _newest_whole(given: str, folder: Path, records: list[Record]) -> Record | None:
+def _newest_whole(
+    given: str, folder: Path, records: list[Record], broken: dict[Path, CheckpointError], disk: Disk
+) -> Record | None:
     """Return the newest record that verifies, and set damaged newer ones aside; no other file is touched."""
     damaged: list[tuple[Path, str]] = []
     whole = None
@@ -140,7 +145,7 @@ def _newest_whole(given: str, folder: Path, records: list[Record]) -> Record | N
             whole = record
             break
         damaged.append((folder / f'{record.name}.json', problem))
-    for path, error in broken_records(folder).items():
+    for path, error in broken.items():
         if whole is not None and _is_before(path.stem, whole):
             continue
         if isinstance(error, FormatError):
@@ -156,7 +161,8 @@ def _newest_whole(given: str, folder: Path, records: list[Record]) -> Record | N
             'another --model-name'
         )
     for path, why in damaged:
-        Disk().replace(path, free_name(path.with_suffix('.json.damaged')))
+        disk.replace(path, free_name(path.with_suffix('.json.damaged')))
+        disk.fsync_folder(folder)
         log.warning('%s cannot be resumed from: %s; its record is set aside', path.with_suffix(''), why)
     return whole
 

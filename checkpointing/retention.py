@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
+import heapq
 import math
-from collections.abc import Iterable, Mapping, Sequence
+import re
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from common.files import Disk
+from common.files import Disk, digest
 
-from .record import Record
+from .record import Listing, Record
 
 LEAST_STATES = 2
 
@@ -26,6 +29,7 @@ class Policy:
         best: how many of the best are kept.
         monitor, mode: the metric that says which are best, and whether 'min' or 'max' of it is.
         best_name: how the best are named as links, such as 'best-{epoch:02d}-{valid_loss:.4f}'; None makes none.
+        threshold: nothing worse is ever one of the best; None lets the first be.
     """
 
     keep: int | None = None
@@ -35,6 +39,7 @@ class Policy:
     monitor: str = 'valid_loss'
     mode: str = 'min'
     best_name: str | None = None
+    threshold: float | None = None
 
     @staticmethod
     def from_options(options: Mapping[str, Any]) -> Policy:
@@ -42,30 +47,35 @@ class Policy:
         flags = {
             'keep': 'checkpoint_keep', 'states': 'checkpoint_keep_states', 'every': 'checkpoint_keep_every',
             'best': 'checkpoint_best', 'best_name': 'checkpoint_best_name',
-            'monitor': 'monitor', 'mode': 'monitor_mode',
+            'monitor': 'monitor', 'mode': 'monitor_mode', 'threshold': 'monitor_threshold',
         }  # fmt: skip
         return Policy(**{name: options[flag] for name, flag in flags.items() if flag in options})
 
     def best_records(self, records: Iterable[Record], count: int | None = None) -> list[Record]:
         """Return the records of the best metrics, the best first: the one place that decides which is best.
 
-        Ties keep the earlier; NaN, inf and missing values never win; of several records of one step the first counts.
-        Values on different validation samples do not compare: those since the last change count.
+        Ties keep the earlier; NaN, inf, missing values and those worse than the threshold never win; of several records
+        of one step the first counts. Values on different validation samples do not compare: those since the last
+        change count.
 
         Args:
             records: oldest first.
             count: how many; as many as the policy keeps if left out.
         """
         sign = 1 if self.mode == 'min' else -1
+        worst = math.inf if self.threshold is None else sign * self.threshold
         candidates: dict[int, Record] = {}
         last: Record | None = None
         for record in records:
-            if math.isfinite(record.metrics.get(self.monitor, math.nan)):
-                if last is not None and not record.validated_like(last):
-                    candidates.clear()
+            value = record.metrics.get(self.monitor, math.nan)
+            if not math.isfinite(value):
+                continue
+            if last is not None and not record.validated_like(last):
+                candidates.clear()
+            last = record
+            if sign * value <= worst:
                 candidates.setdefault(record.step, record)
-                last = record
-        return sorted(candidates.values(), key=lambda r: sign * r.metrics[self.monitor])[: count or self.best]
+        return heapq.nsmallest(count or self.best, candidates.values(), key=lambda r: sign * r.metrics[self.monitor])
 
 
 @dataclass(frozen=True)
@@ -76,7 +86,7 @@ class Kept:
     state: bool
 
 
-def decide_kept(records: Sequence[Record], policy: Policy, folder: Path) -> dict[str, Kept]:
+def decide_kept(records: Sequence[Record], policy: Policy, files: Listing) -> dict[str, Kept]:
     """Decide which checkpoints of one run are kept.
 
     Several checkpoints of one step count as one: what matters is how far one can go back.
@@ -84,19 +94,19 @@ def decide_kept(records: Sequence[Record], policy: Policy, folder: Path) -> dict
     Args:
         records: of one run and stage, oldest first.
         policy: the rules.
-        folder: where the files lie; those that are gone count for nothing.
+        files: that are there; those that are gone count for nothing.
 
     Returns:
         For each record's name why it is kept.
     """
-    whole = [r for r in records if r.has(folder, 'weights')]
+    whole = [r for r in records if files.has(r, 'weights')]
     names = {r.name for r in whole}
     steps = sorted({r.step for r in whole})
     newest = set(steps[-policy.keep :] if policy.keep is not None else steps)
-    with_state = set(sorted({r.step for r in whole if r.has(folder, 'state')})[-max(policy.states, LEAST_STATES) :])
-    best = [r.name for r in policy.best_records(whole)]
+    with_state = set(sorted({r.step for r in whole if files.has(r, 'state')})[-max(policy.states, LEAST_STATES) :])
+    best = {r.name: rank for rank, r in enumerate(policy.best_records(whole), 1)}
     # A deletion that was cut leaves none of these without weights: somebody else did.
-    never_deleted = {r.name for r in policy.best_records(records)}
+    never_deleted = {r.name for r in policy.best_records(records)} if len(whole) < len(records) else set()
     never_deleted |= {r.name for r in records[-1:]}
     first_of: dict[int, int] = {}
     if policy.every:
@@ -104,17 +114,18 @@ def decide_kept(records: Sequence[Record], policy: Policy, folder: Path) -> dict
             first_of.setdefault((step + 1) // policy.every, step)
         first_of.pop(0, None)
     every = set(first_of.values())
-    pins = pinned(folder)
+    pins = pinned(files)
     kept = {}
     for r in records:
         reasons = []
-        cut_deletion = not (folder / r.files['weights'].name).is_file() and policy.keep is not None
-        if r.name not in names and (not cut_deletion or r.name in never_deleted):
-            reasons.append('its weights are damaged or gone')
+        if r.name not in names:
+            cut_deletion = r.files['weights'].name not in files.names and policy.keep is not None
+            if not cut_deletion or r.name in never_deleted:
+                reasons.append('its weights are damaged or gone')
         if r.name in pins:
             reasons.append('pinned')
         if r.name in best:
-            reasons.append(f'best {best.index(r.name) + 1} of {policy.best}' if policy.best > 1 else 'best')
+            reasons.append(f'best {best[r.name]} of {policy.best}' if policy.best > 1 else 'best')
         if r.step in every:
             reasons.append(f'every {policy.every} steps')
         if r.step in with_state:
@@ -125,22 +136,52 @@ def decide_kept(records: Sequence[Record], policy: Policy, folder: Path) -> dict
     return kept
 
 
-def removable(records: Sequence[Record], policy: Policy, folder: Path) -> list[Path]:
+def removable(records: Sequence[Record], policy: Policy, files: Listing, spared: Collection[str] = ()) -> list[Path]:
     """Return the files that may go by the policy.
 
     A record without weights is what a deletion that was cut has left, and goes too.
+
+    Args:
+        records: of one run and stage, oldest first.
+        policy: the rules.
+        files: that are there.
+        spared: names of checkpoints that stay although they may go.
     """
-    paths: list[Path] = []
-    all_kept = decide_kept(records, policy, folder)
+    names: list[str] = []
+    all_kept = decide_kept(records, policy, files)
     for record in records:
         kept = all_kept[record.name]
+        if record.name in spared:
+            continue
         kinds = [] if kept.state else ['state']
         if not kept.reasons:
             kinds += ['ema', 'weights']
-        paths += [folder / record.files[k].name for k in kinds if k in record.files]
+        names += [record.files[k].name for k in kinds if k in record.files]
         if not kept.reasons:
-            paths.append(folder / f'{record.name}.json')
-    return [path for path in paths if path.is_file()]
+            names.append(f'{record.name}.json')
+    return [files.folder / name for name in names if name in files.names and (files.folder / name).is_file()]
+
+
+def superfluous_asides(records: Sequence[Record], files: Listing) -> list[Path]:
+    """Return the files that were set aside and are nevertheless this run's own: a checkpoint holds the same.
+
+    They are what a save that was cut has left, written once more when the run went on. Others stay for ever.
+    """
+    found = []
+    for path in sorted(files.folder / name for name in files.names if re.search(r'\.pth\.aside\d*$', name)):
+        if path.is_symlink() or not path.is_file():
+            continue
+        size = path.stat().st_size
+        recorded = {
+            file.sha256
+            for record in records
+            for kind, file in record.files.items()
+            if file.size == size and (kind == 'state' or files.has(record, kind))
+        }
+        with contextlib.suppress(OSError):
+            if recorded and digest(path) in recorded:
+                found.append(path)
+    return found
 
 
 def remove(disk: Disk, folder: Path, paths: Sequence[Path]) -> None:
@@ -156,6 +197,6 @@ def remove(disk: Disk, folder: Path, paths: Sequence[Path]) -> None:
             disk.fsync_folder(folder)
 
 
-def pinned(folder: Path) -> set[str]:
+def pinned(files: Listing) -> set[str]:
     """Return the names of pinned checkpoints: those with a file <name>.pin beside them."""
-    return {path.name.removesuffix('.pin') for path in folder.glob('*.pin')}
+    return {name.removesuffix('.pin') for name in files.names if name.endswith('.pin')}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import zipfile
@@ -146,11 +147,12 @@ def owner(path: Path, records: Sequence[Record], read: bool = True) -> tuple[Rec
             return record, kind
     if not path.is_file():
         return None
-    for record, kind in files:
-        target = path.parent / record.files[kind].name
-        if target.is_file() and path.samefile(target):
-            return record, kind
-    size = path.stat().st_size
+    found, folder = path.stat(), str(path.parent)
+    for record, kind in files if found.st_nlink > 1 or path.is_symlink() else ():
+        with contextlib.suppress(OSError):
+            if os.path.samestat(found, os.stat(os.path.join(folder, record.files[kind].name))):
+                return record, kind
+    size = found.st_size
     same_size = [(record, kind) for record, kind in files if read and record.files[kind].size == size]
     sha256 = digest(path) if same_size else ''
     return next(((record, kind) for record, kind in same_size if record.files[kind].sha256 == sha256), None)

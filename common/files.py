@@ -6,20 +6,29 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
+import logging
 import os
 import secrets
 import shutil
+import sys
 import zlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, BinaryIO, cast
 
+log = logging.getLogger(__name__)
+
 BLOCK = 1 << 20
+# What file systems without an operation say; EIO is an error of the disk and no such word.
+UNSUPPORTED = (errno.EINVAL, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP)
 
 
 class Disk:
     """The operations. Whatever changes a run's folder goes through them, but for cleaning up after a failed save."""
+
+    _told = False
 
     def create(self, path: Path) -> BinaryIO:
         """Open a new file for writing."""
@@ -32,7 +41,7 @@ class Disk:
     def fsync(self, file: BinaryIO) -> None:
         """Wait until a file's content is on the disk."""
         file.flush()
-        os.fsync(file.fileno())
+        self._fsync(file.fileno(), file.name)
 
     def open(self, path: Path) -> BinaryIO:
         """Open a file to read what the disk holds, not what the system remembers, where that can be asked for."""
@@ -55,17 +64,56 @@ class Disk:
             return
         descriptor = os.open(folder, os.O_RDONLY)
         try:
-            os.fsync(descriptor)
+            self._fsync(descriptor, folder)
         finally:
             os.close(descriptor)
+
+    def _fsync(self, descriptor: int, path: str | Path) -> None:
+        """Wait for the disk, or say once that it cannot be waited for."""
+        try:
+            os.fsync(descriptor)
+        except OSError as error:
+            if error.errno not in UNSUPPORTED:
+                raise
+            if not self._told:
+                log.warning('%s: this file system cannot be told to write to the disk (%s): a power cut may cost the '
+                            'newest files', path, error.strerror)  # fmt: skip
+            self._told = True
+
+    def make_folder(self, folder: Path) -> None:
+        """Make a folder in one that is there."""
+        folder.mkdir()
 
     def unlink(self, path: Path) -> None:
         """Remove a name."""
         path.unlink()
 
     def free(self, folder: Path) -> int:
-        """Return the bytes that the folder's disk has left."""
-        return shutil.disk_usage(folder).free
+        """Return the bytes that the folder's disk has left; sys.maxsize where it does not say."""
+        try:
+            usage = shutil.disk_usage(folder)
+        except OSError as error:
+            if error.errno not in UNSUPPORTED:
+                raise
+            return sys.maxsize
+        return usage.free if usage.total else sys.maxsize
+
+
+def make_folders(disk: Disk, folder: Path) -> list[Path]:
+    """Make a folder and its parents so that they survive a power cut; return those that were not there, it at first.
+
+    Raises:
+        OSError: the disk's own error.
+    """
+    made: list[Path] = []
+    missing = [path for path in (folder, *folder.parents) if not path.is_dir()]
+    for path in reversed(missing):
+        # Another process may make it at the same time.
+        with contextlib.suppress(FileExistsError):
+            disk.make_folder(path)
+            made.insert(0, path)
+        disk.fsync_folder(path.parent)
+    return made
 
 
 def write_new(disk: Disk, path: Path, save: Callable[[BinaryIO], Any]) -> int:

@@ -4,12 +4,23 @@ import os
 
 os.environ.setdefault('OMP_NUM_THREADS', '1')
 
+import logging
 from pathlib import Path
 
 import pytest
 import torch
 from support import checkpoint_folders
 from support.inference_case import Case, photo, room, save, save_networks
+
+
+@pytest.fixture(autouse=True)
+def own_logging():
+    """What a script makes of logging ends with the test."""
+    root = logging.getLogger()
+    handlers, level = root.handlers[:], root.level
+    yield
+    root.handlers[:] = handlers
+    root.setLevel(level)
 
 
 @pytest.fixture

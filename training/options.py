@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import math
 import os
 import sys
 from collections.abc import Callable
@@ -75,6 +76,7 @@ def add_arguments(
         'pictures; conn, which is slow, is measured only if asked for here; ema_sad and so on are those of the average '
         'by --ema-decay')  # fmt: skip
     add('--monitor-mode', choices=('min', 'max'), default='min', help='whether lower or higher is better')
+    add('--monitor-threshold', type=float, metavar='X', help='nothing worse than this is ever called best')
     add('--checkpoint-best', type=int, default=1, metavar='K', help='keep the K best, whatever else is removed')
     add('--checkpoint-best-name', metavar='TEMPLATE',
         help='name links to the K best after their figures, such as "best-{epoch:02d}-{valid_loss:.4f}"; '
@@ -180,6 +182,8 @@ def _checkpoint_problems(args: argparse.Namespace) -> list[str]:
                      'file as --model-last-checkpoint')  # fmt: skip
     elif start is not None and not start.is_file():
         found.append(f'--model-start-weights {start}: no such file')
+    if args.monitor_threshold is not None and not math.isfinite(args.monitor_threshold):
+        found.append(f'--monitor-threshold {args.monitor_threshold}: must be a finite number')
     if args.checkpoint_minutes is not None and not args.checkpoint_minutes > 0:
         found.append(f'--checkpoint-minutes {args.checkpoint_minutes}: must be above 0')
     if args.checkpoint_best_name is not None and (problem := template_problem(args.checkpoint_best_name)):

@@ -16,12 +16,13 @@ import torch
 from torch import nn
 
 from checkpointing.lock import FolderLock
-from checkpointing.manager import Checkpoints
+from checkpointing.manager import Checkpoints, rehearse
 from checkpointing.origin import read_original
 from checkpointing.record import Record, refiner_identity
 from checkpointing.resume import Resume, decide, refuse_overwriting
 from common.cli import report_error
 from common.devices import choose_precision, fast_in_bfloat16, keep_memory
+from common.files import Disk
 from common.network import RefinerSettings
 from common.signals import StopRequest
 from dataset.checks import check_files
@@ -257,23 +258,47 @@ def begin(
         refiner: settings of the refine stage; weights that a new run takes may lack its parameters.
 
     Raises:
-        CheckpointError: the checkpoint is not one to go on from, or the folder is in use.
+        CheckpointError: the checkpoint is not one to go on from, or the folder is in use, or no use.
         FileNotFoundError: no such file.
         ValueError: the weights do not fit the network.
     """
     folder = settings.run.checkpoint_dir / settings.run.model_name
+    disk = Disk()
+    lock = FolderLock(folder, disk=disk)
+    try:
+        if ranks.first:
+            # Before anything is decided: of two first starts at once, the second sees what the first has made.
+            lock.take()
+            rehearse(disk, folder)
+        return _begin(stage, settings, ranks, data, network, optimizer, step, refiner, folder, disk, lock)
+    except BaseException:
+        lock.release()
+        raise
+
+
+def _begin(
+    stage: str,
+    settings: TrainingSettings,
+    ranks: Ranks,
+    data: Data,
+    network: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    step: Step,
+    refiner: RefinerSettings | None,
+    folder: Path,
+    disk: Disk,
+    lock: FolderLock,
+) -> Run:
+    """Begin a run in a folder that is locked."""
     identity = {'backbone': settings.run.model_backbone, **data.identity}
     if refiner is not None:
         identity |= refiner_identity(refiner)
     # The first rank writes records and decides; the others find the same files or fail.
     lists = {kind: list_sizes(*files) for kind, files in data.files.items()} if ranks.first else {}
     identity |= {kind: hashlib.sha256(text).hexdigest() for kind, text in lists.items()}
-    lock = FolderLock(folder)
-    if ranks.first and folder.is_dir():
-        lock.take()
     last, start = settings.run.model_last_checkpoint, settings.run.model_start_weights
     accept = settings.run.accept_changed_data
-    resume = ranks.in_turn(lambda: decide(last, folder, stage, identity, start, lists, accept))
+    resume = ranks.in_turn(lambda: decide(last, folder, stage, identity, start, lists, accept, disk))
     dtype = _precision(settings.run.precision, resume.record, ranks.device)
     ema = EMA(network, settings.run.ema_decay) if settings.run.ema_decay else None
     state = TrainingState(network, optimizer, make_scaler(ranks.device, dtype), ema)
@@ -307,7 +332,7 @@ def begin(
         schedule=schedule,
         ranks=ranks,
         dtype=dtype,
-        checkpoints=Checkpoints(folder, stage, resume.run, identity, settings.policy, options, lock, lists),
+        checkpoints=Checkpoints(folder, stage, resume.run, identity, settings.policy, options, lock, lists, disk),
         logger=Logger(log_dir / settings.run.model_name, position, schedule.end, ranks.first, mark),
         resumed=resume.record,
     )

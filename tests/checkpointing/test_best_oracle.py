@@ -41,16 +41,20 @@ class Oracle:
     Kept are the weights of the newest `keep` steps, of the K best, of the first checkpoint at or after every multiple
     of `every` steps done, of all that are pinned, and of all whose training state is kept: the newest `states` steps
     (never fewer than two) and the pinned ones that had one. Everything else goes. Best is the lowest or the highest
-    finite metric; of equal ones the earlier.
+    finite metric that is not worse than the threshold; of equal ones the earlier.
     """
 
     def __init__(self, policy):
         self.policy, self.entries, self.pins, self.last = policy, [], set(), None
 
     def best(self, more=()):
-        by_step = {}
+        by_step, limit = {}, self.policy.threshold
         for entry in sorted([*self.entries, *more], key=lambda e: (e.step, e.name)):
-            if entry.metric is not None and math.isfinite(entry.metric) and entry.step not in by_step:
+            if entry.metric is None or not math.isfinite(entry.metric):
+                continue
+            if limit is not None and (entry.metric > limit if self.policy.mode == 'min' else entry.metric < limit):
+                continue
+            if entry.step not in by_step:
                 by_step[entry.step] = entry
         ordered = sorted(by_step.values(), key=lambda e: (e.metric if self.policy.mode == 'min' else -e.metric, e.step))
         return ordered[: self.policy.best]
@@ -114,6 +118,7 @@ def check_sequence(folder, seed):
         keep=rng.choice((None, 1, 2, 3)), states=rng.choice((1, 2, 3)), every=rng.choice((None, None, 5, 8)),
         best=rng.randint(1, 4), monitor=monitor, mode=rng.choice(('min', 'max')),
         best_name=rng.choice((None, f'top-{{{monitor}:.2f}}', f'{{epoch}}-{{step:03d}}-{{{monitor}:.1f}}')),
+        threshold=rng.choice((None, None, 0.2, 0.25)),
     )  # fmt: skip
     oracle, made = Oracle(policy), checkpoints(folder, policy=policy)
     step = -1
@@ -226,9 +231,9 @@ def test_mutant_whose_links_point_at_another_file_is_caught(tmp_path, monkeypatc
 def test_mutant_without_a_part_of_it_is_caught(tmp_path, monkeypatch, part):
     mutants = {
         '_drop_former': (checkpointing.links, lambda *arguments: None),
-        'refresh': (checkpointing.links, lambda *arguments: None),
+        'refresh': (checkpointing.links, lambda *arguments: {}),
         'removable': (checkpointing.manager, lambda *arguments: []),
-        'pinned': (checkpointing.retention, lambda folder: set()),
+        'pinned': (checkpointing.retention, lambda files: set()),
     }
     module, mutant = mutants[part]
     monkeypatch.setattr(module, part, mutant)

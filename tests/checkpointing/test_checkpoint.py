@@ -12,7 +12,7 @@ from support.faults import FailingDisk
 
 from checkpointing.content import Content, read_content
 from checkpointing.manager import Checkpoints, Point
-from checkpointing.record import CheckpointError, Record, _sealed, read_records
+from checkpointing.record import CheckpointError, Listing, Record, _sealed, read_records
 from checkpointing.resume import decide, refuse_overwriting
 from checkpointing.retention import Policy, decide_kept
 from common.files import Disk, write_new
@@ -108,6 +108,19 @@ def test_best(tmp_path, mode, metrics, best):
         assert not (tmp_path / 'best.pth').exists()
     else:
         assert torch.load(tmp_path / 'best.pth')['w'][0] == best
+
+
+def test_a_best_that_a_later_threshold_excludes_is_no_longer_called_so(tmp_path):
+    for step, value in enumerate((0.5, 0.7)):
+        save(checkpoints(tmp_path, monitor='m', best_name='b-{m}'), step, {'m': value})
+    assert {'best.pth', 'b-0.5.pth'} < set(names(tmp_path))
+    made = checkpoints(tmp_path, monitor='m', best_name='b-{m}', threshold=0.4)
+    assert not made.would_be_kept({'m': 0.41})
+    assert made.would_be_kept({'m': 0.4})
+    save(made, 2, {'m': 0.6})
+    assert [name for name in names(tmp_path) if name.startswith('b')] == []
+    save(made, 3, {'m': 0.4})
+    assert torch.load(tmp_path / 'best.pth')['w'][0] == 3
 
 
 def test_a_failed_save_is_counted_and_says_what_is_needed(tmp_path, caplog):
@@ -309,7 +322,7 @@ def test_a_best_that_somebody_removed_is_told_and_its_last_copy_is_not_written_o
     save(made, 5, {'valid_loss': 6})
     assert torch.load(tmp_path / 'best.pth.aside')['w'][0] == 1
     assert (tmp_path / 'epoch-0-iter-1.json').exists()
-    kept = decide_kept(read_records(tmp_path), made.policy, tmp_path)
+    kept = decide_kept(read_records(tmp_path), made.policy, Listing(tmp_path))
     assert kept['epoch-0-iter-1'].reasons == ('its weights are damaged or gone',)
 
 

@@ -29,6 +29,16 @@ def test_prune_does_what_the_dry_run_says(run, capsys):
     assert call(capsys, 'verify')[0] == 0
 
 
+def test_prune_removes_what_was_set_aside_of_the_run_itself(run, capsys):
+    own, other = run / 'epoch-0-iter-3.pth.aside', run / 'epoch-0-iter-9.pth.aside'
+    own.write_bytes((run / 'epoch-0-iter-3.pth').read_bytes())
+    foreign(other)
+    assert f'would remove {own.name}' in call(capsys, 'prune', run, '--dry-run')[1]
+    code, out, _ = call(capsys, 'prune', run)
+    assert (code, own.exists(), other.exists()) == (0, False, True)
+    assert f'left alone: {other.name}' in out
+
+
 def test_prune_by_flags_instead_of_the_runs_policy(in_tmp, capsys):
     run = make(Path('checkpoint/run'), {s: 10 - s for s in range(8)}, checkpoint_keep=6, checkpoint_keep_states=2)
     (run / 'epoch-0-iter-0.pin').touch()

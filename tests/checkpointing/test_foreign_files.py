@@ -25,6 +25,7 @@ from support.faults import (
 from checkpointing.manager import Checkpoints, Point
 from checkpointing.record import CheckpointError
 from checkpointing.resume import refuse_overwriting
+from checkpointing.retention import Policy
 
 
 @pytest.fixture(autouse=True)
@@ -163,6 +164,31 @@ def test_files_of_others_outlive_a_run(tmp_path):
         *(name for name in ENTRIES if name.startswith(('epoch-1', 'epoch-2', 'best', 'last'))),
         *('epoch-6.json', 'epoch-8-iter-801.json', 'epoch-8-iter-802.json'),
     }
+
+
+def test_of_what_was_set_aside_only_what_a_checkpoint_holds_goes(tmp_path):
+    """Earlier versions set aside what a kill had left of the run itself."""
+    made = checkpoints(tmp_path, policy=Policy())
+    play_well(made, SAVES[:1])
+    first = snapshot(tmp_path)
+    play_well(made, SAVES[1:3])
+    weights, state = 'epoch-0-iter-5.pth', 'epoch-0-iter-1.state.pth'
+    os.link(tmp_path / weights, tmp_path / f'{weights}.aside')
+    (tmp_path / f'{weights}.aside1').write_bytes((tmp_path / weights).read_bytes())
+    (tmp_path / f'{state}.aside').write_bytes(first[state])
+    # Another content of the same size, a link, and what nobody else holds any more.
+    (tmp_path / f'{weights}.aside2').write_bytes(bytes((tmp_path / weights).stat().st_size))
+    (tmp_path / f'{weights}.aside3').symlink_to(weights)
+    (tmp_path / 'epoch-0-iter-1.pth').rename(tmp_path / 'epoch-0-iter-1.pth.aside')
+    foreign = {
+        name: data for name, data in inodes(tmp_path).items() if data[2].endswith(('aside2', 'aside3', '1.pth.aside'))
+    }
+    assert len(foreign) == 3
+    checkpoints(tmp_path, policy=Policy()).open()
+    assert [name for name in sorted(snapshot(tmp_path)) if 'aside' in name] == [
+        'epoch-0-iter-1.pth.aside', f'{weights}.aside2', f'{weights}.aside3',
+    ]  # fmt: skip
+    check_kept(foreign, tmp_path)
 
 
 def test_a_link_to_a_disk_that_is_away_outlives_a_run(tmp_path):

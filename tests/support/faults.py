@@ -8,6 +8,7 @@ import errno
 import functools
 import os
 import signal
+import time
 from dataclasses import dataclass
 from types import SimpleNamespace
 
@@ -129,7 +130,11 @@ FIRST, RENEWING, PRUNING = 0, 4, 6
 
 def stop_clock(monkeypatch):
     """Records are written at one moment, so that their bytes are known."""
-    monkeypatch.setattr(checkpointing.record, 'time', SimpleNamespace(strftime=lambda form: '2026-01-01T00:00:00+0000'))
+    monkeypatch.setattr(
+        checkpointing.record,
+        'time',
+        SimpleNamespace(strftime=lambda form: '2026-01-01T00:00:00+0000', time_ns=time.time_ns),
+    )
 
 
 def content(step, size=64):

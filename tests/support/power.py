@@ -38,12 +38,15 @@ class PowerCut:
 
     Of a file's content what was written since its last fsync may be there, missing, cut short, zeros or garbage. Of
     the folder's changes since its last fsync each may be lost by itself; those of one name come in their order, and a
-    rename changes both names or none.
+    rename changes both names or none. The folder itself may be lost if it was made since the last fsync of its parent.
     """
+
+    folder: Path
 
     names: dict = field(default_factory=dict)
     pending: list = field(default_factory=list)
     inodes: dict = field(default_factory=lambda: defaultdict(Inode))
+    made: list = field(default_factory=list)
 
     def apply(self, event):
         kind, *values = event
@@ -57,10 +60,14 @@ class PowerCut:
             self.inodes[values[0]].durable = self.inodes[values[0]].current
         elif kind == 'there':
             self.names.update(values[0])
+        elif kind == 'make_folder':
+            self.made.append(values[0])
         elif kind == 'fsync_folder':
-            for change in self.pending:
-                self.names.update(change)
-            self.pending.clear()
+            self.made = [path for path in self.made if path.parent != values[0]]
+            if values[0] == self.folder:
+                for change in self.pending:
+                    self.names.update(change)
+                self.pending.clear()
 
     def draw(self, rng, folder):
         """Makes a folder of one of the disks that are possible."""
@@ -70,6 +77,8 @@ class PowerCut:
                 names.update(change)
             else:
                 lost.update(change)
+        if any(rng.random() >= chance for _ in self.made):
+            return
         folder.mkdir()
         first = {}
         for name, inode in names.items():
@@ -128,7 +137,9 @@ class LoggingDisk(WatchedDisk):
         elif name == 'unlink':
             self._change({first: None})
         elif name == 'fsync_folder':
-            self.events.append(('fsync_folder',))
+            self.events.append(('fsync_folder', arguments[0]))
+        elif name == 'make_folder':
+            self.events.append(('make_folder', arguments[0]))
 
     def _change(self, names):
         self.names = {name: number for name, number in {**self.names, **names}.items() if number is not None}

@@ -142,6 +142,16 @@ def test_the_best_validation_gets_a_checkpoint_that_was_not_due(tiny, monkeypatc
     assert [r.step for r in read_records(RUN) if r.reason == 'best'] == sorted(steps_with('weights'))[:2]
 
 
+def test_nothing_worse_than_the_threshold_is_called_best(tiny, monkeypatch):
+    score(monkeypatch, 0.5, 0.4, 0.6, 0.35)
+    words = {**EIGHT, 'checkpoint_interval': 100, 'checkpoint_epoch_interval': 100}
+    assert train_base.main(flags('run', **words, monitor_threshold=0.38, max_steps=4)) == 0
+    assert reasons() == {'epoch-0-iter-3': 'end'}
+    score(monkeypatch, 0.5, 0.4, 0.6, 0.55)
+    assert train_base.main(flags('other', **words, monitor_threshold=0.38, max_steps=4)) == 0
+    assert [name for name in names('checkpoint/other') if name.startswith(('best', 'last'))] == ['last.pth']
+
+
 @pytest.mark.parametrize(
     ('template', 'message'),
     [

@@ -179,6 +179,7 @@ def test_a_run_is_never_written_over(in_tmp, capsys):
          ['--monitor valid_iou: not one of valid_fg_mse, valid_grad, valid_loss, valid_mad, valid_mse, valid_sad\n']),
         (train_base, {'batch_size': 3, 'accumulate': 4, 'synthetic_size': 13},
          ['some batches have 6 samples, and at least 8 are needed']),
+        (train_base, {'monitor_threshold': 'nan'}, ['--monitor-threshold nan: must be a finite number']),
         (train_refine, {'model_backbone_scale': 0.8}, ['--model-backbone-scale 0.8']),
         (train_refine, {'model_refine_sample_pixels': 3}, ['--model-refine-sample-pixels 3']),
         (train_refine, {'model_refine_threshold': 7}, ['--model-refine-threshold 7.0']),
