@@ -30,6 +30,7 @@ bench: .venv/installed
 	$(BIN)/python benchmarks/resolution_curve.py
 	$(BIN)/python benchmarks/checkpoint_save.py
 	$(BIN)/python benchmarks/resume.py
+	$(BIN)/python benchmarks/record_growth.py
 	$(BIN)/python benchmarks/video_memory.py --frames 300 3000
 
 .venv/installed: pyproject.toml constraints.txt

@@ -279,6 +279,16 @@ def test_checkpoint_save(script, tmp_path, capsys):
 
 
 @pytest.mark.slow
+def test_record_growth(script, in_tmp, capsys):
+    script('record_growth').main(['--counts', '3', '12', '--repeats', '1'])
+    told = capsys.readouterr().out.splitlines()
+    assert told[2].split() == ['checkpoints', 'to', 'go', 'on', 'a', 'save', 'list', '--fast']
+    assert [line.split()[0] for line in told[3:]] == ['3', '12']
+    assert all(float(figure) > 0 for line in told[3:] for figure in line.split()[1:])
+    assert list(in_tmp.iterdir()) == []
+
+
+@pytest.mark.slow
 @pytest.mark.timeout(900)
 def test_resume_in_processes(script, in_tmp, capsys):
     script('resume').main(['--steps', '3', '7', '--repeats', '1'])
