@@ -8,7 +8,7 @@ from __future__ import annotations
 import argparse
 import itertools
 import math
-import uuid
+import tempfile
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -128,15 +128,19 @@ def prepare(scripts: Mapping[str, Any], given: argparse.Namespace, state: State,
     from .distributed import Ranks
     from .stage import log as stage_log
 
-    script, args = _command_line(scripts, given, state, record)
-    ranks = Ranks(choose_device(args.device))
-    keep_memory(ranks.device.type)
-    # What a beginning run says of its first weights, which are never used here.
-    stage_log.disabled = True
-    try:
-        return Bench(script.make_run(args, ranks), args)
-    finally:
-        stage_log.disabled = False
+    # A run has a folder, of which nothing is needed here.
+    with tempfile.TemporaryDirectory() as folder:
+        script, args = _command_line(scripts, given, state, record, folder)
+        ranks = Ranks(choose_device(args.device))
+        keep_memory(ranks.device.type)
+        # What a beginning run says of its first weights, which are never used here.
+        stage_log.disabled = True
+        try:
+            run = script.make_run(args, ranks)
+        finally:
+            stage_log.disabled = False
+        run.checkpoints.close()
+    return Bench(run, args)
 
 
 def judge(
@@ -223,9 +227,9 @@ def _percent(difference: float, of: float) -> str:
 
 
 def _command_line(
-    scripts: Mapping[str, Any], given: argparse.Namespace, state: State, record: Record | None
+    scripts: Mapping[str, Any], given: argparse.Namespace, state: State, record: Record | None, folder: str
 ) -> tuple[Any, argparse.Namespace]:
-    """Return the stage script for weights, and its checked command line."""
+    """Return the stage script for weights, and its checked command line of a run in a folder."""
     from checkpointing.origin import network_of
 
     network = network_of(state)
@@ -242,8 +246,8 @@ def _command_line(
         if name in OF_THE_REFINER and not refines:
             raise ValueError(f'{cli.flag(name)}: these are weights of the base stage, which has no refiner')
         values[name] = getattr(given, name)
-    # A name of its own, since nothing is read from or written to the folder of a run.
-    values |= {'dataset_name': given.dataset_name, 'model_backbone': network[1], 'model_name': uuid.uuid4().hex}
+    values |= {'dataset_name': given.dataset_name, 'model_backbone': network[1]}
+    values |= {'model_name': 'scored', 'checkpoint_dir': folder, 'log_dir': folder}
     if refines:
         values['model_refine_kernel_size'] = state['refiner.conv1.weight'].shape[2]
     if getattr(given, 'batch_norm', None) == 'reestimate':

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import hashlib
 import logging
 import multiprocessing
@@ -265,77 +266,62 @@ def begin(
     folder = settings.run.checkpoint_dir / settings.run.model_name
     disk = Disk()
     lock = FolderLock(folder, disk=disk)
-    try:
+    with contextlib.ExitStack() as refused:
+        refused.callback(lock.release)
         if ranks.first:
             # Before anything is decided: of two first starts at once, the second sees what the first has made.
             lock.take()
             rehearse(disk, folder)
-        return _begin(stage, settings, ranks, data, network, optimizer, step, refiner, folder, disk, lock)
-    except BaseException:
-        lock.release()
-        raise
+        identity = {'backbone': settings.run.model_backbone, **data.identity}
+        if refiner is not None:
+            identity |= refiner_identity(refiner)
+        # The first rank writes records and decides; the others find the same files or fail.
+        lists = {kind: list_sizes(*files) for kind, files in data.files.items()} if ranks.first else {}
+        identity |= {kind: hashlib.sha256(text).hexdigest() for kind, text in lists.items()}
+        last, start = settings.run.model_last_checkpoint, settings.run.model_start_weights
+        accept = settings.run.accept_changed_data
+        resume = ranks.in_turn(lambda: decide(last, folder, stage, identity, start, lists, accept, disk))
+        dtype = _precision(settings.run.precision, resume.record, ranks.device)
+        ema = EMA(network, settings.run.ema_decay) if settings.run.ema_decay else None
+        state = TrainingState(network, optimizer, make_scaler(ranks.device, dtype), ema)
+        schedule = Schedule(settings.schedule, data.plan.steps_per_epoch)
+        _put_in_place(settings, state, resume, schedule, folder, () if refiner is None else ('refiner.',))
+        position = state.progress.step
+        log.info(
+            '%s stage on %s in %s, %d rank%s; %d + %d training pictures, %d steps of an epoch; steps %d to %d',
+            stage, ranks.device, str(dtype).removeprefix('torch.'), ranks.world, 's' * (ranks.world > 1),
+            data.plan.mattes, data.plan.backgrounds, schedule.steps_per_epoch, position, schedule.end,
+        )  # fmt: skip
+        if ranks.agree(position, -position) != [position, -position]:
+            raise ValueError(
+                '--checkpoint-dir: the ranks see different checkpoints; all machines must share that folder'
+            )
+        log_dir = settings.run.log_dir
+        mark = mark_of(stage, folder, log_dir)
+        options = {**settings.options, 'precision': str(dtype).removeprefix('torch.')}
+        if resume.record is not None:
 
+            def factor(options: Mapping[str, Any]) -> float:
+                return replace(schedule, settings=ScheduleSettings.from_options(options)).learning_rate_factor(position)
 
-def _begin(
-    stage: str,
-    settings: TrainingSettings,
-    ranks: Ranks,
-    data: Data,
-    network: nn.Module,
-    optimizer: torch.optim.Optimizer,
-    step: Step,
-    refiner: RefinerSettings | None,
-    folder: Path,
-    disk: Disk,
-    lock: FolderLock,
-) -> Run:
-    """Begin a run in a folder that is locked."""
-    identity = {'backbone': settings.run.model_backbone, **data.identity}
-    if refiner is not None:
-        identity |= refiner_identity(refiner)
-    # The first rank writes records and decides; the others find the same files or fail.
-    lists = {kind: list_sizes(*files) for kind, files in data.files.items()} if ranks.first else {}
-    identity |= {kind: hashlib.sha256(text).hexdigest() for kind, text in lists.items()}
-    last, start = settings.run.model_last_checkpoint, settings.run.model_start_weights
-    accept = settings.run.accept_changed_data
-    resume = ranks.in_turn(lambda: decide(last, folder, stage, identity, start, lists, accept, disk))
-    dtype = _precision(settings.run.precision, resume.record, ranks.device)
-    ema = EMA(network, settings.run.ema_decay) if settings.run.ema_decay else None
-    state = TrainingState(network, optimizer, make_scaler(ranks.device, dtype), ema)
-    schedule = Schedule(settings.schedule, data.plan.steps_per_epoch)
-    _put_in_place(settings, state, resume, schedule, folder, () if refiner is None else ('refiner.',))
-    position = state.progress.step
-    log.info(
-        '%s stage on %s in %s, %d rank%s; %d + %d training pictures, %d steps of an epoch; steps %d to %d',
-        stage, ranks.device, str(dtype).removeprefix('torch.'), ranks.world, 's' * (ranks.world > 1),
-        data.plan.mattes, data.plan.backgrounds, schedule.steps_per_epoch, position, schedule.end,
-    )  # fmt: skip
-    if ranks.agree(position, -position) != [position, -position]:
-        raise ValueError('--checkpoint-dir: the ranks see different checkpoints; all machines must share that folder')
-    log_dir = settings.run.log_dir
-    mark = mark_of(stage, folder, log_dir)
-    options = {**settings.options, 'precision': str(dtype).removeprefix('torch.')}
-    if resume.record is not None:
-
-        def factor(options: Mapping[str, Any]) -> float:
-            return replace(schedule, settings=ScheduleSettings.from_options(options)).learning_rate_factor(position)
-
-        if changes := changes_since(resume.record.options, options, factor):
-            log.info('changed since %s, from step %d on: %s', resume.record.name, position, changes)
-    return Run(
-        state=state,
-        net=distributed.distribute(network, ranks, settings.run.compile),
-        batches=data.training_batches(ranks, position, schedule.end),
-        valid_batches=data.validation_batches(ranks),
-        step=step,
-        settings=settings.loop,
-        schedule=schedule,
-        ranks=ranks,
-        dtype=dtype,
-        checkpoints=Checkpoints(folder, stage, resume.run, identity, settings.policy, options, lock, lists, disk),
-        logger=Logger(log_dir / settings.run.model_name, position, schedule.end, ranks.first, mark),
-        resumed=resume.record,
-    )
+            if changes := changes_since(resume.record.options, options, factor):
+                log.info('changed since %s, from step %d on: %s', resume.record.name, position, changes)
+        run = Run(
+            state=state,
+            net=distributed.distribute(network, ranks, settings.run.compile),
+            batches=data.training_batches(ranks, position, schedule.end),
+            valid_batches=data.validation_batches(ranks),
+            step=step,
+            settings=settings.loop,
+            schedule=schedule,
+            ranks=ranks,
+            dtype=dtype,
+            checkpoints=Checkpoints(folder, stage, resume.run, identity, settings.policy, options, lock, lists, disk),
+            logger=Logger(log_dir / settings.run.model_name, position, schedule.end, ranks.first, mark),
+            resumed=resume.record,
+        )
+        refused.pop_all()
+        return run
 
 
 def _precision(name: str, resumed: Record | None, device: torch.device) -> torch.dtype:

@@ -228,6 +228,7 @@ def test_members_score_what_training_measured_and_the_average_is_judged(trained,
     assert ('the average wins' if losses['the average'] < best else 'the average LOSES') in out
     assert f'{losses["the average"]:.6g}' in out
     assert made['batch_norm'] == 'BatchNorm statistics averaged'
+    assert [path.name for path in Path('checkpoint').iterdir()] == ['whole']
 
 
 def test_statistics_are_estimated_anew_and_both_kinds_are_scored(trained, monkeypatch, capsys):
