@@ -45,8 +45,8 @@ class StopSignals:
     """Catches SIGINT, SIGTERM and SIGHUP while the block runs.
 
     The first one is answered; repeats in the next `REPEAT_SECONDS` count as the same one, and a later one ends the
-    process at once. Handlers stay after the block if a signal came, since threads that finish their files must not be
-    torn down by a repeat; else what was there comes back. A SIGHUP that is ignored, as nohup asks for, stays ignored.
+    process at once. If one came, all are ignored after the block, since what finishes its files then must not be torn
+    down with the interpreter; else what was there comes back. A SIGHUP that is ignored, as by nohup, stays ignored.
     Other threads than the main one get no signals.
 
     Args:
@@ -88,8 +88,8 @@ class StopSignals:
             self._insist(number)
 
     def __exit__(self, *_: object) -> None:
-        for number, handler in self._previous.items() if not self.number else ():
-            signal.signal(number, handler or signal.SIG_DFL)  # type: ignore[arg-type]
+        for number, handler in self._previous.items():
+            signal.signal(number, signal.SIG_IGN if self.number else handler or signal.SIG_DFL)  # type: ignore[arg-type]
 
     @property
     def exit_code(self) -> int:

@@ -5,6 +5,7 @@ import os
 os.environ.setdefault('OMP_NUM_THREADS', '1')
 
 import logging
+import signal
 from pathlib import Path
 
 import pytest
@@ -14,13 +15,16 @@ from support.inference_case import Case, photo, room, save, save_networks
 
 
 @pytest.fixture(autouse=True)
-def own_logging():
-    """What a script makes of logging ends with the test."""
-    root = logging.getLogger()
+def restored_process():
+    """What a script makes of logging and of signals ends with the test."""
+    root, numbers = logging.getLogger(), (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1)
     handlers, level = root.handlers[:], root.level
+    answers = [signal.getsignal(number) for number in numbers]
     yield
     root.handlers[:] = handlers
     root.setLevel(level)
+    for number, answer in zip(numbers, answers):
+        signal.signal(number, answer)
 
 
 @pytest.fixture

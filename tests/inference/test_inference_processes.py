@@ -91,7 +91,7 @@ def test_an_interrupt_during_the_imports_is_one_line(folder: Path, module: str) 
 def test_handlers_are_put_back_where_no_signal_came() -> None:
     before = signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)
     with StopSignals() as signals:
-        assert signal.getsignal(signal.SIGINT) == signals._stop
+        assert signal.getsignal(signal.SIGINT) == signals._handle
     assert (signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)) == before
     assert signals.number == 0
 
