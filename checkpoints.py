@@ -209,7 +209,7 @@ def prune(args: argparse.Namespace) -> int:
 def _prune_run(run: RecordedRun, args: argparse.Namespace) -> str | None:
     """Prune one run; return why it was not done, or None."""
     from checkpointing.inventory import freed
-    from checkpointing.links import refresh
+    from checkpointing.links import refresh, still_named
     from checkpointing.record import Listing
     from checkpointing.retention import removable, remove, superfluous_asides
     from common.files import Disk
@@ -227,13 +227,17 @@ def _prune_run(run: RecordedRun, args: argparse.Namespace) -> str | None:
     if problem := newest.problem(run.folder):
         return f'{run}: its newest checkpoint is damaged ({problem}); nothing of this run is removed'
     files = Listing(run.folder)
-    paths = removable(run.records, policy, files) + superfluous_asides(run.records, files)
+    failed = {} if args.dry_run else refresh(Disk(), files, run.records, newest, policy)
+    for name, error in failed.items():
+        print(f'  {name} is not renewed: {error}')
+    files.look()
+    held = still_named(failed, files, run.records)
+    paths = removable(run.records, policy, files, held) + superfluous_asides(run.records, files)
     print(f'{run}: {policy_words(policy)}')
     for path in paths:
         print(f'  {"would remove" if args.dry_run else "removes"} {path.name}, {megabytes(path.stat().st_size)}')
     total = freed(paths)
     if not args.dry_run:
-        refresh(Disk(), files, run.records, newest, policy)
         remove(Disk(), run.folder, paths)
     hint = '' if paths else '; --keep N, --best K and --keep-states N say what to keep'
     print(f'  {len(paths)} files, {megabytes(total)}{hint}')

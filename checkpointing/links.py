@@ -75,7 +75,7 @@ def _renew(disk: Disk, files: Listing, records: Sequence[Record], name: str, fil
             return
         if not _is_listed(name, files):
             raise CheckpointError(f'{path}: on this disk another file has that name')
-        if not is_of(path, files.folder, records) and not _is_of_one_set_aside(path, files.folder):
+        if not owner_of(path, files.folder, records) and not _is_of_one_set_aside(path, files.folder):
             set_aside(disk, path)
     link_file(disk, source, path, files.folder / f'.link.{run}.tmp')
 
@@ -93,9 +93,13 @@ def _drop_former(
     wanted: Collection[str],
     failed: dict[str, OSError | CheckpointError],
 ) -> None:
-    """Remove links by the template, and by former ones of this run, that are no longer wanted."""
+    """Remove links by the template, and by former ones of this run, that are no longer wanted; so may be best.pth."""
     given = {policy.best_name, *(r.options.get('checkpoint_best_name') for r in records)}
-    templates = ['best', *(template for template in given if template)]
+    templates = [template for template in given if template]
+    if 'best.pth' in files.names and 'best.pth' not in wanted:
+        with _noting(failed, 'best.pth'):
+            if owner_of(files.folder / 'best.pth', files.folder, records):
+                disk.unlink(files.folder / 'best.pth')
     # Only what the folder itself lists: on some disks `Epoch-0.pth` leads to the weights of `epoch-0.pth`.
     others = {n for n in files.names if n.endswith('.pth') and n not in wanted and not n.startswith(('.', 'epoch-'))}
     for record in records if others else ():
@@ -104,7 +108,7 @@ def _drop_former(
                 stem = _filled_in(record, template)
                 for name in others & {f'{stem}.pth', f'{stem}-{record.step}.pth'}:
                     with _noting(failed, name):
-                        if is_of(files.folder / name, files.folder, [record]):
+                        if owner_of(files.folder / name, files.folder, [record]):
                             disk.unlink(files.folder / name)
 
 
@@ -202,18 +206,28 @@ def free_name(path: Path) -> Path:
     return next(candidate for candidate in numbered if not os.path.lexists(candidate))
 
 
-def is_of(path: Path, folder: Path, records: Sequence[Record]) -> bool:
-    """Return whether a link, or a copy, was made of one of the records' files that is still there."""
+def owner_of(path: Path, folder: Path, records: Sequence[Record]) -> Record | None:
+    """Return the newest record that a link, or a copy, was made of one of whose files, if that is still there."""
     if not path.is_file():
-        return False
-    found, there = path.stat(), []
-    for file in (f for r in reversed(records) for kind, f in r.files.items() if kind != 'state'):
+        return None
+    found = path.stat()
+    by_sha256: dict[str, Record] = {}
+    for record, file in ((r, f) for r in reversed(records) for kind, f in r.files.items() if kind != 'state'):
         with contextlib.suppress(OSError):
             if os.path.samestat(found, os.stat(folder / file.name)):
-                return True
-            there.append(file)
-    sha256s = {file.sha256 for file in there if file.size == found.st_size}
-    return bool(sha256s) and digest(path) in sha256s
+                return record
+            if file.size == found.st_size:
+                by_sha256.setdefault(file.sha256, record)
+    return by_sha256.get(digest(path)) if by_sha256 else None
+
+
+def still_named(failed: Collection[str], files: Listing, records: Sequence[Record]) -> set[str]:
+    """Return the checkpoints that links name which `refresh` could not renew or remove.
+
+    They stay, since without them such a link would be taken for somebody's file.
+    """
+    links = (files.folder / name for name in files.names & set(failed))
+    return {record.name for link in links if (record := owner_of(link, files.folder, records))}
 
 
 def _is_of_one_set_aside(path: Path, folder: Path) -> bool:

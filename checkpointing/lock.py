@@ -38,9 +38,12 @@ class FolderLock:
         """Take the lock; taking it twice is fine.
 
         Raises:
-            CheckpointError: another process has it, or the folder belongs to somebody else.
+            CheckpointError: another process has it, the folder belongs to somebody else, or it is gone since the lock
+                was taken.
             OSError: the folder cannot be written to.
         """
+        if self.file is not None and not self._is_at_its_path(self.file):
+            raise CheckpointError(f'{self.path.parent}: the folder is gone: renamed or unmounted since the start')
         if self.file is not None:
             return
         deadline = time.monotonic() + self.patience

@@ -183,7 +183,10 @@ class Checkpoints:
     def would_be_kept(self, metrics: dict[str, float]) -> bool:
         """Return whether a checkpoint with these metrics would be among the best."""
         self.settle()
-        files = self._listing()
+        try:
+            files = self._listing()
+        except OSError:
+            return True  # the save that follows finds the same, and counts it
         records = [r for r in self._own(files) if files.has(r, 'weights')]
         candidate = Record(self.run, self.stage, '', -1, 0, metrics, '', self.identity, {})
         return candidate in self.policy.best_records([*records, candidate])
@@ -393,20 +396,18 @@ class Checkpoints:
             newest: the last checkpoint.
             asides: whether what was set aside is looked through, too; reads files.
         """
-        files, folder = self._listing(), self.folder
-        records = self._own(files)
-        failed = links.refresh(self.disk, files, records, newest, self.policy)
-        said, self._stale_links = self._stale_links, set()
-        for name, error in failed.items():
-            what = name if name in ('last.pth', 'best.pth') else f'--checkpoint-best-name {self.policy.best_name}'
-            if what not in said | self._stale_links:
-                log.warning('%s: links for people are not renewed (%s): %s', folder, what, error)
-            self._stale_links.add(what)
+        folder = self.folder
         try:
-            # The weights of a link that stays do too: without them it would be taken for somebody's file.
-            old = failed.keys() & files.names
-            held = {r.name for name in old for r in records if links.is_of(folder / name, folder, [r])}
-            paths = removable(records, self.policy, files, held)
+            files = self._listing()
+            records = self._own(files)
+            failed = links.refresh(self.disk, files, records, newest, self.policy)
+            said, self._stale_links = self._stale_links, set()
+            for name, error in failed.items():
+                what = name if name in ('last.pth', 'best.pth') else f'--checkpoint-best-name {self.policy.best_name}'
+                if what not in said | self._stale_links:
+                    log.warning('%s: links for people are not renewed (%s): %s', folder, what, error)
+                self._stale_links.add(what)
+            paths = removable(records, self.policy, files, links.still_named(failed, files, records))
             paths += superfluous_asides(records, files) if asides else []
             remove(self.disk, folder, paths)
         except OSError as error:

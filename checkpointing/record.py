@@ -46,6 +46,10 @@ class FormatError(CheckpointError):
     """A whole record of a format that this version does not read."""
 
 
+class UnreadableError(CheckpointError):
+    """A file that the system does not give, which says nothing about what it holds."""
+
+
 @dataclass(frozen=True)
 class File:
     """A file of a checkpoint: its name in the folder, its size in bytes, the sha256 of its content in hex."""
@@ -94,12 +98,15 @@ class Record:
         Raises:
             ForeignFileError: it is no record.
             FormatError: it is one of another format.
-            CheckpointError: it is a damaged one, or cannot be read.
+            UnreadableError: the system does not give it.
+            CheckpointError: it is a damaged one.
         """
         try:
             raw = path.read_bytes()
             content = _parse(raw.decode())
-        except (OSError, ValueError, RecursionError) as error:
+        except OSError as error:
+            raise UnreadableError(f'{path}: cannot be read: {error.strerror}') from None
+        except (ValueError, RecursionError) as error:
             raise CheckpointError(f'{path}: not a checkpoint record ({error})') from None
         names = {f.name for f in fields(Record)}
         # Damage changes a few bytes: what shares less than half of its names with a record is somebody else's.

@@ -73,11 +73,15 @@ class StopSignals:
         self._previous: dict[int, object] = {}
 
     def __enter__(self) -> StopSignals:
+        self.catch()
+        return self
+
+    def catch(self) -> None:
+        """Catch the signals, also where other code has taken them since."""
         numbers = [getattr(signal, name) for name in self._names if hasattr(signal, name)]
         for number in numbers if in_main_thread() else ():
             if signal_name(number) != 'SIGHUP' or signal.getsignal(number) is not signal.SIG_IGN:
-                self._previous[number] = signal.signal(number, self._handle)
-        return self
+                self._previous.setdefault(number, signal.signal(number, self._handle))
 
     def _handle(self, number: int, _: FrameType | None) -> None:
         now = time.monotonic()
@@ -156,9 +160,11 @@ def kept(name: str) -> Iterator[None]:
     """Put a signal's handler back to what it was before the block, whatever the block made of it."""
     number = getattr(signal, name, None) if in_main_thread() else None
     before = None if number is None else signal.getsignal(number)
-    yield
-    if number is not None:
-        signal.signal(number, before or signal.SIG_DFL)
+    try:
+        yield
+    finally:
+        if number is not None:
+            signal.signal(number, before or signal.SIG_DFL)
 
 
 class Interruption:
@@ -222,5 +228,6 @@ def run_until_stopped(work: Callable[[], int], message: str) -> int:
             # A signal during an import may come out as any error.
             if not (signals.number or isinstance(error, KeyboardInterrupt)):
                 raise
-            print(message, file=sys.stderr)
+            with contextlib.suppress(OSError):  # the terminal may be the one that was closed
+                print(message, file=sys.stderr, flush=True)
             return signals.exit_code

@@ -9,9 +9,9 @@ import signal
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from datetime import timedelta
 from typing import Any
 
 import torch
@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from common.devices import choose_device, cores
-from common.signals import StopSignals
+from common.signals import StopSignals, signal_name
 
 log = logging.getLogger(__name__)
 
@@ -55,13 +55,22 @@ class Ranks:
         try:
             if self.first:
                 self.store.set('failed', '')
+                # The store may be this process's, and asking one that is gone prints a page.
+                self._see([f'heard by {rank}' for rank in range(1, self.world)], seconds=3)
                 return False
-            self.store.wait(['failed'], timedelta(seconds=10))
-        except dist.DistStoreError:
-            return False
+            told = self._see(['failed'], seconds=10)
+            self.store.set(f'heard by {self.rank}', '')
+            return told
         except RuntimeError:
             return True  # it has ended, and the store with it
-        return True
+
+    def _see(self, keys: list[str], seconds: float) -> bool:
+        """Wait for notes of other ranks; the store's own waiting prints warnings."""
+        assert self.store is not None
+        deadline = time.monotonic() + seconds
+        while not (found := self.store.check(keys)) and time.monotonic() < deadline:
+            time.sleep(0.05)
+        return found
 
     def in_turn(self, function: Callable[[], Any]) -> Any:
         """Call a function on the first rank, then on the others, which find done what it did."""
@@ -120,31 +129,40 @@ def launch(command: Sequence[str], count: int) -> int:
     store = dist.TCPStore('localhost', 0, is_master=True, wait_for_workers=False)
     shared = {
         'MASTER_ADDR': 'localhost', 'MASTER_PORT': f'{store.port}', 'TORCHELASTIC_USE_AGENT_STORE': 'True',
-        'WORLD_SIZE': f'{count}', 'LOCAL_WORLD_SIZE': f'{count}',
+        'WORLD_SIZE': f'{count}', 'LOCAL_WORLD_SIZE': f'{count}', 'TORCHELASTIC_RESTART_COUNT': '0',
     }  # fmt: skip
     environments = {rank: {**shared, 'RANK': f'{rank}', 'LOCAL_RANK': f'{rank}'} for rank in range(count)}
     os.environ.setdefault('OMP_NUM_THREADS', str(max(1, cores() // count)))
     os.environ['TORCHELASTIC_SIGNALS_TO_HANDLE'] = ''  # it would answer by an exception, and a second one ends all
     ranks: PContext | None = None
+    send = getattr(os, 'killpg', os.kill)  # each rank leads a group of its own, but on Windows
 
     def pass_on(number: int) -> None:
         for rank in () if ranks is None else ranks.pids().values():
             with contextlib.suppress(ProcessLookupError):
-                os.killpg(rank, number)
+                send(rank, number)
 
     signals = StopSignals(pass_on, insist=lambda _: pass_on(signal.SIGKILL), names=('SIGUSR1',))
     # The launcher wants a folder for logs, of which there are none.
     with tempfile.TemporaryDirectory() as logs, signals:
         arguments = dict.fromkeys(range(count), tuple(command))
         ranks = start_processes('ranks', sys.executable, arguments, environments, DefaultLogsSpecs(logs))
+        signals.catch()  # versions of torch that do not ask the environment have taken them
         if signals.number:
             pass_on(signals.number)
         result = ranks.wait(period=0.2)
     if signals.number:
         return signals.exit_code
     failures = result.failures.values() if result else ()
-    code = min(failures, key=lambda failure: failure.timestamp).exitcode if failures else 0
-    return code if code >= 0 else 128 - code
+    if not failures:
+        return 0
+    first = min(failures, key=lambda failure: failure.timestamp)
+    if first.exitcode < 0:
+        print(f'error: rank {first.local_rank} was killed by {signal_name(-first.exitcode)}', file=sys.stderr)
+    return first.exitcode if first.exitcode >= 0 else 128 - first.exitcode
+
+
+PEER = 'another rank has ended or cannot be reached; what it printed says why'
 
 
 def is_of_peer(error: BaseException) -> bool:

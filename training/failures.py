@@ -12,11 +12,11 @@ from common.cli import out_of_memory
 # Of messages by torch and the system: what each means, and what helps.
 CAUSES = (
     (
-        r'Bus error|(out of|insufficient) shared memory|</?torch_\d+.*(No space left|Cannot allocate)',
+        r'</?torch_\d+.*(No space left|Cannot allocate)',
         'shared memory (/dev/shm) is full: give a container more (--shm-size), or lower --num-workers or --batch-size',
     ),
     (
-        r'DataLoader worker .*(killed by signal|exited unexpectedly)',
+        r'DataLoader worker .* exited unexpectedly',
         'a process that reads pictures was killed, as systems do where memory or shared memory runs out: lower '
         '--num-workers or --batch-size, or give the job more memory, a container more /dev/shm (--shm-size)',
     ),

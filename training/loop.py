@@ -97,11 +97,12 @@ def fit(run: Run, signal: StopRequest) -> int:
         if run.ranks.first:
             run.checkpoints.open()
         signal.awaited = True
-        bad_steps = BadSteps(run.state)
+        bad_steps, begin = BadSteps(run.state), run.state.progress.step
         try:
             return _train(run, bad_steps, signal)
         except Exception as error:
-            raise TrainingStopped(_rescue(run, bad_steps, error)) from None
+            signal.speaks = False  # a launcher signals the others when one rank ends
+            raise TrainingStopped(_rescue(run, bad_steps, begin, error)) from None
     finally:
         run.checkpoints.close()
         run.logger.close()
@@ -264,21 +265,24 @@ def _stop(run: Run, step: int, number: int) -> int:
     return 128 + number
 
 
-def _rescue(run: Run, bad_steps: BadSteps, error: Exception) -> str:
-    """Save the last whole step after an error, on the first rank; return what is to be said of both."""
+def _rescue(run: Run, bad_steps: BadSteps, begin: int, error: Exception) -> str:
+    """Save the last whole step after an error, on the first rank; return what is to be said of both.
+
+    `begin` is the step that this process began with.
+    """
     peer = distributed.is_of_peer(error)
     if peer and not run.ranks.first:
         return ''
-    text = 'another rank has ended; what it printed says why' if peer else explain(error)
-    if not (peer or isinstance(error, (CheckpointError, ImageError, FloatingPointError))):
+    text = f'{distributed.PEER} ({explain(error)})' if peer else explain(error)
+    if not isinstance(error, (CheckpointError, ImageError, FloatingPointError)):
         text += write_traceback(run.logger.folder, error)
     if not run.ranks.first or isinstance(error, CheckpointError):
         return text  # what cannot be saved was tried three times, or just now
     # What the step's frames hold may be all of a GPU's memory.
     traceback.clear_frames(error.__traceback__)
-    step, resumed = run.state.progress.step - 1, run.resumed
-    if step < 0 or (resumed is not None and step == resumed.step):
-        return f'{text}; no step was done' + (f'; {RESUME_HINT}' if resumed else '')
+    step = run.state.progress.step - 1
+    if step < begin:
+        return f'{text}; no step was done' + (f'; {RESUME_HINT}' if run.resumed else '')
     try:
         problem = _save_last(run, bad_steps, step)
     except Exception as second:
@@ -298,6 +302,8 @@ def _save_last(run: Run, bad_steps: BadSteps, step: int) -> str | None:
     bad_steps.undo()
     with contextlib.suppress(FloatingPointError):
         bad_steps.look(bad_steps.counts(), [])
+    if bad_steps.hopeless:
+        return 'its loss scale has fallen to nothing'
     if not get_total_norm(run.state.module.parameters()).isfinite():
         return 'its weights are not finite'
     run.logger.flush()

@@ -80,7 +80,7 @@ class BadSteps:
         device = next(state.module.parameters()).device
         self.total = torch.zeros((), device=device)
         self.in_a_row = torch.full((), float(state.progress.skipped_in_a_row), device=device)
-        self.worst = self.in_a_row.clone()
+        self.worst = torch.zeros_like(self.in_a_row)
         by_type: dict[torch.dtype, list[Tensor]] = {}
         for buffer in state.module.buffers():
             by_type.setdefault(buffer.dtype, []).append(buffer.detach())
@@ -97,6 +97,11 @@ class BadSteps:
         self.worst = torch.maximum(self.worst, self.in_a_row)
         self.good = [torch.where(bad, good, _flat(group)) for good, group in zip(self.good, self.buffers)]
         self.undo()
+
+    @property
+    def hopeless(self) -> bool:
+        """Whether the loss scale fell to nothing, from which it would not recover in time. Waits for the device."""
+        return is_dynamic(self.state.scaler) and self.state.scaler.get_scale() < LEAST_SCALE
 
     def undo(self) -> None:
         """Put the buffers back to what they were after the last good step that was noted."""
@@ -117,12 +122,11 @@ class BadSteps:
         """
         total, in_a_row, worst = counts
         self.total.zero_()
-        self.worst = self.in_a_row.clone()
+        self.worst.zero_()
         progress = self.state.progress
         progress.skipped += int(total)
         progress.skipped_in_a_row = int(in_a_row)
-        hopeless = is_dynamic(self.state.scaler) and self.state.scaler.get_scale() < LEAST_SCALE
-        if worst >= BAD_STEPS_IN_A_ROW or hopeless:
+        if worst >= BAD_STEPS_IN_A_ROW or self.hopeless:
             raise FloatingPointError(
                 f'{int(worst) or "too many"} steps in a row without a finite loss or gradient, the last on '
                 f'{", ".join(names)}; none of them changed the weights. Lower --learning-rate-scale, set --clip-grad, '

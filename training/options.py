@@ -195,5 +195,5 @@ def _checkpoint_problems(args: argparse.Namespace) -> list[str]:
         found.append('--requeue: SIGUSR1 would end torchrun and leave its ranks alone; start it with '
                      '--signals-to-handle SIGTERM,SIGINT,SIGHUP,SIGUSR1')  # fmt: skip
     if args.requeue and last not in ('auto', 'must'):
-        found.append('--requeue: needs --model-last-checkpoint auto, or the job would begin anew')
+        found.append('--requeue: needs --model-last-checkpoint auto or must, or the job would begin anew')
     return found

@@ -23,6 +23,7 @@ MEANINGS = {
     'batch_size': 'BatchNorm sees batches of another size',
     'accumulate': 'a step has the same samples in other parts',
     'monitor': 'best.pth is chosen by it, among the checkpoints that have it',
+    'monitor_threshold': 'nothing worse is called best',
     'monitor_mode': 'best.pth is chosen the other way round',
 }
 

@@ -37,7 +37,7 @@ from model.weights import load_weights
 
 from . import distributed
 from .distributed import Ranks
-from .failures import known_cause
+from .failures import explain, known_cause
 from .logs import Logger, mark_of, set_up_logging
 from .loop import Run, TrainingStopped
 from .schedule import Schedule
@@ -83,8 +83,11 @@ def run_script(
             print(f'error: {text}', file=sys.stderr)
         return 1
     except Exception as error:
-        if distributed.is_of_peer(error) or ranks.told_by_first():
+        if (distributed.is_of_peer(error) and not ranks.first) or ranks.told_by_first():
             return 2  # the other rank has said what was wrong
+        if distributed.is_of_peer(error):
+            print(f'error: {distributed.PEER} ({explain(error)})', file=sys.stderr)
+            return 2
         if (cause := known_cause(error)) is None:
             return report_error(error, 2)
         print(f'error: {cause}', file=sys.stderr)
@@ -350,7 +353,7 @@ def _put_in_place(
         state.load_state_dict(resume.content.state, resume.content.weights, resume.content.ema)
         epoch = schedule.epoch(state.progress.step)
         # Under auto the same line serves the first start and every restart.
-        if asked not in (None, epoch) and settings.run.model_last_checkpoint != 'auto':
+        if asked not in (None, epoch) and settings.run.model_last_checkpoint not in ('auto', 'must'):
             raise ValueError(f'--epoch-start {asked}: {resume.record.name}.pth goes on in epoch {epoch}')
         log.info('continuing this run from %s.pth: step %d, epoch %d, 100.0 %% of the parameters',
                  resume.record.name, state.progress.step, epoch)  # fmt: skip

@@ -5,6 +5,7 @@ import hashlib
 import json
 import math
 import shutil
+from pathlib import Path
 
 import pytest
 import torch
@@ -442,3 +443,19 @@ def test_a_list_of_files_that_cannot_be_written_costs_words_and_no_run(tmp_path,
         made.open()
         assert [name.startswith('data-') for name in names(tmp_path)] == [True] * kept
     assert caplog.text.count('No space left on device; it would say which files have changed') == 1
+
+
+def test_a_record_that_the_system_does_not_give_is_no_damaged_one(tmp_path, monkeypatch):
+    save(checkpoints(tmp_path), 3)
+    save(checkpoints(tmp_path), 5)
+    before, real = sorted(tmp_path.iterdir()), Path.read_bytes
+
+    def denied(path):
+        if path.name == 'epoch-0-iter-5.json':
+            raise PermissionError(13, 'Permission denied')
+        return real(path)
+
+    monkeypatch.setattr(Path, 'read_bytes', denied)
+    with pytest.raises(CheckpointError, match=r'epoch-0-iter-5.json: cannot be read: Permission denied. Mend that'):
+        decide('auto', tmp_path, 'base', IDENTITY)
+    assert sorted(tmp_path.iterdir()) == before

@@ -7,8 +7,9 @@ import sys
 from types import SimpleNamespace
 
 import pytest
+import torch
 from support.checkpoint_folders import names
-from support.faults import IDENTITY, CountingDisk, FailingDisk, WatchedDisk, auto, content, holds, snapshot
+from support.faults import IDENTITY, CountingDisk, FailingDisk, WatchedDisk, auto, content, equal, holds, snapshot
 
 import common.files
 from checkpointing import links
@@ -241,3 +242,48 @@ def test_a_folder_that_goes_away_during_a_save_gets_no_record_elsewhere(tmp_path
     made.save({'epoch-0': 'epoch', 'epoch-1': 'epoch'}, Point(0, 0, {'valid_loss': 2.0}), content(0))
     assert not made.settle()
     assert names(folder) == []
+
+
+def test_a_users_copy_of_a_link_is_his_own(tmp_path):
+    made = run(tmp_path)
+    save(made, 1)
+    (tmp_path / 'best-1.pth').write_bytes((tmp_path / 'best.pth').read_bytes())
+    save(made, 2, 3, 4)
+    assert equal(torch.load(tmp_path / 'best-1.pth'), content(1).weights)
+
+
+def test_a_mount_that_died_is_a_save_that_fails_and_not_the_end(tmp_path, monkeypatch):
+    made = run(tmp_path)
+    save(made, 1)
+
+    def dead(_):
+        raise OSError(errno.ESTALE, os.strerror(errno.ESTALE))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, 'listdir', dead)
+        assert made.would_be_kept({'valid_loss': 9.0})
+        made._tidy(made.record('epoch-1'))
+    assert not made.would_be_kept({'valid_loss': 9.0})
+
+
+class Unlinked(WatchedDisk):
+    """A disk without hard links on which last.pth and best.pth can't be replaced."""
+
+    def around(self, name, operation, *arguments):
+        if name == 'link' or (name == 'replace' and arguments[-1].name in ('last.pth', 'best.pth') and self.stubborn):
+            raise OSError(errno.EPERM, os.strerror(errno.EPERM))
+        return operation(*arguments)
+
+    stubborn = False
+
+
+def test_a_link_that_cannot_be_renewed_is_read_once_a_save(tmp_path, monkeypatch):
+    disk = Unlinked()
+    made = run(tmp_path, disk, keep=None)
+    save(made, 1)
+    disk.stubborn = True
+    save(made, *range(2, 8))
+    read = []
+    monkeypatch.setattr(links, 'digest', lambda path: read.append(path.name) or digest(path))
+    save(made, 8)
+    assert max(map(read.count, read)) <= 2

@@ -123,3 +123,13 @@ def test_the_lock_is_held_before_anything_is_decided(in_tmp, monkeypatch, capsys
     assert refused == [True]
     assert '--monitor valid_iou' in capsys.readouterr().err
     assert not Path('checkpoint').exists()
+
+
+def test_a_folder_that_went_away_since_it_was_locked_is_not_taken_for_locked(tmp_path):
+    lock = FolderLock(tmp_path / 'run')
+    lock.take()
+    lock.take()
+    (tmp_path / 'run').rename(tmp_path / 'away')
+    with pytest.raises(CheckpointError, match='the folder is gone: renamed or unmounted since the start'):
+        lock.take()
+    lock.release()
