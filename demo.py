@@ -73,7 +73,7 @@ def main(argv: list[str] | None = None) -> int:
     print('\n3 of 3: cut out subjects it never saw\n' + command('inference_images.py', run), flush=True)
     if code := inference_images.main(run):
         return code
-    print(f'\nsource, plate, alpha, foreground, new background: {show_result()}')
+    print(f'\nsource, plate, alpha, cut out on white, on a new background: {show_result()}')
     return 0
 
 
