@@ -26,7 +26,7 @@ log = logging.getLogger(__name__)
 
 def refresh(
     disk: Disk, files: Listing, records: Sequence[Record], newest: Record, policy: Policy
-) -> dict[str, OSError | CheckpointError]:
+) -> dict[str, OSError | ValueError]:
     """Point the links of a run at the files that they are named after; each by itself, whatever the others do.
 
     Args:
@@ -39,7 +39,7 @@ def refresh(
     Returns:
         The links that stay as they were, and why; a template that gives no name stands for its links.
     """
-    failed: dict[str, OSError | CheckpointError] = {}
+    failed: dict[str, OSError | ValueError] = {}
     best = policy.best_records(r for r in records if files.has(r, 'weights'))
     wanted = {'last.pth': newest.files['weights'].name}
     if best:
@@ -61,10 +61,10 @@ def refresh(
 
 
 @contextlib.contextmanager
-def _noting(failed: dict[str, OSError | CheckpointError], name: str) -> Iterator[None]:
+def _noting(failed: dict[str, OSError | ValueError], name: str) -> Iterator[None]:
     try:
         yield
-    except (OSError, CheckpointError) as error:
+    except (OSError, ValueError) as error:
         failed[name] = error
 
 
@@ -91,7 +91,7 @@ def _drop_former(
     records: Sequence[Record],
     policy: Policy,
     wanted: Collection[str],
-    failed: dict[str, OSError | CheckpointError],
+    failed: dict[str, OSError | ValueError],
 ) -> None:
     """Remove links by the template, and by former ones of this run, that are no longer wanted; so may be best.pth."""
     given = {policy.best_name, *(r.options.get('checkpoint_best_name') for r in records)}
@@ -123,11 +123,14 @@ def _fields(template: str) -> frozenset[str]:
 
 
 def _filled_in(record: Record, template: str) -> str:
-    """Return a template with a record's values; ValueError if it names something that the record does not have."""
+    """Return a template with a record's values; ValueError if it lacks one, or if they make no name of a file."""
     try:
-        return template.format(epoch=record.epoch, step=record.step, name=record.name, **record.metrics)
-    except (KeyError, IndexError, AttributeError, TypeError) as error:
+        name = template.format(epoch=record.epoch, step=record.step, name=record.name, **record.metrics)
+    except (KeyError, IndexError, AttributeError, TypeError, OverflowError) as error:
         raise ValueError(error) from None
+    if name.startswith('.') or re.search(r'[/\\\0]', name):
+        raise ValueError(f'{name!r} is not the name of a file')
+    return name
 
 
 def best_file(record: Record, monitor: str) -> str:
@@ -197,7 +200,7 @@ def set_aside(disk: Disk, path: Path) -> None:
     """Rename a file of somebody else's that is in the way."""
     aside = free_name(path.with_name(f'{path.name}.aside'))
     disk.replace(path, aside)
-    log.warning('%s is in the way and nothing in the records holds the same; it is now %s', path, aside.name)
+    log.warning('%s is in the way; it is now %s', path, aside.name)
 
 
 def free_name(path: Path) -> Path:

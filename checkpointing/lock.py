@@ -82,6 +82,8 @@ class FolderLock:
             self._made = make_folders(self.disk, self.path.parent) or self._made
             file = self.path.open('a+')
         except FileNotFoundError:
+            if self.path.parent.is_symlink():
+                raise CheckpointError(f'{self.path.parent}: is a link to a folder that is not there') from None
             # The folder of a start that was refused has just gone.
             return None
         except PermissionError as error:

@@ -19,6 +19,7 @@ import errno
 import gzip
 import logging
 import os
+import re
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -223,19 +224,31 @@ class Checkpoints:
             raise OSError('the folder is gone: renamed or unmounted')
 
     def _remove_unfinished(self) -> None:
-        """Remove the temporary files of a killed process of this run, and what it named before its record counted."""
-        for path in self.folder.glob(f'.*.json.{self.run}.tmp'):
-            with contextlib.suppress(CheckpointError, OSError):
-                record = Record.read(path)
-                if os.path.lexists(self.folder / f'{record.name}.json'):
-                    continue
-                # The state last: until then it marks what is half-written.
-                for file in (record.files[kind] for kind in ('weights', 'ema', 'state') if kind in record.files):
-                    if (self.folder / file.name).is_file() and digest(self.folder / file.name) == file.sha256:
-                        self.disk.unlink(self.folder / file.name)
-                        self.disk.fsync_folder(self.folder)
+        """Remove what killed processes have left: temporary files, and what they named before its record counted.
+
+        Of this run, and of runs that no record speaks of: they never got as far as a checkpoint.
+        """
+        others = {record.run for record in self._listing().records()} - {self.run}
+        for path in sorted(self.folder.glob('.epoch-*.tmp'), key=lambda path: '.json.' not in path.name):
+            run = path.name.split('.')[-2]
+            if run in others or not (run == self.run or re.fullmatch('[0-9a-f]{12}', run)):
+                continue
+            if '.json.' in path.name:
+                with contextlib.suppress(CheckpointError, OSError):
+                    self._remove_announced(Record.read(path))
+            unlink_quietly(path)
         for path in self.folder.glob(f'.*.{self.run}.tmp'):
             unlink_quietly(path)
+
+    def _remove_announced(self, record: Record) -> None:
+        """Remove the files that a record names which never counted."""
+        if os.path.lexists(self.folder / f'{record.name}.json'):
+            return
+        # The state last: until then it marks what is half-written.
+        for file in (record.files[kind] for kind in ('weights', 'ema', 'state') if kind in record.files):
+            if (self.folder / file.name).is_file() and digest(self.folder / file.name) == file.sha256:
+                self.disk.unlink(self.folder / file.name)
+                self.disk.fsync_folder(self.folder)
 
     def _temporary(self, name: str) -> Path:
         return self.folder / f'.{name}.{self.run}.tmp'
@@ -353,13 +366,14 @@ class Checkpoints:
     def _clear_way(self, name: str, step: int) -> None:
         """Set aside what has a checkpoint's name and is not this run's of that step: nothing is overwritten.
 
-        An epoch's name is of another step where the run went on with more pictures.
+        An epoch's name is of another step where the run went on with more pictures; a pin moves with what it keeps.
         """
         present = self.record(name)
         if present is not None and present.step == step:
             return
         # The state last: until then it marks what is half-written.
-        for file in (file_name(name, 'weights'), file_name(name, 'ema'), f'{name}.json', file_name(name, 'state')):
+        kinds = [file_name(name, kind) for kind in ('weights', 'ema', 'state')]
+        for file in (*kinds[:2], f'{name}.json', kinds[2], *([] if present is None else [f'{name}.pin'])):
             if os.path.lexists(self.folder / file):
                 links.set_aside(self.disk, self.folder / file)
                 self.disk.fsync_folder(self.folder)

@@ -46,10 +46,6 @@ class FormatError(CheckpointError):
     """A whole record of a format that this version does not read."""
 
 
-class UnreadableError(CheckpointError):
-    """A file that the system does not give, which says nothing about what it holds."""
-
-
 @dataclass(frozen=True)
 class File:
     """A file of a checkpoint: its name in the folder, its size in bytes, the sha256 of its content in hex."""
@@ -98,27 +94,28 @@ class Record:
         Raises:
             ForeignFileError: it is no record.
             FormatError: it is one of another format.
-            UnreadableError: the system does not give it.
-            CheckpointError: it is a damaged one.
+            CheckpointError: it is a damaged one, or cannot be read.
         """
         try:
             raw = path.read_bytes()
             content = _parse(raw.decode())
-        except OSError as error:
-            raise UnreadableError(f'{path}: cannot be read: {error.strerror}') from None
-        except (ValueError, RecursionError) as error:
-            raise CheckpointError(f'{path}: not a checkpoint record ({error})') from None
+        except IsADirectoryError:
+            raise ForeignFileError(f'{path}: a folder') from None
+        except (OSError, ValueError, RecursionError) as error:
+            known = isinstance(error, OSError) or any(path.with_suffix(s).exists() for s in ('.pth', '.state.pth'))
+            kind = CheckpointError if known else ForeignFileError
+            raise kind(f'{path}: not a checkpoint record ({error})') from None
         names = {f.name for f in fields(Record)}
         # Damage changes a few bytes: what shares less than half of its names with a record is somebody else's.
         if not isinstance(content, dict) or 2 * len(names & content.keys()) < len(names):
             raise ForeignFileError(f'{path}: not a checkpoint record')
-        sealed = content.pop('sha256', None) is not None or content.get('format') != 1
-        # Byte for byte, so that no flipped bit of a step or a metric goes unseen.
-        text = raw.rpartition(NEXT.encode())[0]
-        seal = f'{NEXT}sha256": "{hashlib.sha256(text + CLOSE.encode()).hexdigest()}"{CLOSE}'
-        if sealed and raw != text + seal.encode():
+        sealed, form = content.pop('sha256', None) is not None, content.get('format')
+        foreign = isinstance(form, int) and form not in FORMATS
+        # Byte for byte, so that no flipped bit of a step or a metric goes unseen; nor one of the format.
+        ours = raw.replace(f'"format": {form}'.encode(), f'"format": {FORMAT}'.encode()) if foreign else raw
+        if (foreign and _is_sealed(ours)) or (not foreign and (sealed or form != 1) and not _is_sealed(raw)):
             raise CheckpointError(f'{path}: a damaged checkpoint record')
-        if content.get('format') not in FORMATS:
+        if foreign:
             raise FormatError(
                 f'{path}: a record of format {content.get("format")}, of another version of the toolkit; '
                 f'this one reads formats {" and ".join(map(str, FORMATS))}'
@@ -187,6 +184,13 @@ def _json(content: dict[str, Any]) -> bytes:
 def list_path(folder: Path, sha256: str) -> Path:
     """Return where the list of files lies that an identity holds the sha256 of: compressed, and for messages only."""
     return folder / f'data-{sha256[:16]}.gz'
+
+
+def _is_sealed(raw: bytes) -> bool:
+    """Return whether a record's file ends with the sha256 of the rest."""
+    text = raw.rpartition(NEXT.encode())[0]
+    seal = f'{NEXT}sha256": "{hashlib.sha256(text + CLOSE.encode()).hexdigest()}"{CLOSE}'
+    return raw == text + seal.encode()
 
 
 def _parse(text: str) -> Any:

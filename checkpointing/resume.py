@@ -20,7 +20,7 @@ from dataset.paths import describe_changes
 
 from .content import Content, read_content
 from .links import free_name
-from .record import NAME, CheckpointError, FormatError, Listing, Record, UnreadableError, list_path, read_records
+from .record import NAME, CheckpointError, FormatError, Listing, Record, list_path, read_records
 from .verify import owner
 
 log = logging.getLogger(__name__)
@@ -148,9 +148,10 @@ def _newest_whole(
     for path, error in broken.items():
         if whole is not None and _is_before(path.stem, whole):
             continue
-        if isinstance(error, (FormatError, UnreadableError)):
-            what = 'Go on with the version that wrote it' if isinstance(error, FormatError) else 'Mend that'
-            raise CheckpointError(f'--model-last-checkpoint {given}: {error}. {what}, or move it away')
+        if isinstance(error, FormatError):
+            raise CheckpointError(
+                f'--model-last-checkpoint {given}: {error}. Go on with the version that wrote it, or move it away'
+            )
         damaged.append((path, 'its record cannot be read'))
     if damaged and whole is None:
         path, problem = damaged[0]

@@ -165,11 +165,13 @@ def removable(records: Sequence[Record], policy: Policy, files: Listing, spared:
 def superfluous_asides(records: Sequence[Record], files: Listing) -> list[Path]:
     """Return the files that were set aside and are nevertheless this run's own: a checkpoint holds the same.
 
-    They are what a save that was cut has left, written once more when the run went on. Others stay for ever.
+    They are what a save that was cut has left, written once more when the run went on. Others stay for ever, and so do
+    those that were pinned.
     """
     found = []
+    kept = {name.partition('.pin.aside')[0] for name in files.names if '.pin.aside' in name}
     for path in sorted(files.folder / name for name in files.names if re.search(r'\.pth\.aside\d*$', name)):
-        if path.is_symlink() or not path.is_file():
+        if path.is_symlink() or not path.is_file() or path.name.partition('.')[0] in kept:
             continue
         size = path.stat().st_size
         recorded = {

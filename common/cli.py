@@ -41,7 +41,10 @@ class Parser(argparse.ArgumentParser):
         self.register('type', Path, lambda text: Path(os.path.expanduser(text)))
 
     def parse_args(self, args: Any = None, namespace: Any = None) -> Any:
-        """Read the command line; from now on, what standard output's encoding lacks is printed as in \\xe4."""
+        """Read the command line; from now on, closed streams take everything, and others what their encoding lacks."""
+        for name in ('stdout', 'stderr'):
+            if getattr(sys, name) is None:
+                setattr(sys, name, open(os.devnull, 'w'))  # noqa: SIM115
         if getattr(sys.stdout, 'errors', '') == 'strict':
             sys.stdout.reconfigure(errors='backslashreplace')  # type: ignore[union-attr]
         return super().parse_args(args, namespace)

@@ -118,6 +118,10 @@ class StopRequest:
     def __bool__(self) -> bool:
         return self.number != 0
 
+    def ask(self) -> None:
+        """Ask the training to stop, as SIGTERM does."""
+        self.number = signal.SIGTERM
+
     def answer(self, number: int) -> None:
         """Take note of a signal; called by its handler."""
         self.number, name = number, signal_name(number)

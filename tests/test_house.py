@@ -218,3 +218,10 @@ def test_the_documents_commands_parse(line, in_tmp):
         inference_speed_test.prepare(inference_speed_test.parse(words))
         return
     importlib.import_module(script.removesuffix('.py')).parse(words)
+
+
+def test_closed_streams_end_no_script(tmp_path):
+    program = 'import sys; from common.cli import Parser; Parser("").parse_args([]); print("x"); sys.stderr.write("x")'
+    shell = 'exec "$@" >&- 2>&-'
+    done = subprocess.run(['sh', '-c', shell, 'sh', sys.executable, '-c', program], cwd=ROOT, check=False)
+    assert done.returncode == 0

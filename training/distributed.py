@@ -35,6 +35,12 @@ class Ranks:
     rank: int = 0
     world: int = 1
     store: dist.Store | None = None
+    launcher: int | None = None
+
+    @property
+    def orphaned(self) -> bool:
+        """Whether the process that launched the ranks has ended, so that nobody could end them."""
+        return self.launcher is not None and self.launcher != os.getppid()
 
     @property
     def first(self) -> bool:
@@ -190,7 +196,7 @@ def join_ranks(device: str) -> Ranks:
     attempt = os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')
     store = dist.PrefixStore(f'start {attempt}', store)
     dist.init_process_group(backend, store=store, rank=rank, world_size=size)
-    return Ranks(chosen, rank, world, store)
+    return Ranks(chosen, rank, world, store, os.getppid())
 
 
 def leave_ranks() -> None:

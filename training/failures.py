@@ -33,7 +33,9 @@ def known_cause(error: BaseException) -> str | None:
     first = words.splitlines()[-1 if words.startswith('Caught ') else 0]
     if out_of_memory(error):
         return f'too little memory: lower --batch-size (--accumulate makes up for it) or --train-resolution ({first})'
-    if isinstance(error, (RuntimeError, OSError)):
+    if isinstance(error, (ConnectionError, EOFError)):
+        words = 'DataLoader worker (no pid) exited unexpectedly'  # found out by the other end of its queue
+    if isinstance(error, (RuntimeError, OSError, EOFError)):
         for pattern, meaning in CAUSES:
             if re.search(pattern, words, re.IGNORECASE | re.DOTALL):
                 return f'{meaning} ({first})'

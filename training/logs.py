@@ -102,7 +102,7 @@ def mark_of(stage: str, checkpoints: Path, logs: Path) -> str:
     place = os.path.realpath(checkpoints)
     with contextlib.suppress(ValueError):  # on another drive
         place = os.path.relpath(place, os.path.realpath(logs))
-    return f'.{zlib.crc32(f"{stage} {Path(place).as_posix()}".encode()):08x}'
+    return f'.{zlib.crc32(f"{stage} {Path(place).as_posix()}".encode(errors="surrogateescape")):08x}'
 
 
 def own_folder(folder: Path, mark: str) -> Path:
@@ -144,10 +144,19 @@ class Logger:
         start, end: the first step and the one to stop before.
         first: whether this rank speaks.
         mark: of the run, as by `mark_of`.
+        resumed: whether the run goes on, and curves beyond its start are its own.
     """
 
-    def __init__(self, folder: Path, start: int, end: int, first: bool = True, mark: str = '.00000000'):
-        self.folder, self.first, self.mark = folder, first, mark
+    def __init__(
+        self,
+        folder: Path,
+        start: int,
+        end: int,
+        first: bool = True,
+        mark: str = '.00000000',
+        resumed: bool = True,
+    ):
+        self.folder, self.first, self.mark, self.resumed = folder, first, mark, resumed
         self.terminal = first and sys.stderr.isatty()
         self.bar: tqdm | None = None
         self.start, self.end = start, end
@@ -161,7 +170,7 @@ class Logger:
             return EventFile(self.folder, self.mark, None)
         folder = own_folder(self.folder, self.mark)
         folder.mkdir(parents=True, exist_ok=True)
-        if self.start:
+        if self.resumed:
             cut_curves(folder, self.mark, self.start)
         events = EventFile(folder, self.mark, self.start)
         self.folder, self.begun = folder, True

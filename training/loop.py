@@ -124,6 +124,9 @@ def _train(run: Run, bad_steps: BadSteps, signal: StopRequest) -> int:
         due = any(schedule.due(progress.step))
         if not (progress.step % look_interval == 0 or log_now or draw_now or due):
             continue
+        if run.ranks.orphaned and not signal:
+            log.warning('what launched the ranks has ended')
+            signal.ask()
         stop, late, *counts = run.ranks.agree(signal.number, _late(run), *bad_steps.counts())
         bad_steps.look(counts, result.names)
         if log_now:

@@ -320,7 +320,9 @@ def begin(
             ranks=ranks,
             dtype=dtype,
             checkpoints=Checkpoints(folder, stage, resume.run, identity, settings.policy, options, lock, lists, disk),
-            logger=Logger(log_dir / settings.run.model_name, position, schedule.end, ranks.first, mark),
+            logger=Logger(
+                log_dir / settings.run.model_name, position, schedule.end, ranks.first, mark, resume.record is not None
+            ),
             resumed=resume.record,
         )
         refused.pop_all()

@@ -5,11 +5,10 @@ import hashlib
 import json
 import math
 import shutil
-from pathlib import Path
 
 import pytest
 import torch
-from support.faults import FailingDisk
+from support.faults import FailingDisk, equal
 
 from checkpointing.content import Content, read_content
 from checkpointing.manager import Checkpoints, Point
@@ -207,6 +206,7 @@ def test_a_record_that_cannot_be_read_is_set_aside_with_a_word(tmp_path, caplog,
     save(checkpoints(tmp_path), 3, name='epoch-1-iter-3', epoch=1)
     for name in ('epoch-5.json', 'epoch-0.json', 'epoch-1-iter-2.json', 'epoch-notes.json', 'notes.json'):
         (tmp_path / name).write_text(text)
+    (tmp_path / 'epoch-5.pth').write_bytes(b'weights')  # without them it would be somebody's notes
     assert decide('auto', tmp_path, 'base', IDENTITY).record.step == 3
     assert caplog.text.count('epoch-5 cannot be resumed from: its record cannot be read') == 1
     assert (tmp_path / 'epoch-5.json.damaged').read_text() == text
@@ -445,17 +445,52 @@ def test_a_list_of_files_that_cannot_be_written_costs_words_and_no_run(tmp_path,
     assert caplog.text.count('No space left on device; it would say which files have changed') == 1
 
 
-def test_a_record_that_the_system_does_not_give_is_no_damaged_one(tmp_path, monkeypatch):
+@pytest.mark.parametrize('text', ['my notes', '{"a": 1}', '[1, 2]'])
+def test_a_users_file_that_is_named_as_a_record_is_left_alone(tmp_path, text):
+    (tmp_path / 'epoch-9.json').write_text(text)
+    assert decide('auto', tmp_path, 'base', IDENTITY).record is None
     save(checkpoints(tmp_path), 3)
-    save(checkpoints(tmp_path), 5)
-    before, real = sorted(tmp_path.iterdir()), Path.read_bytes
+    assert decide('auto', tmp_path, 'base', IDENTITY).record.step == 3
+    assert (tmp_path / 'epoch-9.json').read_text() == text
 
-    def denied(path):
-        if path.name == 'epoch-0-iter-5.json':
-            raise PermissionError(13, 'Permission denied')
-        return real(path)
 
-    monkeypatch.setattr(Path, 'read_bytes', denied)
-    with pytest.raises(CheckpointError, match=r'epoch-0-iter-5.json: cannot be read: Permission denied. Mend that'):
+@pytest.mark.parametrize('change', [{'format': 3, 'indent': 2}, {'format': 3, 'indent': None}, {'format': 0}])
+def test_a_record_of_another_format_is_named_however_it_is_written(tmp_path, change):
+    save(checkpoints(tmp_path), 3)
+    path = tmp_path / 'epoch-0-iter-3.json'
+    content = {**json.loads(path.read_text()), 'format': change['format']}
+    if change['format'] == 0:
+        del content['sha256']
+    path.write_text(json.dumps(content, indent=change.get('indent', 1)))
+    before = names(tmp_path)
+    with pytest.raises(CheckpointError, match=f'a record of format {change["format"]}, of another version'):
         decide('auto', tmp_path, 'base', IDENTITY)
-    assert sorted(tmp_path.iterdir()) == before
+    assert names(tmp_path) == before
+
+
+def test_starts_that_never_got_to_a_checkpoint_leave_nothing(tmp_path):
+    for run in ('0123456789ab', 'ba9876543210'):
+        (tmp_path / f'.epoch-0-iter-3.state.pth.{run}.tmp').write_bytes(b'half')
+    (tmp_path / '.epoch-mine.tmp').write_bytes(b'mine')
+    made = checkpoints(tmp_path)
+    made.open()
+    made.close()
+    assert [name for name in names(tmp_path) if name.endswith('.tmp')] == ['.epoch-mine.tmp']
+
+
+def test_a_pin_moves_with_the_checkpoint_that_another_step_takes_the_name_of(tmp_path):
+    made = checkpoints(tmp_path)
+    made.save({'epoch-0-iter-5': 'interval', 'epoch-0': 'epoch'}, Point(5, 0), content(5))
+    assert made.settle()
+    (tmp_path / 'epoch-0.pin').touch()
+    # More pictures: the epoch ends later.
+    made.save({'epoch-0-iter-9': 'interval', 'epoch-0': 'epoch'}, Point(9, 0), content(9))
+    assert made.settle()
+    again = checkpoints(tmp_path, keep=1)
+    again.open()
+    for step in (11, 13, 15):
+        again.save({f'epoch-1-iter-{step}': 'interval'}, Point(step, 1), content(step))
+        assert again.settle()
+    assert 'epoch-0.pin' not in names(tmp_path)
+    assert equal(torch.load(tmp_path / 'epoch-0.pth.aside'), content(5).weights)
+    assert equal(torch.load(tmp_path / 'epoch-0.state.pth.aside'), content(5).state)

@@ -117,6 +117,8 @@ def test_what_a_cut_deletion_has_left_is_no_damage(in_tmp, capsys):
 def test_list_mentions_all_that_is_no_checkpoint(run, capsys):
     torch.save({'w': torch.zeros(3)}, run / 'mine.pth')
     (run / 'epoch-9.json').write_text('{')
+    (run / 'epoch-9.pth').write_bytes(b'its weights')
+    (run / 'epoch-5.json').write_text('notes')
     (run / 'epoch-notes.json').write_text('{')
     (run / 'epoch-6.json').write_text('{"loss": 0.5}')
     shutil.copy(run / 'epoch-0-iter-3.json', run / 'epoch-8.json')
@@ -129,7 +131,8 @@ def test_list_mentions_all_that_is_no_checkpoint(run, capsys):
     (folder,) = json.loads(call(capsys, 'list', '--json')[1])
     what = {other['name']: other['what'] for other in folder['others']}
     assert list(what) == [
-        '.epoch-4.pth.run.tmp', 'epoch-4.json.damaged', 'epoch-4.pth.aside', 'epoch-8.json', 'epoch-9.json', 'mine.pth',
+        '.epoch-4.pth.run.tmp', 'epoch-4.json.damaged', 'epoch-4.pth.aside', 'epoch-8.json', 'epoch-9.json',
+        'epoch-9.pth', 'mine.pth',
     ]  # fmt: skip
     assert what['mine.pth'] == 'weights without a record'
     assert what['epoch-8.json'] == 'a copy of the record of epoch-0-iter-3'

@@ -287,3 +287,11 @@ def test_a_link_that_cannot_be_renewed_is_read_once_a_save(tmp_path, monkeypatch
     monkeypatch.setattr(links, 'digest', lambda path: read.append(path.name) or digest(path))
     save(made, 8)
     assert max(map(read.count, read)) <= 2
+
+
+@pytest.mark.parametrize('template', ['{step:c}', 'x{step:c}', '{step:.^5c}'])
+def test_values_never_make_a_link_anywhere_else(tmp_path, caplog, template):
+    for step in (47, 0, 46):
+        assert save(run(tmp_path / f'{step}', template=template), step, step + 100)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ['0', '46', '47']
+    assert 'is not the name of a file' in caplog.text

@@ -133,3 +133,9 @@ def test_a_folder_that_went_away_since_it_was_locked_is_not_taken_for_locked(tmp
     with pytest.raises(CheckpointError, match='the folder is gone: renamed or unmounted since the start'):
         lock.take()
     lock.release()
+
+
+def test_a_link_to_nothing_is_said_at_once(tmp_path):
+    (tmp_path / 'run').symlink_to(tmp_path / 'unmounted')
+    with pytest.raises(CheckpointError, match='is a link to a folder that is not there'):
+        FolderLock(tmp_path / 'run').take()

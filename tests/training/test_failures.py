@@ -199,6 +199,7 @@ def test_a_save_that_fails_too_is_said_and_the_first_error_is_named(tmp_path, mo
     [
         (RuntimeError('DataLoader worker (pid(s) 7, 8) exited unexpectedly'), 'lower --num-workers'),
         (RuntimeError('unable to write to file </torch_7_123_0>: No space left on device (28)'), '--shm-size'),
+        (ConnectionResetError(104, 'Connection reset by peer'), 'a process that reads pictures was killed'),
         (torch.OutOfMemoryError('CUDA out of memory. Tried to allocate 2.00 GiB.\nMore'), 'lower --batch-size'),
         (MemoryError(), 'lower --batch-size'),
         (OSError(errno.EMFILE, 'Too many open files'), 'ulimit -n'),

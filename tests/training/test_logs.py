@@ -143,6 +143,18 @@ def test_a_folder_that_went_away_is_not_made_anew(tmp_path, monkeypatch, caplog)
     assert accumulated(tmp_path / 'run')['loss'] == [(0, 1.0), (2, 1.0)]
 
 
+def test_a_run_that_does_not_go_on_cuts_no_curves_of_another(tmp_path):
+    logger = Logger(tmp_path / 'run', 0, 9)
+    for step in range(6):
+        logger.scalars(step, {'loss': 1.0})
+    logger.close()
+    (before,) = (path.read_bytes() for path in (tmp_path / 'run').iterdir())
+    logger = Logger(tmp_path / 'run', 3, 9, resumed=False)
+    logger.scalars(3, {'loss': 2.0})
+    logger.close()
+    assert before in [path.read_bytes() for path in (tmp_path / 'run').iterdir()]
+
+
 def test_ranks_but_the_first_write_nothing(tmp_path):
     logger = Logger(tmp_path / 'run', 0, 9, first=False)
     logger.scalars(0, {'loss': 1.0})

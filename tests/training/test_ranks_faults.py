@@ -227,3 +227,20 @@ def test_torchrun_restarts_and_goes_on_by_itself(tmp_path):
     for name in ('epoch-1.pth', 'epoch-1.ema.pth', 'epoch-1.state.pth'):
         assert_same(*(load(folder / 'checkpoint/run' / name) for folder in (whole, tmp_path)), name)
     assert curve('run', 'loss', tmp_path / 'log') == curve('run', 'loss', whole / 'log')
+
+
+@pytest.mark.slow
+def test_ranks_whose_launcher_was_killed_save_and_end(tmp_path):
+    program = 'import sys; from training.distributed import launch; sys.exit(launch(sys.argv[1:], 2))'
+    arguments = flags('run', epoch_end=500, checkpoint_interval=10**6)
+    environment = {**os.environ, 'PYTHONPATH': f'{ROOT}{os.pathsep}{HERE}', 'OMP_NUM_THREADS': '1'}
+    command = [sys.executable, '-c', program, HERE / 'support/tiny_base.py', *arguments]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=tmp_path, env=environment) as process:
+        for line in process.stdout:
+            if line.startswith('step 2 of'):
+                process.kill()
+                break
+        rest = process.stdout.read()  # until the ranks have ended
+    assert 'what launched the ranks has ended' in rest
+    assert 'stopped by SIGTERM after step' in rest
+    assert 'go on with --model-last-checkpoint auto' in rest
