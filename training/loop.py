@@ -97,27 +97,28 @@ def fit(run: Run, signal: StopRequest) -> int:
         if run.ranks.first:
             run.checkpoints.open()
         signal.awaited = True
-        bad_steps, begin = BadSteps(run.state), run.state.progress.step
+        bad_steps, meter, begin = BadSteps(run.state), Meter(), run.state.progress.step
         try:
-            return _train(run, bad_steps, signal)
+            return _train(run, bad_steps, meter, signal)
         except Exception as error:
             signal.speaks = False  # a launcher signals the others when one rank ends
-            raise TrainingStopped(_rescue(run, bad_steps, begin, error)) from None
+            raise TrainingStopped(_rescue(run, bad_steps, meter, begin, error)) from None
     finally:
+        signal.speaks = False
         run.checkpoints.close()
         run.logger.close()
 
 
-def _train(run: Run, bad_steps: BadSteps, signal: StopRequest) -> int:
+def _train(run: Run, bad_steps: BadSteps, meter: Meter, signal: StopRequest) -> int:
     progress, settings, schedule = run.state.progress, run.settings, run.schedule
     look_interval = 1 if run.ranks.device.type == 'cpu' else LOOK_INTERVAL
-    batches, meter = iter(run.batches), Meter()
+    batches = iter(run.batches)
     run.state.module.train()
     if pending_work(run) and not _make_up(run, signal):
         return _stop(run, progress.step - 1, signal.number)
     while progress.step < schedule.end:
         step = progress.step
-        result = _train_step(run, batches, bad_steps, meter)
+        result = meter.unreported = _train_step(run, batches, bad_steps, meter)
 
         log_now = progress.step % settings.log_train_loss_interval == 0
         draw_now = progress.step % settings.log_train_images_interval == 0
@@ -268,7 +269,7 @@ def _stop(run: Run, step: int, number: int) -> int:
     return 128 + number
 
 
-def _rescue(run: Run, bad_steps: BadSteps, begin: int, error: Exception) -> str:
+def _rescue(run: Run, bad_steps: BadSteps, meter: Meter, begin: int, error: Exception) -> str:
     """Save the last whole step after an error, on the first rank; return what is to be said of both.
 
     `begin` is the step that this process began with.
@@ -287,7 +288,7 @@ def _rescue(run: Run, bad_steps: BadSteps, begin: int, error: Exception) -> str:
     if step < begin:
         return f'{text}; no step was done' + (f'; {RESUME_HINT}' if run.resumed else '')
     try:
-        problem = _save_last(run, bad_steps, step)
+        problem = _save_last(run, bad_steps, meter, step)
     except Exception as second:
         problem = explain(second)
     if problem:
@@ -295,7 +296,7 @@ def _rescue(run: Run, bad_steps: BadSteps, begin: int, error: Exception) -> str:
     return f'{text}; step {step} is saved: {RESUME_HINT}'
 
 
-def _save_last(run: Run, bad_steps: BadSteps, step: int) -> str | None:
+def _save_last(run: Run, bad_steps: BadSteps, meter: Meter, step: int) -> str | None:
     """Save the last whole step by this rank alone; return why not."""
     if not run.state.whole:
         return 'the error came while the weights were changed'
@@ -309,6 +310,8 @@ def _save_last(run: Run, bad_steps: BadSteps, step: int) -> str | None:
         return 'its loss scale has fallen to nothing'
     if not get_total_norm(run.state.module.parameters()).isfinite():
         return 'its weights are not finite'
+    if meter.unreported is not None and (step + 1) % run.settings.log_train_loss_interval == 0:
+        meter.report(run.logger, run.state, meter.unreported)
     run.logger.flush()
     content = Content(run.state.weights(), run.state.state_dict(), run.state.ema_weights())
     point = Point(step, run.schedule.epoch(step))

@@ -30,9 +30,14 @@ class StepResult:
 
 
 class Meter:
-    """Samples and seconds since the last report, and the seconds of them spent waiting for data."""
+    """Samples and seconds since the last report, and the seconds of them spent waiting for data.
+
+    Attributes:
+        unreported: the last step, until it is reported.
+    """
 
     def __init__(self) -> None:
+        self.unreported: StepResult | None = None
         self.restart()
 
     def restart(self) -> None:
@@ -48,7 +53,7 @@ class Meter:
 
     def report(self, logger: Logger, state: TrainingState, result: StepResult) -> None:
         """Log the last step's loss terms, learning rates and rates; waits for the device."""
-        step = state.progress.step - 1
+        step, self.unreported = state.progress.step - 1, None
         losses = {name: term.item() for name, term in result.losses.items()}
         elapsed = max(time.perf_counter() - self.since, 1e-9)
         rate, waiting = self.samples / elapsed, self.waited / elapsed

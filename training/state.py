@@ -126,7 +126,8 @@ class TrainingState:
         if state['scaler'] and is_dynamic(self.scaler):
             self.scaler.load_state_dict(state['scaler'])
         # The first versions counted more.
-        self.progress = Progress(**{f.name: state['progress'][f.name] for f in fields(Progress)})
+        known = {f.name for f in fields(Progress)}
+        self.progress = Progress(**{name: n for name, n in state['progress'].items() if name in known})
         if self.ema is not None and ema is not None:
             self.ema.module.load_state_dict(ema)
             self.ema.updates = state['ema_updates']
