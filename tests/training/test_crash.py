@@ -118,7 +118,7 @@ def stop_by(name, attempt, marks, seconds):
     code, text = attempt.wait(30), attempt.text()
     seconds.append(time.monotonic() - sent)
     words = marks.read_text().split() if marks.exists() else []
-    if 'stopped by' in text or ('training' in words and 'end' not in words):
+    if 'after step' in text or ('training' in words and 'end' not in words):
         assert code == STOPS[name]
         assert f'stopped by {name} after step' in text
         assert 'go on with --model-last-checkpoint auto' in text
