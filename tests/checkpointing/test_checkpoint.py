@@ -494,3 +494,12 @@ def test_a_pin_moves_with_the_checkpoint_that_another_step_takes_the_name_of(tmp
     assert 'epoch-0.pin' not in names(tmp_path)
     assert equal(torch.load(tmp_path / 'epoch-0.pth.aside'), content(5).weights)
     assert equal(torch.load(tmp_path / 'epoch-0.state.pth.aside'), content(5).state)
+
+
+def test_a_flipped_bit_of_the_format_is_damage_and_no_other_format(tmp_path):
+    for step in (3, 5):
+        save(checkpoints(tmp_path), step)
+    path = tmp_path / 'epoch-0-iter-5.json'
+    path.write_text(path.read_text().replace('"format": 2', '"format": 3'))
+    assert decide('auto', tmp_path, 'base', IDENTITY).record.step == 3
+    assert 'epoch-0-iter-5.json.damaged' in names(tmp_path)
