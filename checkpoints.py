@@ -209,9 +209,10 @@ def prune(args: argparse.Namespace) -> int:
 def _prune_run(run: RecordedRun, args: argparse.Namespace) -> str | None:
     """Prune one run; return why it was not done, or None."""
     from checkpointing.inventory import freed
+    from checkpointing.leavings import superfluous_asides
     from checkpointing.links import refresh, still_named
     from checkpointing.record import Listing
-    from checkpointing.retention import removable, remove, superfluous_asides
+    from checkpointing.retention import removable, remove
     from common.files import Disk
     from training.options import monitor_name
 

@@ -19,7 +19,6 @@ import errno
 import gzip
 import logging
 import os
-import re
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -29,21 +28,21 @@ from typing import Any
 
 import torch
 
-from common.files import Disk, digest, make_folders, read_back, sync, unlink_quietly, write_durable, write_new
+from common.console import some
+from common.files import Disk, make_folders, read_back, sync, unlink_quietly, write_durable, write_new
 
 from . import links
 from .content import Content, file_name, tensor_bytes
+from .leavings import remove_unfinished, superfluous_asides
 from .links import link_file
 from .lock import FolderLock
 from .record import CheckpointError, File, Listing, Record, list_path
-from .retention import Policy, removable, remove, superfluous_asides
+from .retention import Policy, removable, remove
 
 log = logging.getLogger(__name__)
 
 FAILURES_IN_A_ROW = 3
 FULL = (errno.ENOSPC, errno.EDQUOT)
-# Names in a line of the log.
-FEW = 5
 # Beside the tensors a checkpoint holds names, archive headers and a record: far less than this.
 OVERHEAD_BYTES = 4 << 20
 
@@ -131,7 +130,7 @@ class Checkpoints:
         if self.lock is not None:
             self.lock.take()
         self._find_folder()
-        self._remove_unfinished()
+        remove_unfinished(self.disk, self._listing(), self.run)
         if records := self.records():
             # What a kill has kept the last save from doing.
             self._tidy(records[-1], asides=True)
@@ -222,33 +221,6 @@ class Checkpoints:
             self._inode = os.stat(self.folder)
         elif not (self.folder.is_dir() and os.path.samestat(self._inode, os.stat(self.folder))):
             raise OSError('the folder is gone: renamed or unmounted')
-
-    def _remove_unfinished(self) -> None:
-        """Remove what killed processes have left: temporary files, and what they named before its record counted.
-
-        Of this run, and of runs that no record speaks of: they never got as far as a checkpoint.
-        """
-        others = {record.run for record in self._listing().records()} - {self.run}
-        for path in sorted(self.folder.glob('.epoch-*.tmp'), key=lambda path: '.json.' not in path.name):
-            run = path.name.split('.')[-2]
-            if run in others or not (run == self.run or re.fullmatch('[0-9a-f]{12}', run)):
-                continue
-            if '.json.' in path.name:
-                with contextlib.suppress(CheckpointError, OSError):
-                    self._remove_announced(Record.read(path))
-            unlink_quietly(path)
-        for path in self.folder.glob(f'.*.{self.run}.tmp'):
-            unlink_quietly(path)
-
-    def _remove_announced(self, record: Record) -> None:
-        """Remove the files that a record names which never counted."""
-        if os.path.lexists(self.folder / f'{record.name}.json'):
-            return
-        # The state last: until then it marks what is half-written.
-        for file in (record.files[kind] for kind in ('weights', 'ema', 'state') if kind in record.files):
-            if (self.folder / file.name).is_file() and digest(self.folder / file.name) == file.sha256:
-                self.disk.unlink(self.folder / file.name)
-                self.disk.fsync_folder(self.folder)
 
     def _temporary(self, name: str) -> Path:
         return self.folder / f'.{name}.{self.run}.tmp'
@@ -428,5 +400,4 @@ class Checkpoints:
             log.warning('%s: could not remove what is not kept: %s', folder, error)
             return
         if gone := [path.stem for path in paths if path.suffix == '.json']:
-            more = f' and {len(gone) - FEW} more' if len(gone) > FEW else ''
-            log.info('removed %s%s, as --checkpoint-keep says', ', '.join(gone[:FEW]), more)
+            log.info('removed %s, as --checkpoint-keep says', some(gone, most=5))

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import contextlib
 import heapq
 import math
-import re
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from common.files import Disk, digest
+from common.files import Disk
 
 from .record import Listing, Record
 
@@ -160,30 +158,6 @@ def removable(records: Sequence[Record], policy: Policy, files: Listing, spared:
         if not kept.reasons:
             names.append(f'{record.name}.json')
     return [files.folder / name for name in names if name in files.names and (files.folder / name).is_file()]
-
-
-def superfluous_asides(records: Sequence[Record], files: Listing) -> list[Path]:
-    """Return the files that were set aside and are nevertheless this run's own: a checkpoint holds the same.
-
-    They are what a save that was cut has left, written once more when the run went on. Others stay for ever, and so do
-    those that were pinned.
-    """
-    found = []
-    kept = {name.partition('.pin.aside')[0] for name in files.names if '.pin.aside' in name}
-    for path in sorted(files.folder / name for name in files.names if re.search(r'\.pth\.aside\d*$', name)):
-        if path.is_symlink() or not path.is_file() or path.name.partition('.')[0] in kept:
-            continue
-        size = path.stat().st_size
-        recorded = {
-            file.sha256
-            for record in records
-            for kind, file in record.files.items()
-            if file.size == size and (kind == 'state' or files.has(record, kind))
-        }
-        with contextlib.suppress(OSError):
-            if recorded and digest(path) in recorded:
-                found.append(path)
-    return found
 
 
 def remove(disk: Disk, folder: Path, paths: Sequence[Path]) -> None:

@@ -12,12 +12,16 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from types import FrameType
 
 # One wish to stop often arrives several times: `timeout`, systemd and SLURM signal a process and then all of its group.
 REPEAT_SECONDS = 5.0
+# What ends a process; where the system has them.
+ENDS = tuple(getattr(signal, name) for name in ('SIGINT', 'SIGTERM', 'SIGHUP') if hasattr(signal, name))
+# What a training saves for; job schedulers announce the end of their time by SIGUSR1.
+STOPS = (*ENDS, signal.SIGUSR1) if hasattr(signal, 'SIGUSR1') else ENDS
 
 
 def in_main_thread() -> bool:
@@ -42,7 +46,7 @@ def tell(text: str) -> None:
 
 
 class StopSignals:
-    """Catches SIGINT, SIGTERM and SIGHUP while the block runs.
+    """Catches SIGINT, SIGTERM and SIGHUP, or other signals, while the block runs.
 
     The first one is answered; repeats in the next `REPEAT_SECONDS` count as the same one, and a later one ends the
     process at once. If one came, all are ignored after the block, since what finishes its files then must not be torn
@@ -53,7 +57,7 @@ class StopSignals:
         answer: what the first signal does, given its number. If left out it raises KeyboardInterrupt: at once, or in
             the middle of a pipeline between two of its items; see `Interruption`.
         insist: what a later one does.
-        names: of further signals to catch.
+        numbers: of the signals to catch.
 
     Attributes:
         number: of the first signal, or 0.
@@ -63,12 +67,12 @@ class StopSignals:
         self,
         answer: Callable[[int], object] | None = None,
         insist: Callable[[int], object] = end_at_once,
-        names: tuple[str, ...] = (),
+        numbers: Sequence[int] = ENDS,
     ):
         self.number = 0
         self._answer = answer or (lambda _: interruption.deliver())
         self._insist = insist
-        self._names = ('SIGINT', 'SIGTERM', 'SIGHUP', *names)
+        self._numbers = numbers
         self._since = 0.0
         self._previous: dict[int, object] = {}
 
@@ -78,8 +82,7 @@ class StopSignals:
 
     def catch(self) -> None:
         """Catch the signals, also where other code has taken them since."""
-        numbers = [getattr(signal, name) for name in self._names if hasattr(signal, name)]
-        for number in numbers if in_main_thread() else ():
+        for number in self._numbers if in_main_thread() else ():
             if signal_name(number) != 'SIGHUP' or signal.getsignal(number) is not signal.SIG_IGN:
                 self._previous.setdefault(number, signal.signal(number, self._handle))
 
@@ -138,7 +141,7 @@ class StopRequest:
 def listening() -> Iterator[StopRequest]:
     """Answer signals by the request while the block runs; SIGUSR1, too, by which job schedulers announce the end."""
     request = StopRequest(speaks=os.environ.get('RANK', '0') == '0')
-    with StopSignals(request.answer, names=('SIGUSR1',)):
+    with StopSignals(request.answer, numbers=STOPS):
         yield request
 
 
@@ -148,11 +151,10 @@ def blocked() -> Iterator[None]:
 
     Such a process could not answer well before it runs code of ours; it would end with a traceback.
     """
-    names = ('SIGINT', 'SIGTERM', 'SIGHUP', 'SIGUSR1')
     if not hasattr(signal, 'pthread_sigmask'):
         yield
         return
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {getattr(signal, name) for name in names})
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, STOPS)
     try:
         yield
     finally:

@@ -126,9 +126,8 @@ def _start_worker(_: int) -> None:
     keep_memory('cpu')  # clearing pages would take up to two fifths of a worker's time at 2048 pixels
     cv2.setNumThreads(0)
     torch.set_num_threads(1)
-    for name in ('SIGINT', 'SIGTERM', 'SIGHUP', 'SIGUSR1'):
-        if hasattr(signal, name):
-            signal.signal(getattr(signal, name), signal.SIG_IGN)
+    for number in signals.STOPS:
+        signal.signal(number, signal.SIG_IGN)
 
 
 def _loader(dataset: WarpedPairs, batches: Any, workers: int, pin: bool) -> DataLoader:

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from common.devices import choose_device, cores
-from common.signals import StopSignals, signal_name
+from common.signals import STOPS, StopSignals, signal_name
 
 log = logging.getLogger(__name__)
 
@@ -148,7 +148,7 @@ def launch(command: Sequence[str], count: int) -> int:
             with contextlib.suppress(ProcessLookupError):
                 send(rank, number)
 
-    signals = StopSignals(pass_on, insist=lambda _: pass_on(signal.SIGKILL), names=('SIGUSR1',))
+    signals = StopSignals(pass_on, insist=lambda _: pass_on(signal.SIGKILL), numbers=STOPS)
     # The launcher wants a folder for logs, of which there are none.
     with tempfile.TemporaryDirectory() as logs, signals:
         arguments = dict.fromkeys(range(count), tuple(command))

@@ -312,10 +312,7 @@ def _save_last(run: Run, bad_steps: BadSteps, meter: Meter, step: int) -> str | 
         return 'its weights are not finite'
     if meter.unreported is not None and (step + 1) % run.settings.log_train_loss_interval == 0:
         meter.report(run.logger, run.state, meter.unreported)
-    run.logger.flush()
-    content = Content(run.state.weights(), run.state.state_dict(), run.state.ema_weights())
-    point = Point(step, run.schedule.epoch(step))
-    run.checkpoints.save({run.schedule.interval_name(step): 'error'}, point, content)
+    _hand_over(run, {run.schedule.interval_name(step): 'error'}, step, {})
     return None if run.checkpoints.settle() else 'the disk would not take it'
 
 
@@ -345,16 +342,21 @@ def _is_best(run: Run, metrics: dict[str, float]) -> bool:
 def _save(run: Run, names: dict[str, str], step: int, metrics: dict[str, float], wait: bool) -> bool:
     """Save on the first rank and return on all whether it worked: this save if waited for, else the last one."""
     if run.ranks.first:
-        # Once a step is saved, what it logged is not logged again.
-        run.logger.flush()
-        content = Content(run.state.weights(), run.state.state_dict(), run.state.ema_weights())
-        run.checkpoints.save(names, Point(step, run.schedule.epoch(step), metrics), content)
+        _hand_over(run, names, step, metrics)
         if wait:
             run.checkpoints.settle()
     failures = run.ranks.agree(run.checkpoints.failures)[0]
     if failures >= FAILURES_IN_A_ROW:
         raise CheckpointError(f'{failures:.0f} checkpoints in a row could not be saved to {run.checkpoints.folder}')
     return not failures
+
+
+def _hand_over(run: Run, names: dict[str, str], step: int, metrics: dict[str, float]) -> None:
+    """Give all that the run remembers to its checkpoints."""
+    # Once a step is saved, what it logged is not logged again.
+    run.logger.flush()
+    content = Content(run.state.weights(), run.state.state_dict(), run.state.ema_weights())
+    run.checkpoints.save(names, Point(step, run.schedule.epoch(step), metrics), content)
 
 
 def _validate_module(
