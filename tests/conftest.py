@@ -14,15 +14,20 @@ from support import checkpoint_folders
 from support.inference_case import Case, photo, room, save, save_networks
 
 
+def quiet(root):
+    """pytest's own handlers stay, at Python's default level."""
+    root.handlers[:] = [handler for handler in root.handlers if type(handler).__module__.startswith('_pytest.')]
+    root.setLevel(logging.WARNING)
+
+
 @pytest.fixture(autouse=True)
 def restored_process():
-    """What a script makes of logging and of signals ends with the test."""
+    """What a script, run by a test or by a wider fixture, makes of logging and of signals ends with the test."""
     root, numbers = logging.getLogger(), (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1)
-    handlers, level = root.handlers[:], root.level
+    quiet(root)
     answers = [signal.getsignal(number) for number in numbers]
     yield
-    root.handlers[:] = handlers
-    root.setLevel(level)
+    quiet(root)
     for number, answer in zip(numbers, answers):
         signal.signal(number, answer)
 
