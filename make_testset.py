@@ -89,9 +89,10 @@ def find_sources(args: argparse.Namespace) -> Sources:
     if args.dataset_name == 'synthetic':
         raise ValueError('--dataset-name synthetic: it is drawn and has no files; name one of --data-config')
     paths = read_data_config(args.data_config, args.dataset_name)
+    shares = paths.valid_share, paths.valid_bgr_share, args.split
     if args.split == 'train':
-        return Sources(paths.train_fgr, paths.train_pha, paths.train_bgr)
-    return Sources(paths.valid_fgr, paths.valid_pha, paths.valid_bgr)
+        return Sources(paths.train_fgr, paths.train_pha, paths.train_bgr, *shares)
+    return Sources(paths.valid_fgr, paths.valid_pha, paths.valid_bgr, *shares)
 
 
 def folder_problems(folder: Path, sources: Sources | None, overwrite: bool) -> list[str]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
@@ -12,7 +12,7 @@ from typing import TypeVar
 from common.console import some
 
 from .images import SampleDataset
-from .paths import IMAGE_SUFFIXES, DataPaths, find_images, match_listed
+from .paths import IMAGE_SUFFIXES, DataPaths, drawn_part, find_images, match_listed
 from .readers import ImageError, alpha_source, image_size, read_alpha, read_rgb
 
 _HEADERS = 2000  # most pairs per folder whose sizes are compared, which takes about a second on a local disk
@@ -50,17 +50,42 @@ def check_files(paths: DataPaths, sample: int = 24) -> DataReport:
     spread evenly over each folder, are decoded.
     """
     report = DataReport()
-    report.train_pairs = _check_pairs('train', paths.train_fgr, paths.train_pha, sample, report)
-    report.valid_pairs = _check_pairs('valid', paths.valid_fgr, paths.valid_pha, sample, report)
+    pairs = _check_pairs('train', paths.train_fgr, paths.train_pha, sample, report)
+    if paths.valid_share is None:
+        report.train_pairs = pairs
+        report.valid_pairs = _check_pairs('valid', paths.valid_fgr, paths.valid_pha, sample, report)
+    else:
+        parts = _divide('pairs', dict(pairs), paths.train_fgr, paths.valid_share, report)
+        report.train_pairs, report.valid_pairs = ([(fgr, dict(pairs)[fgr]) for fgr in part] for part in parts)
     report.train_bgr = _check_backgrounds('train', paths.train_bgr, sample, report)
-    report.valid_bgr = _check_backgrounds('valid', paths.valid_bgr, sample, report)
-    for kind, train, valid in (
-        ('foregrounds', paths.train_fgr, paths.valid_fgr),
-        ('backgrounds', paths.train_bgr, paths.valid_bgr),
+    if paths.valid_bgr_share is None:
+        report.valid_bgr = _check_backgrounds('valid', paths.valid_bgr, sample, report)
+    else:
+        parts = _divide('backgrounds', report.train_bgr, paths.train_bgr, paths.valid_bgr_share, report)
+        report.train_bgr, report.valid_bgr = parts
+    for kind, train, valid, share in (
+        ('foregrounds', paths.train_fgr, paths.valid_fgr, paths.valid_share),
+        ('backgrounds', paths.train_bgr, paths.valid_bgr, paths.valid_bgr_share),
     ):
-        if train.resolve() == valid.resolve():
+        if share is None and train.resolve() == valid.resolve():
             report.notes.append(f'train and valid share their {kind}: the validation loss will look too good.')
     return report
+
+
+def _divide(
+    kind: str, files: Iterable[Path], folder: Path, share: float, report: DataReport
+) -> tuple[list[Path], list[Path]]:
+    """Return the files of training and those of validation, which takes a share of the folder."""
+    names = [path.relative_to(folder.absolute()) for path in files]
+    train, valid = ([folder.absolute() / name for name in drawn_part(names, share, s)] for s in ('train', 'valid'))
+    report.notes.append(f'validation takes {len(valid)} of the {len(names)} {kind}, drawn by name (valid = {share}).')
+    if names and not (train and valid):
+        report.findings.append(
+            f'valid = {share}: none of the {len(names)} {kind} in {folder} is left for '
+            f'{"validation" if train else "training"}. {"Raise" if train else "Lower"} it in the data configuration, '
+            'or give validation a folder of its own.'
+        )
+    return train, valid
 
 
 def _check_pairs(split: str, fgr: Path, pha: Path, sample: int, report: DataReport) -> list[tuple[Path, Path]]:

@@ -5,21 +5,31 @@ Nothing here opens a picture; `dataset.checks` finds what is wrong with the file
 
 from __future__ import annotations
 
+import hashlib
 import os
 import tomllib
-from collections.abc import Sequence
+import unicodedata
+from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from common.console import some
 
+COPY_THE_EXAMPLE = 'copy data_path.example.toml to that name and enter your folders'
 IMAGE_SUFFIXES = ('.jpg', '.jpeg', '.png', '.webp')
 
 
 @dataclass(frozen=True)
 class DataPaths:
-    """The six folders that a training run on files reads."""
+    """The six folders that a training run on files reads.
+
+    Attributes:
+        valid_share: where validation has no pairs of its own, the share of those of training that it takes, above 0
+            and below 1; its folders are then those of training. See `drawn_part`.
+        valid_bgr_share: the same for backgrounds.
+    """
 
     train_fgr: Path
     train_pha: Path
@@ -27,6 +37,8 @@ class DataPaths:
     valid_pha: Path
     train_bgr: Path
     valid_bgr: Path
+    valid_share: float | None = None
+    valid_bgr_share: float | None = None
 
 
 @dataclass
@@ -72,6 +84,20 @@ def match_listed(fgr: Path, fgr_names: list[Path], pha: Path, pha_names: list[Pa
     return result
 
 
+def drawn_part(names: Iterable[Path], share: float | None, split: str) -> list[Path]:
+    """Return the pictures of a folder that 'train' or 'valid' takes where validation gets a share of the folder.
+
+    Which of the two takes a picture follows from its path below the folder alone, without suffix: pictures that are
+    added move no other, and a foreground goes where its alpha goes.
+
+    Args:
+        names: relative to the folder.
+        share: of validation, above 0 and below 1; None leaves the names as they are.
+        split: 'train' or 'valid'.
+    """
+    return [name for name in names if share is None or (_place(name) < share) == (split == 'valid')]
+
+
 def list_sizes(folder: Path, paths: Sequence[Path]) -> bytes:
     """Return sizes in bytes and names relative to `folder` of files below it, in the order given.
 
@@ -108,15 +134,16 @@ def describe_changes(before: bytes, now: bytes) -> str:
 def read_data_config(config: Path, dataset_name: str) -> DataPaths:
     """Read the folders of a data set, and those of the backgrounds, from a TOML file.
 
-    Relative paths start at the TOML file's folder; `~` is the home folder. The folders need not exist.
+    Relative paths start at the TOML file's folder; `~` is the home folder. The folders need not exist. A number in
+    place of validation's folders is `DataPaths.valid_share` or `DataPaths.valid_bgr_share`.
 
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: it is no TOML, has no such data set, or lacks a key.
+        ValueError: it is no TOML, has no such data set, lacks a key, or has a share out of range.
     """
     config = Path(config)
     if not config.is_file():
-        raise FileNotFoundError(f'--data-config: {config} is no file. Copy data_path.toml and enter your folders.')
+        raise FileNotFoundError(f'--data-config: {config} is no file; {COPY_THE_EXAMPLE}')
     try:
         tables = tomllib.loads(config.read_text(encoding='utf-8'))
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
@@ -128,15 +155,17 @@ def read_data_config(config: Path, dataset_name: str) -> DataPaths:
             f'There are: {", ".join([*names, "synthetic (drawn, needs no files)"])}.'
         )
 
+    shares = {name: _share(tables, name, config) for name in (dataset_name, 'backgrounds')}
+    of_pairs, of_backgrounds = ('train' if shares[name] else 'valid' for name in (dataset_name, 'backgrounds'))
     folders: dict[str, Path] = {}
     wrong: list[str] = []
     for attribute, keys in {
         'train_fgr': (dataset_name, 'train', 'fgr'),
         'train_pha': (dataset_name, 'train', 'pha'),
-        'valid_fgr': (dataset_name, 'valid', 'fgr'),
-        'valid_pha': (dataset_name, 'valid', 'pha'),
+        'valid_fgr': (dataset_name, of_pairs, 'fgr'),
+        'valid_pha': (dataset_name, of_pairs, 'pha'),
         'train_bgr': ('backgrounds', 'train'),
-        'valid_bgr': ('backgrounds', 'valid'),
+        'valid_bgr': ('backgrounds', of_backgrounds),
     }.items():
         value: object = tables
         for key in keys:
@@ -147,9 +176,11 @@ def read_data_config(config: Path, dataset_name: str) -> DataPaths:
             wrong.append(f'[{".".join(keys[:-1])}] {keys[-1]}')
     if wrong:
         raise ValueError(
-            f'--data-config: {config} lacks {", ".join(wrong)}: give each the path of a folder, in quotes.'
+            f'--data-config: {config} lacks {", ".join(dict.fromkeys(wrong))}: give each the path of a folder, in '
+            f'quotes. "valid = 0.1" under [{dataset_name}] or [backgrounds] lets validation take a tenth of the '
+            'training pictures.'
         )
-    return DataPaths(**folders)
+    return DataPaths(**folders, valid_share=shares[dataset_name], valid_bgr_share=shares['backgrounds'])
 
 
 def _collect(folder: str, prefix: str, ancestors: tuple[str, ...], found: list[str]) -> None:
@@ -163,6 +194,23 @@ def _collect(folder: str, prefix: str, ancestors: tuple[str, ...], found: list[s
                     _collect(entry.path, f'{prefix}{entry.name}/', (*ancestors, real), found)
             elif entry.name.lower().endswith(IMAGE_SUFFIXES):
                 found.append(prefix + entry.name)
+
+
+def _share(tables: dict[str, Any], name: str, config: Path) -> float | None:
+    """Return the number that stands for the validation folders of a table, if one does."""
+    table = tables.get(name)
+    value = table.get('valid') if isinstance(table, dict) else None
+    if not isinstance(value, (int, float)):
+        return None
+    if not 0 < value < 1:
+        raise ValueError(f'--data-config: {config}: [{name}] valid = {value}: a share must be above 0 and below 1')
+    return float(value)
+
+
+def _place(name: Path) -> float:
+    """Return a number from 0 to below 1 that a path without its suffix draws; some systems decompose its letters."""
+    stem = unicodedata.normalize('NFC', name.with_suffix('').as_posix())
+    return int.from_bytes(hashlib.sha256(stem.encode(errors='surrogateescape')).digest()[:6]) / 2**48
 
 
 def _size_and_name(line: bytes) -> tuple[str, str]:

@@ -6,6 +6,7 @@ import itertools
 import os
 import re
 import shlex
+import shutil
 import subprocess
 import sys
 import tomllib
@@ -185,8 +186,8 @@ def test_things_lie_where_their_names_say(place, name):
     assert callable(getattr(importlib.import_module(place), name))
 
 
-def commands():
-    text = (ROOT / 'README.md').read_text() + ''.join(p.read_text() for p in (ROOT / 'docs').glob('*.md'))
+def commands(*paths):
+    text = ''.join(path.read_text() for path in paths or (ROOT / 'README.md', *(ROOT / 'docs').glob('*.md')))
     text = text.replace('\\\n', ' ')
     scripts = r'train_base|train_refine|inference_\w+|checkpoints|export_\w+|make_testset|evaluate'
     return re.findall(rf'^ *python ((?:{scripts})\.py [^#\n]*)', text, re.MULTILINE)
@@ -218,6 +219,29 @@ def test_the_documents_commands_parse(line, in_tmp):
         inference_speed_test.prepare(inference_speed_test.parse(words))
         return
     importlib.import_module(script.removesuffix('.py')).parse(words)
+
+
+# What a command reads or writes: the flags before it.
+FILES = ('--output', '-o', '--json', '--csv', '--report', '--video-src', '--video-bgr', '--images-bgr', '--data-config')
+FOLDERS = ('--output-dir', '--testset', '--images-src', '--images-bgr', '--model-name', '--predictions', '--truth')
+
+
+def test_what_the_readmes_commands_read_and_write_does_not_dirty_the_tree(in_tmp):
+    names = ['data_path.toml', 'demo_output/result.png', 'my-data/train/fgr/0001.jpg', 'backgrounds/train/street.jpg']
+    for line in commands(ROOT / 'README.md'):
+        for flag, word in itertools.pairwise(shlex.split(line)):
+            if flag in FILES:
+                names.append(word)
+            if flag in FOLDERS:
+                parents = ('checkpoint/', 'log/') if flag == '--model-name' else ('',)
+                names += [f'{parent}{word}/pha/0001.png' for parent in parents]
+    names = sorted({name for name in names if not name.startswith(('-', '/', '..'))})
+    assert len(names) > 20
+    shutil.copy(ROOT / '.gitignore', '.gitignore')
+    subprocess.run(['git', 'init', '-q'], check=True)
+    words = ['git', 'check-ignore', '--stdin']
+    ignored = subprocess.run(words, input='\n'.join(names), capture_output=True, text=True, check=False).stdout.split()
+    assert sorted(set(names) - set(ignored)) == []
 
 
 def test_closed_streams_end_no_script(tmp_path):

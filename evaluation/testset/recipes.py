@@ -10,7 +10,7 @@ import numpy as np
 
 from common.console import some
 from dataset.images import SampleDataset
-from dataset.paths import find_images, match_listed
+from dataset.paths import drawn_part, find_images, match_listed
 from dataset.sampling import rng
 
 from .layout import picture_sizes
@@ -29,11 +29,19 @@ _Job = tuple[str, Path, Path, Path]  # name, foreground, alpha, background
 
 @dataclass(frozen=True)
 class Sources:
-    """Folders of foregrounds, of alphas of equal relative path, and of backgrounds."""
+    """Folders of foregrounds, of alphas of equal relative path, and of backgrounds.
+
+    Attributes:
+        share, bgr_share: of the pairs and of the backgrounds that validation takes; None where all are meant.
+        split: 'train' or 'valid': whose share it is.
+    """
 
     fgr: Path
     pha: Path
     bgr: Path
+    share: float | None = None
+    bgr_share: float | None = None
+    split: str = 'valid'
 
 
 @dataclass(frozen=True)
@@ -133,12 +141,18 @@ def _listed(sources: Sources) -> tuple[list[tuple[Path, Path]], list[Path], list
     problems = []
     for kind, folder in (('fgr', sources.fgr), ('pha', sources.pha), ('bgr', sources.bgr)):
         try:
-            names[kind] = find_images(folder)
+            found = find_images(folder)
         except OSError as error:
             problems.append(str(error))
             continue
-        if not names[kind]:
+        share = sources.bgr_share if kind == 'bgr' else sources.share
+        names[kind] = drawn_part(found, share, sources.split)
+        if not found:
             problems.append(f'{folder}: no pictures (jpg, jpeg, png or webp) in it, nor in its sub-folders')
+        elif not names[kind]:
+            problems.append(
+                f'{folder}: with valid = {share} none of its {len(found)} pictures is of --split {sources.split}'
+            )
     if problems:
         return [], [], problems
     pairing = match_listed(sources.fgr, names['fgr'], sources.pha, names['pha'])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import unicodedata
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,7 +13,7 @@ import pytest
 from PIL import Image
 
 from dataset.checks import check_files
-from dataset.paths import DataPaths, read_data_config
+from dataset.paths import DataPaths, drawn_part, read_data_config
 
 CONFIG = """
 [people.train]
@@ -62,7 +63,9 @@ def test_config_names_every_missing_key(tmp_path):
 
 
 def test_config_that_is_missing_or_no_toml(tmp_path):
-    with pytest.raises(FileNotFoundError, match=r'--data-config: .*none\.toml'):
+    with pytest.raises(
+        FileNotFoundError, match=r'--data-config: .*none\.toml is no file; copy data_path\.example\.toml'
+    ):
         read_data_config(tmp_path / 'none.toml', 'people')
     (tmp_path / 'data.toml').write_text('[people.train\nfgr = C:\\data')
     with pytest.raises(ValueError, match=r'data\.toml cannot be read as TOML: .*line 1'):
@@ -74,12 +77,64 @@ def test_config_that_is_missing_or_no_toml(tmp_path):
 
 @pytest.mark.parametrize('name', ['videomatte240k', 'photomatte13k', 'distinctions646'])
 def test_the_template_names_the_papers_sets(name):
-    template = Path(__file__).parents[2] / 'data_path.toml'
+    template = Path(__file__).parents[2] / 'data_path.example.toml'
     paths = read_data_config(template, name)
     assert (
         len({paths.train_fgr, paths.train_pha, paths.valid_fgr, paths.valid_pha, paths.train_bgr, paths.valid_bgr}) == 6
     )
-    assert all(template.parent in path.parents for path in vars(paths).values())
+    assert all(template.parent in path.parents for name, path in vars(paths).items() if 'share' not in name)
+    assert paths.valid_share is paths.valid_bgr_share is None
+
+
+SHARES = """
+[people]
+train.fgr = "fgr"
+train.pha = "pha"
+valid = 0.3
+[backgrounds]
+train = "bgr"
+valid = 0.25
+"""
+
+
+def test_config_with_shares_instead_of_validation_folders(tmp_path):
+    (tmp_path / 'data.toml').write_text(SHARES)
+    folders = [tmp_path / name for name in ('fgr', 'pha', 'fgr', 'pha', 'bgr', 'bgr')]
+    assert read_data_config(tmp_path / 'data.toml', 'people') == DataPaths(*folders, 0.3, 0.25)
+
+
+@pytest.mark.parametrize('share', ['0', '1', '1.5', '-0.1', 'nan', 'true'])
+def test_config_refuses_what_is_no_share(tmp_path, share):
+    (tmp_path / 'data.toml').write_text(SHARES.replace('0.3', share))
+    with pytest.raises(ValueError, match=r'\[people\] valid = .*: a share must be above 0 and below 1'):
+        read_data_config(tmp_path / 'data.toml', 'people')
+
+
+def test_config_without_validation_hints_at_a_share(tmp_path):
+    (tmp_path / 'data.toml').write_text(SHARES.replace('valid = 0.3\n', ''))
+    with pytest.raises(ValueError, match=r'lacks \[people.valid\] fgr, .*"valid = 0.1" under \[people\]'):
+        read_data_config(tmp_path / 'data.toml', 'people')
+
+
+def test_a_share_is_drawn_by_name_and_stays_as_pictures_come():
+    names = [Path(f'{folder}/{i:04d}.jpg') for folder in ('anna', 'ben') for i in range(1000)]
+    train, valid = (drawn_part(names, 0.1, split) for split in ('train', 'valid'))
+    assert sorted([*train, *valid]) == names
+    assert 150 < len(valid) < 250
+    assert {path.parent.name for path in valid} == {'anna', 'ben'}
+    # The same for ever: a run that goes on sees the pictures that it saw.
+    assert [path.stem for path in valid[:4]] == ['0000', '0038', '0055', '0060']
+    # Names alone count: neither other pictures, nor their order, nor the suffix, nor how a disk spells an umlaut.
+    assert drawn_part(names[::-2], 0.1, 'valid') == [name for name in names[::-2] if name in set(valid)]
+    assert [
+        name.with_suffix('.jpg') for name in drawn_part([n.with_suffix('.png') for n in names], 0.1, 'valid')
+    ] == valid
+    assert set(valid) < set(drawn_part(names, 0.2, 'valid'))
+    composed = [Path(unicodedata.normalize('NFC', f'Bär {i}.png')) for i in range(100)]
+    decomposed = [Path(unicodedata.normalize('NFD', str(path))) for path in composed]
+    drawn = drawn_part(composed, 0.5, 'valid')
+    assert drawn_part(decomposed, 0.5, 'valid') == [decomposed[composed.index(path)] for path in drawn]
+    assert drawn_part(names, None, 'train') == drawn_part(names, None, 'valid') == names
 
 
 def save(path: Path, pixels: np.ndarray, **options: object) -> None:
@@ -251,6 +306,30 @@ def test_alpha_from_the_alpha_channel_is_said(data):
         'train: pha is read from the alpha channel of 1 of 4 sampled files, from the brightness of the others.',
         'valid: pha is read from the alpha channel of 2 of 2 sampled files.',
     ]
+
+
+def test_shares_divide_pairs_and_backgrounds(data):
+    shared = replace(
+        data, valid_fgr=data.train_fgr, valid_pha=data.train_pha, valid_bgr=data.train_bgr, valid_share=0.5,
+        valid_bgr_share=0.6,
+    )  # fmt: skip
+    whole, report = check_files(data), check_files(shared)
+    assert report.findings == []
+    assert sorted([*report.train_pairs, *report.valid_pairs]) == whole.train_pairs
+    assert sorted([*report.train_bgr, *report.valid_bgr]) == whole.train_bgr
+    for part in (report.train_pairs, report.valid_pairs, report.train_bgr, report.valid_bgr):
+        assert part
+    assert all(fgr.stem == pha.stem for fgr, pha in [*report.train_pairs, *report.valid_pairs])
+    assert report.notes == [
+        f'validation takes {len(report.valid_pairs)} of the 4 pairs, drawn by name (valid = 0.5).',
+        f'validation takes {len(report.valid_bgr)} of the 4 backgrounds, drawn by name (valid = 0.6).',
+    ]
+
+
+@pytest.mark.parametrize(('share', 'lacks'), [(1e-6, 'validation. Raise'), (1 - 1e-6, 'training. Lower')])
+def test_a_share_that_leaves_nothing_is_a_finding(data, share, lacks):
+    finding = only_finding(replace(data, valid_bgr=data.train_bgr, valid_bgr_share=share))
+    assert finding.startswith(f'valid = {share}: none of the 4 backgrounds in {data.train_bgr} is left for {lacks} it')
 
 
 def test_shared_folders_are_a_note(data):

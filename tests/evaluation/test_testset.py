@@ -10,6 +10,8 @@ from support.pictures import noise, save
 from support.testset_case import contents, make, make_sources, manifest, refusal, script
 
 import make_testset
+from dataset.checks import check_files
+from dataset.paths import read_data_config
 from evaluation.testset.layout import find_testset, read_manifest
 from evaluation.testset.recipes import TestsetSettings as Settings  # pytest collects what is called Test...
 
@@ -182,6 +184,28 @@ def test_unusable_sources_are_all_named_before_anything_is_written(sources, tmp_
 def test_contradicting_sources_are_refused(in_tmp, capsys, flags, message):
     assert make_testset.main([*flags, '--output-dir', 'out']) == 2
     assert message in capsys.readouterr().err
+
+
+def test_a_share_of_the_data_set_is_what_training_leaves_out(sources, in_tmp, capsys):
+    for i in range(5):
+        save(sources.bgr / f'more/{i}.png', noise(40, 40, 3, seed=i))
+    folders = f'train = {{ fgr = "{sources.fgr}", pha = "{sources.pha}" }}'
+    Path('data_path.toml').write_text(
+        f'[mine]\n{folders}\nvalid = 0.5\n[backgrounds]\ntrain = "{sources.bgr}"\nvalid = 0.4'
+    )
+    report = check_files(read_data_config(Path('data_path.toml'), 'mine'))
+    for split, pairs, backgrounds in (
+        ('train', report.train_pairs, report.train_bgr), ('valid', report.valid_pairs, report.valid_bgr),
+    ):  # fmt: skip
+        words = ['--dataset-name', 'mine', '--split', split, '--backgrounds-per-foreground', str(len(backgrounds))]
+        assert make_testset.main([*words, '--output-dir', split]) == 0
+        made = manifest(Path(split))
+        assert {sources.fgr / picture['fgr'] for picture in made['pictures']} == {fgr for fgr, _ in pairs}
+        assert {sources.bgr / picture['background'] for picture in made['pictures']} == set(backgrounds)
+        assert made['roots'].keys() == {'fgr', 'pha', 'bgr'}
+    Path('data_path.toml').write_text(Path('data_path.toml').read_text().replace('0.5', '0.000001'))
+    assert make_testset.main(['--dataset-name', 'mine', '--output-dir', 'none']) == 2
+    assert 'with valid = 1e-06 none of its 3 pictures is of --split valid' in capsys.readouterr().err
 
 
 def test_a_folder_with_files_is_refused_without_y(sources, tmp_path, capsys):

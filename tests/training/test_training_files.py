@@ -68,6 +68,23 @@ def trained(in_tmp, monkeypatch):
     return in_tmp
 
 
+def test_a_share_of_the_training_pictures_validates(trained, capsys):
+    config = Path('data_path.toml')
+    text = '[mine]\ntrain = { fgr = "train/fgr", pha = "train/pha" }\nvalid = 0.5\n[backgrounds]\ntrain = "train/bgr"\n'
+    config.write_text(f'{text}valid = 0.5\n')
+    assert train_base.main(flags('share', dataset_name='mine', max_steps=1)) == 0
+    identity = record('checkpoint/share', 'epoch-0')['identity']
+    train, valid = identity['pictures'][0], identity['validation'][1]
+    assert train + valid == 6
+    assert f'validation takes {valid} of the 6 pairs, drawn by name (valid = 0.5)' in capsys.readouterr().out
+    again = flags('share', dataset_name='mine', max_steps=2, model_last_checkpoint='auto')
+    config.write_text(f'{text}valid = 0.4\n')
+    assert train_base.main(again) == 2
+    assert 'training backgrounds: ' in capsys.readouterr().err
+    config.write_text(f'{text}valid = 0.5\n')
+    assert train_base.main(again) == 0
+
+
 def replace(path):
     cv2.imwrite(str(path), cv2.imread(str(path), cv2.IMREAD_UNCHANGED)[::2, ::2])
 
