@@ -30,6 +30,7 @@ from training.settings import TrainingSettings
 if TYPE_CHECKING:
     from common.signals import StopRequest
     from dataset.loaders import Batch
+    from model.weights import LoadReport
     from training.distributed import Forward, Ranks
     from training.loop import Run
     from training.validation import Prediction
@@ -59,15 +60,12 @@ def make_run(args: argparse.Namespace, ranks: Ranks) -> Run:
     from model import MattingBase
     from model.pretrained import initialize
     from training.losses import base_loss
-    from training.stage import begin, log, make_optimizer, open_data
+    from training.stage import begin, make_optimizer, open_data
     from training.validation import Prediction
 
-    def make_network() -> MattingBase:
-        network = MattingBase(args.model_backbone)
-        if source := args.model_pretrain_initialization:
-            weights = source if source == 'imagenet' else read_original(Path(source)).file
-            log.info('first weights from %s', initialize(network, weights))
-        return network
+    def pretrain() -> LoadReport:
+        source = args.model_pretrain_initialization
+        return initialize(network, source if source == 'imagenet' else read_original(Path(source)).file)
 
     def step(network: Forward, batch: Batch) -> Prediction:
         true = batch.compose()
@@ -77,9 +75,10 @@ def make_run(args: argparse.Namespace, ranks: Ranks) -> Run:
 
     settings = TrainingSettings.from_options(vars(args))
     data = open_data(settings.data, ranks, matte_scale=(0.4, 1), crop_multiple=1)
-    network = ranks.build(make_network)
+    network = ranks.build(lambda: MattingBase(args.model_backbone))
     optimizer = make_optimizer(network, {'backbone': 1e-4, 'aspp': 5e-4, 'decoder': 5e-4}, args.learning_rate_scale)
-    return begin('base', settings, ranks, data, network, optimizer, step)
+    first = pretrain if args.model_pretrain_initialization else None
+    return begin('base', settings, ranks, data, network, optimizer, step, pretrain=first)
 
 
 def train(args: argparse.Namespace, ranks: Ranks, signal: StopRequest) -> int:

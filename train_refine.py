@@ -38,9 +38,13 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     """Read and check the command line; raise ValueError with all that is wrong."""
     parser = cli.Parser(__doc__)
     options.add_arguments(parser, batch_size=4, resolution=2048, epoch_end=1, images_interval=1000, valid_interval=2000)
-    cli.add_refiner_arguments(parser.add_argument_group('refiner').add_argument, RefinerSettings())
+    add = parser.add_argument_group('refiner').add_argument
+    cli.add_refiner_arguments(add, RefinerSettings())
+    add('--from-scratch', action='store_true',
+        help='begin without the weights of a base checkpoint, which learns far worse')  # fmt: skip
     args = parser.parse_args(argv)
-    cli.raise_problems(options.problems(args) + cli.refiner_problems(args))
+    problems = options.problems(args) + options.from_scratch_problems(args) + cli.refiner_problems(args)
+    cli.raise_problems(problems)
     return args
 
 

@@ -7,8 +7,11 @@ collects them all and raises them as one message.
 from __future__ import annotations
 
 import argparse
+import contextlib
+import errno
 import os
 import sys
+import tempfile
 from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 from typing import Any
@@ -201,11 +204,32 @@ def output_file_problems(
 
 def output_folder_problems(folder: Path) -> list[str]:
     """Return why nothing can be written into `--output-dir`, which need not exist."""
-    existing = next(parent for parent in (folder, *folder.absolute().parents) if parent.exists())
-    if not existing.is_dir():
-        return [f'--output-dir {folder}: {existing} is a file, not a folder']
-    if not os.access(existing, os.W_OK):
-        return [f'--output-dir {folder}: {existing} is not writable']
+    return folder_problems('--output-dir', folder)
+
+
+def folder_problems(name: str, parent: Path, child: str = '') -> list[str]:
+    """Return why nothing can be written into a folder, which need not exist; nothing of the attempt stays.
+
+    Args:
+        name: of the flag.
+        parent: its value.
+        child: of the folder in it that is meant.
+    """
+    existing = folder = parent / child
+    try:
+        with contextlib.suppress(FileNotFoundError, NotADirectoryError):
+            folder.lstat()  # a name can be too long
+        existing = next(path for path in (folder, *folder.absolute().parents) if os.path.lexists(path))
+        if existing.is_symlink() and not existing.exists():
+            return [f'{name} {parent}: {existing} is a link to a folder that is not there']
+        if not existing.is_dir():
+            return [f'{name} {parent}: {existing} is a file, not a folder']
+        # Rights alone do not tell: of a disk that is mounted to be read, of /proc, or where the user is root.
+        tempfile.TemporaryFile(dir=existing).close()
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            return []  # room may come
+        return [f'{name} {parent}: nothing can be written to {existing} ({error.strerror})']
     return []
 
 

@@ -112,11 +112,13 @@ class StopRequest:
         number: of the signal that came, or 0.
         awaited: whether steps are done, after each of which the training looks at `number`.
         speaks: whether this process tells what it does.
+        hint: added to what is told before the first step.
     """
 
     number: int = 0
     awaited: bool = False
     speaks: bool = True
+    hint: str = ''
 
     def __bool__(self) -> bool:
         return self.number != 0
@@ -131,7 +133,7 @@ class StopRequest:
         if self.speaks and self.awaited:
             tell(f'{name}: saving once this step is done; a second signal after {REPEAT_SECONDS:.0f} s ends at once')
         elif self.speaks:
-            tell(f'stopped by {name} before the first step')
+            tell(f'stopped by {name} before the first step{self.hint}')
         if not self.awaited:
             # No exception could do it: imports and libraries turn it into another one, or swallow it.
             end_at_once(number)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import logging
+import os
 import signal
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -218,5 +219,5 @@ def _batches(loader: DataLoader) -> Iterator[Batch]:
 
 
 def default_workers() -> int:
-    """Return how many loader processes suit the machine: one per core, at most 16."""
-    return min(16, cores())
+    """Return how many loader processes suit a rank: the machine's cores, shared out over its ranks, at most 16."""
+    return min(16, max(1, cores() // int(os.environ.get('LOCAL_WORLD_SIZE', '1'))))

@@ -37,7 +37,6 @@ log = logging.getLogger(__name__)
 
 # On a GPU the host looks at losses, signals and bad steps only so often, because each look waits for the device.
 LOOK_INTERVAL = 10
-RESUME_HINT = 'go on with --model-last-checkpoint auto'
 
 
 class TrainingStopped(Exception):
@@ -89,7 +88,8 @@ def fit(run: Run, signal: StopRequest) -> int:
     try:
         if run.state.progress.step >= run.schedule.end and not pending_work(run):
             steps = run.state.progress.step
-            log.info('nothing to do: %d steps are done; raise --epoch-end or --max-steps to go on', steps)
+            more = '; raise --epoch-end or --max-steps to go on' if run.settings.part_of is None else ''
+            log.info('nothing to do: %d steps are done%s', steps, more)
             if run.ranks.first and run.resumed is not None:
                 run.checkpoints.open()
             return 0
@@ -262,7 +262,7 @@ def _stop(run: Run, step: int, number: int) -> int:
     """Save after a signal, without the validation that may be due: the resumed run makes up for it."""
     reason = signal_name(number)
     saved = _save(run, {run.schedule.interval_name(step): reason}, step, {}, wait=True)
-    log.info('stopped by %s after step %d; %s', reason, step, RESUME_HINT if saved else 'NOT saved')
+    log.info('stopped by %s after step %d; %s', reason, step, run.settings.way_on if saved else 'NOT saved')
     if saved and run.settings.requeue and reason == 'SIGUSR1' and run.ranks.first:
         requeue()
     run.ranks.agree(number)  # once one rank has ended, launchers end the others
@@ -286,14 +286,14 @@ def _rescue(run: Run, bad_steps: BadSteps, meter: Meter, begin: int, error: Exce
     traceback.clear_frames(error.__traceback__)
     step = run.state.progress.step - 1
     if step < begin:
-        return f'{text}; no step was done' + (f'; {RESUME_HINT}' if run.resumed else '')
+        return f'{text}; no step was done' + (f'; {run.settings.way_on}' if run.resumed else '')
     try:
         problem = _save_last(run, bad_steps, meter, step)
     except Exception as second:
         problem = explain(second)
     if problem:
-        return f'{text}; step {step} is NOT saved: {problem}; {RESUME_HINT} from the newest checkpoint'
-    return f'{text}; step {step} is saved: {RESUME_HINT}'
+        return f'{text}; step {step} is NOT saved: {problem}; {run.settings.way_on} from the newest checkpoint'
+    return f'{text}; step {step} is saved: {run.settings.way_on}'
 
 
 def _save_last(run: Run, bad_steps: BadSteps, meter: Meter, step: int) -> str | None:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from checkpointing.links import template_problem
+from checkpointing.record import Listing
 from common import cli
 from common.network import BACKBONES
 from common.signals import StopRequest, listening
@@ -37,8 +38,9 @@ def add_arguments(
         help='side of the square that samples are made for; crops have sides of half to all of it')  # fmt: skip
     add('--batch-size', type=int, default=batch_size, metavar='N',
         help='samples of a step, over all GPUs; --accumulate multiplies it')  # fmt: skip
-    add('--num-workers', type=int, default=16, metavar='N',
-        help='processes that read pictures, over all GPUs; at most one a core; 0 reads in the main one')  # fmt: skip
+    add('--num-workers', type=int, metavar='N',
+        help='processes that read pictures for each GPU; 0 reads in the main one (default: the cores of the machine, '
+        'shared out over its GPUs, at most 16)')  # fmt: skip
     add('--seed', type=int, default=0, help='of the order of samples, of every augmentation, and of new weights')
 
     add = parser.add_argument_group('model').add_argument
@@ -108,6 +110,8 @@ def add_arguments(
     add('--compile', action=argparse.BooleanOptionalAction, default=False,
         help='compile the network: minutes at the start, faster steps')  # fmt: skip
     add('--log-dir', type=Path, default=Path('log'), metavar='DIR', help='parent of the TensorBoard folder')
+    # What the training is a part of, such as 'make demo', and what goes on with it.
+    add('--part-of', help=argparse.SUPPRESS)
 
 
 def main(
@@ -129,6 +133,8 @@ def main(
             args = parse(argv)
         except ValueError as error:
             return cli.report_error(error, 2)
+        if args.part_of is not None:
+            signal.hint = f'; {args.part_of} goes on'
         from .stage import run_script
 
         command = [str(Path(script).resolve()), *(sys.argv[1:] if argv is None else argv)]
@@ -162,11 +168,38 @@ def problems(args: argparse.Namespace) -> list[str]:
         found.append(f'--epoch-start {args.epoch_start}: must be below --epoch-end {args.epoch_end}')
     if args.model_name in ('', '.', '..') or Path(args.model_name).name != args.model_name:
         found.append(f'--model-name {args.model_name!r}: must be the name of a folder, without separators')
+    elif os.environ.get('RANK', '0') == '0':  # which alone writes
+        for name in ('checkpoint_dir', 'log_dir'):
+            found += cli.folder_problems(cli.flag(name), getattr(args, name), args.model_name)
     found += cli.precision_problems(args.device, args.precision)
     found += _checkpoint_problems(args)
     if args.dataset_name != 'synthetic' and not args.data_config.is_file():
-        found.append(f'--data-config {args.data_config}: no such file; it names the folders of {args.dataset_name!r}')
+        found.append(f'--data-config {args.data_config}: no such file; it names the folders of {args.dataset_name!r}: '
+                     'copy data_path.example.toml to that name and enter yours')  # fmt: skip
     return found
+
+
+def from_scratch_problems(args: argparse.Namespace) -> list[str]:
+    """Return why the refine stage does not begin: without weights, unless that was asked for by `--from-scratch`."""
+    last, start = args.model_last_checkpoint, args.model_start_weights
+    if args.from_scratch:
+        given = next((f'{flag} {value}' for flag, value in (
+            ('--model-start-weights', start), ('--model-last-checkpoint', last),
+        ) if value not in (None, 'auto', 'must')), None)  # fmt: skip
+        return [] if given is None else [f'--from-scratch: not together with {given}, which are weights']
+    if start is not None or last not in (None, 'auto'):
+        return []
+    # Records that cannot be read are an error of `auto`, and no first start.
+    files = Listing(args.checkpoint_dir / args.model_name)
+    if last == 'auto' and (files.broken_records() or any(record.stage == 'refine' for record in files.records())):
+        return []
+    flag, why = '--model-last-checkpoint', ''
+    if last == 'auto':
+        flag, why = '--model-start-weights', f'{files.folder} holds nothing to go on from, and '
+    return [
+        f'{flag}: missing; {why}the refine stage begins with the weights of a base checkpoint, such as '
+        'checkpoint/base/best.pth; --from-scratch begins without, and learns far worse'
+    ]
 
 
 def _checkpoint_problems(args: argparse.Namespace) -> list[str]:

@@ -253,4 +253,5 @@ def _command_line(
     if getattr(given, 'batch_norm', None) == 'reestimate':
         values['epoch_end'] = given.reestimate_batches  # which have at least one batch each
     script = scripts[network[0]]
-    return script, script.parse([word for name, value in values.items() for word in (cli.flag(name), str(value))])
+    words = [word for name, value in values.items() for word in (cli.flag(name), str(value))]
+    return script, script.parse([*words, *(['--from-scratch'] if refines else [])])

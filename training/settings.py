@@ -41,7 +41,7 @@ class DataSettings:
     valid_samples: int
     batch_size: int
     accumulate: int
-    num_workers: int
+    num_workers: int | None
     seed: int
 
 
@@ -58,6 +58,12 @@ class LoopSettings:
     checkpoint_best_name: str | None
     checkpoint_minutes: float | None
     requeue: bool
+    part_of: str | None = None
+
+    @property
+    def way_on(self) -> str:
+        """In words, what goes on with the run once it has stopped."""
+        return 'go on with --model-last-checkpoint auto' if self.part_of is None else f'{self.part_of} goes on'
 
 
 @dataclass(frozen=True)

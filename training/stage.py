@@ -33,7 +33,7 @@ from dataset.paths import list_sizes, read_data_config
 from dataset.sampling import SamplingPlan, StepSampler
 from dataset.sources import BackgroundFiles, MatteFiles
 from dataset.synthetic import SyntheticBackgrounds, SyntheticMattes
-from model.weights import load_weights
+from model.weights import LoadReport, load_weights
 
 from . import distributed
 from .distributed import Ranks
@@ -144,8 +144,8 @@ class Data:
 
     def _loading(self, ranks: Ranks) -> tuple[int, bool]:
         """Return the worker processes of this rank, and whether pictures lie in page-locked memory."""
-        workers = -(-min(self.settings.num_workers, default_workers()) // ranks.world)
-        return workers, ranks.device.type == 'cuda'
+        asked = self.settings.num_workers
+        return default_workers() if asked is None else asked, ranks.device.type == 'cuda'
 
 
 def open_data(settings: DataSettings, ranks: Ranks, matte_scale: tuple[float, float], crop_multiple: int) -> Data:
@@ -248,6 +248,7 @@ def begin(
     optimizer: torch.optim.Optimizer,
     step: Step,
     refiner: RefinerSettings | None = None,
+    pretrain: Callable[[], LoadReport] | None = None,
 ) -> Run:
     """Begin a run, or put it where it was when it stopped; says in one line which.
 
@@ -256,10 +257,11 @@ def begin(
         settings: the flags.
         ranks: that train.
         data: what is trained on.
-        network: with its first weights, on its device.
+        network: on its device.
         optimizer: of the network.
         step: makes a prediction, with its losses, for a batch.
         refiner: settings of the refine stage; weights that a new run takes may lack its parameters.
+        pretrain: gives the network the pretrained weights of a run that neither goes on nor takes weights.
 
     Raises:
         CheckpointError: the checkpoint is not one to go on from, or the folder is in use, or no use.
@@ -284,11 +286,13 @@ def begin(
         last, start = settings.run.model_last_checkpoint, settings.run.model_start_weights
         accept = settings.run.accept_changed_data
         resume = ranks.in_turn(lambda: decide(last, folder, stage, identity, start, lists, accept, disk))
+        if resume.record is None:
+            _first_weights(settings, network, resume, folder, pretrain, () if refiner is None else ('refiner.',), ranks)
         dtype = _precision(settings.run.precision, resume.record, ranks.device)
         ema = EMA(network, settings.run.ema_decay) if settings.run.ema_decay else None
         state = TrainingState(network, optimizer, make_scaler(ranks.device, dtype), ema)
         schedule = Schedule(settings.schedule, data.plan.steps_per_epoch)
-        _put_in_place(settings, state, resume, schedule, folder, () if refiner is None else ('refiner.',))
+        _put_in_place(settings, state, resume, schedule)
         position = state.progress.step
         log.info(
             '%s stage on %s in %s, %d rank%s; %d + %d training pictures, %d steps of an epoch; steps %d to %d',
@@ -321,7 +325,12 @@ def begin(
             dtype=dtype,
             checkpoints=Checkpoints(folder, stage, resume.run, identity, settings.policy, options, lock, lists, disk),
             logger=Logger(
-                log_dir / settings.run.model_name, position, schedule.end, ranks.first, mark, resume.record is not None
+                log_dir / settings.run.model_name,
+                position,
+                schedule.end,
+                ranks.first,
+                mark,
+                resume.record is not None,
             ),
             resumed=resume.record,
         )
@@ -341,31 +350,37 @@ def _precision(name: str, resumed: Record | None, device: torch.device) -> torch
     return choose_precision(name, device)
 
 
-def _put_in_place(
+def _first_weights(
     settings: TrainingSettings,
-    state: TrainingState,
+    network: nn.Module,
     resume: Resume,
-    schedule: Schedule,
     folder: Path,
+    pretrain: Callable[[], LoadReport] | None,
     allow_missing: tuple[str, ...],
+    ranks: Ranks,
 ) -> None:
-    """Put the state where the run begins, and say in one line how it begins."""
-    asked = settings.run.epoch_start
-    if resume.record is not None and resume.content is not None:
-        state.load_state_dict(resume.content.state, resume.content.weights, resume.content.ema)
-        epoch = schedule.epoch(state.progress.step)
-        # Under auto the same line serves the first start and every restart.
-        if asked not in (None, epoch) and settings.run.model_last_checkpoint not in ('auto', 'must'):
-            raise ValueError(f'--epoch-start {asked}: {resume.record.name}.pth goes on in epoch {epoch}')
-        log.info('continuing this run from %s.pth: step %d, epoch %d, 100.0 %% of the parameters',
-                 resume.record.name, state.progress.step, epoch)  # fmt: skip
-        return
-    refuse_overwriting(folder, resume.run, asked or 0)
+    """Give a new run its weights, and say in one line which."""
+    refuse_overwriting(folder, resume.run, settings.run.epoch_start or 0)
     if resume.weights is not None:
         weights = read_original(resume.weights).file
-        log.info('new run with weights from %s', load_weights(state.module, weights, allow_missing))
+        log.info('new run with weights from %s', load_weights(network, weights, allow_missing))
+    elif pretrain is not None:
+        # The first rank begins, so that weights are downloaded once.
+        log.info('new run with pretrained weights from %s', ranks.in_turn(pretrain))
     else:
         log.info('new run with new weights')
-        if allow_missing:
-            log.warning('the refine stage learns far worse without a base checkpoint: --model-start-weights')
-    state.progress = Progress(step=(asked or 0) * schedule.steps_per_epoch)
+
+
+def _put_in_place(settings: TrainingSettings, state: TrainingState, resume: Resume, schedule: Schedule) -> None:
+    """Put the state where the run begins; say in one line where a run goes on."""
+    asked = settings.run.epoch_start
+    if resume.record is None or resume.content is None:
+        state.progress = Progress(step=(asked or 0) * schedule.steps_per_epoch)
+        return
+    state.load_state_dict(resume.content.state, resume.content.weights, resume.content.ema)
+    epoch = schedule.epoch(state.progress.step)
+    # Under auto the same line serves the first start and every restart.
+    if asked not in (None, epoch) and settings.run.model_last_checkpoint not in ('auto', 'must'):
+        raise ValueError(f'--epoch-start {asked}: {resume.record.name}.pth goes on in epoch {epoch}')
+    log.info('continuing this run from %s.pth: step %d, epoch %d, 100.0 %% of the parameters',
+             resume.record.name, state.progress.step, epoch)  # fmt: skip

@@ -55,7 +55,8 @@ def test_a_foreground_that_is_not_a_number_is_never_the_best():
      ('valid_ema_loss', 'valid_ema_loss'), (None, 'valid_loss')],
 )  # fmt: skip
 def test_a_metric_is_named_with_or_without_its_prefix(script, typed, name):
-    assert script.parse(flags('run', monitor=typed)).monitor == name
+    begin = {'from_scratch': True} if script is train_refine else {}
+    assert script.parse(flags('run', monitor=typed, **begin)).monitor == name
 
 
 def test_connectivity_is_measured_where_it_decides_and_only_there(tiny):
