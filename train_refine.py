@@ -9,6 +9,8 @@ on a laptop, no data needed:
       --max-steps 50
 several machines:
   torchrun --nnodes 4 --nproc-per-node 8 ... train_refine.py ...
+what will it take, in time, memory and disk? nothing is kept:
+  the same command with --dry-run
 go on after a stop:
   the same command with --model-last-checkpoint auto
 
@@ -70,10 +72,12 @@ def make_run(args: argparse.Namespace, ranks: Ranks) -> Run:
 
 
 def train(args: argparse.Namespace, ranks: Ranks, signal: StopRequest) -> int:
-    """Train to the end or to a signal; return the exit code."""
+    """Train to the end or to a signal, or try what that will take; return the exit code."""
+    from training.dry_run import dry_run
     from training.loop import fit
 
-    return fit(make_run(args, ranks), signal)
+    run = make_run(args, ranks)
+    return dry_run(run, args.checkpoint_dir) if args.dry_run else fit(run, signal)
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -5,7 +5,9 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import os
+import sys
 from collections.abc import Iterator
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from .cli import PRECISIONS
@@ -99,3 +101,26 @@ def keep_memory(device: str) -> None:
         libc.mallopt(trim_threshold, 2**31 - 1)
         libc.mallopt(top_pad, 2**26)
         libc.mallopt(arena_max, 1)
+
+
+def peak_mib(device: torch.device) -> float | None:
+    """Return the most MiB in use since the process began, or since its system reset that.
+
+    Of a GPU's memory what tensors took; on a CPU the process's resident memory, with Python, torch and the weights.
+    None where the system does not tell.
+    """
+    import torch
+
+    if device.type == 'cuda':
+        return torch.cuda.max_memory_allocated(device) / 2**20
+    if device.type == 'mps':
+        return torch.mps.driver_allocated_memory() / 2**20  # of a pool, which grows only
+    status = Path('/proc/self/status')
+    if status.exists():
+        return next(int(x.split()[1]) / 2**10 for x in status.read_text().splitlines() if x.startswith('VmHWM:'))
+    try:
+        import resource
+    except ImportError:
+        return None
+    unit = 1 if sys.platform == 'darwin' else 2**10
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**20

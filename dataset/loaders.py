@@ -153,7 +153,7 @@ class TrainingBatches:
     """
 
     def __init__(self, dataset: WarpedPairs, sampler: StepSampler, workers: int, pin: bool):
-        self.plan, self.world = sampler.plan, sampler.world
+        self.sampler, self.plan, self.world = sampler, sampler.plan, sampler.world
         self.loader = _loader(dataset, sampler, workers, pin)
         self.unreadable: dict[int, list[str]] = {}
 
@@ -162,6 +162,11 @@ class TrainingBatches:
             if batch.errors:
                 self._count(batch)
             yield batch
+
+    def read_step(self, step: int) -> list[Batch]:
+        """Return the batches of one step, read in this process."""
+        one = replace(self.sampler, start=step, end=step + 1)
+        return [collate([self.loader.dataset[sample] for sample in samples]) for samples in one]
 
     def _count(self, batch: Batch) -> None:
         epoch = batch.samples[0].epoch

@@ -62,6 +62,9 @@ def add_arguments(
         help='epoch to begin with, from 0; needed only for weights from elsewhere')  # fmt: skip
     add('--epoch-end', type=int, default=epoch_end, metavar='N', help='epoch to stop before')
     add('--max-steps', type=int, metavar='N', help='end the run once N optimizer steps of the whole run are done')
+    add('--dry-run', action='store_true',
+        help='check everything, try a step, a validation and a checkpoint, and say what the whole run will take: time, '
+        'memory, disk; nothing of it stays')  # fmt: skip
     add('--log-train-loss-interval', type=int, default=10, metavar='STEPS', help='between logged losses')
     add('--log-train-images-interval', type=int, default=images_interval, metavar='STEPS', help='between pictures')
     add('--log-valid-interval', type=int, default=valid_interval, metavar='STEPS', help='between validations')

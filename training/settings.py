@@ -99,6 +99,7 @@ class RunSettings:
     ema_decay: float | None
     precision: str
     compile: bool
+    dry_run: bool
 
 
 @dataclass(frozen=True)

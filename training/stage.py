@@ -37,6 +37,7 @@ from model.weights import LoadReport, load_weights
 
 from . import distributed
 from .distributed import Ranks
+from .dry_run import UntouchedDisk
 from .failures import explain, known_cause
 from .logs import Logger, mark_of, set_up_logging
 from .loop import Run, TrainingStopped
@@ -252,6 +253,8 @@ def begin(
 ) -> Run:
     """Begin a run, or put it where it was when it stopped; says in one line which.
 
+    A dry run decides the same, and neither locks the run's folder nor writes to it.
+
     Args:
         stage: 'base' or 'refine'.
         settings: the flags.
@@ -269,11 +272,12 @@ def begin(
         ValueError: the weights do not fit the network.
     """
     folder = settings.run.checkpoint_dir / settings.run.model_name
-    disk = Disk()
+    dry = settings.run.dry_run
+    disk = UntouchedDisk() if dry else Disk()
     lock = FolderLock(folder, disk=disk)
     with contextlib.ExitStack() as refused:
         refused.callback(lock.release)
-        if ranks.first:
+        if ranks.first and not dry:
             # Before anything is decided: of two first starts at once, the second sees what the first has made.
             lock.take()
             rehearse(disk, folder)
@@ -328,7 +332,7 @@ def begin(
                 log_dir / settings.run.model_name,
                 position,
                 schedule.end,
-                ranks.first,
+                ranks.first and not dry,
                 mark,
                 resume.record is not None,
             ),

@@ -13,7 +13,6 @@ import gc
 import math
 import os
 import platform
-import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -27,6 +26,7 @@ import torchvision
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from common.devices import peak_mib
 from common.network import NetworkSettings
 from inference import backends, networks
 from inference.pixels import as_batch, to_float
@@ -119,27 +119,6 @@ def reset_peak(device: torch.device) -> bool:
     except OSError:
         return False
     return True
-
-
-def peak_mib(device: torch.device) -> float | None:
-    """Return the most MiB in use since `reset_peak`, or since the process began where that cannot be reset.
-
-    Of a GPU's memory what tensors took; on a CPU the process's resident memory, with Python, torch and the weights.
-    None where the system does not tell.
-    """
-    if device.type == 'cuda':
-        return torch.cuda.max_memory_allocated(device) / 2**20
-    if device.type == 'mps':
-        return torch.mps.driver_allocated_memory() / 2**20  # of a pool, which grows only
-    status = Path('/proc/self/status')
-    if status.exists():
-        return next(int(x.split()[1]) / 2**10 for x in status.read_text().splitlines() if x.startswith('VmHWM:'))
-    try:
-        import resource
-    except ImportError:
-        return None
-    unit = 1 if sys.platform == 'darwin' else 2**10
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**20
 
 
 def machine(device: torch.device) -> dict[str, Any]:

@@ -35,6 +35,13 @@ def test_a_resume_keeps_the_loss_scale(in_tmp, one_gpu):
     assert scales[1]['_growth_tracker'] <= 4
 
 
+def test_a_dry_run_tells_the_memory_of_the_gpu(in_tmp, one_gpu, capsys):
+    assert train_base.main(flags('run', dry_run=True, precision='float16', **ONE)) == 0
+    total = torch.cuda.get_device_properties(0).total_memory / 1e9
+    assert f' GB of {total:.2f} GB, at that crop' in capsys.readouterr().out
+    assert list(in_tmp.iterdir()) == []
+
+
 @pytest.mark.skipif(torch.cuda.device_count() < 2, reason='needs two GPUs')
 def test_two_gpus_with_synchronised_batchnorm_train(in_tmp):
     shared = {'device': 'cuda', 'max_steps': 2, 'precision': 'float32', 'batch_size': 4}

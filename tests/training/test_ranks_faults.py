@@ -22,12 +22,12 @@ AUTO = {'model_last_checkpoint': 'auto'}
 SIX = {'synthetic_size': 18, 'batch_size': 6, 'valid_samples': 3, 'checkpoint_interval': 1, 'ema_decay': 0.9}
 
 
-def start_ranks(folder, world, words, *sabotage):
-    """Starts a run of several ranks, each a child of the server."""
+def start_ranks(folder, world, words, *sabotage, environment=None):
+    """Starts a run of several ranks, each a child of the server; `environment` is added to theirs."""
     with socket.socket() as free:
         free.bind(('localhost', 0))
         port = free.getsockname()[1]
-    shared = {'MASTER_ADDR': 'localhost', 'MASTER_PORT': f'{port}', 'WORLD_SIZE': f'{world}'}
+    shared = {'MASTER_ADDR': 'localhost', 'MASTER_PORT': f'{port}', 'WORLD_SIZE': f'{world}', **(environment or {})}
     return [
         server().start(folder, words, TINY, *sabotage, environment={**shared, 'RANK': f'{r}', 'LOCAL_RANK': f'{r}'})
         for r in range(world)
@@ -115,6 +115,17 @@ def test_a_folder_in_use_is_said_by_the_first_rank_alone(tmp_path):
     assert len(errors(ranks[0])) == 1
     assert 'is writing to this folder' in errors(ranks[0])[0]
     assert errors(ranks[1]) == []
+
+
+def test_a_dry_run_of_several_ranks_leaves_no_trace(tmp_path):
+    words = flags('run', **SIX, dry_run=True, num_workers=None)
+    ranks = start_ranks(tmp_path, 2, words, environment={'TMPDIR': str(tmp_path), 'LOCAL_WORLD_SIZE': '2'})
+    assert end_ranks(ranks) == [0, 0]
+    text = ranks[0].text()
+    assert 'dry run: a step, a validation and a checkpoint are done, and nothing of them stays' in text
+    assert 'whole run    6 steps with validation after 2 of them: about ' in text
+    assert 'dry run' not in ranks[1].text()
+    assert {name for name in names(tmp_path) if not name.startswith('output-')} == set()
 
 
 def test_an_error_of_another_rank_lets_the_first_one_save(tmp_path):
