@@ -240,7 +240,8 @@ def _prune_run(run: RecordedRun, args: argparse.Namespace) -> str | None:
     total = freed(paths)
     if not args.dry_run:
         remove(Disk(), run.folder, paths)
-    hint = '' if paths else '; --keep N, --best K and --keep-states N say what to keep'
+    told = bool(paths) or any(value is not None for value in (args.keep, args.best, args.every, args.keep_states))
+    hint = '' if told else '; --keep N, --best K and --keep-states N say what to keep'
     print(f'  {len(paths)} files, {megabytes(total)}{hint}')
     return None
 

@@ -8,11 +8,14 @@ Everything goes to demo_output/; the picture is demo_output/result.png. Run agai
 
 from __future__ import annotations
 
+import argparse
 import sys
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from common import cli
+from common.signals import StopSignals, end_at_once, run_until_stopped, signal_name, tell
 
 if TYPE_CHECKING:
     import numpy as np
@@ -31,13 +34,27 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument(
         '--refine-steps', type=int, metavar='N', help='of the refine stage (default: a quarter of that)'
     )
-    args = parser.parse_args(argv)
+    words = sys.argv[1:] if argv is None else argv
+    args = parser.parse_args(words)
+    again = f'python demo.py {" ".join(words)}' if words else 'make demo'
+
+    def stop(number: int) -> None:
+        tell(f'stopped by {signal_name(number)}; {again} goes on')
+        end_at_once(number)
+
+    with StopSignals(stop):  # what has something to save answers signals itself
+        return make(args, again)
+
+
+def make(args: argparse.Namespace, again: str) -> int:
+    """Make the picture and all it needs; return the exit code. `again` is the command that goes on after a stop."""
     refine_steps = args.refine_steps or max(2, args.steps // 4)
 
     import inference_images
     import train_base
     import train_refine
     from common.devices import choose_device, fast_in_bfloat16
+    from inference.processes import process_shard
 
     precision = 'bfloat16' if fast_in_bfloat16(choose_device('auto')) else 'auto'
     shared = [
@@ -51,16 +68,15 @@ def main(argv: list[str] | None = None) -> int:
         '--learning-rate-scale', '2', '--log-valid-interval', '150', '--checkpoint-interval', '150',
     ]  # fmt: skip
     print('1 of 3: the coarse network\n' + command('train_base.py', base), flush=True)
-    if code := train_base.main(base):
+    if code := train_base.main([*base, '--part-of', again]):
         return code
     refine = [
         *shared, '--model-name', 'refine', '--train-resolution', str(SIDE), '--max-steps', str(refine_steps),
         *REFINER, '--log-valid-interval', '150', '--checkpoint-interval', '150',
+        '--model-start-weights', str(OUT / 'checkpoint/base/last.pth'),
     ]  # fmt: skip
-    if not list((OUT / 'checkpoint/refine').glob('epoch-*.json')):
-        refine[refine.index('auto', refine.index('--model-last-checkpoint'))] = str(OUT / 'checkpoint/base/last.pth')
     print('\n2 of 3: the whole network\n' + command('train_refine.py', refine), flush=True)
-    if code := train_refine.main(refine):
+    if code := train_refine.main([*refine, '--part-of', again]):
         return code
 
     draw_pictures()
@@ -71,7 +87,7 @@ def main(argv: list[str] | None = None) -> int:
         '-y',
     ]  # fmt: skip
     print('\n3 of 3: cut out subjects it never saw\n' + command('inference_images.py', run), flush=True)
-    if code := inference_images.main(run):
+    if code := run_until_stopped(partial(inference_images.start, run, process_shard()), f'stopped; {again} goes on'):
         return code
     print(f'\nsource, plate, alpha, cut out on white, on a new background: {show_result()}')
     return 0

@@ -58,6 +58,8 @@ def test_prune_where_everything_is_kept_says_so(run, capsys):
     assert code == 0
     assert 'keeps the weights of all' in out
     assert '0 files, 0 B; --keep N, --best K and --keep-states N say what to keep' in out
+    for given in (('--keep', 9), ('--best', 9), ('--every', 1), ('--keep-states', 9)):
+        assert call(capsys, 'prune', *given)[1].splitlines()[-1] == '  0 files, 0 B'
 
 
 def test_prune_leaves_what_is_not_the_runs(run, capsys):
