@@ -20,6 +20,11 @@ refusal, with what to do about it.
 
 from __future__ import annotations
 
+if __name__ == '__main__':
+    import signal
+
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C during the imports is no traceback; `main` answers it better
+
 import argparse
 import sys
 from collections.abc import Sequence

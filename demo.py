@@ -8,6 +8,11 @@ Everything goes to demo_output/; the picture is demo_output/result.png. Run agai
 
 from __future__ import annotations
 
+if __name__ == '__main__':
+    import signal
+
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C during the imports is no traceback; `main` answers it better
+
 import argparse
 import sys
 from functools import partial

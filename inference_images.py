@@ -18,6 +18,11 @@ torchrun's processes wait for each other and all leave with the largest code.
 
 from __future__ import annotations
 
+if __name__ == '__main__':
+    import signal
+
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C during the imports is no traceback; `main` answers it better
+
 import argparse
 import math
 import os

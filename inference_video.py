@@ -18,6 +18,11 @@ run, and what was done is kept; 2: nothing was started; 130 or 143: stopped by C
 
 from __future__ import annotations
 
+if __name__ == '__main__':
+    import signal
+
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C during the imports is no traceback; `main` answers it better
+
 import argparse
 import os
 import sys

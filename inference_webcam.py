@@ -17,6 +17,11 @@ Exit code 0: quit, or the film has ended; 1: the camera is lost, or the run had 
 
 from __future__ import annotations
 
+if __name__ == '__main__':
+    import signal
+
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C during the imports is no traceback; `main` answers it better
+
 import argparse
 import os
 import sys

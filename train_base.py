@@ -19,6 +19,11 @@ train_refine.py takes one of these files as its --model-last-checkpoint.
 
 from __future__ import annotations
 
+if __name__ == '__main__':
+    import signal
+
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C during the imports is no traceback; `main` answers it better
+
 import argparse
 import os
 import sys

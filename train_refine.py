@@ -19,6 +19,11 @@ Writes checkpoint/<model_name>/epoch-<N>-iter-<step>.pth and epoch-<N>.pth, and 
 
 from __future__ import annotations
 
+if __name__ == '__main__':
+    import signal
+
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C during the imports is no traceback; `main` answers it better
+
 import argparse
 import sys
 from typing import TYPE_CHECKING

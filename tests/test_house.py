@@ -7,6 +7,7 @@ import os
 import re
 import shlex
 import shutil
+import signal
 import subprocess
 import sys
 import tomllib
@@ -122,6 +123,17 @@ def test_help_imports_nothing_slow(script, flag):
     done = subprocess.run([sys.executable, '-c', code], cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert flag in done.stdout
+
+
+@pytest.mark.parametrize('script', sorted(SCRIPTS))
+def test_an_interrupt_during_the_imports_is_no_traceback(script, tmp_path):
+    # A module that every script imports stands for all of them: it is found here before Python's own.
+    (tmp_path / 'argparse.py').write_text('import os, signal\nos.kill(os.getpid(), signal.SIGINT)\n')
+    done = subprocess.run(
+        [sys.executable, ROOT / f'{script}.py'], env={**os.environ, 'PYTHONPATH': str(tmp_path)}, capture_output=True,
+        check=False,
+    )  # fmt: skip
+    assert (done.returncode, done.stderr) == (-signal.SIGINT, b'')
 
 
 def test_help_shows_defaults_of_nought():
