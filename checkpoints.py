@@ -1,3 +1,4 @@
+# PYTHON_ARGCOMPLETE_OK
 """Look after checkpoints: what there is, whether it is whole, what may go, and what can be made of it.
 
 of every run in checkpoint/: what is kept and why, and whether every byte is as it was written:
@@ -40,7 +41,7 @@ from checkpointing.cli import (
     print_json,
     print_pairs,
 )
-from common.cli import report_error
+from common import cli
 from common.console import megabytes, progress, say, table
 from training import scoring
 
@@ -310,8 +311,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         return 130
     except Exception as error:
-        return report_error(error, 2, memory='lower --batch-size or --train-resolution')
+        return cli.report_error(error, 2, memory='lower --batch-size or --train-resolution')
 
 
 if __name__ == '__main__':
-    sys.exit(main())
+    sys.exit(cli.run(main))

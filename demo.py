@@ -1,3 +1,4 @@
+# PYTHON_ARGCOMPLETE_OK
 """First result in minutes: train both stages on drawn data, cut out subjects the network never saw, show a picture.
 
   python demo.py             about ten minutes on two cores
@@ -153,4 +154,4 @@ def blend(fgr: np.ndarray, bgr: np.ndarray | int, pha: np.ndarray) -> np.ndarray
 
 
 if __name__ == '__main__':
-    sys.exit(main())
+    sys.exit(cli.run(main))

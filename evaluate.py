@@ -1,3 +1,4 @@
+# PYTHON_ARGCOMPLETE_OK
 """Score mattes: the usual metrics over a test set, with intervals, for several networks side by side.
 
 your networks, and what the refiner adds:
@@ -49,7 +50,14 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     """Read the command line."""
     parser = cli.Parser(__doc__)
     add = parser.add_argument_group('what is scored').add_argument
-    add('--checkpoint', type=Path, nargs='+', metavar='FILE', help='networks, to be run on --testset')
+    add(
+        '--checkpoint',
+        '--model-checkpoint',
+        type=Path,
+        nargs='+',
+        metavar='FILE',
+        help='networks, to be run on --testset',
+    )
     add('--testset', type=Path, metavar='DIR',
         help='of make_testset.py, or a folder with src/, bgr/, pha/ and maybe fgr/, trimap/')  # fmt: skip
     add('--predictions', type=Path, nargs='+', metavar='DIR',
@@ -78,8 +86,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     cli.add_device_argument(add)
     cli.add_precision_argument(add)
     add('--batch-size', type=int, default=1, metavar='N', help='pictures of equal size computed at once')
-    add('--num-workers', type=int, default=0, metavar='N',
-        help='threads that read pictures, and as many that score; 0: one per core (CPU: per 2)')  # fmt: skip
+    cli.add_threads_argument(add, 'score')
     parser.set_defaults(compile=False, backend='pytorch')
     args = parser.parse_args(argv)
     for name in ('checkpoint', 'predictions', 'results'):
@@ -195,4 +202,4 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 if __name__ == '__main__':
-    sys.exit(main())
+    sys.exit(cli.run(main))

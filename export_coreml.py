@@ -1,3 +1,4 @@
+# PYTHON_ARGCOMPLETE_OK
 """Export a trained network as a Core ML package for iPhone, iPad and Mac.
 
 a network for HD pictures:
@@ -31,7 +32,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from common.cli import raise_problems
+from common.cli import raise_problems, run
 from common.network import ALL_OUTPUTS, MIN_SIDE, OUTPUTS, NetworkSettings
 from export import cli
 
@@ -54,7 +55,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
         help=f'{", ".join(TARGETS)}, with macOS 12 to 15; iOS16 if left out, iOS18 where that is needed')  # fmt: skip
     add('--image-inputs', action=argparse.BooleanOptionalAction, default=True,
         help='take src and bgr as images (CVPixelBuffer), instead of arrays of 0..1')  # fmt: skip
-    add('--array-inputs', dest='image_inputs', action='store_false', help='the same as --no-image-inputs')
+    add('--array-inputs', dest='image_inputs', action='store_false', help=argparse.SUPPRESS)
     add('--image-outputs', action=argparse.BooleanOptionalAction, default=True,
         help='give pha as a grey image in half precision and fgr as an RGB one, instead of arrays of 0..1')  # fmt: skip
     add('--outputs', nargs='+', default=['pha', 'fgr'], choices=('com', *ALL_OUTPUTS),
@@ -155,4 +156,4 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 if __name__ == '__main__':
-    sys.exit(main())
+    sys.exit(run(main))

@@ -1,3 +1,4 @@
+# PYTHON_ARGCOMPLETE_OK
 """Export a trained network as ONNX, for ONNX Runtime, OpenVINO, TensorRT and others, for any batch and any sides.
 
 a network for HD pictures:
@@ -29,7 +30,7 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from common.cli import raise_problems
+from common.cli import raise_problems, run
 from common.network import ALL_OUTPUTS, OUTPUTS, NetworkSettings
 from export import cli
 
@@ -85,4 +86,4 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 if __name__ == '__main__':
-    sys.exit(main())
+    sys.exit(run(main))

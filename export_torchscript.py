@@ -1,3 +1,4 @@
+# PYTHON_ARGCOMPLETE_OK
 """Export a trained network as TorchScript, for Python and C++, or as a program of torch.export.
 
 TorchScript, whose settings can be set after loading:
@@ -24,7 +25,7 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from common.cli import raise_problems
+from common.cli import raise_problems, run
 from common.network import NetworkSettings
 from export import cli
 
@@ -70,4 +71,4 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 if __name__ == '__main__':
-    sys.exit(main())
+    sys.exit(run(main))

@@ -1,3 +1,4 @@
+# PYTHON_ARGCOMPLETE_OK
 """Matte pictures: from photographs and their background plates to cut-outs, alpha and foreground.
 
 one plate for a folder of pictures:
@@ -5,7 +6,7 @@ one plate for a folder of pictures:
       --images-src photos/ --images-bgr plate.jpg --output-dir out/ --output-types com pha fgr
 4K, lossless alpha, two pictures at once:
   python inference_images.py ... --model-backbone-scale 0.125 --model-refine-sample-pixels 320000 \\
-      --output-types pha fgr --output-format pha=png --batch-size 2
+      --output-types pha fgr --picture-format pha=png --batch-size 2
 a capture rig, photos/cam01/frame_0001.jpg with plates/cam01.png, over all GPUs of a machine:
   torchrun --nproc-per-node gpu inference_images.py ... --images-src photos/ --images-bgr plates/
 an exported file, with the settings that it was exported with:
@@ -51,7 +52,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = cli.Parser(__doc__)
     options.add_model_arguments(parser)
     options.add_picture_arguments(parser)
-    options.add_output_arguments(parser)
+    options.add_output_arguments(parser, '--output-format')
     options.add_device_arguments(parser)
     return backend_options.parse(parser, argv)
 
@@ -151,4 +152,4 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 if __name__ == '__main__':
-    sys.exit(main())
+    sys.exit(cli.run(main))

@@ -1,3 +1,4 @@
+# PYTHON_ARGCOMPLETE_OK
 """How fast the networks are on this machine: milliseconds, pictures per second, GMac and memory.
 
 one network, with random weights:
@@ -7,7 +8,7 @@ all of them at HD and 4K, in two precisions, also as JSON:
       --precision float32 bfloat16 --json speed.json
 your weights on your picture:
   python inference_speed_test.py --model-type mattingrefine --model-backbone resnet50 --model-checkpoint model.pth \\
-      --image-src photo.jpg --image-bgr plate.jpg
+      --images-src photo.jpg --images-bgr plate.jpg
 the same network by all backends:
   python inference_speed_test.py --model-type mattingrefine --model-backbone mobilenetv2 --device cpu \\
       --backend pytorch torchscript onnx
@@ -53,7 +54,8 @@ if TYPE_CHECKING:
     from inference.speed.measure import Speed
     from inference.speed.sweep import SpeedRow
 
-Images = tuple['np.ndarray', 'np.ndarray'] | None
+    Images = tuple[np.ndarray, np.ndarray] | None
+
 # Widths of the table's columns; those below 0 are aligned to the left.
 COLUMNS = {'model': -13, 'backbone': -11, 'resolution': 10, 'precision': -9, 'backend': -11, 'median ms': 10,
            'p10-p90': 17, 'fps': 8, 'GMac': 7, 'MiB': 7}  # fmt: skip
@@ -64,12 +66,17 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = cli.Parser(__doc__)
     options.add_model_arguments(parser, sweep=True)
     add = parser.add_argument_group('pictures').add_argument
-    add('--batch-size', type=int, default=1, metavar='N', help='pictures computed at once')
     add('--resolution', nargs='+', metavar='SIZE',
         help='hd, 4k, or width and height in pixels; one or several, such as hd 2560 1440. hd if left out. '
         'More than twice the pixels of hd get the settings of 4k, where these are not given')  # fmt: skip
-    add('--image-src', type=Path, metavar='FILE', help='a picture, for the whole batch; noise if left out')
-    add('--image-bgr', type=Path, metavar='FILE', help='its plate')
+    add(
+        '--images-src',
+        '--image-src',
+        type=Path,
+        metavar='FILE',
+        help='a picture, for the whole batch; noise if left out',
+    )
+    add('--images-bgr', '--image-bgr', type=Path, metavar='FILE', help='its plate')
     options.add_device_arguments(parser, sweep=True)
     add = parser.add_argument_group('measuring').add_argument
     add('--repeats', type=int, default=30, metavar='N', help='runs to time, after three or more to warm up')
@@ -85,8 +92,8 @@ def prepare(args: argparse.Namespace) -> tuple[list[SpeedRow], Images]:
     try:
         if args.resolution:
             sizes = sweep.read_sizes(args.resolution)
-        elif args.image_src and not problems:
-            images = sweep.read_images(args.image_src, args.image_bgr)
+        elif args.images_src and not problems:
+            images = sweep.read_images(args.images_src, args.images_bgr)
             sizes = [images[0].shape[1::-1]]
     except ValueError as error:
         problems.append(str(error))
@@ -198,4 +205,4 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 if __name__ == '__main__':
-    sys.exit(main())
+    sys.exit(cli.run(main))

@@ -1,3 +1,4 @@
+# PYTHON_ARGCOMPLETE_OK
 """Matte a video: from the video and its background plate to a composite, alpha and foreground, frame for frame.
 
 a plate that was photographed:
@@ -8,7 +9,7 @@ no plate, but nobody in the picture after 2.5 seconds:
 for an editor, with alpha; for a web page; as pictures:
   python inference_video.py ... --output-types com --output-format prores4444
   python inference_video.py ... --output-types com --output-format webm
-  python inference_video.py ... --output-types com pha --output-format image_sequences --sequence-format pha=png
+  python inference_video.py ... --output-types com pha --output-format image_sequences --picture-format pha=png
 
 Writes <output-dir>/<type>.mp4, .mov or .webm, or <output-dir>/<type>/000000.png and so on. Times, sound, colours and
 rotation follow the source. Ctrl-C finishes the files, so that what was done plays; a sequence of pictures that was cut
@@ -89,4 +90,4 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 if __name__ == '__main__':
-    sys.exit(main())
+    sys.exit(cli.run(main))

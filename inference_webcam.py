@@ -1,14 +1,16 @@
+# PYTHON_ARGCOMPLETE_OK
 """Cut a person out of a camera's picture as it comes, before a plain colour or a background of your own.
 
 the first camera:
   python inference_webcam.py --model-type mattingrefine --model-backbone mobilenetv2 --model-checkpoint model.pth
 another camera, a background, and the result as a camera for video calls:
-  python inference_webcam.py ... --source 2 --resolution 1920 1080 --target-bgr beach.jpg --virtual-camera
+  python inference_webcam.py ... --video-src 2 --resolution 1920 1080 --video-target-bgr beach.jpg --virtual-camera
 a film in place of the camera; without a window, 20 pictures into a folder:
-  python inference_webcam.py ... --source film.mp4 --plate plate.png --headless 20 --output-dir out/
+  python inference_webcam.py ... --video-src film.mp4 --video-bgr plate.png --headless 20 --output-dir out/
 
 Step out of the picture and press B: this is the plate, and from then on you are cut out. B again takes it anew. 1, 2
-and 3, or V: composite, alpha, camera. S saves what is shown (3, then S: a plate for --plate). F: full screen. Q: quit.
+and 3, or V: composite, alpha, camera. S saves what is shown (3, then S: a plate for --video-bgr). F: full screen.
+Q: quit.
 
 Fix the camera and let nothing in the room move. Exposure and white balance are held from B on, where the driver can.
 Exit code 0: quit, or the film has ended; 1: the camera is lost, or the run had to stop; 2: nothing was started; 130 or
@@ -57,21 +59,25 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
 
 
 def open_camera(args: argparse.Namespace) -> Camera:
-    """Open what `--source` names; raise a ValueError if that cannot be, or its pictures are too small."""
+    """Open what `--video-src` names; raise a ValueError if that cannot be, or its pictures are too small."""
     from inference.webcam.camera import Camera
 
-    every = args.headless is not None and Path(args.source).is_file()
+    every = args.headless is not None and Path(args.video_src).is_file()
     try:
-        camera = Camera(int(args.source) if args.source.isdigit() else args.source, tuple(args.resolution), every)
+        camera = Camera(
+            int(args.video_src) if args.video_src.isdigit() else args.video_src, tuple(args.resolution), every
+        )
     except ValueError as error:
-        raise ValueError(f'--source {error}') from error
+        raise ValueError(f'--video-src {error}') from error
     (width, height), asked = camera.size, args.resolution
     if [width, height] != asked and (camera.live or 'resolution' in args.typed):
-        note = f'{args.source} gives {width}x{height}, which is used'
+        note = f'{args.video_src} gives {width}x{height}, which is used'
         print(f'note: --resolution {asked[0]} {asked[1]}: {note}', file=sys.stderr)
     if min(width, height) < MIN_SIDE:
         camera.close()
-        raise ValueError(f'--source {args.source}: {width}x{height} is too small; it must be at least {MIN_SIDE} each')
+        raise ValueError(
+            f'--video-src {args.video_src}: {width}x{height} is too small; it must be at least {MIN_SIDE} each'
+        )
     return camera
 
 
@@ -82,12 +88,14 @@ def read_pictures(args: argparse.Namespace, size: tuple[int, int]) -> tuple[np.n
     from dataset.readers import read_rgb
     from inference.compositing import covering
 
-    plate = read_rgb(args.plate) if args.plate else None
+    plate = read_rgb(args.video_bgr) if args.video_bgr else None
     if plate is not None and plate.shape[1::-1] != size:
         height, width = plate.shape[:2]
-        raise ValueError(f'--plate {args.plate}: is {width}x{height}, but {args.source} gives {size[0]}x{size[1]}')
-    if args.target_bgr:
-        return plate, covering(read_rgb(args.target_bgr), size)
+        raise ValueError(
+            f'--video-bgr {args.video_bgr}: is {width}x{height}, but {args.video_src} gives {size[0]}x{size[1]}'
+        )
+    if args.video_target_bgr:
+        return plate, covering(read_rgb(args.video_target_bgr), size)
     return plate, np.full((size[1], size[0], 3), 255, np.uint8)
 
 
@@ -108,7 +116,7 @@ def run(camera: Camera, live: Live, virtual: Any, args: argparse.Namespace) -> i
     except Exception as error:  # a lost camera is an OSError
         return cli.report_error(error, 1, 'stopped: ', SPARE_MEMORY)
     if args.headless and count < args.headless:
-        print(f'note: {args.source} ended after {count} of {args.headless} pictures', file=sys.stderr)
+        print(f'note: {args.video_src} ended after {count} of {args.headless} pictures', file=sys.stderr)
     rate = count / max(time.monotonic() - begin, 1e-9)
     done = 'written' if args.headless else 'shown'
     print(f'{count} pictures {done}, {camera.dropped} dropped, {rate:.2f} per second')
@@ -153,4 +161,4 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 if __name__ == '__main__':
-    sys.exit(main())
+    sys.exit(cli.run(main))

@@ -1,10 +1,11 @@
+# PYTHON_ARGCOMPLETE_OK
 """Make a test set: foregrounds over backgrounds, disturbed plates, true alphas, trimaps, and a manifest of every draw.
 
 the validation pictures of a data set, each over five backgrounds:
   python make_testset.py --dataset-name photomatte13k --data-config data_path.toml --backgrounds-per-foreground 5 \\
       --output-dir testset/
 folders of your own, fitted into HD, twenty of the foregrounds:
-  python make_testset.py --fgr cutouts/fgr --pha cutouts/pha --bgr rooms/ --size 1920 1080 --limit 20 \\
+  python make_testset.py --fgr cutouts/fgr --pha cutouts/pha --bgr rooms/ --resolution 1920 1080 --limit 20 \\
       --output-dir testset/
 clips of 30 frames, in which the subject moves:
   python make_testset.py ... --clip-frames 30 --output-dir clips/
@@ -48,7 +49,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     add('--limit', type=int, metavar='N', help='take N foregrounds, spread evenly; all if left out')
     add = parser.add_argument_group('pictures').add_argument
     add('--backgrounds-per-foreground', type=int, default=1, metavar='N', help='each another one')
-    add('--size', type=int, nargs=2, metavar=('W', 'H'),
+    add('--resolution', '--size', type=int, nargs=2, metavar=('W', 'H'),
         help='of the pictures, in pixels; foregrounds are fitted in; each one\'s own if left out')  # fmt: skip
     add('--clip-frames', type=int, default=1, metavar='N', help='1: stills; more: clips of N frames')
     add('--noise', type=float, nargs=2, default=(0.01, 0.01), metavar=('LOW', 'HIGH'),
@@ -65,8 +66,8 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
 def number_problems(args: argparse.Namespace) -> list[str]:
     """Return what is wrong with numbers, each as the flag, its value and what is allowed."""
     found = cli.at_least_problems(args, {'limit': 1, 'backgrounds_per_foreground': 1, 'clip_frames': 1, 'seed': 0})
-    if args.size and min(args.size) < 1:
-        found.append(f'--size {args.size[0]} {args.size[1]}: both must be at least 1')
+    if args.resolution and min(args.resolution) < 1:
+        found.append(f'--resolution {args.resolution[0]} {args.resolution[1]}: both must be at least 1')
     low, high = args.noise
     if not 0 <= low <= high <= 1:
         found.append(f'--noise {low} {high}: must be in 0..1, the lower one first')
@@ -124,13 +125,15 @@ def prepare(args: argparse.Namespace) -> tuple[list[Recipe], Sources, TestsetSet
     from evaluation.testset.recipes import TestsetSettings, plan
 
     problems, sources, recipes = number_problems(args), None, []
-    size = tuple(args.size) if args.size else None
+    size = tuple(args.resolution) if args.resolution else None
     settings = TestsetSettings(
         args.seed, args.backgrounds_per_foreground, size, args.clip_frames, tuple(args.noise), args.limit
     )
     try:
         sources = find_sources(args)
-        recipes = plan(sources, TestsetSettings() if problems else settings)
+        missing = cli.folder_problems(args, 'fgr', 'pha', 'bgr')
+        problems += missing
+        recipes = [] if missing else plan(sources, TestsetSettings() if problems else settings)
     except (ValueError, OSError) as error:
         problems += str(error).split('\n')
     try:
@@ -164,7 +167,7 @@ def start(argv: Sequence[str] | None) -> int:
                 lambda: interruption.pending,
             )  # fmt: skip
     except Exception as error:
-        hint = 'take a smaller --size, or smaller sources'
+        hint = 'take a smaller --resolution, or smaller sources'
         # OpenCV has a type of its own, which says in `err` what was wrong.
         known = error if cli.out_of_memory(error) or not hasattr(error, 'err') else ValueError(error.err)
         return cli.report_error(known, 1, 'stopped, so this is no test set yet: ', hint)
@@ -180,4 +183,4 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 if __name__ == '__main__':
-    sys.exit(main())
+    sys.exit(cli.run(main))

@@ -1,3 +1,4 @@
+# PYTHON_ARGCOMPLETE_OK
 """Train the coarse network, the first of two stages.
 
 try it, no data needed:
@@ -47,7 +48,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     """Read and check the command line; raise ValueError with all that is wrong."""
     parser = cli.Parser(__doc__)
     options.add_arguments(parser, batch_size=8, resolution=512, epoch_end=8, images_interval=2000, valid_interval=5000)
-    parser.add_argument(
+    parser.group('model').add_argument(
         '--model-pretrain-initialization', type=os.path.expanduser, metavar='imagenet|FILE',
         help="first weights of the encoder: 'imagenet' (torchvision's, downloaded once), a file of torchvision's "
         'ImageNet weights, or a published DeepLabV3 file',
@@ -103,4 +104,4 @@ def main(argv: list[str] | None = None) -> int:
 
 
 if __name__ == '__main__':
-    sys.exit(main())
+    sys.exit(cli.run(main))

@@ -1,3 +1,4 @@
+# PYTHON_ARGCOMPLETE_OK
 """Train the whole network, the second of two stages, from the weights of the first.
 
 from a base checkpoint, on one GPU or on all that are visible:
@@ -45,7 +46,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     """Read and check the command line; raise ValueError with all that is wrong."""
     parser = cli.Parser(__doc__)
     options.add_arguments(parser, batch_size=4, resolution=2048, epoch_end=1, images_interval=1000, valid_interval=2000)
-    add = parser.add_argument_group('refiner').add_argument
+    add = parser.group('model').add_argument
     cli.add_refiner_arguments(add, RefinerSettings())
     add('--from-scratch', action='store_true',
         help='begin without the weights of a base checkpoint, which learns far worse')  # fmt: skip
@@ -91,4 +92,4 @@ def main(argv: list[str] | None = None) -> int:
 
 
 if __name__ == '__main__':
-    sys.exit(main())
+    sys.exit(cli.run(main))

@@ -11,17 +11,18 @@ from __future__ import annotations
 
 import os
 import shutil
+import sys
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
-import machine
+from helpers import machine
 
-from common.cli import Parser
+from common import cli
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    parser = Parser(__doc__)
+    parser = cli.Parser(__doc__)
     parser.add_argument('--model-backbone', default='resnet50', help='of the refine model that is saved')
     parser.add_argument('--repeats', type=int, default=9)
     parser.add_argument('--folder', type=Path, default=Path(), help='on the disk to measure')
@@ -84,4 +85,4 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 if __name__ == '__main__':
-    main()
+    sys.exit(cli.run(main))

@@ -16,9 +16,9 @@ import sys
 import time
 from pathlib import Path
 
-import machine
+from helpers import machine
 
-from common.cli import Parser, add_device_argument
+from common import cli
 from common.devices import choose_device, cores
 from common.network import PUBLISHED, SIZES
 
@@ -27,11 +27,11 @@ RESOLUTIONS = {**{name: (SIZES[name], PUBLISHED[name]) for name in SIZES}, 'tiny
 
 
 def main(argv: list[str] | None = None) -> None:
-    parser = Parser(__doc__)
+    parser = cli.Parser(__doc__)
     parser.add_argument('--model-backbone', nargs='+', default=['mobilenetv2'])
     parser.add_argument('--resolution', nargs='+', choices=RESOLUTIONS, default=['hd'])
     parser.add_argument('--threads', nargs='+', type=int, default=sorted({1, cores()}))
-    add_device_argument(parser.add_argument)
+    cli.add_device_argument(parser.add_argument)
     parser.add_argument('--compile', action='store_true', help='rows of the compiled network as well')
     parser.add_argument('--repeats', type=int, default=9)
     parser.add_argument('--json', type=Path, metavar='FILE', help='write the numbers there')
@@ -99,8 +99,8 @@ def ask(worker: subprocess.Popen[str], what: str) -> float:
 
 def work(args: argparse.Namespace) -> None:
     """Run a pass for each line of the standard input and print the seconds it took."""
-    import drawings
     import torch
+    from helpers import drawings
 
     from benchmarks.published.network import Published
     from common.devices import keep_memory
@@ -137,4 +137,4 @@ def work(args: argparse.Namespace) -> None:
 
 
 if __name__ == '__main__':
-    main()
+    sys.exit(cli.run(main))

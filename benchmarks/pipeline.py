@@ -18,10 +18,10 @@ import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-import machine
-from folder_runs import KINDS, Inputs, Network, Run, our_command, prepare, published_command, run
+from helpers import machine
+from helpers.folder_runs import KINDS, Inputs, Network, Run, our_command, prepare, published_command, run
 
-from common.cli import Parser, add_device_argument
+from common import cli
 from common.devices import choose_device, cores
 from common.network import PUBLISHED, SIZES
 
@@ -33,7 +33,7 @@ Numbers = dict[str, float]
 
 
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:
-    parser = Parser(__doc__)
+    parser = cli.Parser(__doc__)
     add = parser.add_argument
     add('--resolution', choices=tuple(SIZES), default='hd', help='of drawn pictures, and the settings for it')
     add('--pictures', type=int, default=24, metavar='N', help='in the folder of many')
@@ -44,7 +44,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     add('--model-checkpoint', type=Path, metavar='FILE', help='random weights if left out')
     add('--precision', nargs='+', choices=('float32', 'bfloat16', 'float16'), default=['float32'], help='of ours')
     add('--compile', action='store_true', help='ours')
-    add_device_argument(add)
+    cli.add_device_argument(add)
     add('--repeats', type=int, default=3, metavar='N', help='runs that the medians are of')
     add('--json', type=Path, metavar='FILE')
     args = parser.parse_args(argv)
@@ -60,7 +60,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     environment = dict(os.environ)
     os.environ.setdefault('GOMP_SPINCOUNT', '100000')  # as inference_images.py does, for its stages alone
 
-    from picture_stages import png_seconds
+    from helpers.picture_stages import png_seconds
 
     scale, pixels = PUBLISHED[args.resolution]
     network = Network(args.model_backbone, scale, pixels, choose_device(args.device).type)
@@ -94,7 +94,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 def make_inputs(args: argparse.Namespace, folder: Path) -> Inputs:
-    import drawings
+    from helpers import drawings
 
     from model.weights import read_weights
 
@@ -133,7 +133,7 @@ def report_stages(
     args: argparse.Namespace, network: Network, inputs: Inputs, folder: Path, precision: str, ours: Numbers
 ) -> dict[str, object]:
     """Print and return what each stage costs alone, and how near the pipeline comes to what they allow."""
-    from picture_stages import stage_costs
+    from helpers.picture_stages import stage_costs
 
     from common.devices import keep_memory
     from inference import Matting
@@ -162,4 +162,4 @@ def report_stages(
 
 
 if __name__ == '__main__':
-    main()
+    sys.exit(cli.run(main))

@@ -13,22 +13,23 @@ import dataclasses
 import io
 import os
 import statistics
+import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-import machine
+from helpers import machine
 
-from common.cli import Parser
+from common import cli
 
 OPTIONS = {f'a_flag_of_the_command_line_{number}': number for number in range(60)}
 IDENTITY = {'data': 'synthetic', 'pictures': [1000, 1000], 'samples of a step': 8}
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    parser = Parser(__doc__)
+    parser = cli.Parser(__doc__)
     parser.add_argument(
         '--counts', type=int, nargs='+', default=[10, 100, 1000, 5000], help='checkpoints in the folder'
     )
@@ -111,4 +112,4 @@ def measured(work: Callable[[], Any], repeats: int) -> float:
 
 
 if __name__ == '__main__':
-    main()
+    sys.exit(cli.run(main))

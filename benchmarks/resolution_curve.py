@@ -16,19 +16,19 @@ from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
 
-import machine
+from helpers import machine
 
-from common.cli import Parser, add_device_argument
+from common import cli
 
 SIZES = ((640, 360), (1280, 720), (1920, 1080), (2560, 1440), (3840, 2160))
 
 
-def main(argv: Sequence[str] | None = None) -> None:
-    parser = Parser(__doc__)
+def main(argv: Sequence[str] | None = None) -> int:
+    parser = cli.Parser(__doc__)
     parser.add_argument('--model-backbone', nargs='+', default=['mobilenetv2'])
     parser.add_argument('--precision', nargs='+', default=['float32', 'bfloat16'])
     parser.add_argument('--resolution', nargs='+', default=[str(side) for size in SIZES for side in size])
-    add_device_argument(parser.add_argument)
+    cli.add_device_argument(parser.add_argument)
     parser.add_argument('--repeats', type=int, default=5)
     parser.add_argument(
         '--plot', type=Path, metavar='STEM', help='draw STEM-time.png and -memory.png; needs matplotlib'
@@ -42,7 +42,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         command = [sys.executable, str(script), '--model-type', 'mattingrefine', '--device', args.device]
         command += ['--model-backbone', *args.model_backbone, '--precision', *args.precision]
         command += ['--resolution', *args.resolution, '--repeats', str(args.repeats), '--json', str(file)]
-        subprocess.run(command, check=True)
+        if code := subprocess.run(command, check=False).returncode:
+            return code  # it has said why
         rows = json.loads(file.read_text())['rows']
     if args.plot:
         from inference.speed.measure import processor
@@ -54,7 +55,8 @@ def main(argv: Sequence[str] | None = None) -> None:
                 curves[f'{row["backbone"]} {row["precision"]}'].append((megapixels, row[column]))
             file = args.plot.with_name(f'{args.plot.name}-{what}.png')
             machine.log_plot(file, f'forward pass, {unit}; {processor()}', 'megapixels', curves)
+    return 0
 
 
 if __name__ == '__main__':
-    main()
+    sys.exit(cli.run(main))

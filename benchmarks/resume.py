@@ -15,9 +15,9 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-import machine
+from helpers import machine
 
-from common.cli import Parser
+from common import cli
 
 # A million samples in steps of 8: an epoch of 125,000 steps.
 TRAINING = [
@@ -28,11 +28,12 @@ TRAINING = [
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    parser = Parser(__doc__)
+    parser = cli.Parser(__doc__)
     parser.add_argument('--steps', type=int, nargs='+', default=[100, 100_000], help='steps done before')
     parser.add_argument('--repeats', type=int, default=5)
     args = parser.parse_args(argv)
 
+    print(machine.describe(), flush=True)
     seconds: dict[int, list[float]] = {step: [] for step in args.steps}
     with tempfile.TemporaryDirectory(dir='.') as folder:
         work = Path(folder).resolve()
@@ -43,7 +44,6 @@ def main(argv: Sequence[str] | None = None) -> None:
                 place_checkpoint(work / 'checkpoint/first', work / 'checkpoint' / name, step)
                 seconds[step].append(time_to_first_step(work, name, step))
                 shutil.rmtree(work / 'checkpoint' / name)
-    print(machine.describe())
     for step, times in seconds.items():
         print(
             f'{step:7} steps done: the next one is done {statistics.median(times):.2f} s after the start '
@@ -88,4 +88,4 @@ def time_to_first_step(work: Path, name: str, step: int) -> float:
 
 
 if __name__ == '__main__':
-    main()
+    sys.exit(cli.run(main))

@@ -1,6 +1,6 @@
 """Milliseconds of a training sample on one core, the published way and ours, and the rate of several loader processes.
 
-python benchmarks/sample_rate.py [--workers 1 2 4 8 16 --plot rate.png] [--json rate.json]
+python benchmarks/sample_rate.py [--num-workers 1 2 4 8 16 --plot rate.png] [--json rate.json]
 
 A sample is a 1080p JPEG pair and a 2400x1600 background. The published loader makes float32 pictures of 512 x 512
 (base) or 2048 x 2048 (refine) and augments them in the worker. Ours warps to the crop of the sample's step, whose sides
@@ -12,15 +12,16 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import statistics
+import sys
 import tempfile
 import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-import machine
+from helpers import machine
 
-from common.cli import Parser
+from common import cli
 from common.devices import cores
 
 if TYPE_CHECKING:
@@ -48,22 +49,26 @@ SAMPLES = 1000
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    parser = Parser(__doc__)
+    parser = cli.Parser(__doc__)
     parser.add_argument('--stages', nargs='+', choices=tuple(STAGES), default=list(STAGES))
     parser.add_argument('--train-resolution', type=int, metavar='N', help="instead of each stage's own")
     parser.add_argument('--repeats', type=int, default=30, metavar='N', help='draws that the medians are of')
-    parser.add_argument('--workers', type=int, nargs='+', default=[], metavar='N', help='processes of the loader')
+    parser.add_argument(
+        '--num-workers', '--workers', type=int, nargs='+', default=[], metavar='N', help='processes of the loader'
+    )
     parser.add_argument('--seconds', type=float, default=10, help='measured for each number of workers')
-    parser.add_argument('--plot', type=Path, metavar='FILE.png', help='the rate against --workers; needs matplotlib')
+    parser.add_argument(
+        '--plot', type=Path, metavar='FILE.png', help='the rate against --num-workers; needs matplotlib'
+    )
     parser.add_argument('--json', type=Path, metavar='FILE')
     args = parser.parse_args(argv)
     machine.check_plot(parser, args.plot)
-    if args.plot and not args.workers:
-        parser.error('--plot: needs --workers, such as --workers 1 2 4')
+    if args.plot and not args.num_workers:
+        parser.error('--plot: needs --num-workers, such as --num-workers 1 2 4')
 
     import cv2
-    import drawings
     import torch
+    from helpers import drawings
 
     # As in a worker of the loader.
     cv2.setNumThreads(0)
@@ -78,7 +83,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             stage = STAGES[name]
             stage = stage._replace(side=args.train_resolution or stage.side)
             numbers[name] = one_core(name, stage, files, args.repeats)
-            rates = {workers: rate(stage, files, workers, args.seconds) for workers in with_a_core(args.workers)}
+            rates = {workers: rate(stage, files, workers, args.seconds) for workers in with_a_core(args.num_workers)}
             numbers[name]['samples_per_second'] = rates
             curves[f'{name}, {stage.side} pixels'] = list(rates.items())
     machine.write_json(args.json, numbers)
@@ -196,4 +201,4 @@ class Timed:
 
 
 if __name__ == '__main__':
-    main()
+    sys.exit(cli.run(main))

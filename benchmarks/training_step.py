@@ -10,15 +10,16 @@ from __future__ import annotations
 
 import argparse
 import statistics
+import sys
 import time
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import machine
+from helpers import machine
 
-from common.cli import Parser, add_device_argument
+from common import cli
 from common.devices import choose_device, choose_precision, keep_memory
 
 if TYPE_CHECKING:
@@ -30,14 +31,14 @@ PARTS = ('composite', 'forward', 'loss', 'backward', 'optimizer')
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    parser = Parser(__doc__)
+    parser = cli.Parser(__doc__)
     parser.add_argument('--stage', choices=('base', 'refine'), default='base')
     parser.add_argument('--model-backbone', default='mobilenetv2')
     parser.add_argument('--train-resolution', type=int, default=256)
     parser.add_argument('--batch-size', type=int, default=4)
     parser.add_argument('--precision', choices=('float32', 'bfloat16', 'float16'), default='float32')
     parser.add_argument('--compile', action='store_true', help='ours')
-    add_device_argument(parser.add_argument)
+    cli.add_device_argument(parser.add_argument)
     parser.add_argument('--steps', type=int, default=8)
     parser.add_argument('--json', type=Path, metavar='FILE', help='write the numbers there')
     args = parser.parse_args(argv)
@@ -146,4 +147,4 @@ class _Clock:
 
 
 if __name__ == '__main__':
-    main()
+    sys.exit(cli.run(main))

@@ -10,13 +10,14 @@ the threshold that is best for these very pictures.
 from __future__ import annotations
 
 import argparse
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import machine  # noqa: F401, puts the toolkit on the path
+from helpers import machine  # noqa: F401, puts the toolkit on the path
 
-from common.cli import Parser
+from common import cli
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -29,7 +30,7 @@ THRESHOLDS = (2, 4, 6, 8, 12, 16, 24, 32, 48, 64, 96)  # of 255
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    parser = Parser(__doc__)
+    parser = cli.Parser(__doc__)
     parser.add_argument('--dataset-name', required=True)
     parser.add_argument('--data-config', type=Path, default=Path('data_path.toml'))
     parser.add_argument('--model-backbone', default='mobilenetv2')
@@ -114,4 +115,4 @@ def cut_differences(true: Composite) -> dict[str, Tensor]:
 
 
 if __name__ == '__main__':
-    main()
+    sys.exit(cli.run(main))

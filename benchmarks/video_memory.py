@@ -15,13 +15,13 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
-import machine
+from helpers import machine
 
-from common.cli import Parser
+from common import cli
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    parser = Parser(__doc__)
+    parser = cli.Parser(__doc__)
     parser.add_argument(
         '--frames', type=int, nargs='+', default=[1000, 10_000], help='of each video, the shortest first'
     )
@@ -67,7 +67,7 @@ def measured(folder: Path, weights: Path, count: int, args: argparse.Namespace) 
     words = [str(word) for pair in flags.items() for word in pair]
     numbers = folder / 'numbers.json'
     command = [sys.executable, str(machine.ROOT / 'inference_video.py'), *words, '--output-types', *args.output_types]
-    measure = [sys.executable, str(machine.ROOT / 'benchmarks/measured.py'), str(numbers)]
+    measure = [sys.executable, str(machine.ROOT / 'benchmarks/helpers/measured.py'), str(numbers)]
     subprocess.run([*measure, *command], check=True, stdout=subprocess.DEVNULL)
     took = json.loads(numbers.read_text())
     if took['exit_code']:
@@ -109,4 +109,4 @@ def draw(folder: Path, count: int, width: int, height: int) -> tuple[Path, Path]
 
 
 if __name__ == '__main__':
-    main()
+    sys.exit(cli.run(main))

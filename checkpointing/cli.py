@@ -49,6 +49,9 @@ def parse(
     args = parser.parse_args(argv)
     least = {**LEAST, 'best': 2} if args.command == 'average' else LEAST
     found = cli.at_least_problems(args, least)
+    if args.command in ('show', 'diff', 'average', 'convert'):  # these import torch, which takes seconds
+        paths = [path for name in ('file', 'first', 'second') if (path := getattr(args, name, None))]
+        found += [f'{path}: no such file' for path in [*paths, *getattr(args, 'files', ())] if not path.exists()]
     if args.command == 'average':
         found += _average_problems(args)
     cli.raise_problems(found)

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from common.cli import output_file_problems, raise_problems
 from common.files import Disk, read_back, sync, unlink_quietly, write_durable, write_new
+from common.installation import missing_problems
 
 from .verify import provenance_path, read_provenance
 
@@ -84,10 +85,7 @@ def check_suffix(suffix: str) -> None:
     if suffix not in SUFFIXES:
         raise ValueError(f'the suffix {suffix!r} is not one of {", ".join(SUFFIXES)}')
     if suffix == '.safetensors':
-        try:
-            import safetensors.torch  # noqa: F401
-        except ImportError:
-            raise ValueError("needs the package safetensors: pip install 'background-matting[safetensors]'") from None
+        raise_problems(missing_problems('safetensors'))
 
 
 def check_output(out: Path, overwrite: bool, inputs: Sequence[Path], provenance: bool = False) -> None:

@@ -8,43 +8,83 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import copy
+import difflib
 import errno
 import os
+import re
 import sys
 import tempfile
-from collections.abc import Callable, Collection, Sequence
+import textwrap
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from .installation import import_problem, python_problem
 from .network import REFINE_MODES, RefinerSettings
 
 DEVICES = ('auto', 'cuda', 'mps', 'cpu')
 PRECISIONS = ('auto', 'float32', 'bfloat16', 'float16')
 AUTO_PRECISION = 'auto: float16 on cuda, float32 elsewhere'
+# How argparse begins its messages, and how this parser does.
+MESSAGES = (
+    (r'^argument ([^\s/:]+)[^\s:]*', r'\1'),
+    (r"^(\S+): invalid int value: '(.*)'$", r'\1 \2: must be a whole number'),
+    (r"^(\S+): invalid float value: '(.*)'$", r'\1 \2: must be a number'),
+    (
+        r'^the following arguments are required: (.*)',
+        lambda m: f'{re.sub("/-[^,]*", "", m[1])}: must be given; --help explains',
+    ),
+    (r'^unrecognized arguments: (.*)', r'\1: belongs to no flag'),
+)
 
 
 class HelpFormatter(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionHelpFormatter):
-    """Show defaults that say something, and keep the description's line breaks."""
+    """Show defaults that say something as they are typed, and keep the description's line breaks."""
 
     def _get_help_string(self, action: argparse.Action) -> str | None:
+        default = action.default
+        if isinstance(action, argparse.BooleanOptionalAction):
+            return f'{action.help} (default: {"on" if default else "off"})'
         # Not `in (None, False)`: 0 equals False, and a default of 0 says something.
-        if action.default is None or action.default is False or action.required:
+        if default is None or isinstance(default, bool) or default == [] or action.required:
             return action.help
+        if isinstance(default, (list, tuple)):
+            return f'{action.help} (default: {" ".join(map(str, default))})'
         return super()._get_help_string(action)
+
+    def _format_action_invocation(self, action: argparse.Action) -> str:
+        shown = copy.copy(action)
+        shown.option_strings = spellings(action)
+        return super()._format_action_invocation(shown)
+
+    def _format_args(self, action: argparse.Action, default_metavar: str) -> str:
+        if action.nargs == '+':  # not the whole list of choices a second time
+            return f'{self._metavar_formatter(action, default_metavar)(1)[0]} ...'
+        return super()._format_args(action, default_metavar)
 
 
 class Parser(argparse.ArgumentParser):
-    """An argument parser with `HelpFormatter` and without abbreviations, which every script begins with.
+    """An argument parser whose help begins with what a script does, and whose errors are one line each.
 
-    Of a path, '~' means the home folder also in --flag=~/path, which a shell leaves as it is.
+    It takes no abbreviations. A flag's further long spellings are taken and not shown. Of a path, '~' means the home
+    folder also in --flag=~/path, which a shell leaves as it is. Shells complete flags and choices by argcomplete.
     """
 
     def __init__(self, description: str | None, **more: Any):
         super().__init__(description=description, formatter_class=HelpFormatter, allow_abbrev=False, **more)
         self.register('type', Path, lambda text: Path(os.path.expanduser(text)))
 
+    def group(self, title: str) -> argparse._ArgumentGroup:
+        """Return the group of flags with this title; make it where there is none."""
+        return next((g for g in self._action_groups if g.title == title), None) or self.add_argument_group(title)
+
     def parse_args(self, args: Any = None, namespace: Any = None) -> Any:
         """Read the command line; from now on, closed streams take everything, and others what their encoding lacks."""
+        if '_ARGCOMPLETE' in os.environ:
+            import argcomplete
+
+            argcomplete.autocomplete(self, exclude=set(self._option_string_actions) - set(self._flags()))
         for name in ('stdout', 'stderr'):
             if getattr(sys, name) is None:
                 setattr(sys, name, open(os.devnull, 'w'))  # noqa: SIM115
@@ -52,16 +92,104 @@ class Parser(argparse.ArgumentParser):
             sys.stdout.reconfigure(errors='backslashreplace')  # type: ignore[union-attr]
         return super().parse_args(args, namespace)
 
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
+        """Read a part of the command line; name flags that are not known before those that are missing."""
+        words = sys.argv[1:] if args is None else list(args)
+        if unknown := [self._guess(word.split('=')[0]) for word in self._own(words) if not self._knows(word)]:
+            self.error(one_message(unknown))
+        return super().parse_known_args(words, namespace)
+
+    def _own(self, words: Sequence[str]) -> Iterable[str]:
+        """Return the words before '--', or before a sub-command."""
+        for word in words:
+            if word == '--' or (self._subparsers and not word.startswith('-')):
+                return
+            yield word
+
+    def _knows(self, word: str) -> bool:
+        """Return whether a word is no flag, or one of this parser's; short ones may have their value attached."""
+        known = self._option_string_actions
+        is_flag = word.startswith('-') and word != '-' and ' ' not in word and not re.match(r'-\.?\d', word)
+        return not is_flag or word.split('=')[0] in known or (word[1] != '-' and word[:2] in known)
+
+    def _flags(self) -> list[str]:
+        return [spelling for action in self._actions for spelling in spellings(action)]
+
+    def _guess(self, name: str) -> str:
+        near = nearest(name.strip('-').replace('_', '-'), {flag.strip('-'): flag for flag in self._flags()})
+        return f'{name}: no such flag; ' + (f'did you mean {near}?' if near else f'{self.prog} --help lists them')
+
+    def _check_value(self, action: argparse.Action, value: Any) -> None:
+        if action.choices is not None and value not in action.choices:
+            name, choices = next(iter(action.option_strings), action.metavar), [str(x) for x in action.choices]
+            hint = f'; did you mean {near}?' if (near := nearest(str(value), dict(zip(choices, choices)))) else ''
+            raise argparse.ArgumentError(None, f'{name} {value}: must be one of {", ".join(choices)}{hint}')
+
+    def format_help(self) -> str:
+        """Return what the script does, its shortest command line, and then all else."""
+        words = [self.prog, *filter(None, map(self._in_usage, self._actions)), '[flags]']
+        whole = ' '.join(word.replace(' ', '\0') for word in words)  # a flag and its value stay on one line
+        lines = textwrap.wrap(whole, 110, subsequent_indent='    ', break_long_words=False, break_on_hyphens=False)
+        self.usage = '\n'.join(lines).replace('\0', ' ').replace('%', '%%')
+        usage, about, *rest = super().format_help().split('\n\n', 2)
+        text = '\n\n'.join([about, usage, *rest] if self.description else [usage, about, *rest])
+        if self.prog.startswith('bgmatting '):  # it works in any folder, and the scripts only in theirs
+            text = re.sub(r'python (?:inference_)?(\w+)\.py', lambda m: f'bgmatting {m[1].replace("_", "-")}', text)
+        return text
+
+    def _in_usage(self, action: argparse.Action) -> str:
+        """Return a flag that must be given, with its value, or a word that may be; else ''."""
+        flag = next(iter(action.option_strings), '')
+        if flag and not action.required:
+            return ''
+        value = self._get_formatter()._format_args(action, action.dest.upper())
+        return f'{flag} {value}'.strip() if action.required or action.nargs in ('?', '*') else value
+
+    def error(self, message: str) -> Any:
+        """End the script with code 2 and one line, without its usage."""
+        for pattern, words in MESSAGES:
+            message = re.sub(pattern, words, message)
+        self.exit(2, f'error: {message}\n')
+
+
+def spellings(action: argparse.Action) -> list[str]:
+    """Return how a flag is spelled, without the older long spellings that are taken, too."""
+    longs = [name for name in action.option_strings if name.startswith('--')]
+    older = [] if isinstance(action, argparse.BooleanOptionalAction) else longs[1:]
+    return [name for name in action.option_strings if name not in older]
+
+
+def nearest(word: str, meanings: Mapping[str, str]) -> str | None:
+    """Return what the word nearest to one that was typed means; None if none is near."""
+    near = difflib.get_close_matches(word, meanings, 1, cutoff=0.55)
+    return meanings[near[0]] if near else None
+
+
+def run(main: Callable[..., int | None], *args: Any) -> int:
+    """Run a script's `main` and return its exit code; what its Python lacks ends it with one line."""
+    if problem := python_problem():
+        print(f'error: {problem}', file=sys.stderr)
+        return 2
+    try:
+        return main(*args) or 0
+    except ImportError as error:
+        return report_error(error, 2)
+
 
 def flag(name: str) -> str:
     """Return the flag of an attribute: '--batch-size' for 'batch_size'."""
     return '--' + name.replace('_', '-')
 
 
+def one_message(problems: Sequence[str]) -> str:
+    """Return a message that lists problems, one line each."""
+    return '\n  '.join([f'{len(problems)} problems:', *problems]) if problems[1:] else problems[0]
+
+
 def raise_problems(problems: Sequence[str]) -> None:
     """Raise a ValueError that lists all problems, one line each, if there are any."""
     if problems:
-        raise ValueError('\n  '.join([f'{len(problems)} problems:', *problems]) if problems[1:] else problems[0])
+        raise ValueError(one_message(problems))
 
 
 def out_of_memory(error: BaseException) -> bool:
@@ -82,7 +210,9 @@ def report_error(error: BaseException, code: int, prefix: str = '', memory: str 
     Raises:
         BaseException: the error itself, if it is a fault of the toolkit's.
     """
-    if out_of_memory(error):
+    if isinstance(error, ImportError) and (problem := import_problem(error)):
+        text, code, prefix = problem, 2, ''
+    elif out_of_memory(error):
         text = f'too little memory{": " if memory else ""}{memory}'
     elif isinstance(error, (ValueError, OSError)):
         text = str(error)
@@ -113,10 +243,22 @@ def range_problems(args: argparse.Namespace, ranges: dict[str, tuple[int, int]])
 
 def file_problems(args: argparse.Namespace, *names: str) -> list[str]:
     """Return a problem for each attribute that is a path, but not of a file."""
+    return _path_problems(args, names, Path.is_file, 'file')
+
+
+def folder_problems(args: argparse.Namespace, *names: str) -> list[str]:
+    """Return a problem for each attribute that is a path, but not of a folder."""
+    return _path_problems(args, names, Path.is_dir, 'folder')
+
+
+def _path_problems(
+    args: argparse.Namespace, names: Iterable[str], fits: Callable[[Path], bool], kind: str
+) -> list[str]:
+    other = 'folder' if kind == 'file' else 'file'
     return [
-        f'{flag(name)} {path}: {"a folder, not a file" if path.is_dir() else "no such file"}'
+        f'{flag(name)} {path}: {f"a {other}, not a {kind}" if path.exists() else f"no such {kind}"}'
         for name in names
-        if (path := getattr(args, name)) is not None and not path.is_file()
+        if (path := getattr(args, name)) is not None and not fits(path)
     ]
 
 
@@ -128,6 +270,12 @@ def add_device_argument(add: Callable[..., object]) -> None:
 def add_precision_argument(add: Callable[..., object], more: str = '') -> None:
     """Add `--precision`; `more` is added to its help."""
     add('--precision', choices=PRECISIONS, default='auto', help=f'of the networks; {AUTO_PRECISION}{more}')
+
+
+def add_threads_argument(add: Callable[..., object], work: str) -> None:
+    """Add `--num-workers` of a script whose threads read pictures, and as many others do another work."""
+    add('--num-workers', type=int, metavar='N',
+        help=f'threads that read pictures, and as many that {work}; one per core if left out (CPU: per 2)')  # fmt: skip
 
 
 def precision_problems(device: str, precision: str) -> list[str]:

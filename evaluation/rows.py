@@ -41,7 +41,7 @@ class ComputeSettings:
     device: str = 'auto'
     precision: str = 'auto'
     batch_size: int = 1
-    num_workers: int = 0
+    num_workers: int | None = None
 
 
 @dataclass(frozen=True)

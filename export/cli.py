@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import importlib.util
 import sys
 import tempfile
 from collections.abc import Callable, Collection, Iterator, Sequence
@@ -17,9 +16,9 @@ from typing import TYPE_CHECKING
 
 from common import cli, files, signals
 from common.console import megabytes
+from common.installation import missing_problems
 from common.network import NetworkSettings
 from inference import options
-from inference.backend_options import INSTALL
 
 from . import ParityError
 
@@ -79,12 +78,9 @@ def export_problems(args: argparse.Namespace, suffixes: Sequence[str], modules: 
                 read_rgb(path)
             except ImageError as error:
                 found.append(f'--validate-pair: {error}')
-    missing = [name for name in modules if importlib.util.find_spec(name) is None]
-    if missing:
-        found.append(f'{", ".join(missing)} is not installed, which this export needs: {INSTALL}')
-    if args.validate and not pair and importlib.util.find_spec('sklearn') is None:
-        found.append(f'--validate: the sample photographs are in scikit-learn, which is not installed: {INSTALL}; '
-                     'or give photographs of yours with --validate-pair')  # fmt: skip
+    found += missing_problems(*modules)
+    if args.validate and not pair:
+        found += missing_problems('sklearn', needed_by='--validate-pair SRC BGR, or the photographs of scikit-learn: ')
     return found
 
 

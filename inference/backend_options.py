@@ -7,17 +7,16 @@ are fixed, so a flag that says otherwise is an error.
 from __future__ import annotations
 
 import argparse
-import importlib.util
 import json
 import zipfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from common.installation import missing_problems
 from common.network import RefinerSettings
 
 from . import options
 
-INSTALL = "pip install -e '.[export]'"
 # The flags whose values an exported file holds, too.
 SETTINGS = {f'model_{name}': type(value) for name, value in vars(RefinerSettings()).items()} | {'precision': str}
 
@@ -52,8 +51,7 @@ def backend_problems(args: argparse.Namespace, convertible: bool = False) -> lis
             found.append('--device mps: ONNX Runtime has none; use cpu')
         exporting = () if suffix == '.onnx' else ('onnx', 'onnxscript')
         needed = ('onnxruntime', *exporting) if backend == 'onnx' else ()
-        if missing := [name for name in needed if importlib.util.find_spec(name) is None]:
-            found.append(f'--backend onnx: {", ".join(missing)} is not installed: {INSTALL}')
+        found += missing_problems(*needed, needed_by='--backend onnx: ')
     return found
 
 

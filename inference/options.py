@@ -54,7 +54,7 @@ def add_device_arguments(parser: argparse.ArgumentParser, sweep: bool = False, w
     add = parser.add_argument_group('machine').add_argument
     cli.add_device_argument(add)
     if sweep:
-        add('--precision', choices=cli.PRECISIONS, nargs='+', default=['float32'], help=cli.AUTO_PRECISION)
+        add('--precision', choices=cli.PRECISIONS, nargs='+', default=['auto'], help=cli.AUTO_PRECISION)
     else:
         cli.add_precision_argument(add)
     add('--compile', action=argparse.BooleanOptionalAction, default=False,
@@ -63,9 +63,12 @@ def add_device_arguments(parser: argparse.ArgumentParser, sweep: bool = False, w
         help='what runs: weights; a TorchScript archive (.pt); an ONNX file (.onnx). '
         + ('Weights are traced for the size, or exported, which takes a minute. ' if sweep else '')
         + 'Model flags that are left out follow an exported file')  # fmt: skip
+    if workers:
+        add(
+            '--batch-size', type=int, default=1, metavar='N', help='pictures of equal size, or frames, computed at once'
+        )
     if workers and not sweep:
-        add('--num-workers', type=int, default=0, metavar='N',
-            help='threads that read pictures, and as many that write; 0: one per core (CPU: per 2)')  # fmt: skip
+        cli.add_threads_argument(add, 'write')
 
 
 def device_problems(args: argparse.Namespace) -> list[str]:
@@ -101,7 +104,6 @@ def add_picture_arguments(parser: argparse.ArgumentParser) -> None:
         help='resize plates to their pictures where sizes differ, instead of refusing')  # fmt: skip
     add('--preprocess-alignment', action=argparse.BooleanOptionalAction, default=False,
         help='warp each plate onto its picture first, for a camera that was not quite fixed')  # fmt: skip
-    add('--batch-size', type=int, default=1, metavar='N', help='pictures of equal size computed at once')
 
 
 def picture_problems(args: argparse.Namespace) -> list[str]:
@@ -114,13 +116,13 @@ def picture_problems(args: argparse.Namespace) -> list[str]:
     return found + cli.at_least_problems(args, {'batch_size': 1})
 
 
-def add_output_arguments(parser: argparse.ArgumentParser, format_flag: str = '--output-format') -> None:
-    """Add the flags for pictures out; `format_flag` names the one for the format of each type."""
-    add = parser.add_argument_group('output').add_argument
+def add_output_arguments(parser: cli.Parser, *old_format_flags: str) -> None:
+    """Add the flags for pictures out, and other spellings of the one for the format of each type."""
+    add = parser.group('output').add_argument
     add('--output-dir', type=Path, required=True, metavar='DIR', help='each type gets a sub-folder, or a video')
     add('--output-types', '--output-type', nargs='+', required=True, choices=OUTPUT_TYPES,
         help='cut-out with alpha, alpha, foreground, predicted error, refined regions')  # fmt: skip
-    add(format_flag, dest='picture_formats', nargs='+', default=[], metavar='TYPE=FORMAT',
+    add('--picture-format', *old_format_flags, dest='picture_formats', nargs='+', default=[], metavar='TYPE=FORMAT',
         help=f'such as pha=png fgr=webp, of {", ".join(PICTURE_FORMATS)}; com is png and the others jpg if left out. '
         'jpg has no alpha, so com cannot be jpg')  # fmt: skip
     add('--png-compression', type=int, default=1, metavar='0-9',
@@ -130,8 +132,8 @@ def add_output_arguments(parser: argparse.ArgumentParser, format_flag: str = '--
         help='write into a folder that is not empty; files of equal name are replaced, others kept')  # fmt: skip
 
 
-def output_problems(args: argparse.Namespace, format_flag: str = '--output-format') -> list[str]:
-    """Return what is wrong with the flags for pictures out; `format_flag` as for `add_output_arguments`."""
+def output_problems(args: argparse.Namespace) -> list[str]:
+    """Return what is wrong with the flags for pictures out."""
     found = []
     if 'ref' in args.output_types and args.model_type == 'mattingbase':
         found.append('--output-types ref: mattingbase refines nothing; leave it out or use --model-type mattingrefine')
@@ -139,11 +141,11 @@ def output_problems(args: argparse.Namespace, format_flag: str = '--output-forma
         kind, _, picture_format = entry.partition('=')
         if kind not in OUTPUT_TYPES or picture_format not in PICTURE_FORMATS:
             found.append(
-                f'{format_flag} {entry}: must be TYPE=FORMAT with a type of {", ".join(OUTPUT_TYPES)} '
+                f'--picture-format {entry}: must be TYPE=FORMAT with a type of {", ".join(OUTPUT_TYPES)} '
                 f'and a format of {", ".join(PICTURE_FORMATS)}, such as pha=png'
             )
         elif kind == 'com' and picture_format == 'jpg':
-            found.append(f'{format_flag} com=jpg: jpg has no alpha; use png or webp')
+            found.append('--picture-format com=jpg: jpg has no alpha; use png or webp')
     return found + cli.range_problems(args, {'png_compression': (0, 9), 'jpeg_quality': (1, 100)})
 
 
@@ -172,7 +174,7 @@ def share_cores(
     batches: int,
     pixels: int,
     network: NetworkSettings | None = None,
-    num_workers: int = 0,
+    num_workers: int | None = None,
     compiled: bool = False,
     processes: int = 1,
 ) -> Threads:
@@ -188,7 +190,7 @@ def share_cores(
         batches: how many there are.
         pixels: of the largest batch.
         network: what computes them; None for the refine network as it is published.
-        num_workers: `Threads.files`; 0 derives it from the cores.
+        num_workers: `Threads.files`; None or 0 derives it from the cores.
         compiled: the network is compiled.
         processes: on this machine, this one included.
     """

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from common.console import some
+from common.installation import missing_problems
 
 WRAPPERS = ('state_dict', 'model_state_dict', 'model_state', 'model')
 PREFIXES = ('module.', '_orig_mod.')
@@ -199,12 +200,10 @@ def _read_pickle(path: Path) -> Any:
 
 
 def _read_safetensors(path: Path) -> dict[str, Tensor]:
-    try:
-        from safetensors.torch import load_file
-    except ImportError:
-        raise _Refused(
-            f"{path}: needs the package safetensors: pip install 'background-matting[safetensors]'"
-        ) from None
+    if problems := missing_problems('safetensors', needed_by=f'{path}: '):
+        raise _Refused(problems[0])
+    from safetensors.torch import load_file
+
     return load_file(path)
 
 

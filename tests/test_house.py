@@ -94,6 +94,21 @@ def test_only_scripts_lie_at_the_top():
         assert isinstance(tree.body[-1], ast.If), f'{name} does something when it is imported'
 
 
+WINDOWS = re.compile(r'(?:imshow|namedWindow|resizeWindow|destroyWindow|destroyAllWindows|waitKey(?:Ex)?|pollKey|'
+                     r'(?:get|set)Window\w+|selectROI|createTrackbar|setMouseCallback)$')  # fmt: skip
+
+
+def test_only_the_webcam_opens_windows():
+    # OpenCV's build for machines without a display has none.
+    found = {
+        name
+        for name, path in modules().items()
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.Attribute) and WINDOWS.match(node.attr) and ast.unparse(node.value) == 'cv2'
+    }
+    assert found == {'inference.webcam.display'}
+
+
 def test_an_installation_adds_no_module():
     setuptools = tomllib.loads((ROOT / 'pyproject.toml').read_text())['tool']['setuptools']
     assert setuptools == {'packages': [], 'py-modules': []}
@@ -136,6 +151,21 @@ def test_an_interrupt_during_the_imports_is_no_traceback(script, tmp_path):
     assert (done.returncode, done.stderr) == (-signal.SIGINT, b'')
 
 
+@pytest.mark.parametrize('script', sorted(SCRIPTS))
+def test_help_is_for_people(script, monkeypatch):
+    parsers = parsers_of(script, monkeypatch)
+    about = ast.get_docstring(ast.parse((ROOT / f'{script}.py').read_text()))
+    assert parsers[0].format_help().startswith(about.partition('\n')[0])
+    for parser in parsers:
+        text = parser.format_help()
+        assert not re.search(r'\(default: (?:True|False|None|\[|\()', text), parser.prog
+        assert text.index('usage: ') > 0
+        titled, untitled = parser._action_groups[2:], parser._action_groups[1]._group_actions
+        assert not (titled and script != 'checkpoints') or [action.dest for action in untitled] == ['help']
+        for action in parser._actions:
+            assert action.help or not action.option_strings, action
+
+
 def test_help_shows_defaults_of_nought():
     parser = Parser('What it does.')
     parser.add_argument('--seed', type=int, default=0, help='of all draws')
@@ -145,24 +175,32 @@ def test_help_shows_defaults_of_nought():
     assert parser.format_help().count('(default') == 1
 
 
-@pytest.mark.parametrize('script', sorted(SCRIPTS))
-def test_a_home_folder_is_found_in_every_flag_that_takes_a_path(script, monkeypatch):
+def parsers_of(script, monkeypatch):
+    """The parser of a script as it is about to read the command line, and those of its sub-commands."""
+
     class Found(Exception):
-        """The parser of a script, about to read the command line."""
+        pass
 
     def find(parser, *_):
         raise Found(parser)
 
     monkeypatch.setattr(Parser, 'parse_args', find)
-    monkeypatch.setenv('HOME', '/home/somebody')
-    main = importlib.import_module(script).main
     with pytest.raises(Found) as found:
-        main([])
-    parsers, seen = [found.value.args[0]], 0
+        importlib.import_module(script).main([])
+    parsers = [found.value.args[0]]
     for parser in parsers:
         for action in parser._actions:
             if isinstance(action.choices, dict):
                 parsers.extend(action.choices.values())
+    return parsers
+
+
+@pytest.mark.parametrize('script', sorted(SCRIPTS))
+def test_a_home_folder_is_found_in_every_flag_that_takes_a_path(script, monkeypatch):
+    monkeypatch.setenv('HOME', '/home/somebody')
+    seen = 0
+    for parser in parsers_of(script, monkeypatch):
+        for action in parser._actions:
             words = {action.metavar} if isinstance(action.metavar, str) else {*(action.metavar or ())}
             words = {part for word in words for part in word.split('|')}
             if action.type is Path or words & {'FILE', 'DIR', 'PATH', 'FOLDER', 'CAMERA'}:
@@ -218,7 +256,8 @@ def test_the_documents_commands_parse(line, in_tmp):
         if file.endswith(('.pth', '.toml', '.png', '.jpg')) and not flag.startswith('-y'):
             Path(file).parent.mkdir(parents=True, exist_ok=True)
             Path(file).touch()
-    Path('data_path.toml').touch()
+    sets = [f'[{name}.{part}]\nfgr = "."\npha = "."' for name in ('my-data', 'real') for part in ('train', 'valid')]
+    Path('data_path.toml').write_text('\n'.join([*sets, '[backgrounds]', 'train = "."', 'valid = "."']))
     if script == 'inference_images.py':
         for flag in ('--images-src', '--images-bgr'):
             path = Path(words[words.index(flag) + 1])

@@ -8,6 +8,7 @@ import traceback
 from pathlib import Path
 
 from common.cli import out_of_memory
+from common.installation import import_problem
 
 # Of messages by torch and the system: what each means, and what helps.
 CAUSES = (
@@ -31,6 +32,8 @@ def known_cause(error: BaseException) -> str | None:
     words = str(error).strip() or type(error).__name__
     # A worker's error comes with its traceback, of which the last line is the error itself.
     first = words.splitlines()[-1 if words.startswith('Caught ') else 0]
+    if isinstance(error, ImportError):
+        return import_problem(error)
     if out_of_memory(error):
         return f'too little memory: lower --batch-size (--accumulate makes up for it) or --train-resolution ({first})'
     if isinstance(error, (ConnectionError, EOFError)):

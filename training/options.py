@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 def add_arguments(
-    parser: argparse.ArgumentParser,
+    parser: cli.Parser,
     *,
     batch_size: int,
     resolution: int,
@@ -30,8 +30,13 @@ def add_arguments(
     valid_interval: int,
 ) -> None:
     """Add the shared flags; the arguments are the stage's defaults."""
-    add = parser.add_argument_group('data').add_argument
-    add('--dataset-name', required=True, help='a name in the data config, or "synthetic", which needs no files')
+    add = parser.group('data').add_argument
+    add(
+        '--dataset-name',
+        required=True,
+        metavar='NAME',
+        help='a name in the data config, or "synthetic", which needs no files',
+    )
     add('--data-config', type=Path, default=Path('data_path.toml'), metavar='FILE', help='folders of each data set')
     add('--synthetic-size', type=int, default=1000, metavar='N', help='training samples of an epoch of "synthetic"')
     add('--train-resolution', type=int, default=resolution, metavar='PX',
@@ -41,11 +46,15 @@ def add_arguments(
     add('--num-workers', type=int, metavar='N',
         help='processes that read pictures for each GPU; 0 reads in the main one (default: the cores of the machine, '
         'shared out over its GPUs, at most 16)')  # fmt: skip
-    add('--seed', type=int, default=0, help='of the order of samples, of every augmentation, and of new weights')
+    add('--seed', type=int, default=0, metavar='N',
+        help='of the order of samples, of every augmentation, and of new weights')  # fmt: skip
+    add('--accept-changed-data', action='store_true',
+        help='go on with a run although pictures were added, removed or replaced, or the data set has another name; '
+        'its checkpoints hold from then on what is there now')  # fmt: skip
 
-    add = parser.add_argument_group('model').add_argument
+    add = parser.group('model').add_argument
     add('--model-backbone', required=True, choices=BACKBONES, help='encoder')
-    add('--model-name', required=True, help='names checkpoint/<model_name>/ and log/<model_name>/')
+    add('--model-name', required=True, metavar='NAME', help='names checkpoint/<model_name>/ and log/<model_name>/')
     add('--model-last-checkpoint', type=os.path.expanduser, metavar='FILE|auto|must',
         help='a checkpoint of this run continues it exactly; any other weight file starts a new run from its weights; '
         '"auto" continues from the newest whole checkpoint, or starts without one; "must" only continues')  # fmt: skip
@@ -53,11 +62,7 @@ def add_arguments(
         help='weights that "auto" begins with where there is nothing to continue, such as a base checkpoint for the '
         'refine stage')  # fmt: skip
 
-    add('--accept-changed-data', action='store_true',
-        help='go on with a run although pictures were added, removed or replaced, or the data set has another name; '
-        'its checkpoints hold from then on what is there now')  # fmt: skip
-
-    add = parser.add_argument_group('length and intervals').add_argument
+    add = parser.group('length').add_argument
     add('--epoch-start', type=int, default=None, metavar='N',
         help='epoch to begin with, from 0; needed only for weights from elsewhere')  # fmt: skip
     add('--epoch-end', type=int, default=epoch_end, metavar='N', help='epoch to stop before')
@@ -65,12 +70,15 @@ def add_arguments(
     add('--dry-run', action='store_true',
         help='check everything, try a step, a validation and a checkpoint, and say what the whole run will take: time, '
         'memory, disk; nothing of it stays')  # fmt: skip
+
+    add = parser.group('logs and validation').add_argument
     add('--log-train-loss-interval', type=int, default=10, metavar='STEPS', help='between logged losses')
     add('--log-train-images-interval', type=int, default=images_interval, metavar='STEPS', help='between pictures')
     add('--log-valid-interval', type=int, default=valid_interval, metavar='STEPS', help='between validations')
     add('--valid-samples', type=int, default=50, metavar='N', help='validation samples, the same every time')
+    add('--log-dir', type=Path, default=Path('log'), metavar='DIR', help='parent of the TensorBoard folder')
 
-    add = parser.add_argument_group('checkpoints').add_argument
+    add = parser.group('checkpoints').add_argument
     add('--checkpoint-interval', type=int, default=valid_interval, metavar='STEPS', help='between checkpoints')
     add('--checkpoint-epoch-interval', type=int, default=1, metavar='EPOCHS',
         help='between epochs that are validated and saved; the last epoch always is')  # fmt: skip
@@ -97,7 +105,7 @@ def add_arguments(
         help='in a SLURM job: after SIGUSR1 (sbatch --signal=USR1@300) save and put the job back in the queue'
     )  # fmt: skip
 
-    add = parser.add_argument_group('optimization').add_argument
+    add = parser.group('optimization').add_argument
     add('--learning-rate-scale', type=float, default=1.0, metavar='X', help='multiplies all learning rates')
     add('--lr-schedule', choices=('constant', 'cosine'), default='constant',
         help='cosine falls to 0 at the end of the run')  # fmt: skip
@@ -107,12 +115,11 @@ def add_arguments(
         help='keep an exponential moving average of the weights, such as 0.999; none if left out')  # fmt: skip
     add('--accumulate', type=int, default=1, metavar='N', help='batches of a step, one after the other')
 
-    add = parser.add_argument_group('machine').add_argument
+    add = parser.group('machine').add_argument
     cli.add_device_argument(add)
     cli.add_precision_argument(add, '; a run that goes on keeps its own')
     add('--compile', action=argparse.BooleanOptionalAction, default=False,
         help='compile the network: minutes at the start, faster steps')  # fmt: skip
-    add('--log-dir', type=Path, default=Path('log'), metavar='DIR', help='parent of the TensorBoard folder')
     # What the training is a part of, such as 'make demo', and what goes on with it.
     add('--part-of', help=argparse.SUPPRESS)
 
@@ -176,9 +183,8 @@ def problems(args: argparse.Namespace) -> list[str]:
             found += cli.folder_problems(cli.flag(name), getattr(args, name), args.model_name)
     found += cli.precision_problems(args.device, args.precision)
     found += _checkpoint_problems(args)
-    if args.dataset_name != 'synthetic' and not args.data_config.is_file():
-        found.append(f'--data-config {args.data_config}: no such file; it names the folders of {args.dataset_name!r}: '
-                     'copy data_path.example.toml to that name and enter yours')  # fmt: skip
+    if args.dataset_name != 'synthetic':
+        found += data_problems(args.data_config, args.dataset_name)
     return found
 
 
@@ -203,6 +209,23 @@ def from_scratch_problems(args: argparse.Namespace) -> list[str]:
         f'{flag}: missing; {why}the refine stage begins with the weights of a base checkpoint, such as '
         'checkpoint/base/best.pth; --from-scratch begins without, and learns far worse'
     ]
+
+
+
+def data_problems(config: Path, dataset_name: str) -> list[str]:
+    """Return what is wrong with a data set in the configuration: it is not there, or its folders are not."""
+    from dataset.paths import read_data_config
+
+    if not config.is_file():
+        return [f'--data-config {config}: no such file; it names the folders of {dataset_name!r}: '
+                'copy data_path.example.toml to that name and enter yours']  # fmt: skip
+    try:
+        folders = vars(read_data_config(config, dataset_name))
+    except ValueError as error:
+        return [str(error)]
+    missing = [path for path in folders.values() if isinstance(path, Path) and not path.is_dir()]
+    what = {path: 'a file, not a folder' if path.exists() else 'no such folder' for path in missing}
+    return [f'--dataset-name {dataset_name}: {path}: {words}; {config} names it' for path, words in what.items()]
 
 
 def _checkpoint_problems(args: argparse.Namespace) -> list[str]:

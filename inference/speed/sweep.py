@@ -103,11 +103,11 @@ def measuring_problems(args: argparse.Namespace) -> list[str]:
     found = cli.at_least_problems(args, {'batch_size': 1, 'repeats': 1})
     if args.seconds is not None and args.seconds <= 0:
         found.append(f'--seconds {args.seconds}: must be above 0')
-    images = {'--image-src': args.image_src, '--image-bgr': args.image_bgr}
+    images = {'--images-src': args.images_src, '--images-bgr': args.images_bgr}
     given = {flag: path for flag, path in images.items() if path is not None}
-    found += cli.file_problems(args, 'image_src', 'image_bgr')
+    found += cli.file_problems(args, 'images_src', 'images_bgr')
     if len(given) == 1:
-        found.append(f'{next(iter(given))}: needs the other one of --image-src and --image-bgr')
+        found.append(f'{next(iter(given))}: needs the other one of --images-src and --images-bgr')
     if given and args.resolution:
         found.append(f'--resolution {" ".join(args.resolution)}: leave it out, or the pictures, which have a size')
     if args.json is not None:
@@ -119,9 +119,9 @@ def read_images(src: Path, bgr: Path) -> tuple[np.ndarray, np.ndarray]:
     """Read picture and plate, uint8 RGB (H, W, 3); raise a ValueError if they do not fit each other."""
     from dataset.readers import read_rgb
 
-    pictures = {'--image-src': read_rgb(src), '--image-bgr': read_rgb(bgr)}
+    pictures = {'--images-src': read_rgb(src), '--images-bgr': read_rgb(bgr)}
     sizes = [x.shape[1::-1] for x in pictures.values()]
     if sizes[0] != sizes[1] or min(sizes[0]) < MIN_SIDE:
         listed = ', '.join(f'{flag} is {width}x{height}' for flag, (width, height) in zip(pictures, sizes))
         raise ValueError(f'{listed}: must be of one size, with sides of at least {MIN_SIDE}')
-    return pictures['--image-src'], pictures['--image-bgr']
+    return pictures['--images-src'], pictures['--images-bgr']

@@ -3,19 +3,16 @@
 from __future__ import annotations
 
 import argparse
-import importlib.util
 import math
 import os
 from pathlib import Path
 
 from common import cli
+from common.installation import missing_problems
 from common.network import MIN_SIDE
 from inference import options
 
 from .settings import DEFAULT_QUALITY, FORMATS, SEQUENCES, WORST_QUALITY, is_picture, video_paths
-
-SEQUENCE_FORMAT = '--sequence-format'
-INSTALL = "pip install -e '.[video]'"
 
 
 def add_video_arguments(parser: argparse.ArgumentParser) -> None:
@@ -37,36 +34,33 @@ def add_video_arguments(parser: argparse.ArgumentParser) -> None:
         help='resize a plate of another size than the video\'s instead of refusing it')  # fmt: skip
     add('--preprocess-alignment', action=argparse.BooleanOptionalAction, default=False,
         help='warp the plate onto each frame, steadily, for a camera that was not quite fixed')  # fmt: skip
-    add('--batch-size', type=int, default=1, metavar='N', help='frames computed at once')
 
 
-def add_video_output_arguments(parser: argparse.ArgumentParser) -> None:
+def add_video_output_arguments(parser: cli.Parser) -> None:
     """Add the flags for what is written."""
-    add = parser.add_argument_group('video out').add_argument
+    add = parser.group('output').add_argument
     add('--output-format', choices=(SEQUENCES, *FORMATS), default='video',
         help='H.264 in .mp4; numbered pictures; ProRes 4444 in .mov or VP9 in .webm, where com has alpha')  # fmt: skip
     add('--video-quality', type=int, default=DEFAULT_QUALITY, metavar=f'0-{WORST_QUALITY}',
         help='constant rate factor: lower is better and larger; 18 looks like the source; not for prores')  # fmt: skip
     add('--audio', action=argparse.BooleanOptionalAction, default=True, help='copy the sound into com and fgr')
-    options.add_output_arguments(parser, SEQUENCE_FORMAT)
+    options.add_output_arguments(parser, '--sequence-format')
 
 
 def video_problems(args: argparse.Namespace) -> list[str]:
     """Return what is wrong with these flags, one line each, without opening a video."""
-    found = []
-    if importlib.util.find_spec('av') is None:
-        found.append(f'PyAV, which reads and writes videos, is not installed: {INSTALL}')
+    found = missing_problems('av', needed_by='videos: ')
     found += cli.file_problems(args, 'video_src', 'video_bgr', 'video_target_bgr') + _plate_problems(args)
     if args.video_resize and min(args.video_resize) < MIN_SIDE:
         width, height = args.video_resize
         found.append(f'--video-resize {width} {height}: must be at least {MIN_SIDE} x {MIN_SIDE}')
     found += cli.at_least_problems(args, {'batch_size': 1})
     found += cli.range_problems(args, {'video_quality': (0, WORST_QUALITY)})
-    found += options.output_problems(args, SEQUENCE_FORMAT)
+    found += options.output_problems(args)
     if args.video_target_bgr is not None and 'com' not in args.output_types:
         found.append(f'--video-target-bgr {args.video_target_bgr}: only com shows it; add com to --output-types')
     if args.picture_formats and args.output_format != SEQUENCES:
-        found.append(f'{SEQUENCE_FORMAT}: needs --output-format {SEQUENCES}, not {args.output_format}')
+        found.append(f'--picture-format: needs --output-format {SEQUENCES}, not {args.output_format}')
     if int(os.environ.get('WORLD_SIZE', 1)) > 1:
         found.append('torchrun: a video is written by one process; start one per video, without torchrun')
     return found + (cli.output_folder_problems(args.output_dir) or _overwriting_problems(args))

@@ -12,6 +12,8 @@ from typing import Any
 import cv2
 import numpy as np
 
+from common.installation import OPENCV_SWAP
+
 TRIAL = 'import cv2; cv2.namedWindow("trial"); cv2.destroyAllWindows()'
 FONT = cv2.FONT_HERSHEY_SIMPLEX
 MARGIN = 0.5  # around words, in heights of a line
@@ -35,8 +37,8 @@ def display_problem() -> str | None:
     trial = subprocess.run([sys.executable, '-c', TRIAL], capture_output=True, text=True)
     if trial.returncode == 0:
         return None
-    if 'not implemented' in trial.stderr:
-        return 'this OpenCV has no windows: pip uninstall opencv-python-headless, then pip install opencv-python'
+    if 'not implemented' in trial.stderr or 'has no attribute' in trial.stderr:
+        return f'this OpenCV has no windows: {OPENCV_SWAP.format("opencv-python")}'
     reason = next((line.strip() for line in trial.stderr.splitlines() if line.strip()), f'exit code {trial.returncode}')
     return f'no window can be opened on display {next(filter(None, map(os.environ.get, names)), "")}: {reason}'
 

@@ -13,24 +13,36 @@ from common.network import MIN_SIDE
 def add_camera_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the flags for what is looked at."""
     add = parser.add_argument_group('camera').add_argument
-    add('--source', type=os.path.expanduser, default='0', metavar='CAMERA',
+    add('--video-src', '--source', type=os.path.expanduser, default='0', metavar='CAMERA',
         help='number or path of a camera, URL of a stream, or a video file')  # fmt: skip
     add('--resolution', type=int, nargs=2, default=[1280, 720], metavar=('W', 'H'),
         help='to ask a camera for; what it gives instead is taken')  # fmt: skip
-    add('--plate', type=Path, metavar='FILE', help='a picture of the empty scene to start with, instead of key B')
+    add(
+        '--video-bgr',
+        '--plate',
+        type=Path,
+        metavar='FILE',
+        help='a picture of the empty scene to start with, instead of key B',
+    )
 
 
 def add_display_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the flags for what is made of it."""
     add = parser.add_argument_group('display').add_argument
-    add('--target-bgr', type=Path, metavar='FILE', help='picture to put behind the subject; plain white if left out')
+    add(
+        '--video-target-bgr',
+        '--target-bgr',
+        type=Path,
+        metavar='FILE',
+        help='picture to put behind the subject; plain white if left out',
+    )
     add('--view', choices=('com', 'pha', 'src'), default='com', help="composite, alpha, or the camera's picture")
     add('--mirror', action='store_true', help='show left and right exchanged; what is saved or sent on is not')
     add('--hide-fps', action='store_true', help='do not write the frame rate on the picture')
     add('--virtual-camera', action='store_true', help='be a camera for other programs, too; needs pyvirtualcam')
     add('--headless', type=int, metavar='N',
         help='no window: write the first N pictures as <view>_0000.png and so on; the first is the plate if there is '
-        'no --plate. A file waits until each of its pictures is done')  # fmt: skip
+        'no --video-bgr. A file waits until each of its pictures is done')  # fmt: skip
     add('--output-dir', type=Path, default=Path(), metavar='DIR', help='for stills, and for --headless')
     add('-y', dest='overwrite', action='store_true', help='let --headless replace pictures of an earlier run')
 
@@ -40,12 +52,12 @@ def webcam_problems(args: argparse.Namespace) -> list[str]:
     from . import display
 
     found = []
-    named = args.source.isdigit() or '://' in args.source or args.source.startswith('/dev/')
-    if not named and not Path(args.source).is_file():
-        found.append(f'--source {args.source}: no such file; cameras are given by number, the first is 0')
+    named = args.video_src.isdigit() or '://' in args.video_src or args.video_src.startswith('/dev/')
+    if not named and not Path(args.video_src).is_file():
+        found.append(f'--video-src {args.video_src}: no such file; cameras are given by number, the first is 0')
     if min(args.resolution) < MIN_SIDE:
         found.append(f'--resolution {args.resolution[0]} {args.resolution[1]}: must be at least {MIN_SIDE} each')
-    found += cli.file_problems(args, 'plate', 'target_bgr') + cli.output_folder_problems(args.output_dir)
+    found += cli.file_problems(args, 'video_bgr', 'video_target_bgr') + cli.output_folder_problems(args.output_dir)
     if args.headless is not None:
         found += cli.at_least_problems(args, {'headless': 1})
         earlier = next(args.output_dir.glob(f'{args.view}_*.png'), None)

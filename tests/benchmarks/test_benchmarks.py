@@ -42,7 +42,7 @@ def tensors(*pictures):
 @pytest.fixture
 def weights(script, tmp_path):
     file = tmp_path / 'weights.pth'
-    torch.save(script('drawings').random_weights('mobilenetv2'), file)
+    torch.save(script('helpers.drawings').random_weights('mobilenetv2'), file)
     return file
 
 
@@ -70,7 +70,7 @@ def test_the_published_network_gives_our_results(weights):
 
 @pytest.mark.parametrize(('stage', 'side'), [('base', 64), ('refine', 128)])
 def test_published_sample(script, tmp_path, stage, side):
-    files = script('drawings').training_files(tmp_path)
+    files = script('helpers.drawings').training_files(tmp_path)
     assert [Image.open(file).size for file in files] == [(1920, 1080), (1920, 1080), (2400, 1600)]
     fgr, pha, bgr = published_sample(*files, side, stage, np.random.default_rng(1))
     assert (fgr.shape, pha.shape, bgr.shape) == ((3, side, side), (1, side, side), (3, side, side))
@@ -120,7 +120,7 @@ def test_sample_rate(script, tmp_path, capsys):
     arguments = ['--train-resolution', '64', '--repeats', '1', '--workers', '1', '999', '--seconds', '0.1']
     script('sample_rate').main([*arguments, '--json', str(tmp_path / 'a.json')])
     told = capsys.readouterr().out
-    assert told.startswith(script('machine').describe())
+    assert told.startswith(script('helpers.machine').describe())
     assert '999 workers: skipped' in told
     numbers = json.loads((tmp_path / 'a.json').read_text())
     for stage in ('base', 'refine'):
@@ -134,15 +134,15 @@ def test_sample_rate(script, tmp_path, capsys):
 
 def test_plots(script, tmp_path):
     pytest.importorskip('matplotlib')
-    script('machine').log_plot(tmp_path / 'a.png', 'samples/s', 'processes', {'base': [(2, 90), (1, 44)]})
+    script('helpers.machine').log_plot(tmp_path / 'a.png', 'samples/s', 'processes', {'base': [(2, 90), (1, 44)]})
     assert read(tmp_path / 'a.png').std() > 5
 
 
 def test_a_plot_without_matplotlib_is_refused(script, monkeypatch, capsys):
     monkeypatch.setattr('importlib.util.find_spec', lambda name: None)
     with pytest.raises(SystemExit, match='2'):
-        script('sample_rate').main(['--workers', '1', '--plot', 'a.png'])
-    assert '--plot: needs matplotlib' in capsys.readouterr().err
+        script('sample_rate').main(['--num-workers', '1', '--plot', 'a.png'])
+    assert '--plot: matplotlib is not installed for ' in capsys.readouterr().err
 
 
 def test_trivial_predictors(script, capsys, weights):
@@ -163,14 +163,14 @@ def run_pipeline(script, tmp_path, capsys, monkeypatch):
     arguments = {'images-src': tmp_path / 'src', 'images-bgr': plate, 'pictures': 3, 'few': 1, 'repeats': 1,
                  'device': 'cpu', 'json': tmp_path / 'a.json'}  # fmt: skip
     script('pipeline').main([word for name, value in arguments.items() for word in (f'--{name}', str(value))])
-    assert capsys.readouterr().out.startswith(script('machine').describe())
+    assert capsys.readouterr().out.startswith(script('helpers.machine').describe())
     numbers = json.loads((tmp_path / 'a.json').read_text())
     assert set(numbers['ways']) == {'published float32', 'ours float32'}
     return numbers
 
 
 def test_pipeline(script, tmp_path, capsys, monkeypatch):
-    runs = script('folder_runs')
+    runs = script('helpers.folder_runs')
 
     def in_this_process(command, pictures, folder, _environment):
         out, count = folder / 'out', len(list(pictures.iterdir()))
@@ -185,7 +185,9 @@ def test_pipeline(script, tmp_path, capsys, monkeypatch):
         return runs.Run(7, 0.2 * count, 7 + 0.2 * count, 10**9)
 
     monkeypatch.setattr(script('pipeline'), 'run', in_this_process)
-    monkeypatch.setattr(script('drawings'), 'cut_out', lambda *_: np.zeros((4, 6, 4), np.uint8))  # draws for seconds
+    monkeypatch.setattr(
+        script('helpers.drawings'), 'cut_out', lambda *_: np.zeros((4, 6, 4), np.uint8)
+    )  # draws for seconds
     numbers = run_pipeline(script, tmp_path, capsys, monkeypatch)
     published, ours = numbers['ways'].values()
     assert published['seconds_a_picture'] == pytest.approx(0.6)
@@ -215,10 +217,10 @@ def test_a_run_that_writes_too_little_is_no_measurement(script, tmp_path):
     save(tmp_path / 'pictures/a.png', room(0))
     write = 'import sys, pathlib; d = pathlib.Path(sys.argv[-1]); d.mkdir(); (d / "a").touch(); print("told")'
     with pytest.raises(SystemExit, match=r'exit code 0, 1 of 3 files\ntold'):
-        script('folder_runs').run(['-c', write], tmp_path / 'pictures', tmp_path, {})
+        script('helpers.folder_runs').run(['-c', write], tmp_path / 'pictures', tmp_path, {})
     shutil.rmtree(tmp_path / 'out')
     with pytest.raises(SystemExit, match='exit code 3, 0 of 3 files'):
-        script('folder_runs').run(['-c', 'raise SystemExit(3)'], tmp_path / 'pictures', tmp_path, {})
+        script('helpers.folder_runs').run(['-c', 'raise SystemExit(3)'], tmp_path / 'pictures', tmp_path, {})
 
 
 def test_peak_is_the_commands_own(script, tmp_path):
@@ -228,7 +230,7 @@ def test_peak_is_the_commands_own(script, tmp_path):
         'import sys, pathlib; x = bytearray(200_000_000); x[::4096] = x[::4096]; d = pathlib.Path(sys.argv[-1]); '
         'd.mkdir(); [(d / str(i)).touch() for i in range(3)]'
     )
-    measured = script('folder_runs').run(['-c', write], tmp_path / 'pictures', tmp_path, {})
+    measured = script('helpers.folder_runs').run(['-c', write], tmp_path / 'pictures', tmp_path, {})
     assert 2e8 < measured.peak_bytes < 2.8e8  # this process, with torch, has more
     assert 0 < measured.startup <= measured.whole
 
@@ -238,7 +240,7 @@ def test_training_step(script, tmp_path, capsys, stage):
     file = tmp_path / 'numbers.json'
     arguments = ['--stage', stage, '--train-resolution', '64', '--batch-size', '2', '--steps', '1', '--device', 'cpu']
     script('training_step').main([*arguments, '--json', str(file)])
-    assert capsys.readouterr().out.startswith(script('machine').describe())
+    assert capsys.readouterr().out.startswith(script('helpers.machine').describe())
     numbers = json.loads(file.read_text())
     whole = {name: sum(parts.values()) for name, parts in numbers['seconds_of_a_step'].items()}
     assert numbers['published_over_ours'] == pytest.approx(whole['published'] / whole['ours'])

@@ -321,7 +321,7 @@ def test_diff_of_equals_and_of_nothing(run, capsys):
     code, out, _ = call(capsys, 'diff', run / 'epoch-0-iter-3.pth', run / 'best.pth')
     assert (code, out) == (0, '2 tensors in both, 0 with other values\n')
     code, _, err = call(capsys, 'diff', run / 'best.pth', 'nowhere.pth')
-    assert (code, err) == (2, 'error: nowhere.pth: no such weight file\n')
+    assert (code, err) == (2, 'error: nowhere.pth: no such file\n')
     assert call(capsys, 'diff', run / 'best.pth', run / 'epoch-0-iter-7.state.pth')[0] == 2
 
 

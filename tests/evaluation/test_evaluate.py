@@ -41,7 +41,7 @@ def test_a_network_has_the_figures_of_the_files_that_inference_writes(
     refine, base = case.checkpoints['mattingrefine'], case.checkpoints['mattingbase']
     flags = ('--testset', testset, '--model-refine-sample-pixels', 800)
     rows = evaluated(tmp_path, '--checkpoint', base, refine, *flags)
-    case.src, case.bgr, formats = testset / 'src', testset / 'bgr', ('--output-format', 'pha=png', 'fgr=png')
+    case.src, case.bgr, formats = testset / 'src', testset / 'bgr', ('--picture-format', 'pha=png', 'fgr=png')
     for name in ('mattingbase', 'mattingrefine'):
         case.out = tmp_path / name
         assert case.run(*formats, model_type=name, types=('pha', 'fgr')) == 0

@@ -113,7 +113,7 @@ def test_the_script_makes_a_set_of_a_data_set(sources, tmp_path, capsys):
 
 
 def test_flags_reach_the_set(sources, tmp_path):
-    assert script(sources, tmp_path / 'out', '--size', 50, 44, '--clip-frames', 2, '--limit', 1, '--seed', 4) == 0
+    assert script(sources, tmp_path / 'out', '--resolution', 50, 44, '--clip-frames', 2, '--limit', 1, '--seed', 4) == 0
     assert manifest(tmp_path / 'out')['settings'] == {
         'seed': 4,
         'backgrounds_per_foreground': 1,
@@ -127,7 +127,7 @@ def test_flags_reach_the_set(sources, tmp_path):
 
 def test_all_problems_come_in_one_message(sources, tmp_path, capsys):
     (tmp_path / 'out').write_text('')
-    flags = ('--clip-frames', 0, '--noise', 0.2, 0.1, '--size', 0, 5, '--limit', 0, '--seed', -1)
+    flags = ('--clip-frames', 0, '--noise', 0.2, 0.1, '--resolution', 0, 5, '--limit', 0, '--seed', -1)
     assert script(sources, tmp_path / 'out', *flags) == 2
     lines = capsys.readouterr().err.splitlines()
     assert lines[0] == 'error: 6 problems:'
@@ -135,7 +135,7 @@ def test_all_problems_come_in_one_message(sources, tmp_path, capsys):
         '--limit 0',
         '--clip-frames 0',
         '--seed -1',
-        '--size 0 5',
+        '--resolution 0 5',
         '--noise 0.2 0.1',
         f'--output-dir {tmp_path / "out"}',
     ]
@@ -149,7 +149,7 @@ def test_problems_of_flags_and_of_folders_come_together(sources, tmp_path, capsy
     assert capsys.readouterr().err.splitlines() == [
         'error: 2 problems:',
         '  --clip-frames 0: must be at least 1',
-        f'  {sources.bgr}: no such folder',
+        f'  --bgr {sources.bgr}: no such folder',
     ]
 
 

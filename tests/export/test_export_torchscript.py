@@ -107,9 +107,9 @@ def test_it_is_a_weight_file_too(archive: Path, checkpoints: dict[str, Path]) ->
 
 
 def test_pictures_are_matted_with_it(archive: Path, pair: Case) -> None:
-    assert pair.run('--output-format', 'pha=png') == 0
+    assert pair.run('--picture-format', 'pha=png') == 0
     expected = [read(pair.out / 'pha' / name) for name in ('a.png', 'shots/b.0001.png')]
-    assert pair.run('--output-format', 'pha=png', '--model-checkpoint', archive, '-y') == 0
+    assert pair.run('--picture-format', 'pha=png', '--model-checkpoint', archive, '-y') == 0
     for before, name in zip(expected, ('a.png', 'shots/b.0001.png')):
         assert np.array_equal(before, read(pair.out / 'pha' / name))
 

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import importlib.util
+import sys
 from pathlib import Path
 
 import pytest
 from support.export_case import run
 from support.inference_case import room, save
+
+from common.installation import install_command
 
 # For each script: a suffix that it takes, and flags that it needs.
 SCRIPTS = {
@@ -68,7 +71,7 @@ def test_all_problems_are_reported_in_one_message(
     path = tmp_path / 'no' / 'model.pt'
     flags = ['--onnx-opset-version', 17, '--outputs', 'pha', 'hid', '--model-backbone-scale', 0.7]
     assert run('export_onnx', checkpoints['mattingrefine'], path, *flags) == 2
-    first, *lines = capsys.readouterr().err.splitlines()
+    first, *lines = capsys.readouterr().err.replace(f'{sys.executable} (Python 3.11)', 'PYTHON').splitlines()
     assert first == 'error: 6 problems:'
     assert sorted(lines) == [
         '  --model-backbone-scale 0.7: must be above 0 and at most 0.5',
@@ -76,7 +79,7 @@ def test_all_problems_are_reported_in_one_message(
         f'  --output {path}: must end in .onnx',
         f'  --output {path}: there is no folder {path.parent}',
         '  --outputs hid: mattingrefine has pha fgr pha_sm fgr_sm err_sm ref_sm',
-        "  onnx, onnxscript, onnxruntime is not installed, which this export needs: pip install -e '.[export]'",
+        f'  onnx, onnxscript, onnxruntime are not installed for PYTHON; {install_command("export")}',
     ]
 
 
@@ -122,5 +125,6 @@ def test_a_missing_extra_is_named_before_anything_is_loaded(tmp_path, checkpoint
     monkeypatch.setattr(importlib.util, 'find_spec', lambda name: None if name == 'coremltools' else real(name))
     words = (checkpoints['mattingrefine'], tmp_path / 'x.mlpackage', '--resolution', 64, 64)
     assert run('export_coreml', *words) == 2
-    message = "coremltools is not installed, which this export needs: pip install -e '.[export]'"
-    assert message in capsys.readouterr().err
+    err = capsys.readouterr().err
+    assert err.startswith(f'error: coremltools is not installed for {sys.executable} ')
+    assert err.endswith("pip install -c constraints.txt -e '.[export]'\n")

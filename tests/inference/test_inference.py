@@ -45,7 +45,7 @@ def test_mattingbase_predicts_err_but_refines_nothing(pair: Case, capsys: pytest
     assert pair.run(model_type='mattingbase', types=('pha', 'err', 'ref')) == 2
     assert 'error: --output-types ref: mattingbase refines nothing' in capsys.readouterr().err
     assert not pair.out.exists()
-    assert pair.run('--output-format', 'pha=png', 'err=png', model_type='mattingbase', types=('pha', 'err')) == 0
+    assert pair.run('--picture-format', 'pha=png', 'err=png', model_type='mattingbase', types=('pha', 'err')) == 0
     matte = pair.matting('mattingbase')(pair.src / 'a.png', pair.bgr, err=True)
     assert np.array_equal(read(pair.out / 'pha/a.png'), matte.pha)
     assert np.array_equal(read(pair.out / 'err/a.png'), matte.err)
@@ -59,7 +59,7 @@ def test_a_rig_has_a_plate_per_camera(case: Case) -> None:
     for camera, bgr in plates.items():
         for i in range(2):
             save(case.src / camera / f'frame_{i}.png', photo(bgr, i))
-    assert case.run('--output-format', 'pha=png') == 0
+    assert case.run('--picture-format', 'pha=png') == 0
     assert len(files(case.out)) == 6
     for camera, bgr in plates.items():
         matte = case.matting()(case.src / camera / 'frame_1.png', bgr)
@@ -70,7 +70,7 @@ def test_a_plate_of_its_own_for_each_picture(case: Case) -> None:
     for i in range(3):
         save(case.bgr / f'{i}.png', room(i))
         save(case.src / f'{i}.png', photo(room(i), i))
-    assert case.run('--output-format', 'pha=png', '--batch-size', 2) == 0
+    assert case.run('--picture-format', 'pha=png', '--batch-size', 2) == 0
     for i in range(3):
         expected = case.matting()(case.src / f'{i}.png', room(i)).pha
         assert np.abs(read(case.out / f'pha/{i}.png').astype(int) - expected).max() <= 1
@@ -79,7 +79,7 @@ def test_a_plate_of_its_own_for_each_picture(case: Case) -> None:
 def test_formats_and_qualities(pair: Case) -> None:
     formats = ['com=webp', 'pha=png', 'fgr=webp', 'ref=png']
     types = ('com', 'pha', 'fgr', 'ref')
-    assert pair.run('--output-format', *formats, '--jpeg-quality', 100, '--png-compression', 9, types=types) == 0
+    assert pair.run('--picture-format', *formats, '--jpeg-quality', 100, '--png-compression', 9, types=types) == 0
     matte = pair.matting()(pair.src / 'a.png', pair.bgr, ref=True)
     com = read(pair.out / 'com/a.webp')
     assert np.array_equal(com[..., 3], matte.pha)
@@ -88,7 +88,7 @@ def test_formats_and_qualities(pair: Case) -> None:
     assert np.array_equal(read(pair.out / 'fgr/a.webp'), matte.fgr)
     assert np.array_equal(read(pair.out / 'ref/a.png'), matte.ref)
     small = (pair.out / 'pha/a.png').stat().st_size
-    assert pair.run('--output-format', 'pha=png', '--png-compression', 0, '-y') == 0
+    assert pair.run('--picture-format', 'pha=png', '--png-compression', 0, '-y') == 0
     assert (pair.out / 'pha/a.png').stat().st_size > small
 
 
@@ -121,7 +121,7 @@ def test_alignment_moves_the_plate_or_says_why_not(case: Case, capsys: pytest.Ca
     wall = np.full((64, 96, 3), 140, np.uint8)
     save(case.src / 'wall.png', photo(wall, 1))
     save(case.bgr / 'wall.png', wall)
-    assert case.run('--preprocess-alignment', '--output-format', 'pha=png') == 0
+    assert case.run('--preprocess-alignment', '--picture-format', 'pha=png') == 0
     errors = capsys.readouterr().err
     assert f'{case.src / "wall.png"} with {case.bgr / "wall.png"}: the plate is used unaligned: ' in errors
     assert 'the plate is used unaligned for 1 of 2 pictures' in errors
@@ -172,7 +172,7 @@ def test_mixed_sizes_in_batches_give_the_same_as_one_by_one(case: Case) -> None:
         bgr = room(0, *size)
         save(case.bgr / f'{i}.png', bgr)
         save(case.src / f'{i}.png', photo(bgr, i))
-    assert case.run('--output-format', 'pha=png', '--batch-size', 4) == 0
+    assert case.run('--picture-format', 'pha=png', '--batch-size', 4) == 0
     for i in range(len(sizes)):
         expected = case.matting()(case.src / f'{i}.png', case.bgr / f'{i}.png').pha
         found = read(case.out / f'pha/{i}.png')
@@ -180,7 +180,7 @@ def test_mixed_sizes_in_batches_give_the_same_as_one_by_one(case: Case) -> None:
 
 
 def test_bfloat16_stays_close(pair: Case) -> None:
-    assert pair.run('--precision', 'bfloat16', '--output-format', 'pha=png') == 0
+    assert pair.run('--precision', 'bfloat16', '--picture-format', 'pha=png') == 0
     expected = pair.matting()(pair.src / 'a.png', pair.bgr).pha
     found = read(pair.out / 'pha/a.png')
     assert not np.array_equal(found, expected)
@@ -199,7 +199,7 @@ def test_pictures_without_a_common_name_are_paired_and_that_is_said(
     for i in range(2):
         save(case.bgr / f'plate{i}.png', room(i))
         save(case.src / f'photo{i}.png', photo(room(i), i))
-    assert case.run('--output-format', 'pha=png') == 0
+    assert case.run('--picture-format', 'pha=png') == 0
     assert capsys.readouterr().err.count('the 2 plates are paired in sorted order') == 1
     for i in range(2):
         assert np.array_equal(read(case.out / f'pha/photo{i}.png'), case.matting()(photo(room(i), i), room(i)).pha)

@@ -26,7 +26,7 @@ def test_sizes_that_differ_are_refused_or_resized(pair: Case, capsys: pytest.Cap
     assert 'b.0001.png is 96x64' in message
     assert '--resize-bgr' in message
     assert not pair.out.exists()
-    assert pair.run('--resize-bgr', '--output-format', 'pha=png') == 0
+    assert pair.run('--resize-bgr', '--picture-format', 'pha=png') == 0
     matting = pair.matting()
     matte = matting.submit([matting.staged(photo(room(0), 1))], [matting.plate(pair.bgr, (WIDTH, HEIGHT))]).result()[0]
     assert np.array_equal(read(pair.out / 'pha/a.png'), matte.pha)
@@ -58,15 +58,15 @@ def test_nothing_found_is_an_error(pair: Case, tmp_path: Path, capsys: pytest.Ca
 
 def test_all_problems_are_reported_in_one_message(pair: Case, capsys: pytest.CaptureFixture[str]) -> None:
     flags = ['--model-backbone-scale', 0.7, '--batch-size', 0, '--png-compression', 11, '--jpeg-quality', 0]
-    flags += ['--output-format', 'com=jpg', 'pha=gif', 'alpha', '--num-workers', -1, '--model-refine-threshold', 2]
+    flags += ['--picture-format', 'com=jpg', 'pha=gif', 'alpha', '--num-workers', -1, '--model-refine-threshold', 2]
     flags += ['--model-checkpoint', 'missing.pth', '--precision', 'float16', '--images-bgr', 'nowhere']
     flags += ['--model-refine-sample-pixels', 5]
     assert pair.run(*flags) == 2
     lines = capsys.readouterr().err.splitlines()
     assert lines[0] == f'error: {len(lines) - 1} problems:'
     expected = ['--model-checkpoint missing.pth', '--model-backbone-scale 0.7', '--model-refine-sample-pixels 5']
-    expected += ['--model-refine-threshold 2.0', '--num-workers -1', '--precision float16', '--output-format com=jpg']
-    expected += ['--output-format pha=gif', '--output-format alpha', '--png-compression 11', '--jpeg-quality 0']
+    expected += ['--model-refine-threshold 2.0', '--num-workers -1', '--precision float16', '--picture-format com=jpg']
+    expected += ['--picture-format pha=gif', '--picture-format alpha', '--png-compression 11', '--jpeg-quality 0']
     expected += ['--images-bgr nowhere', '--batch-size 0']
     assert [line.split(':')[0].strip() for line in lines[1:]] == expected
 

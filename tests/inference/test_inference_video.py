@@ -35,7 +35,7 @@ def test_frame_for_frame_in_time(case):
 
 
 def test_pictures_are_exactly_the_mattes(case, tmp_path):
-    flags = ('--output-format', 'image_sequences', '--sequence-format', 'pha=png', 'fgr=png')
+    flags = ('--output-format', 'image_sequences', '--picture-format', 'pha=png', 'fgr=png')
     assert case.run(*flags, '--batch-size', 5, types=('com', 'pha', 'fgr')) == 0
     names = {f'{kind}/{i:06d}.png' for kind in ('com', 'pha', 'fgr') for i in range(COUNT)}
     assert files(case.out) == names | {'sequence.json'}
@@ -83,7 +83,7 @@ def test_sound_goes_into_com_alone(case):
 def test_plates_that_are_videos(case, flags, plate_of):
     case.bgr = None
     flags = [case.src if flag == 'itself' else flag for flag in flags]
-    assert case.run(*flags, '--output-format', 'image_sequences', '--sequence-format', 'pha=png') == 0
+    assert case.run(*flags, '--output-format', 'image_sequences', '--picture-format', 'pha=png') == 0
     pictures = pictures_of(case.src)
     for i, matte in enumerate(case.mattes(plate_of(pictures))):
         assert np.abs(read(case.out / f'pha/{i:06d}.png').astype(int) - matte.pha).max() <= 1
@@ -126,7 +126,7 @@ class Follower:
 
 def test_the_plate_is_aligned_to_every_frame_in_order_and_goes_on_so(case, capsys, monkeypatch):
     monkeypatch.setattr('inference.video.stages.SteadyPlate', Follower)
-    flags = ('--output-format', 'image_sequences', '--sequence-format', 'pha=png', '--preprocess-alignment', '-y')
+    flags = ('--output-format', 'image_sequences', '--picture-format', 'pha=png', '--preprocess-alignment', '-y')
     assert case.run(*flags, '--num-workers', 3) == 0
     err = capsys.readouterr().err
     assert 'warning: frame 3: the plate stays: nothing matches' in err

@@ -78,7 +78,7 @@ def test_your_weights_on_your_picture(
     bgr = room(0)
     src = photo(bgr, 1)
     files = save(tmp_path / 'src.png', src), save(tmp_path / 'bgr.png', bgr)
-    flags = ['--image-src', files[0], '--image-bgr', files[1], '--model-checkpoint', checkpoints['mattingrefine']]
+    flags = ['--images-src', files[0], '--images-bgr', files[1], '--model-checkpoint', checkpoints['mattingrefine']]
     assert run(*flags, '--batch-size', 2) == 0
     text = capsys.readouterr().out
     assert f'{checkpoints["mattingrefine"]} (state_dict): ' in text.splitlines()[0]
@@ -152,21 +152,21 @@ def test_settings_follow_the_size_unless_given() -> None:
     given = settings('--model-backbone-scale', '0.5', '--model-refine-sample-pixels', '1600')
     assert {row[2:] for row in given} == {(0.5, 1600)}
     alone, _ = inference_speed_test.prepare(inference_speed_test.parse(FLAGS))
-    assert [(work.size, work.precision, work.backend) for work in alone] == [((1920, 1080), 'float32', 'pytorch')]
+    assert [(work.size, work.precision, work.backend) for work in alone] == [((1920, 1080), 'auto', 'pytorch')]
 
 
 def test_all_problems_are_reported_in_one_message(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     existing = tmp_path / 's.json'
     existing.write_text('mine')
     flags = ['--model-backbone', 'all', '--model-backbone-scale', 0.7, '--batch-size', 0, '--repeats', 0]
-    flags += ['--seconds', -1, '--resolution', 640, '--image-src', 'no.png', '--json', existing, '--compile']
+    flags += ['--seconds', -1, '--resolution', 640, '--images-src', 'no.png', '--json', existing, '--compile']
     flags += ['--backend', 'torchscript', '--model-checkpoint', 'no.pth', '--precision', 'float16', 'float32']
     assert run(*flags) == 2
     captured = capsys.readouterr()
     assert captured.out == ''
     lines = captured.err.splitlines()
     assert lines[0] == f'error: {len(lines) - 1} problems:'
-    expected = ['--batch-size 0', '--repeats 0', '--seconds -1.0', '--image-src no.png', '--image-src']
+    expected = ['--batch-size 0', '--repeats 0', '--seconds -1.0', '--images-src no.png', '--images-src']
     expected += ['--resolution 640', f'--json {existing}', '--resolution 640', '--model-checkpoint no.pth']
     expected += ['--model-backbone-scale 0.7', '--precision float16', '--model-checkpoint no.pth']
     expected += ['--backend torchscript']
@@ -186,10 +186,10 @@ def test_all_problems_are_reported_in_one_message(tmp_path: Path, capsys: pytest
         (['--model-checkpoint', 'base.pth'], 'base.pth holds weights of mattingbase with mobilenetv2, not of'),
         (['--model-checkpoint', 'src.png'], 'src.png: not a weight file but a PNG picture'),
         (
-            ['--image-src', 'src.png', '--image-bgr', 'bgr.png'],
-            '--image-src is 96x64, --image-bgr is 64x48: must be of',
+            ['--images-src', 'src.png', '--images-bgr', 'bgr.png'],
+            '--images-src is 96x64, --images-bgr is 64x48: must be of',
         ),
-        (['--image-src', 'base.pth', '--image-bgr', 'bgr.png'], 'base.pth'),
+        (['--images-src', 'base.pth', '--images-bgr', 'bgr.png'], 'base.pth'),
     ],
 )
 @pytest.mark.skipif(torch.cuda.is_available(), reason='float16 is fine on a GPU')

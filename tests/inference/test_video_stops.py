@@ -18,7 +18,7 @@ pytestmark = pytest.mark.usefixtures('handlers')
 
 
 def test_a_cut_sequence_goes_on(case, capsys):
-    flags = ('--output-format', 'image_sequences', '--sequence-format', 'pha=png', '-y')
+    flags = ('--output-format', 'image_sequences', '--picture-format', 'pha=png', '-y')
     assert case.run(*flags) == 0
     pictures = sorted((case.out / 'pha').glob('*.png'))
     whole = [path.read_bytes() for path in pictures]
@@ -39,7 +39,7 @@ def test_a_cut_sequence_goes_on(case, capsys):
 
 def test_pictures_of_other_settings_are_not_taken_for_done(case):
     """A run with other settings that is cut: the pictures it has not reached are the old ones, and must be replaced."""
-    flags = ('--output-format', 'image_sequences', '--sequence-format', 'pha=png', '-y')
+    flags = ('--output-format', 'image_sequences', '--picture-format', 'pha=png', '-y')
     assert case.run(*flags, '--model-refine-mode', 'full') == 0
     old = [path.read_bytes() for path in sorted((case.out / 'pha').glob('*.png'))]
     with interrupted_at(4):

@@ -36,8 +36,8 @@ def test_headless_writes_what_the_network_gives(run: Any, matting: Matting, pict
     plate = save(tmp_path / 'plate.png', room(0))
     target = save(tmp_path / 'target.png', room(7, 4 * WIDTH, 2 * HEIGHT))
     path = film(tmp_path / 'film.avi', pictures[9:], rate=200)
-    flags = ('--source', path, '--headless', 4, '--output-dir', 'out', '--plate', plate)
-    assert run(*flags, '--target-bgr', target) == 0
+    flags = ('--video-src', path, '--headless', 4, '--output-dir', 'out', '--video-bgr', plate)
+    assert run(*flags, '--video-target-bgr', target) == 0
     assert files(tmp_path / 'out') == {f'com_000{i}.png' for i in range(4)}
     backdrop = covering(read(target), (WIDTH, HEIGHT))
     for i, src in enumerate(frames(path)[:4]):
@@ -50,7 +50,7 @@ def test_headless_takes_the_first_picture_for_the_plate(
     run: Any, matting: Matting, pictures: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     path = film(tmp_path / 'film.avi', pictures[9:12], rate=200)
-    flags = ('--source', path, '--headless', 5, '--output-dir', 'out', '--view', 'pha')
+    flags = ('--video-src', path, '--headless', 5, '--output-dir', 'out', '--view', 'pha')
     assert run(*flags) == 0
     captured = capsys.readouterr()
     assert f'note: {path} ended after 3 of 5 pictures' in captured.err
@@ -74,7 +74,7 @@ def test_a_film_in_a_window(
 ) -> None:
     path = film(tmp_path / 'film.avi', pictures, rate=50)
     screen.keys = ['b']
-    assert run('--source', path) == 0
+    assert run('--video-src', path) == 0
     captured = capsys.readouterr()
     assert 'pictures shown' in captured.out
     assert captured.err == ''
@@ -96,7 +96,7 @@ def test_other_programs_see_what_is_shown_but_never_the_room(
 ) -> None:
     path = film(tmp_path / 'film.avi', pictures, rate=8)
     screen.keys = ['', 'b']
-    assert run('--source', path, '--virtual-camera', '--mirror') == 0
+    assert run('--video-src', path, '--virtual-camera', '--mirror') == 0
     assert 'other programs find the result as /dev/video9' in capsys.readouterr().out
     (other,) = pyvirtualcam.made
     assert (other.size, other.rate, other.closed) == ((WIDTH, HEIGHT), 8, True)
@@ -112,7 +112,7 @@ def test_headless_feeds_other_programs_too(
     run: Any, pyvirtualcam: type[FakeVirtualCamera], pictures: Any, tmp_path: Path
 ) -> None:
     path = film(tmp_path / 'film.avi', pictures[9:12], rate=200)
-    assert run('--source', path, '--headless', 3, '--output-dir', 'out', '--virtual-camera') == 0
+    assert run('--video-src', path, '--headless', 3, '--output-dir', 'out', '--virtual-camera') == 0
     (other,) = pyvirtualcam.made
     assert [np.array_equal(sent, read(tmp_path / f'out/com_000{i}.png')) for i, sent in enumerate(other.sent)] == [
         True
@@ -121,7 +121,7 @@ def test_headless_feeds_other_programs_too(
 
 def test_a_camera_can_be_headless(run: Any, capture: Capture, matting: Matting, pictures: Any, capsys: Any) -> None:
     capture.repeat = room(0)
-    assert run('--source', '0', '--resolution', WIDTH, HEIGHT, '--headless', 2, '--output-dir', 'out') == 0
+    assert run('--video-src', '0', '--resolution', WIDTH, HEIGHT, '--headless', 2, '--output-dir', 'out') == 0
     assert capsys.readouterr().err == ''
     assert np.array_equal(read(Path('out/com_0001.png')), composite(matting(room(0), room(0)), WHITE))
 
@@ -134,5 +134,5 @@ def test_numbers_are_cameras_and_all_else_is_opened_by_its_name(
     monkeypatch.setattr(cv2, 'VideoCapture', lambda source: opened.append(source) or capture)
     capture.opens = False
     for source in ('3', '/dev/video7', 'rtsp://camera/1'):
-        assert run('--source', source, '--headless', 1, '--output-dir', 'out') == 2
+        assert run('--video-src', source, '--headless', 1, '--output-dir', 'out') == 2
     assert opened == [3, '/dev/video7', 'rtsp://camera/1']

@@ -238,3 +238,21 @@ def test_a_run_whose_worker_was_killed_ends_as_the_uninterrupted_one(tmp_path):
     assert_same_run(expected / 'checkpoint/whole', cut, extra, {'epoch-1-iter-3'})
     assert_same_curves(expected / 'log/whole', tmp_path / 'log/cut', FULL_STEPS)
     assert any(name.startswith('error-') for name in names(tmp_path / 'log/cut'))
+
+
+class Unreadable(torch.utils.data.Dataset):
+    """A data set whose worker finds no library."""
+
+    def __len__(self):
+        return 2
+
+    def __getitem__(self, index):
+        raise ImportError('libGL.so.1: cannot open shared object file: No such file or directory')
+
+
+def test_a_library_that_a_worker_lacks_is_named():
+    with pytest.raises(ImportError) as caught:
+        next(iter(torch.utils.data.DataLoader(Unreadable(), num_workers=1)))
+    said = explain(caught.value)
+    assert said.startswith('libGL.so.1, a library of the system, is missing for ')
+    assert said.endswith('pip install -c constraints.txt opencv-python-headless')

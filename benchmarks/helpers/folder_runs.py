@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from machine import ROOT
+from .machine import ROOT
 
 KINDS = ('com', 'pha', 'fgr')
 
@@ -96,7 +96,7 @@ def run(command: Sequence[str], pictures: Path, folder: Path, environment: Mappi
     """
     out, file = folder / 'out', folder / 'measured.json'
     done = subprocess.run(
-        [sys.executable, str(ROOT / 'benchmarks/measured.py'), str(file), sys.executable, *command]
+        [sys.executable, str(ROOT / 'benchmarks/helpers/measured.py'), str(file), sys.executable, *command]
         + ['--images-src', str(pictures), '--output-dir', str(out)],
         cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=True,
     )  # fmt: skip

@@ -12,8 +12,6 @@ from pathlib import Path
 from typing import NamedTuple
 
 import cv2
-import drawings
-import machine
 from PIL import Image
 
 from common.devices import torch_threads
@@ -25,6 +23,8 @@ from inference.images.writer import PictureWriter
 from inference.matte import Matte
 from inference.options import DEFAULT_FORMATS, share_cores
 from inference.predictor import Matting
+
+from . import drawings, machine
 
 KINDS = ('com', 'pha', 'fgr')
 WARM_UP = 2

@@ -1,6 +1,6 @@
 """A command's start and end, peak of resident memory and exit code, written to a file.
 
-python benchmarks/measured.py numbers.json COMMAND ...
+python benchmarks/helpers/measured.py numbers.json COMMAND ...
 
 It runs as a process of its own, since a command inherits the peak of the process that starts it: this one is small.
 """

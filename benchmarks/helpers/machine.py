@@ -6,7 +6,6 @@ Import it before the toolkit's modules: it puts them on the path, wherever a ben
 from __future__ import annotations
 
 import argparse
-import importlib.util
 import os
 import platform
 import statistics
@@ -15,7 +14,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 sys.path.insert(0, str(ROOT))
 
 
@@ -56,8 +55,10 @@ def write_json(file: Path | None, numbers: Mapping[str, object]) -> None:
 
 def check_plot(parser: argparse.ArgumentParser, plot: Path | None) -> None:
     """Exit with a usage error if a plot is wanted and matplotlib is missing."""
-    if plot and importlib.util.find_spec('matplotlib') is None:
-        parser.error("--plot: needs matplotlib; install it with pip install -e '.[dev]'")
+    from common.installation import missing_problems
+
+    if plot and (problems := missing_problems('matplotlib', needed_by='--plot: ')):
+        parser.error(problems[0])
 
 
 def log_plot(file: Path, title: str, x_label: str, curves: Mapping[str, Sequence[tuple[float, float]]]) -> None:

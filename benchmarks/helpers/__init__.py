@@ -1,0 +1,1 @@
+"""What the benchmarks share. No module here is a command."""
