@@ -1,18 +1,22 @@
 # make demo   install, train both stages on drawn data, cut out a subject, show the picture
 # make test   install, run the fast tests
 # make check  format, lint, types, fast tests
+# On a machine without a display: make demo OPENCV=opencv-python-headless
 PYTHON ?= python3
+OPENCV ?= opencv-python
 BIN := .venv/bin
 
-.PHONY: demo test test-all check bench
+.PHONY: install demo test test-all check bench
+
+install: .venv/installed
 
 demo: .venv/installed
 	$(BIN)/python demo.py
 
-test: .venv/installed
+test: .venv/installed-test
 	$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile
 
-test-all: .venv/installed
+test-all: .venv/installed-test
 	$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile -m "slow or not slow"
 
 check: .venv/installed-dev
@@ -21,7 +25,7 @@ check: .venv/installed-dev
 	$(BIN)/mypy
 	$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile
 
-bench: .venv/installed
+bench: .venv/installed-test
 	$(BIN)/python benchmarks/sample_rate.py
 	$(BIN)/python benchmarks/training_step.py --stage base --train-resolution 512
 	$(BIN)/python benchmarks/training_step.py --stage refine --train-resolution 512
@@ -33,11 +37,25 @@ bench: .venv/installed
 	$(BIN)/python benchmarks/record_growth.py
 	$(BIN)/python benchmarks/video_memory.py --frames 300 3000
 
-.venv/installed: pyproject.toml constraints.txt
-	$(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install -q -c constraints.txt -e '.[test]'
+# The project names opencv-python. Another build of OpenCV lies in the same place, so it comes after that has gone.
+define pip_install
+	$(BIN)/python -m pip install -c constraints.txt -e '.$(1)'
+	@if [ $(OPENCV) != opencv-python ]; then \
+	  $(BIN)/python -m pip uninstall -q -y opencv-python && \
+	  $(BIN)/python -m pip install -c constraints.txt $(OPENCV); fi
 	touch $@
+endef
 
-.venv/installed-dev: .venv/installed
-	$(BIN)/python -m pip install -q -c constraints.txt -e '.[dev]'
-	touch $@
+.venv/installed: pyproject.toml constraints.txt
+	@echo 'Installing PyTorch, OpenCV and smaller packages into .venv: 3.2 GB to download and 5.7 GB of disk on Linux,'
+	@echo 'with CUDA; less without. It takes some minutes.'
+	$(PYTHON) -m venv .venv
+	$(call pip_install)
+
+.venv/installed-test: .venv/installed
+	@echo 'Installing what only tests and exports need, such as coremltools, onnx and scikit-learn: 0.15 GB to download.'
+	$(call pip_install,[test])
+
+.venv/installed-dev: .venv/installed-test
+	@echo 'Installing ruff, mypy, matplotlib and pre-commit: 0.05 GB to download.'
+	$(call pip_install,[dev])

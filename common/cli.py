@@ -352,10 +352,10 @@ def output_file_problems(
 
 def output_folder_problems(folder: Path) -> list[str]:
     """Return why nothing can be written into `--output-dir`, which need not exist."""
-    return folder_problems('--output-dir', folder)
+    return unwritable_problems('--output-dir', folder)
 
 
-def folder_problems(name: str, parent: Path, child: str = '') -> list[str]:
+def unwritable_problems(name: str, parent: Path, child: str = '') -> list[str]:
     """Return why nothing can be written into a folder, which need not exist; nothing of the attempt stays.
 
     Args:

@@ -94,6 +94,17 @@ def test_only_scripts_lie_at_the_top():
         assert isinstance(tree.body[-1], ast.If), f'{name} does something when it is imported'
 
 
+@pytest.mark.parametrize(
+    ('target', 'extras'),
+    [('demo', ["'.'"]), ('test', ["'.'", "'.[test]'"]), ('check', ["'.'", "'.[test]'", "'.[dev]'"])],
+)
+def test_each_target_installs_what_it_needs(target, extras):
+    command = ['make', '-n', '-B', target, 'OPENCV=opencv-python-headless']
+    words = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout.split()
+    assert [word for before, word in itertools.pairwise(words) if before == '-e'] == extras
+    assert words.count('uninstall') == words.count('opencv-python-headless;') == len(extras)  # after each of them
+
+
 WINDOWS = re.compile(r'(?:imshow|namedWindow|resizeWindow|destroyWindow|destroyAllWindows|waitKey(?:Ex)?|pollKey|'
                      r'(?:get|set)Window\w+|selectROI|createTrackbar|setMouseCallback)$')  # fmt: skip
 

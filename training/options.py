@@ -180,7 +180,7 @@ def problems(args: argparse.Namespace) -> list[str]:
         found.append(f'--model-name {args.model_name!r}: must be the name of a folder, without separators')
     elif os.environ.get('RANK', '0') == '0':  # which alone writes
         for name in ('checkpoint_dir', 'log_dir'):
-            found += cli.folder_problems(cli.flag(name), getattr(args, name), args.model_name)
+            found += cli.unwritable_problems(cli.flag(name), getattr(args, name), args.model_name)
     found += cli.precision_problems(args.device, args.precision)
     found += _checkpoint_problems(args)
     if args.dataset_name != 'synthetic':
@@ -209,7 +209,6 @@ def from_scratch_problems(args: argparse.Namespace) -> list[str]:
         f'{flag}: missing; {why}the refine stage begins with the weights of a base checkpoint, such as '
         'checkpoint/base/best.pth; --from-scratch begins without, and learns far worse'
     ]
-
 
 
 def data_problems(config: Path, dataset_name: str) -> list[str]:
