@@ -7,18 +7,13 @@ import base64
 import cv2
 import numpy as np
 
+from metrics.error_colours import error_colours
+
 SIDE = 640
 """Longest side of a picture in the page, pixels. Four of them stand in a row, so more shows only when enlarged."""
 
-TOO_MUCH = (255, 140, 26)
-TOO_LITTLE = (46, 140, 255)
-"""Orange and blue differ for every common colour blindness, and as greys they differ in lightness."""
-
 LOSSLESS_BYTES = 48 * 1024
 """A matte that takes more is stored with a loss. A page of three models then stays below about 5 MB."""
-
-SUBJECT = 56
-"""Grey level of the subject behind the error, so that one sees where an error lies."""
 
 
 def small(picture: np.ndarray) -> np.ndarray:
@@ -34,28 +29,20 @@ def small(picture: np.ndarray) -> np.ndarray:
 def error_picture(pred_pha: np.ndarray, true_pha: np.ndarray) -> np.ndarray:
     """Draw, small, where a matte has too much alpha and where too little.
 
-    The two are averaged separately, since a thin line of one beside a thin line of the other would cancel out. The
-    colour's strength is the square root of the error: an error of 0.04 has a fifth of the full colour and can be seen.
+    The two are averaged separately, since a thin line of one beside a thin line of the other would cancel out.
     Mattes are uint8 (H, W); the result is uint8 RGB, of the size that `small` gives.
     """
     too_much = small(cv2.subtract(pred_pha, true_pha))  # saturates at 0
     too_little = small(cv2.subtract(true_pha, pred_pha))
-    return _colours(too_much, too_little, small(true_pha))
+    return error_colours(too_much, too_little, small(true_pha))
 
 
 def error_scale() -> np.ndarray:
     """Draw the legend of `error_picture`: errors from -1 to 1, without a subject; uint8 RGB (1, 511, 3)."""
     error = np.arange(-255, 256, dtype=np.int16)[None]
-    return _colours(
+    return error_colours(
         np.maximum(error, 0).astype(np.uint8), np.maximum(-error, 0).astype(np.uint8), np.zeros_like(error, np.uint8)
     )
-
-
-def _colours(too_much: np.ndarray, too_little: np.ndarray, true_pha: np.ndarray) -> np.ndarray:
-    more, less = (np.sqrt(error[..., None] / np.float32(255)) for error in (too_much, too_little))
-    subject = true_pha[..., None] * np.float32(SUBJECT / 255) * (1 - np.maximum(more, less))
-    colours = subject + more * np.array(TOO_MUCH, np.float32) + less * np.array(TOO_LITTLE, np.float32)
-    return np.minimum(colours + 0.5, 255).astype(np.uint8)
 
 
 def photo_uri(picture: np.ndarray) -> str:

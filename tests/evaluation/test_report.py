@@ -11,8 +11,9 @@ import pytest
 from support.pictures import noise, smooth
 
 from evaluation.report.build import ReportPictures, chosen, report_bytes
-from evaluation.report.pictures import TOO_LITTLE, TOO_MUCH, error_picture, error_scale, matte_uri, small
+from evaluation.report.pictures import error_picture, error_scale, matte_uri, small
 from evaluation.results import Results, means
+from metrics.error_colours import TOO_LITTLE, TOO_MUCH
 
 NASTY = '<b>&"x\'</script>.png'
 SADS = {'p1': 4.0, 'p2': 9.5, 'p10': math.nan, NASTY: 11.25, 'shots/p3': 1.5}
