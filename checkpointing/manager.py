@@ -182,14 +182,26 @@ class Checkpoints:
 
     def would_be_kept(self, metrics: dict[str, float]) -> bool:
         """Return whether a checkpoint with these metrics would be among the best."""
-        self.settle()
         try:
-            files = self._listing()
+            return any(record.step < 0 for record in self._best(metrics))
         except OSError:
             return True  # the save that follows finds the same, and counts it
+
+    def standing(self, metrics: dict[str, float]) -> tuple[bool, Record | None]:
+        """Return whether these metrics are better than those of all checkpoints, and the best of these."""
+        try:
+            ranked = self._best(metrics, 2)
+        except OSError:
+            return False, None
+        return any(r.step < 0 for r in ranked[:1]), next((r for r in ranked if r.step >= 0), None)
+
+    def _best(self, metrics: dict[str, float], count: int | None = None) -> list[Record]:
+        """Return the best of the checkpoints that are there and of one with these metrics, which has step -1."""
+        self.settle()
+        files = self._listing()
         records = [r for r in self._own(files) if files.has(r, 'weights')]
         candidate = Record(self.run, self.stage, '', -1, 0, metrics, '', self.identity, {})
-        return candidate in self.policy.best_records([*records, candidate])
+        return self.policy.best_records([*records, candidate], count)
 
     def record(self, name: str) -> Record | None:
         """Return this run's record of that name."""

@@ -201,6 +201,9 @@ class ValidationBatches:
         self.loader = _loader(dataset, batches, workers, pin)
         self.named: set[str] = set()
 
+    def __len__(self) -> int:
+        return len(self.loader)
+
     def __iter__(self) -> Iterator[Batch]:
         for batch in _batches(self.loader):
             for error in set(batch.errors) - self.named:
