@@ -1,4 +1,4 @@
-"""What a run tells: TensorBoard for curves and pictures, a progress line for a terminal, plain lines elsewhere."""
+"""What a run leaves for people to look at: curves and pictures, for TensorBoard and as files."""
 
 from __future__ import annotations
 
@@ -10,12 +10,13 @@ import socket
 import sys
 import time
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 from google.protobuf.message import DecodeError
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tensorboard.compat.proto.event_pb2 import Event, SessionLog
 from tensorboard.compat.proto.summary_pb2 import Summary
 from tensorboard.summary.writer.record_writer import RecordWriter
@@ -24,9 +25,21 @@ from torch.utils.tensorboard import summary
 from torchvision.utils import make_grid
 from tqdm import tqdm
 
+from checkpointing.links import set_aside
+from checkpointing.manager import Checkpoints
+from common.files import Disk, write_durable
+
+from . import sheets
+from .curves import Curves, draw
+from .progress import Display, figure
+from .sheets import Sheet
+from .validation import Prediction
+
 log = logging.getLogger(__name__)
 
 RETRY_SECONDS = 60
+# The picture of the curves takes about a second: it is drawn at most so often, and at the run's end.
+DRAW_SECONDS = 60
 EVENT_FILES = '*.tfevents.*'
 
 
@@ -136,15 +149,29 @@ def cut_curves(folder: Path, mark: str, step: int) -> None:
                 begin = file.tell()
 
 
+def _shown_before(folder: Path, start: int) -> Iterator[tuple[int, str, float]]:
+    """Yield step, tag and value of the points of TensorBoard's files in a folder before a step."""
+    events = EventAccumulator(str(folder), size_guidance={'scalars': 0, 'images': 1}).Reload()
+    for tag in events.Tags()['scalars']:
+        yield from ((point.step, tag, point.value) for point in events.Scalars(tag) if point.step < start)
+
+
 class Logger:
-    """Curves, pictures and a progress line of one run; silent on ranks other than the first.
+    """Curves and pictures of one run, and how far it is; silent on ranks other than the first.
 
     Args:
-        folder: of the TensorBoard files; see `own_folder`.
+        folder: of the curves and pictures; see `own_folder`.
         start, end: the first step and the one to stop before.
         first: whether this rank speaks.
-        mark: of the run, as by `mark_of`.
+        mark: of the run's event files, as by `mark_of`.
         resumed: whether the run goes on, and curves beyond its start are its own.
+        run: id of the run, which its sheets bear.
+        epoch_steps: steps of an epoch.
+        disk: the file operations that writing curves and sheets uses.
+
+    Attributes:
+        display: tells how far the run is.
+        sheet: of the validation under way; None on other ranks.
     """
 
     def __init__(
@@ -155,11 +182,18 @@ class Logger:
         first: bool = True,
         mark: str = '.00000000',
         resumed: bool = True,
+        run: str = '',
+        epoch_steps: int = sys.maxsize,
+        disk: Disk | None = None,
     ):
-        self.folder, self.first, self.mark, self.resumed = folder, first, mark, resumed
-        self.terminal = first and sys.stderr.isatty()
-        self.bar: tqdm | None = None
-        self.start, self.end = start, end
+        self.folder, self.first, self.mark, self.resumed, self.run = folder, first, mark, resumed, run
+        self.display = Display(start, end, epoch_steps, first)
+        self.sheet: Sheet | None = None
+        self.start, self.end, self.epoch_steps = start, end, epoch_steps
+        self.disk = disk or Disk()
+        self.curves: Curves | None = None
+        self.drawn_at = time.monotonic()
+        self.warned: set[str] = set()
         self.events: EventFile | None = None
         self.begun = False
         self.broken_until = 0.0
@@ -174,7 +208,40 @@ class Logger:
             cut_curves(folder, self.mark, self.start)
         events = EventFile(folder, self.mark, self.start)
         self.folder, self.begun = folder, True
+        with self._sparing('the curves as files'):
+            self._begin_files()
         return events
+
+    def _begin_files(self) -> None:
+        """Read the table of curves, and cut it and the sheets as the curves; set aside those of another run."""
+        path = self.folder / 'curves.csv'
+        with contextlib.suppress(ValueError):
+            self.curves = Curves(path, self.start, self.epoch_steps) if self.resumed else None
+        for other in (path, path.with_suffix('.png')):
+            if self.curves is None and other.exists():
+                set_aside(self.disk, other)
+        if self.curves is None:
+            self.curves = Curves(path, self.start, self.epoch_steps)
+        elif not path.exists():  # an earlier version began the run
+            for step, tag, value in sorted(_shown_before(self.folder, self.start)):
+                self.curves.add(step, {tag: value})
+        for step, sheet in sheets.own_sheets(self.folder, self.run).items():
+            if step >= self.start:
+                self.disk.unlink(sheet)
+
+    @contextlib.contextmanager
+    def _sparing(self, what: str) -> Iterator[None]:
+        """Turn any failure to draw or write in the block into one warning for the whole run."""
+        try:
+            yield
+        except Exception as error:
+            if what not in self.warned:
+                log.warning('%s: %s cannot be made: %s; training goes on', self.folder, what, error)
+            self.warned.add(what)
+
+    def _put(self, name: str, data: bytes) -> None:
+        """Write a file so that it is there whole or not at all."""
+        write_durable(self.disk, self.folder / name, lambda file: file.write(data), self.folder / '.unfinished.tmp')
 
     def _write(self, step: int, summaries: Sequence[Summary], flush: bool = False) -> None:
         """Write to TensorBoard's file, made with the first point; a full disk costs points, not the training."""
@@ -195,43 +262,68 @@ class Logger:
             log.warning('%s: %s; the curves miss points until it can be written to again', self.folder, error)
 
     def flush(self) -> None:
-        """Hand all points to the operating system."""
+        """Hand all points to the operating system, and renew the table of curves."""
         self._write(0, (), flush=True)
+        if self.curves is not None:
+            with self._sparing('curves.csv'):
+                self._put('curves.csv', self.curves.to_bytes())
 
     def scalars(self, step: int, values: Mapping[str, float]) -> None:
         """Add a point to the curve of each tag."""
         self._write(step, [summary.scalar(tag, value) for tag, value in values.items()])
+        if self.curves is not None:
+            self.curves.add(step, values)
+
+    def look(self, names: Sequence[str], prediction: Prediction) -> None:
+        """Take samples for the sheet out of a batch of the validation under way, on the first rank."""
+        if self.sheet is not None:
+            with self._sparing('sheets of validation samples'):
+                self.sheet.look(names, prediction)
+
+    def validation(self, step: int, metrics: dict[str, float], checkpoints: Checkpoints) -> None:
+        """Add a validation to the curves, and renew what people look at.
+
+        Args:
+            step: the last step done.
+            metrics: all figures; nothing is done where there are none.
+            checkpoints: of the run, which know the best validation.
+        """
+        if not metrics or not self.first:
+            return
+        self.scalars(step, metrics)
+        is_best, before = checkpoints.standing(metrics)
+        best = step if is_best or before is None else before.step
+        sheet, self.sheet = self.sheet, None
+        if sheet is not None and sheet.rows:
+            with self._sparing('sheets of validation samples'):
+                self._keep_sheet(step, sheet, metrics, best)
+        if self.curves is not None and (step + 1 == self.end or time.monotonic() - self.drawn_at >= DRAW_SECONDS):
+            with self._sparing('curves.png'):
+                self._put('curves.png', draw(self.curves, best))
+            self.drawn_at = time.monotonic()
+
+    def _keep_sheet(self, step: int, sheet: Sheet, metrics: Mapping[str, float], best: int) -> None:
+        """Write a sheet, also for TensorBoard, and thin out the older ones."""
+        figures = ', '.join(figure(name, value) for name, value in metrics.items())
+        jpeg, width, height = sheet.draw(f'step {step}: {figures}', self.run)
+        picture = Summary.Image(encoded_image_string=jpeg, width=width, height=height, colorspace=3)
+        self._write(step, [Summary(value=[Summary.Value(tag='valid_samples', image=picture)])])
+        if not self.begun:
+            return
+        path = self.folder / f'valid-{step}.jpg'
+        if path.exists() and not sheets.is_own(path, self.run):
+            set_aside(self.disk, path)
+        self._put(path.name, jpeg)
+        sheets.thin_out(self.disk, sheets.own_sheets(self.folder, self.run), best)
 
     def pictures(self, step: int, pictures: Mapping[str, Tensor]) -> None:
         """Add batches of pictures (B, 1 or 3, H, W), 0..1, as grids."""
         grids = {tag: make_grid(x.detach().float().cpu().clamp(0, 1), nrow=5) for tag, x in pictures.items()}
         self._write(step, [summary.image(tag, grid, dataformats='CHW') for tag, grid in grids.items()])
 
-    def progress(self, done: int, loss: float, rate: float, waiting: float) -> None:
-        """Move the progress bar; in a log file, print a line.
-
-        Args:
-            done: steps of the whole run.
-            loss: of the last step.
-            rate: samples per second.
-            waiting: share of the time spent waiting for data, 0..1.
-        """
-        if self.terminal:
-            if self.bar is None:
-                self.bar = tqdm(initial=self.start, total=self.end, unit='step', dynamic_ncols=True)
-            self.bar.set_postfix_str(f'loss {loss:.4f}, {rate:.1f} samples/s, waiting {waiting:.0%}', refresh=False)
-            self.bar.update(done - self.bar.n)
-            self.bar.refresh()
-        else:
-            log.info(
-                'step %d of %d: loss %.4f, %.1f samples/s, waiting for data %.0f %%',
-                done, self.end, loss, rate, 100 * waiting,
-            )  # fmt: skip
-
     def close(self) -> None:
         """Finish the files and the bar."""
-        if self.bar is not None:
-            self.bar.close()
+        self.display.close()
         if self.events is not None:
             self.flush()
         if self.events is not None:

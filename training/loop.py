@@ -21,17 +21,21 @@ from checkpointing.links import template_problem
 from checkpointing.manager import FAILURES_IN_A_ROW, Checkpoints, Point
 from checkpointing.record import CheckpointError, Record
 from common.signals import StopRequest, signal_name
+from dataset.loaders import ValidationBatches
 from dataset.readers import ImageError
 
 from . import distributed
 from .distributed import Ranks, autocast_forward, requeue
+from .ending import summary
 from .failures import explain, write_traceback
 from .logs import Logger
 from .meters import BadSteps, Meter, StepResult
+from .progress import validation_line
 from .schedule import Schedule, dropout_seed
 from .settings import LoopSettings
+from .sheets import Sheet
 from .state import TrainingState, is_dynamic
-from .validation import Prediction, Step, validate
+from .validation import Look, Prediction, Step, validate
 
 log = logging.getLogger(__name__)
 
@@ -52,7 +56,7 @@ class Run:
         net: state.module, or its wrapper over several ranks.
         batches: yields settings.accumulate batches a step, from state.progress.step on; each has `len`, `.share` (of
             the step's samples over all ranks), `.names` and `.to(device)`.
-        valid_batches: the same batches each time they are iterated.
+        valid_batches: the same batches each time they are iterated; as many as `len` says.
         step: makes a prediction, with its losses, for a batch.
         settings: what is done at a step.
         schedule: what is due when, and learning rates.
@@ -63,7 +67,7 @@ class Run:
     state: TrainingState
     net: nn.Module
     batches: Iterable[Any]
-    valid_batches: Iterable[Any]
+    valid_batches: ValidationBatches | list[Any]
     step: Step
     settings: LoopSettings
     schedule: Schedule
@@ -93,16 +97,20 @@ def fit(run: Run, signal: StopRequest) -> int:
             if run.ranks.first and run.resumed is not None:
                 run.checkpoints.open()
             return 0
+        run.logger.display.under_way('rehearsal of the validation')
         rehearse(run)
         if run.ranks.first:
             run.checkpoints.open()
         signal.awaited = True
         bad_steps, meter, begin = BadSteps(run.state), Meter(), run.state.progress.step
         try:
-            return _train(run, bad_steps, meter, signal)
+            code = _train(run, bad_steps, meter, signal)
         except Exception as error:
             signal.speaks = False  # a launcher signals the others when one rank ends
             raise TrainingStopped(_rescue(run, bad_steps, meter, begin, error)) from None
+        if not code and run.ranks.first:
+            log.info(summary(run.checkpoints, run.logger, begin))
+        return code
     finally:
         signal.speaks = False
         run.checkpoints.close()
@@ -116,9 +124,11 @@ def _train(run: Run, bad_steps: BadSteps, meter: Meter, signal: StopRequest) -> 
     run.state.module.train()
     if pending_work(run) and not _make_up(run, signal):
         return _stop(run, progress.step - 1, signal.number)
+    run.logger.display.under_way('first step')
     while progress.step < schedule.end:
         step = progress.step
         result = meter.unreported = _train_step(run, batches, bad_steps, meter)
+        meter.show(run.logger.display, progress.step, result)
 
         log_now = progress.step % settings.log_train_loss_interval == 0
         draw_now = progress.step % settings.log_train_images_interval == 0
@@ -213,7 +223,7 @@ def _train_step(run: Run, batches: Iterator[Any], bad_steps: BadSteps, meter: Me
         state.optimizer.zero_grad(set_to_none=True)
         if state.ema is not None:
             state.ema.update(state.module)
-    meter.samples += len(names) * ranks.world
+    meter.count(len(names) * ranks.world)
     return StepResult(losses, norm, names, batch)
 
 
@@ -229,7 +239,7 @@ def _finish_step(run: Run, step: int, signal: StopRequest, late: bool = False) -
     metrics = _validate(run, step, signal) if run.schedule.due(step + 1).validation else {}
     if metrics is None:
         return False
-    run.logger.scalars(step, metrics)
+    run.logger.validation(step, metrics, run.checkpoints)
     names = run.schedule.names_due(step, late)
     if not names and _is_best(run, metrics):
         names = {run.schedule.interval_name(step): 'best'}
@@ -253,7 +263,7 @@ def _make_up(run: Run, signal: StopRequest) -> bool:
         raise CheckpointError('the last checkpoint of the run could not be saved')
     if unvalidated:
         # Logged only now: had the run been killed before, it would validate and log once more.
-        run.logger.scalars(step, metrics)
+        run.logger.validation(step, metrics, run.checkpoints)
         run.logger.flush()
     return True
 
@@ -323,13 +333,20 @@ def _validate(run: Run, step: int, signal: StopRequest) -> dict[str, float] | No
     modules = {'valid_': run.state.module}
     if run.state.ema is not None:
         modules['valid_ema_'] = run.state.ema.module
+    monitor, logger = run.settings.monitor, run.logger
+    logger.sheet = Sheet(len(run.valid_batches)) if logger.first else None
     for prefix, module in modules.items():
-        scores = _validate_module(run, module, run.valid_batches, signal)
+        average = prefix == 'valid_ema_'
+        batches = logger.display.validating(run.valid_batches, 'validation' + ' of the average' * average)
+        # The sheet shows the weights that the monitored metric is of.
+        look = logger.look if average == monitor.startswith('valid_ema_') else None
+        scores = _validate_module(run, module, batches, signal, look)
         if scores is None:
             return None
         metrics.update({prefix + name: score for name, score in scores.items()})
-    epoch = run.schedule.epoch(step)
-    log.info('epoch %d, step %d: %s', epoch, step, ', '.join(f'{k} {v:.5f}' for k, v in metrics.items()))
+    if run.ranks.first:
+        epoch, standing = run.schedule.epoch(step), run.checkpoints.standing(metrics)
+        log.info(validation_line(step, epoch, metrics, monitor, *standing))
     return metrics
 
 
@@ -360,9 +377,9 @@ def _hand_over(run: Run, names: dict[str, str], step: int, metrics: dict[str, fl
 
 
 def _validate_module(
-    run: Run, module: nn.Module, batches: Iterable[Any], signal: StopRequest
+    run: Run, module: nn.Module, batches: Iterable[Any], signal: StopRequest, look: Look | None = None
 ) -> dict[str, float] | None:
-    return validate(module, batches, run.step, run.ranks, run.dtype, run.settings.monitor, signal.__bool__)
+    return validate(module, batches, run.step, run.ranks, run.dtype, run.settings.monitor, signal.__bool__, look)
 
 
 def _predict(run: Run, batch: Any) -> Prediction:

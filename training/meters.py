@@ -5,13 +5,14 @@ from __future__ import annotations
 import contextlib
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from .logs import Logger
+from .progress import Display
 from .state import TrainingState, is_dynamic
 
 BAD_STEPS_IN_A_ROW = 10
@@ -29,8 +30,22 @@ class StepResult:
     batch: Any
 
 
+@dataclass
+class Window:
+    """Samples and seconds since a moment, and the seconds of them spent waiting for data."""
+
+    samples: int = 0
+    waited: float = 0.0
+    since: float = field(default_factory=time.perf_counter)
+
+    def rates(self) -> tuple[float, float]:
+        """Return samples per second and the share of the time spent waiting, 0..1."""
+        elapsed = max(time.perf_counter() - self.since, 1e-9)
+        return self.samples / elapsed, self.waited / elapsed
+
+
 class Meter:
-    """Samples and seconds since the last report, and the seconds of them spent waiting for data.
+    """What is measured since the last report to the curves, and since the display was last renewed.
 
     Attributes:
         unreported: the last step, until it is reported.
@@ -42,21 +57,33 @@ class Meter:
 
     def restart(self) -> None:
         """Start counting anew, so that validation and saving do not count."""
-        self.samples, self.waited, self.since = 0, 0.0, time.perf_counter()
+        self.reported, self.shown = Window(), Window()
 
     @contextlib.contextmanager
     def waiting(self) -> Iterator[None]:
         """Count the block's time as waiting for data."""
         start = time.perf_counter()
         yield
-        self.waited += time.perf_counter() - start
+        for window in (self.reported, self.shown):
+            window.waited += time.perf_counter() - start
+
+    def count(self, samples: int) -> None:
+        """Count the samples of a step."""
+        self.reported.samples += samples
+        self.shown.samples += samples
+
+    def show(self, display: Display, done: int, result: StepResult) -> None:
+        """Tell a person of the last step, of `done`, when it is time to; waits for the device then."""
+        display.done = done
+        if display.due():
+            display.step(done, result.losses['total'].item(), *self.shown.rates())
+            self.shown = Window()
 
     def report(self, logger: Logger, state: TrainingState, result: StepResult) -> None:
         """Log the last step's loss terms, learning rates and rates; waits for the device."""
         step, self.unreported = state.progress.step - 1, None
         losses = {name: term.item() for name, term in result.losses.items()}
-        elapsed = max(time.perf_counter() - self.since, 1e-9)
-        rate, waiting = self.samples / elapsed, self.waited / elapsed
+        rate, waiting = self.reported.rates()
         total = losses.pop('total')
         logger.scalars(step, {'loss': total} | {f'loss_terms/{name}': value for name, value in losses.items()})
         groups = state.optimizer.param_groups
@@ -70,8 +97,7 @@ class Meter:
                 'skipped_steps': state.progress.skipped,
             },
         )
-        logger.progress(step + 1, total, rate, waiting)
-        self.restart()
+        self.reported = Window()
 
 
 class BadSteps:

@@ -38,6 +38,7 @@ from model.weights import LoadReport, load_weights
 from . import distributed
 from .distributed import Ranks
 from .dry_run import UntouchedDisk
+from .ending import tell_what_next
 from .failures import explain, known_cause
 from .logs import Logger, mark_of, set_up_logging
 from .loop import Run, TrainingStopped
@@ -78,7 +79,10 @@ def run_script(
         keep_memory(ranks.device.type)
         set_up_logging(ranks.first)
         torch.manual_seed(args.seed)
-        return train(args, ranks, signal)
+        code = train(args, ranks, signal)
+        if ranks.first:
+            tell_what_next(args, command, code)
+        return code
     except TrainingStopped as error:
         if text := str(error):
             print(f'error: {text}', file=sys.stderr)
@@ -329,15 +333,11 @@ def begin(
             dtype=dtype,
             checkpoints=Checkpoints(folder, stage, resume.run, identity, settings.policy, options, lock, lists, disk),
             logger=Logger(
-                log_dir / settings.run.model_name,
-                position,
-                schedule.end,
-                ranks.first and not dry,
-                mark,
-                resume.record is not None,
+                log_dir / settings.run.model_name, position, schedule.end, ranks.first and not dry, mark,
+                resume.record is not None, resume.run, schedule.steps_per_epoch, disk,
             ),
             resumed=resume.record,
-        )
+        )  # fmt: skip
         refused.pop_all()
         return run
 

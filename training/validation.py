@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -56,6 +56,8 @@ class Prediction:
 
 # From the network as a function of src and bgr, and a batch on its device.
 Step = Callable[[Forward, Any], Prediction]
+# Gets the names of a batch's samples and what was made of it.
+Look = Callable[[Sequence[str], Prediction], None]
 
 
 @torch.no_grad()
@@ -67,6 +69,7 @@ def validate(
     dtype: torch.dtype,
     metric: str = 'loss',
     stop: Callable[[], bool] = lambda: False,
+    look: Look | None = None,
 ) -> dict[str, float] | None:
     """Score a module in evaluation mode and put it back into the mode it was in.
 
@@ -78,6 +81,7 @@ def validate(
         dtype: precision of the network.
         metric: that decides which checkpoint is best; 'conn' is measured only where it does.
         stop: asked before each batch. Several ranks finish what they began, since each would hear of it elsewhere.
+        look: gets the names of each batch and what was made of it.
 
     Returns:
         The mean of each score over the samples of all ranks, or None if it was stopped.
@@ -95,7 +99,10 @@ def validate(
         if ranks.world == 1 and stop():
             module.train(training)
             return None
-        scores = step(model, batch.to(ranks.device)).scores(metric.endswith('conn'))
+        prediction = step(model, batch.to(ranks.device))
+        if look is not None:
+            look(batch.names, prediction)
+        scores = prediction.scores(metric.endswith('conn'))
         names = sorted(scores)
         values = torch.stack([scores[name] for name in names]).cpu().double() * len(batch)
         sums = values if sums is None else sums + values

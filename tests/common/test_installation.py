@@ -18,7 +18,7 @@ MODEL = '--model-type mattingrefine --model-backbone resnet50 --model-checkpoint
 # Flags that bring a script, or a benchmark, to what it needs.
 FLAGS = {
     'train_base': '--dataset-name synthetic --model-backbone resnet50 --model-name x',
-    'train_refine': '--dataset-name synthetic --model-backbone resnet50 --model-name x',
+    'train_refine': '--from-scratch --dataset-name synthetic --model-backbone resnet50 --model-name x',
     'inference_images': f'{MODEL} --images-src pictures --images-bgr plate.png --output-dir out --output-types pha',
     'inference_video': f'{MODEL} --video-src v.mp4 --video-bgr plate.png --output-dir out --output-types pha',
     'inference_webcam': MODEL,

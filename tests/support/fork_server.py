@@ -21,6 +21,7 @@ import time
 import traceback
 
 import kornia  # noqa: F401
+import matplotlib.figure  # noqa: F401
 import torch
 
 import train_base  # noqa: F401

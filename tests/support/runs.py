@@ -1,6 +1,7 @@
 """Runs of the real training scripts: their command lines, a server that starts them at once, what they leave behind."""
 
 import atexit
+import csv
 import filecmp
 import functools
 import json
@@ -109,11 +110,18 @@ def temporaries(folder):
     return [name for name in names(folder) if name.endswith('.tmp')]
 
 
+TIMED = ('samples_per_second', 'waiting_for_data')
 TAGS = ('loss', 'valid_loss', 'valid_ema_loss', 'learning_rate/decoder', 'gradient_norm')
 
 
+def table(folder):
+    """The rows of curves.csv, without what depends on the clock."""
+    rows = list(csv.DictReader((folder / 'curves.csv').open()))
+    return [{tag: cell for tag, cell in row.items() if tag not in TIMED} for row in rows]
+
+
 def assert_same_curves(whole, other, end, tags=TAGS):
-    """TensorBoard shows one curve: each step once, with the uninterrupted run's value.
+    """TensorBoard and curves.csv show one curve: each step once, with the uninterrupted run's value.
 
     Args:
         whole, other: log/<model_name> of the two.
@@ -124,6 +132,9 @@ def assert_same_curves(whole, other, end, tags=TAGS):
         expected, points = (curve(path.name, tag, path.parent) for path in (whole, other))
         assert points == expected, tag
     assert [step for step, _ in curve(other.name, 'loss', other.parent)] == list(range(end))
+    assert table(other) == table(whole)
+    sheets = {path.name for path in whole.glob('valid-*.jpg')}
+    assert {path.name for path in other.glob('valid-*.jpg')} == sheets != set()
 
 
 class Attempt:

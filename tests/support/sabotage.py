@@ -51,7 +51,11 @@ def draw(index, side):
 
 
 def tiny(put=setattr):
-    """The script trains the small network on pictures that are quickly drawn; `put` sets attributes."""
+    """The script trains the small network on pictures that are quickly drawn, without a picture of its curves.
+
+    `put` sets attributes.
+    """
+    put(training.logs, 'draw', lambda *_: b'')
     put(model, 'MattingBase', Tiny)
     put(SyntheticMattes, 'read', lambda self, index, min_size=None: np.dstack(draw(index, 64)))
     put(SyntheticBackgrounds, 'read', lambda self, index, min_size=None: draw(index + 1000, 64)[0])

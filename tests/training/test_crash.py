@@ -124,7 +124,7 @@ def stop_by(name, attempt, marks, seconds):
         assert 'go on with --model-last-checkpoint auto' in text
     elif 'end' in words:
         # It came when the run was complete: in time to kill the process, or not even that.
-        assert 'step 6 of 6' in text or 'step 6, epoch 2' in text
+        assert 'at step 5, epoch 1' in text or 'step 6, epoch 2' in text
         assert code in (0, STOPS[name], -number)
     else:
         assert code in (STOPS[name], -number)

@@ -62,7 +62,7 @@ def test_torchrun_passes_on_sigusr1_if_asked_to(in_tmp, paths):
     arguments = flags('run', epoch_end=500, checkpoint_interval=10**6)
     with subprocess.Popen([*command, *arguments], stdout=subprocess.PIPE, text=True) as process:
         for line in process.stdout:
-            if line.startswith('step 2 of'):
+            if line.startswith('step 1 of'):
                 process.send_signal(signal.SIGUSR1)
                 break
         rest = process.stdout.read()
@@ -85,7 +85,7 @@ def test_signals_close_together_reach_all_ranks_as_one_and_one_saves(in_tmp, pat
     command = [sys.executable, '-c', program, HERE / 'support/tiny_base.py', *arguments]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
         for line in process.stdout:
-            if line.startswith('step 2 of'):
+            if line.startswith('step 1 of'):
                 for _ in range(3):
                     process.send_signal(signal.SIGTERM)
                     time.sleep(0.02)

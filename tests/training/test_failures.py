@@ -18,6 +18,7 @@ from training.failures import explain
 from training.logs import Logger
 from training.loop import TrainingStopped
 from training.meters import BadSteps, Meter
+from training.progress import Display
 from training.state import EMA, TrainingState
 
 TINY = ('tiny',)
@@ -33,7 +34,8 @@ INSIDE = [
 ]  # fmt: skip
 AFTER = [
     (Ranks, 'agree'), (BadSteps, 'counts'), (BadSteps, 'look'), (Meter, 'report'), (Logger, 'scalars'),
-    (Logger, 'progress'), (training.loop, '_finish_step'), (training.loop, 'validate'), (training.loop, '_save'),
+    (Meter, 'show'), (Display, 'due'), (training.loop, '_finish_step'), (training.loop, 'validate'),
+    (Checkpoints, 'standing'), (Logger, 'validation'), (training.loop, '_save'),
     (Checkpoints, 'save'), (Checkpoints, '_write'), (Checkpoints, '_commit'), (Checkpoints, 'would_be_kept'),
     (TrainingState, 'weights'), (TrainingState, 'state_dict'), (Meter, 'restart'),
 ]  # fmt: skip

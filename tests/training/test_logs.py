@@ -10,7 +10,7 @@ from support.tensorboards import accumulated, shown
 from torch.utils.tensorboard import SummaryWriter
 
 import training.logs
-from training.logs import Logger, RecordWriter, mark_of, own_folder, set_up_logging
+from training.logs import EVENT_FILES, Logger, RecordWriter, mark_of, own_folder, set_up_logging
 
 MARK = '.0000000a'
 
@@ -51,10 +51,10 @@ def test_coarser_intervals_keep_no_point_of_the_killed_process(tmp_path):
 def test_a_record_that_was_cut_or_damaged_does_not_stop_a_run(tmp_path):
     folder = tmp_path / 'run'
     log_steps(folder, 0, range(10))
-    (first,) = folder.iterdir()
+    (first,) = folder.glob(EVENT_FILES)
     first.write_bytes(first.read_bytes()[:-7])
     log_steps(folder, 5, range(5, 9))
-    second = max(folder.iterdir())
+    second = max(folder.glob(EVENT_FILES))
     second.write_bytes(second.read_bytes()[:-25] + b'\xff' * 25)
     log_steps(folder, 8, range(8, 12), value=0.5)
     assert_shown(tmp_path, 'run', [(s, float(s)) for s in range(8)] + [(s, s + 0.5) for s in range(8, 12)])
@@ -65,7 +65,7 @@ def test_files_of_earlier_versions_are_left_as_they_are_and_not_shown_beyond_the
     for step in range(10):
         writer.add_scalar('loss', step, step)
     writer.close()
-    (path,) = (tmp_path / 'run').iterdir()
+    (path,) = (tmp_path / 'run').glob(EVENT_FILES)
     before = path.read_bytes()
     log_steps(tmp_path / 'run', 7, (8, 11), value=0.5)
     assert path.read_bytes() == before
@@ -148,7 +148,7 @@ def test_a_run_that_does_not_go_on_cuts_no_curves_of_another(tmp_path):
     for step in range(6):
         logger.scalars(step, {'loss': 1.0})
     logger.close()
-    (before,) = (path.read_bytes() for path in (tmp_path / 'run').iterdir())
+    (before,) = (path.read_bytes() for path in (tmp_path / 'run').glob(EVENT_FILES))
     logger = Logger(tmp_path / 'run', 3, 9, resumed=False)
     logger.scalars(3, {'loss': 2.0})
     logger.close()

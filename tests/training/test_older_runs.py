@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from support.runs import assert_same, curve, flags, load, names, record, server
+from support.runs import assert_same, curve, flags, load, names, record, server, table
 
 from checkpointing.record import Record, read_records
 from training import stage
@@ -62,6 +62,14 @@ def test_its_curve_goes_on(continued, tolerance):
         found = curve('run', tag, continued / 'log')
         assert [step for step, _ in found] == [step for step, _ in points], tag
         assert [value for _, value in found] == pytest.approx([value for _, value in points], abs=tolerance, rel=0)
+
+
+def test_its_table_of_curves_has_what_tensorboard_shows(continued):
+    rows = table(continued / 'log/run')
+    for tag in ('loss', 'valid_loss', 'learning_rate/decoder'):
+        expected = [(step, pytest.approx(value, rel=1e-5)) for step, value in curve('run', tag, continued / 'log')]
+        assert [(int(row['step']), float(row[tag])) for row in rows if row[tag]] == expected
+    assert rows[0]['step'] == '0'
 
 
 def test_its_records_pins_and_links_count(continued, tolerance):

@@ -251,7 +251,7 @@ def test_ranks_whose_launcher_was_killed_save_and_end(tmp_path):
     command = [sys.executable, '-c', program, HERE / 'support/tiny_base.py', *arguments]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=tmp_path, env=environment) as process:
         for line in process.stdout:
-            if line.startswith('step 2 of'):
+            if line.startswith('step 1 of'):
                 process.kill()
                 break
         rest = process.stdout.read()  # until the ranks have ended

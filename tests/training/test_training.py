@@ -49,6 +49,7 @@ def test_tensorboard_has_what_is_promised(in_trained):
     } <= set(tags['scalars'])  # fmt: skip
     assert set(tags['images']) == {
         'train_pred_pha', 'train_pred_fgr', 'train_pred_com', 'train_pred_err', 'train_true_src', 'train_true_bgr',
+        'valid_samples',
     }  # fmt: skip
     rates = [value for _, value in curve('whole', 'learning_rate/decoder')]
     assert rates[0] == pytest.approx(5e-4 / 2)
