@@ -20,11 +20,14 @@ from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from .files import kind_of, not_a_folder
 from .installation import import_problem, python_problem
 from .network import REFINE_MODES, RefinerSettings
 
 DEVICES = ('auto', 'cuda', 'mps', 'cpu')
 PRECISIONS = ('auto', 'float32', 'bfloat16', 'float16')
+# The script for files of a kind.
+SCRIPTS = {'picture': 'inference_images.py', 'video': 'inference_video.py'}
 AUTO_PRECISION = 'auto: float16 on cuda, float32 elsewhere'
 # How argparse begins its messages, and how this parser does.
 MESSAGES = (
@@ -241,25 +244,36 @@ def range_problems(args: argparse.Namespace, ranges: dict[str, tuple[int, int]])
     ]
 
 
-def file_problems(args: argparse.Namespace, *names: str) -> list[str]:
-    """Return a problem for each attribute that is a path, but not of a file."""
-    return _path_problems(args, names, Path.is_file, 'file')
+def file_problem(path: Path, kinds: Sequence[str] = ()) -> str:
+    """Return why a file cannot be read, or by its name is of another kind; '' where opening it decides.
+
+    `kinds` are 'picture' and 'video', where the file must be one of these; none stands for weights.
+    """
+    kind = kind_of(path)
+    if kind == 'folder':
+        hint = '; inference_images.py takes folders of pictures' if 'video' in kinds else ''
+        if not kinds and (best := path / 'best.pth').is_file():
+            hint = f'; give a file in it, such as {best}'
+        return f'a folder, not a file{hint}'
+    if not path.is_file():
+        return 'no such file'
+    if kind == 'file' or kind in kinds:
+        return ''
+    if not kinds:
+        return f'a {kind}, not weights'
+    return f'a {kind}, not a {kinds[0]}; {SCRIPTS[kind]} takes {kind}s'
+
+
+def file_problems(args: argparse.Namespace, *names: str, kinds: Sequence[str] = ()) -> list[str]:
+    """Return the `file_problem` of each attribute that is a path."""
+    paths = {name: path for name in names if (path := getattr(args, name)) is not None}
+    return [f'{flag(name)} {path}: {why}' for name, path in paths.items() if (why := file_problem(path, kinds))]
 
 
 def folder_problems(args: argparse.Namespace, *names: str) -> list[str]:
     """Return a problem for each attribute that is a path, but not of a folder."""
-    return _path_problems(args, names, Path.is_dir, 'folder')
-
-
-def _path_problems(
-    args: argparse.Namespace, names: Iterable[str], fits: Callable[[Path], bool], kind: str
-) -> list[str]:
-    other = 'folder' if kind == 'file' else 'file'
-    return [
-        f'{flag(name)} {path}: {f"a {other}, not a {kind}" if path.exists() else f"no such {kind}"}'
-        for name in names
-        if (path := getattr(args, name)) is not None and not fits(path)
-    ]
+    paths = {name: path for name in names if (path := getattr(args, name)) is not None and not path.is_dir()}
+    return [f'{flag(name)} {path}: {not_a_folder(path)}' for name, path in paths.items()]
 
 
 def add_device_argument(add: Callable[..., object]) -> None:

@@ -24,6 +24,27 @@ BLOCK = 1 << 20
 # What file systems without an operation say; EIO is an error of the disk and no such word.
 UNSUPPORTED = (errno.EINVAL, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP)
 
+# Of files that are read, in lower case.
+IMAGE_SUFFIXES = ('.jpg', '.jpeg', '.png', '.webp')
+VIDEO_SUFFIXES = ('.mp4', '.mov', '.mkv', '.webm', '.avi', '.m4v', '.mpg', '.mpeg', '.mts', '.wmv')
+
+
+def kind_of(path: Path) -> str:
+    """Return what a path seems to be: 'folder', or by its name 'picture', 'video' or 'file'."""
+    if path.is_dir():
+        return 'folder'
+    suffix = path.suffix.lower()
+    return 'picture' if suffix in IMAGE_SUFFIXES else 'video' if suffix in VIDEO_SUFFIXES else 'file'
+
+
+def not_a_folder(path: Path) -> str:
+    """Return what is there instead of a folder of pictures."""
+    if not path.exists():
+        return 'no such folder'
+    if kind_of(path) == 'video':
+        return f'a video, not a folder of pictures; make one of it: ffmpeg -i {path.name} folder/%06d.png'
+    return f'a {kind_of(path)}, not a folder'
+
 
 class Disk:
     """The operations. Whatever changes a run's folder goes through them, but for cleaning up after a failed save."""

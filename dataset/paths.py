@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 import tomllib
 import unicodedata
 from collections.abc import Iterable, Sequence
@@ -16,9 +17,10 @@ from pathlib import Path
 from typing import Any
 
 from common.console import some
+from common.files import IMAGE_SUFFIXES, not_a_folder
 
 COPY_THE_EXAMPLE = 'copy data_path.example.toml to that name and enter your folders'
-IMAGE_SUFFIXES = ('.jpg', '.jpeg', '.png', '.webp')
+BACKSLASH = 'in double quotes a backslash begins an escape: use forward slashes (C:/data) or single quotes'
 
 
 @dataclass(frozen=True)
@@ -64,7 +66,7 @@ def find_images(folder: Path) -> list[Path]:
     """
     folder = Path(folder)
     if not folder.is_dir():
-        raise FileNotFoundError(f'{folder}: {"a file, not a folder" if folder.exists() else "no such folder"}')
+        raise FileNotFoundError(f'{folder}: {not_a_folder(folder)}')
     found: list[str] = []
     _collect(str(folder), '', (os.path.realpath(folder),), found)
     return [Path(name) for name in sorted(found)]
@@ -139,15 +141,20 @@ def read_data_config(config: Path, dataset_name: str) -> DataPaths:
 
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: it is no TOML, has no such data set, lacks a key, or has a share out of range.
+        ValueError: it is no TOML, has no such data set, lacks a key, has a share out of range, or a path has an escape such as
+            \\t in it.
     """
     config = Path(config)
     if not config.is_file():
         raise FileNotFoundError(f'--data-config: {config} is no file; {COPY_THE_EXAMPLE}')
+    text = ''
     try:
-        tables = tomllib.loads(config.read_text(encoding='utf-8'))
+        text = config.read_text(encoding='utf-8')
+        tables = tomllib.loads(text)
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise ValueError(f'--data-config: {config} cannot be read as TOML: {error}') from error
+        at = re.search(r'at line (\d+)', str(error))
+        hint = f'; {BACKSLASH}' if at and '\\' in text.splitlines()[int(at[1]) - 1] else ''
+        raise ValueError(f'--data-config: {config} cannot be read as TOML: {error}{hint}') from error
     names = [name for name, table in tables.items() if isinstance(table, dict) and name != 'backgrounds']
     if dataset_name not in names:
         raise ValueError(
@@ -170,6 +177,8 @@ def read_data_config(config: Path, dataset_name: str) -> DataPaths:
         value: object = tables
         for key in keys:
             value = value.get(key) if isinstance(value, dict) else None
+        if isinstance(value, str) and min(value, default=' ') < ' ':  # such as the tab in "C:\\train"
+            raise ValueError(f'--data-config: {config}: [{".".join(keys[:-1])}] {keys[-1]} = {value!r}: {BACKSLASH}')
         if isinstance(value, str) and value.strip():
             folders[attribute] = config.absolute().parent / Path(value).expanduser()
         else:

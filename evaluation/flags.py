@@ -37,8 +37,8 @@ def _input_problems(args: argparse.Namespace) -> list[str]:
         found.append('--checkpoint, --predictions: one at a time; --json keeps rows, and --results adds them to others')
     if not (args.checkpoint or args.predictions or args.results or found):
         found.append('nothing to score: give --checkpoint and --testset, or --predictions and --truth')
-    files = [('--checkpoint', path) for path in args.checkpoint] + [('--results', path) for path in args.results]
-    return found + [f'{flag} {path}: no such file' for flag, path in files if not path.is_file()]
+    found += [f'--checkpoint {path}: {why}' for path in args.checkpoint if (why := cli.file_problem(path))]
+    return found + [f'--results {path}: no such file' for path in args.results if not path.is_file()]
 
 
 def _useless_flag_problems(args: argparse.Namespace) -> list[str]:

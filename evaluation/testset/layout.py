@@ -11,6 +11,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from common.console import some
+from common.files import not_a_folder
 from dataset.paths import find_images
 from dataset.readers import ImageError, image_size
 
@@ -47,7 +48,7 @@ def find_testset(folder: Path) -> list[Truth]:
         ValueError: it is no test set, or the making of one was interrupted, or files are missing.
     """
     if not folder.is_dir():
-        raise FileNotFoundError(f'{folder}: {"a file, not a folder" if folder.exists() else "no such folder"}')
+        raise FileNotFoundError(f'{folder}: {not_a_folder(folder)}')
     if (folder / MANIFEST).is_file():
         return read_manifest(folder)
     if (folder / UNFINISHED).is_file():

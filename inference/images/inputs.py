@@ -12,7 +12,8 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 
-from dataset.paths import IMAGE_SUFFIXES, find_images
+from common.files import IMAGE_SUFFIXES, VIDEO_SUFFIXES, kind_of
+from dataset.paths import find_images
 from dataset.readers import ImageError, image_size
 from inference.options import OUTPUT_TYPES
 
@@ -89,7 +90,8 @@ class _Listed:
 def _listed(flag: str, root: Path, skip: Sequence[Path]) -> _Listed:
     if root.is_file():
         if root.suffix.lower() not in IMAGE_SUFFIXES:
-            return _Listed([], [f'{flag} {root}: must be {READ}, or a folder of such pictures'])
+            video = '; inference_video.py takes videos' if kind_of(root) == 'video' else ''
+            return _Listed([], [f'{flag} {root}: must be {READ}, or a folder of such pictures{video}'])
         return _Listed([(root.stem, root)], [])
     # Resolved once and not for each picture: `..` and links in the flags are what makes one folder have two names.
     real_root = Path(os.path.realpath(root))
@@ -114,6 +116,8 @@ def _listed(flag: str, root: Path, skip: Sequence[Path]) -> _Listed:
     counted = ', '.join(f'{count} {suffix or "without suffix"}' for suffix, count in others.most_common(NAMED))
     if not pictures:
         holds = f', but it holds {counted}' if counted else ''
+        if any(suffix in VIDEO_SUFFIXES for suffix in others):
+            holds += '; inference_video.py takes videos, one at a time'
         return _Listed([], [f'{flag} {root}: no pictures found ({READ}){holds}'])
     return _Listed(pictures, [], f'{flag} {root}: not {READ}, so left out: {counted}' if counted else '')
 

@@ -50,7 +50,9 @@ def add_video_output_arguments(parser: cli.Parser) -> None:
 def video_problems(args: argparse.Namespace) -> list[str]:
     """Return what is wrong with these flags, one line each, without opening a video."""
     found = missing_problems('av', needed_by='videos: ')
-    found += cli.file_problems(args, 'video_src', 'video_bgr', 'video_target_bgr') + _plate_problems(args)
+    found += cli.file_problems(args, 'video_src', kinds=['video'])
+    found += cli.file_problems(args, 'video_bgr', 'video_target_bgr', kinds=['picture', 'video'])
+    found += _plate_problems(args)
     if args.video_resize and min(args.video_resize) < MIN_SIDE:
         width, height = args.video_resize
         found.append(f'--video-resize {width} {height}: must be at least {MIN_SIDE} x {MIN_SIDE}')

@@ -7,6 +7,8 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
+from common.files import IMAGE_SUFFIXES
+
 SEQUENCES = 'image_sequences'  # a folder of numbered pictures per type, in place of a format of videos
 WORST_QUALITY = 51
 DEFAULT_QUALITY = 18
@@ -79,6 +81,4 @@ def video_paths(folder: Path, kinds: Sequence[str], file_format: str) -> dict[st
 
 def is_picture(path: Path) -> bool:
     """Return whether a file is a picture, by its name."""
-    from dataset.paths import IMAGE_SUFFIXES  # the room brings OpenCV and Pillow
-
     return path.suffix.lower() in IMAGE_SUFFIXES

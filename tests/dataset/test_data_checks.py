@@ -75,6 +75,18 @@ def test_config_that_is_missing_or_no_toml(tmp_path):
         read_data_config(tmp_path / 'data.toml', 'people')
 
 
+@pytest.mark.parametrize('path', [r'C:\data\fgr', r'D:\Users\x', r'D:\new\train'])
+def test_a_windows_path_in_double_quotes_is_told_of(tmp_path, path):
+    """The last one is valid TOML, of a line feed and a tab."""
+    config = tmp_path / 'data.toml'
+    config.write_text(CONFIG.replace('"people/train/fgr"', f'"{path}"'))
+    assert path in config.read_text()
+    with pytest.raises(ValueError, match=r'use forward slashes .* or single quotes'):
+        read_data_config(config, 'people')
+    config.write_text(config.read_text().replace(f'"{path}"', f"'{path}'"))
+    assert read_data_config(config, 'people').train_fgr.name.endswith(path.rpartition('\\')[2])
+
+
 @pytest.mark.parametrize('name', ['videomatte240k', 'photomatte13k', 'distinctions646'])
 def test_the_template_names_the_papers_sets(name):
     template = Path(__file__).parents[2] / 'data_path.example.toml'
