@@ -105,7 +105,7 @@ def decode(
         image.draft(mode, min_size and _swapped(min_size, image))
         pixels = _whole_jpeg(path, mode, reduction(full, min_size)) if simple else None
         if pixels is None or pixels.shape[:2] != image.size[::-1]:
-            pixels = _rgb_pixels(upright(image)) if kind == 'colour' else _matte_pixels(upright(image))
+            pixels = rgb_pixels(image) if kind == 'colour' else _matte_pixels(upright(image))
         return pixels, full
 
 
@@ -163,6 +163,15 @@ def upright_size(image: Image.Image) -> tuple[int, int]:
     return _swapped(image.size, image)
 
 
+def rgb_pixels(image: Image.Image) -> np.ndarray:
+    """Return the colour of an opened picture, upright, as uint8 RGB (H, W, 3). An alpha channel is dropped.
+
+    Raises:
+        ImageError: it is one of floating point numbers.
+    """
+    return _rgb(upright(image))
+
+
 def alpha_channel(image: Image.Image) -> np.ndarray | None:
     """Return the alpha channel (H, W) of an opened picture, None if there is none or if it is 255 everywhere."""
     if image.mode == 'P' and 'transparency' in image.info:
@@ -214,7 +223,7 @@ def _one_whole_scan(data: bytes) -> bool:
     return end is not None and data[end.end() - 1] == _END_OF_IMAGE
 
 
-def _rgb_pixels(image: Image.Image) -> np.ndarray:
+def _rgb(image: Image.Image) -> np.ndarray:
     if image.mode.startswith(('I', 'F')):
         return cv2.cvtColor(_deep_grey(image), cv2.COLOR_GRAY2RGB)
     if image.mode in ('P', 'PA'):
@@ -228,7 +237,7 @@ def _matte_pixels(image: Image.Image) -> np.ndarray:
         return alpha
     if image.mode.startswith(('I', 'F')):
         return _deep_grey(image)
-    return np.array(image if image.mode == 'L' else Image.fromarray(_rgb_pixels(image)).convert('L'))
+    return np.array(image if image.mode == 'L' else Image.fromarray(_rgb(image)).convert('L'))
 
 
 def _deep_grey(image: Image.Image) -> np.ndarray:

@@ -5,8 +5,6 @@ from __future__ import annotations
 import cv2
 import numpy as np
 
-from .matte import Matte
-
 Size = tuple[int, int]  # width, height
 
 
@@ -27,22 +25,22 @@ def covering(picture: np.ndarray, size: Size) -> np.ndarray:
     return fitted(picture[top : top + part_height, left : left + part_width], size)
 
 
-def composite(matte: Matte, backdrop: np.ndarray) -> np.ndarray:
+def composite(pha: np.ndarray, fgr: np.ndarray, backdrop: np.ndarray) -> np.ndarray:
     """Set the subject before a backdrop, uint8 RGB (H, W, 3); off by one level at most where alpha is a mixture.
 
     Takes 8 ms for 1920x1080 on two cores, a seventh of what NumPy takes in float32; rounding only once takes 19 ms.
     """
-    pha = cv2.cvtColor(matte.pha, cv2.COLOR_GRAY2RGB)
-    front = cv2.multiply(matte.fgr, pha, scale=1 / 255)
-    return cv2.add(front, cv2.multiply(backdrop, cv2.bitwise_not(pha), scale=1 / 255))
+    share = cv2.cvtColor(pha, cv2.COLOR_GRAY2RGB)
+    front = cv2.multiply(fgr, share, scale=1 / 255)
+    return cv2.add(front, cv2.multiply(backdrop, cv2.bitwise_not(share), scale=1 / 255))
 
 
-def cut_out(matte: Matte) -> np.ndarray:
+def cut_out(pha: np.ndarray, fgr: np.ndarray) -> np.ndarray:
     """Return the subject as RGBA (H, W, 4) for codecs that blur: its colour goes on a little beyond its outline.
 
     With black outside, chroma of half resolution and blocks of 16 pixels would darken the edge.
     """
-    near = cv2.dilate(matte.pha, np.ones((17, 17), np.uint8))
-    rgba = np.dstack([matte.fgr, matte.pha])
+    near = cv2.dilate(pha, np.ones((17, 17), np.uint8))
+    rgba = np.dstack([fgr, pha])
     rgba[near == 0] = 0
     return rgba

@@ -2,12 +2,24 @@
 
 from __future__ import annotations
 
+import io
+from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import cv2
 import numpy as np
 import torch
+from PIL import Image, ImageColor
 from torch import Tensor
+
+from common.files import write_atomic
+
+from .compositing import composite, covering
+from .pixels import Picture, as_pixels
+
+KINDS = ('com', 'pha', 'fgr', 'err', 'ref')
+FORMATS = {'.png': 'PNG', '.webp': 'WEBP', '.jpg': 'JPEG', '.jpeg': 'JPEG'}
 
 
 class NotFiniteError(ValueError):
@@ -37,6 +49,66 @@ class Matte:
         cv2.mixChannels([self.fgr, self.pha], [rgba], [0, 0, 1, 1, 2, 2, 3, 3])
         np.copyto(rgba.view(np.uint32)[..., 0], 0, where=self.pha == 0)
         return rgba
+
+    def composite(self, background: Picture | Sequence[int]) -> np.ndarray:
+        """Set the subject before another background.
+
+        Args:
+            background: a colour: (red, green, blue), 0..255, or a name that CSS or Pillow knows, such as 'white' or
+                '#78ff9b'; or a picture in any form that `Matting` takes, of which the largest middle part with the
+                matte's proportions is resized to its size.
+
+        Returns:
+            uint8 RGB (H, W, 3), `fgr * pha + background * (1 - pha)`.
+
+        Raises:
+            ValueError: neither a colour nor a picture.
+            FileNotFoundError: no such file.
+        """
+        height, width = self.pha.shape
+        colour = _colour(background)
+        if colour is not None:
+            backdrop = np.full((height, width, 3), colour, np.uint8)
+        else:
+            backdrop = covering(as_pixels(background), (width, height))  # type: ignore[arg-type]
+        return composite(self.pha, self.fgr, backdrop)
+
+    def save(self, path: str | Path, kind: str = 'com') -> None:
+        """Write one of the results as a picture, whole or not at all; a file of that name is replaced.
+
+        Args:
+            path: ends in .png or .webp, which lose nothing, or in .jpg, which has no alpha.
+            kind: 'com', the cut-out as RGBA; 'pha', 'err' or 'ref', grey; 'fgr', RGB.
+
+        Raises:
+            ValueError: there is no such result or format, or the cut-out is to be a .jpg.
+            OSError: it cannot be written.
+        """
+        path = Path(path)
+        picture, picture_format = getattr(self, kind) if kind in KINDS else None, FORMATS.get(path.suffix.lower())
+        if picture is None:
+            raise ValueError(f'{kind}: no such result; ask for err and ref in the call: matting(src, bgr, {kind}=True)'
+                             if kind in KINDS else f'{kind}: must be one of {", ".join(KINDS)}')  # fmt: skip
+        if picture_format is None or (picture_format, kind) == ('JPEG', 'com'):
+            why = 'jpg has no alpha' if picture_format else 'not a format of pictures'
+            raise ValueError(f'{path}: {why}; use {", ".join(FORMATS if kind != "com" else [".png", ".webp"])}')
+        content = io.BytesIO()
+        Image.fromarray(picture).save(content, picture_format, quality=95, lossless=True, exact=True)
+        write_atomic(path, content.getvalue())
+
+
+def _colour(background: Picture | Sequence[int]) -> tuple[int, ...] | None:
+    """Return the colour, RGB 0..255, that is meant; None where it is no colour."""
+    if isinstance(background, str):
+        try:
+            return ImageColor.getrgb(background)[:3]
+        except ValueError:
+            return None
+    if not isinstance(background, (tuple, list)):
+        return None
+    if len(background) != 3 or not all(isinstance(x, int) and 0 <= x <= 255 for x in background):
+        raise ValueError(f'a colour must be (red, green, blue), each 0..255, not {background}')
+    return tuple(background)
 
 
 class Pending:

@@ -2,9 +2,47 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
+import numpy as np
 import torch
 import torch.nn.functional as F
+from PIL import Image
 from torch import Tensor
+
+from dataset.readers import read_rgb, rgb_pixels
+
+Picture = str | Path | Image.Image | np.ndarray | Tensor
+
+
+def as_pixels(picture: Picture) -> np.ndarray:
+    """Return a picture of any kind that `Matting` takes as uint8 RGB (H, W, 3); an array is not copied.
+
+    Raises:
+        ValueError: it is none of them; `dataset.readers.ImageError` if a file cannot be read.
+        FileNotFoundError: no such file.
+    """
+    if isinstance(picture, (str, Path)):
+        return read_rgb(Path(picture))
+    if isinstance(picture, Image.Image):
+        return rgb_pixels(picture)
+    if isinstance(picture, Tensor):
+        floats = picture.is_floating_point()
+        if picture.ndim != 3 or len(picture) != 3 or not (floats or picture.dtype == torch.uint8):
+            what = f'{picture.dtype} {tuple(picture.shape)}'
+            raise ValueError(
+                f'a tensor must be RGB (3, H, W), float 0..1 or uint8, not {what}; `predict` takes batches'
+            )
+        picture = picture.detach().cpu()
+        if floats and not bool(((picture >= 0) & (picture <= 1)).all()):
+            raise ValueError(f'a float tensor must be in 0..1, not in {picture.min():g}..{picture.max():g}')
+        pixels = to_bytes(picture[None].clone())[0] if floats else picture.permute(1, 2, 0).contiguous()
+        return pixels.numpy()
+    if not isinstance(picture, np.ndarray):
+        raise ValueError(f'a picture must be a path, a PIL image, an array or a tensor, not {type(picture).__name__}')
+    if picture.dtype != np.uint8 or picture.ndim != 3 or picture.shape[2] != 3:
+        raise ValueError(f'an array must be uint8 RGB (H, W, 3), not {picture.dtype} {picture.shape}')
+    return picture
 
 
 def as_batch(pictures: list[Tensor]) -> Tensor:

@@ -18,7 +18,7 @@ import numpy as np
 
 from common.console import to_json
 from common.files import Disk, write_atomic
-from inference.compositing import composite, cut_out
+from inference.compositing import cut_out
 from inference.images.writer import PictureWriter
 from inference.matte import Matte
 
@@ -31,7 +31,7 @@ RECORD = 'sequence.json'
 GREEN = (120, 255, 155)  # behind the subject where there is neither a background nor alpha, as published
 # Flags that decide where and how fast something is computed, or where it lands, and not what.
 NOT_IN_PICTURES = (
-    'device', 'compile', 'num_workers', 'batch_size', 'output_dir', 'overwrite', 'typed', 'audio', 'video_quality',
+    'device', 'compile', 'num_workers', 'batch_size', 'output_dir', 'overwrite', 'audio', 'video_quality',
 )  # fmt: skip
 Drawn = tuple[FrameItem, Any]
 
@@ -172,7 +172,7 @@ class VideoFiles:
     def _picture(self, kind: str, item: FrameItem, matte: Matte) -> np.ndarray:
         if kind != 'com':
             return getattr(matte, kind)
-        return cut_out(matte) if self._alpha else _before_target(item, matte)
+        return cut_out(matte.pha, matte.fgr) if self._alpha else _before_target(item, matte)
 
     def writers(self) -> list[Callable[[Drawn], Drawn]]:
         """Return a stage for each file, to be run one after the other on a frame, on a thread each, in order."""
@@ -214,7 +214,7 @@ class VideoFiles:
 
 
 def _before_target(item: FrameItem, matte: Matte) -> np.ndarray:
-    return composite(matte, np.full_like(matte.fgr, GREEN) if item.target is None else item.target)
+    return matte.composite(GREEN if item.target is None else item.target)
 
 
 def _name(index: int) -> str:

@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, NamedTuple
 import cv2
 import numpy as np
 
-from inference.compositing import composite
 from inference.plates.agreement import plate_agreement
 
 from .camera import CameraFrame
@@ -82,7 +81,7 @@ class Live:
             return picture
         if self.view == 'pha':
             return cv2.cvtColor(matte.pha, cv2.COLOR_GRAY2RGB)
-        return composite(matte, self.backdrop)
+        return matte.composite(self.backdrop)
 
     def outgoing(self, shown: Shown) -> np.ndarray:
         """Return what others may see: the backdrop alone as long as the room cannot be cut out, unless asked for."""

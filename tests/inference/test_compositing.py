@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from inference.compositing import composite, covering
+from inference.compositing import covering
 from inference.matte import Matte
 
 
@@ -10,7 +10,7 @@ def test_composite_and_covering() -> None:
     rng = np.random.default_rng(0)
     fgr, target = rng.integers(0, 256, (2, 64, 96, 3), np.uint8)
     pha = rng.choice(np.array([0, 1, 100, 128, 254, 255], np.uint8), (64, 96))
-    made = composite(Matte(pha, fgr), target)
+    made = Matte(pha, fgr).composite(target)
     share = pha[..., None] / 255
     assert np.abs(made - (fgr * share + target * (1 - share))).max() <= 1
     assert np.array_equal(made[pha == 0], target[pha == 0])

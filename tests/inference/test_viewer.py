@@ -15,7 +15,6 @@ from support.inference_case import files, read, room
 from support.webcam_case import HINT, WHITE, FakeCamera, FakeWindow, matting, pictures
 
 from inference import Matting
-from inference.compositing import composite
 from inference.matte import Matte
 from inference.webcam import display, viewer
 from inference.webcam.camera import CameraFrame
@@ -39,10 +38,10 @@ def test_the_plate_is_taken_when_b_is_pressed_and_anew(matting: Matting, picture
     assert len(shown.shown) == 5
     expected = [
         empty,
-        composite(matting(people[0], empty), WHITE),
-        composite(matting(other, empty), WHITE),
-        composite(matting(people[1], other), WHITE),
-        composite(matting(people[2], other), WHITE),
+        matting(people[0], empty).composite(WHITE),
+        matting(other, empty).composite(WHITE),
+        matting(people[1], other).composite(WHITE),
+        matting(people[2], other).composite(WHITE),
     ]
     assert all(np.array_equal(picture, aim) for (picture, _, _), aim in zip(shown.shown, expected))
 
@@ -71,7 +70,7 @@ def test_views(matting: Matting, pictures: Any) -> None:
     person = pictures[10]
     shown, _ = watch(matting, [room(0)] + [person] * 7, ['b', '2', '3', '1', 'v', 'v', 'v'])
     matte = matting(person, room(0))
-    com, pha, src = composite(matte, WHITE), np.dstack([matte.pha] * 3), person
+    com, pha, src = matte.composite(WHITE), np.dstack([matte.pha] * 3), person
     for (picture, _, _), aim in zip(shown.shown, [room(0), com, pha, src, com, pha, src, com], strict=True):
         assert np.array_equal(picture, aim)
 

@@ -25,7 +25,7 @@ from support.webcam_case import (
 )
 
 from inference import Matting
-from inference.compositing import composite, covering
+from inference.compositing import covering
 from inference.webcam import viewer
 
 __all__ = ['capture', 'loaded_once', 'matting', 'no_network', 'pictures', 'pyvirtualcam', 'run', 'screen']
@@ -41,7 +41,7 @@ def test_headless_writes_what_the_network_gives(run: Any, matting: Matting, pict
     assert files(tmp_path / 'out') == {f'com_000{i}.png' for i in range(4)}
     backdrop = covering(read(target), (WIDTH, HEIGHT))
     for i, src in enumerate(frames(path)[:4]):
-        expected = composite(matting(src, room(0)), backdrop)
+        expected = matting(src, room(0)).composite(backdrop)
         assert np.array_equal(read(tmp_path / f'out/com_000{i}.png'), expected)
     assert not np.array_equal(read(tmp_path / 'out/com_0001.png'), read(tmp_path / 'out/com_0002.png'))
 
@@ -86,7 +86,7 @@ def test_a_film_in_a_window(
     assert words == [HINT, viewer.KEYS]
     assert rate.endswith(' fps')
     # The last picture of a film is never dropped, and the first ten are equal: whichever was taken for the plate.
-    assert np.array_equal(shown[-1][0], composite(matting(seen[-1], seen[0]), WHITE))
+    assert np.array_equal(shown[-1][0], matting(seen[-1], seen[0]).composite(WHITE))
     assert HINT not in shown[-1][2]
     assert 'camera' not in [thread.name for thread in threading.enumerate()]
 
@@ -123,7 +123,7 @@ def test_a_camera_can_be_headless(run: Any, capture: Capture, matting: Matting, 
     capture.repeat = room(0)
     assert run('--video-src', '0', '--resolution', WIDTH, HEIGHT, '--headless', 2, '--output-dir', 'out') == 0
     assert capsys.readouterr().err == ''
-    assert np.array_equal(read(Path('out/com_0001.png')), composite(matting(room(0), room(0)), WHITE))
+    assert np.array_equal(read(Path('out/com_0001.png')), matting(room(0), room(0)).composite(WHITE))
 
 
 @pytest.mark.usefixtures('no_network')
