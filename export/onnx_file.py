@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 
 import onnx
@@ -113,12 +114,12 @@ def prove(
     Raises:
         ParityError: ONNX Runtime cannot run it, or the results differ.
     """
-    compared = _compare_pictures(path, model, original, files)
+    compared = _compare_pictures(path, model, original, precision, files)
     parity.require_equal(compared, LIMITS[precision], 'proved equal by running the file in ONNX Runtime')
 
 
 def _compare_pictures(
-    path: Path, model: onnx.ModelProto, original: MattingBase, files: Sequence[Path]
+    path: Path, model: onnx.ModelProto, original: MattingBase, precision: str, files: Sequence[Path]
 ) -> Iterator[PairComparison]:
     refines = isinstance(original, MattingRefine)
     with _as_parity_error(path.name):
@@ -130,7 +131,8 @@ def _compare_pictures(
         expected = parity.outputs_of(original, src, bgr)
         with _as_parity_error(name):
             found = {key: value for session in sessions for key, value in run(session, src, bgr).items()}
-            comparison = parity.compare(name, expected, found)
+            rounded = partial(parity.rounded_outputs, original, src, bgr, getattr(torch, precision))
+            comparison = parity.compare(name, expected, found, LIMITS[precision], rounded)
         yield comparison
 
 

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 from export import ParityError
-from export.parity import Limits, Pair, PairComparison, compare, outputs_of, pairs, require_equal
+from export.parity import Limits, Pair, PairComparison, compare, outputs_of, pairs, require_equal, rounded_outputs
 
 from .conversion import PLATE, PackageSettings, quiet
 from .mil import Program
@@ -76,7 +79,8 @@ def compare_in_torch(
             if 'ref_sm' in expected:
                 outputs.setdefault('ref_sm', _refined(seen, expected['ref_sm']))
             cells.append(outputs.get('ref_sm'))
-            found.append(compare(pair.name, expected, _in_unit_range(outputs, settings)))
+            limits, rounded = LIMITS[settings.precision], partial(_rounded, network, src, bgr, settings)
+            found.append(compare(pair.name, expected, _in_unit_range(outputs, settings), limits, rounded))
     return found, cells
 
 
@@ -103,15 +107,41 @@ def compare_in_core_ml(
             refined = cells[len(found)]
             if refined is not None:
                 outputs.setdefault('ref_sm', refined)
-            found.append(compare(pair.name, _expected(network, src, bgr, settings), _in_unit_range(outputs, settings)))
+            expected, rounded = _expected(network, src, bgr, settings), partial(_rounded, network, src, bgr, settings)
+            found.append(
+                compare(pair.name, expected, _in_unit_range(outputs, settings), LIMITS[settings.precision], rounded)
+            )
     return found
 
 
 def _expected(network: nn.Module, src: Tensor, bgr: Tensor, settings: PackageSettings) -> dict[str, Tensor]:
-    expected = outputs_of(network, src, bgr)
-    if 'com' in settings.outputs:
-        expected['com'] = torch.cat([expected['fgr'] * expected['pha'], expected['pha']], 1)
-    return expected
+    return _with_com(outputs_of(network, src, bgr), settings)
+
+
+def _rounded(network: nn.Module, src: Tensor, bgr: Tensor, settings: PackageSettings) -> dict[str, Tensor]:
+    with _WrittenFactors():
+        return _with_com(rounded_outputs(network, src, bgr, getattr(torch, settings.precision)), settings)
+
+
+def _with_com(results: dict[str, Tensor], settings: PackageSettings) -> dict[str, Tensor]:
+    com = torch.cat([results['fgr'] * results['pha'], results['pha']], 1)
+    return {**results, 'com': com} if 'com' in settings.outputs else results
+
+
+class _WrittenFactors(TorchFunctionMode):
+    """Bilinear resizing by the factors that the converter writes, in a `with` block.
+
+    Where the sides do not divide it adds 1e-4 pixels to them, lest rounding lose one: that shifts what is resized by up
+    to as much, which float32 alone would not.
+    """
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func is F.interpolate and (kwargs or {}).get('mode') == 'bilinear':
+            x, size = args[0], args[1] if len(args) > 1 else kwargs['size']
+            sides = zip(size, x.shape[2:])
+            factors = tuple(out / own if out % own == 0 else (out + 1e-4) / own for out, own in sides)
+            args, kwargs = (x,), {'scale_factor': factors, 'mode': 'bilinear', 'recompute_scale_factor': False}
+        return func(*args, **(kwargs or {}))
 
 
 def _in_unit_range(outputs: Mapping[str, Tensor], settings: PackageSettings) -> dict[str, Tensor]:

@@ -6,16 +6,19 @@ import shutil
 
 import pytest
 import torch
+import torch.nn.functional as F
 from support import export_case, small_encoder
 
+import export_coreml
 from checkpointing.record import File, Record
 from checkpointing.verify import Verifier
 from common.network import NetworkSettings, RefinerSettings
+from export import parity
 from export.cli import read_trained_network
 from export.coreml import conversion
 from export.coreml import parity as package_parity
 from export.coreml.mil import Program
-from export.coreml.mil_operations import OPERATIONS
+from export.coreml.mil_operations import OPERATIONS, upsample_bilinear
 from export.coreml.package import function_name
 from export.parity import Limits, OutputDifference, compare
 from inference.networks import random_network
@@ -100,8 +103,8 @@ def test_the_step_comes_from_the_record_of_the_checkpoint(tmp_path, checkpoint):
     record = Record('0123456789ab', 'refine', copy.stem, 29, 3, {}, 'interval', {}, {'weights': file})
     (tmp_path / f'{copy.stem}.json').write_bytes(record.to_bytes())
     (tmp_path / 'best.pth').hardlink_to(copy)
-    settings = NetworkSettings('mattingrefine', 'mobilenetv2', RefinerSettings())
-    about = read_trained_network(tmp_path / 'best.pth', settings).about
+    words = export_case.flags(tmp_path / 'best.pth', tmp_path / 'x.mlpackage', '--resolution', 64, 48)
+    about = read_trained_network(export_coreml.parse(words)).about
     assert (about['step'], about['epoch'], about['run']) == ('29', '3', '0123456789ab')
     assert json.dumps(about)  # plain words
 
@@ -181,6 +184,7 @@ def test_indices_above_65535_keep_their_values(tmp_path, checkpoint, capsys, mon
 @pytest.mark.usefixtures('converted')
 def test_what_differs_leaves_nothing_and_harms_nothing(tmp_path, checkpoint, capsys, monkeypatch):
     monkeypatch.setitem(package_parity.LIMITS, 'float16', Limits(0, 0, 0))
+    monkeypatch.setattr(parity, 'TIMES_ROUNDING', 0)
     words = ('--resolution', 96, 80)
     assert run(checkpoint, tmp_path / 'x.mlpackage', *words) == 1
     assert 'not equal to the original, nothing written' in capsys.readouterr().err
@@ -229,13 +233,24 @@ def test_a_comparison_counts_cells_and_forgives_none_that_are_nan():
     found = compare('x', {'pha': pha, 'ref_sm': ref}, {'pha': other, 'ref_sm': moved})
     assert (found.refined, found.differing) == (2, 2)
     assert found.differences == {'pha': OutputDifference(worst=0.25, mean=0.125, refined=0.25)}
-    assert found.problems(Limits(mean=1, worst=0.2, cells=0)) == ['pha differs by up to 2.5e-01, more than 2e-01']
+    assert found.problems(Limits(mean=1, worst=0.2, cells=0)) == ['pha differs by up to 2.5e-01, more than 2.0e-01']
     assert found.problems(Limits(mean=0.2, worst=1, cells=0)) == [
-        'pha differs by 1.2e-01 (2.5e-01 in refined cells) in the mean, more than 2e-01'
+        'pha differs in the mean of refined cells by 2.5e-01, more than 2.0e-01'
     ]
     found = compare('x', {'pha': pha, 'ref_sm': ref}, {'pha': other, 'ref_sm': 1 - ref})
     assert found.differences == {'pha': OutputDifference(worst=0, mean=0, refined=0)}
-    assert found.problems(Limits(mean=1, worst=1, cells=0.9)) == ['4 of 2 cells are refined differently']
+    assert found.problems(Limits(mean=1, worst=1, cells=0.9)) == ['4 of 2 cells are refined differently, more than 4']
     other[0, 0, 0, 0] = torch.nan
     found = compare('x', {'pha': pha, 'ref_sm': ref}, {'pha': other, 'ref_sm': ref})
-    assert len(found.problems(Limits(mean=9, worst=9, cells=9))) == 2
+    assert len(found.problems(Limits(mean=9, worst=9, cells=9))) == 3
+
+
+def test_rounding_is_measured_with_the_factors_that_the_converter_writes():
+    x = torch.rand(1, 2, 34, 60)
+    with package_parity._WrittenFactors():
+        found = F.interpolate(x, (135, 240), mode='bilinear', align_corners=False)
+        nearest = F.interpolate(x, scale_factor=2.0, mode='nearest')
+    assert found.shape == (1, 2, 135, 240)
+    assert torch.equal(found, upsample_bilinear(x, (135 + 1e-4) / 34, 4.0, align_corners=False))
+    assert not torch.equal(found, F.interpolate(x, (135, 240), mode='bilinear', align_corners=False))
+    assert torch.equal(nearest, F.interpolate(x, scale_factor=2.0, mode='nearest'))
