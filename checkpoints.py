@@ -180,8 +180,10 @@ def average(args: argparse.Namespace) -> int:
         state, scores, words = scoring.judge(STAGES, args, state, read, members[-1].record, bare_metric(monitor))
         rows = [(name, *(f'{value:.6g}' for value in values.values())) for name, values in scores.items()]
         print('\n'.join([table([('weights', *next(iter(scores.values()))), *rows]), *words]))
+    refiner = members[-1].refiner
     made_of = {
         'how': how,
+        'refiner': refiner and vars(refiner),
         'batch_norm': scoring.batch_norm(args),
         'members': [{'path': str(x.path), 'sha256': x.sha256, **x.position, 'metrics': x.metrics} for x in members],
         'scores': scores,
@@ -281,13 +283,16 @@ def convert(args: argparse.Namespace) -> int:
     from checkpointing.origin import read_original
     from model.weights import describe
 
-    weights = read_original(args.file).file
-    check_output(args.output, args.overwrite, [args.file])
+    original = read_original(args.file)
+    weights, refiner = original.file, original.origin.refiner
+    check_output(args.output, args.overwrite, [args.file], provenance=refiner is not None)
     try:
         done = convert_state(weights.state_dict, getattr(torch, args.precision) if args.precision else None)
     except ValueError as error:
         raise ValueError(f'--precision {args.precision}: {error}; nothing was written') from None
-    write_weights(args.output, done.state)
+    # So that the copy, too, runs as it was trained.
+    about = {'how': f'{args.file} in another form', 'sha256 of that': original.origin.sha256}
+    write_weights(args.output, done.state, refiner and {**about, 'refiner': vars(refiner)})
     print(f'{args.file}: {weights.kind}, {describe(weights.state_dict)}')
     cast = f', {done.cast} cast to {args.precision}' if args.precision else ''
     print(f'wrote {args.output}: {len(done.state)} tensors{cast}; read back and compared')

@@ -87,7 +87,6 @@ def make(args: argparse.Namespace, again: str) -> int:
 
     draw_pictures()
     run = [
-        '--model-type', 'mattingrefine', '--model-backbone', 'mobilenetv2', *REFINER,
         '--model-checkpoint', str(OUT / 'checkpoint/refine/last.pth'), '--images-src', str(OUT / 'src'),
         '--images-bgr', str(OUT / 'bgr'), '--output-dir', str(OUT / 'cut_out'), '--output-types', 'com', 'pha', 'fgr',
         '-y',

@@ -2,12 +2,11 @@
 """Export a trained network as a Core ML package for iPhone, iPad and Mac.
 
 a network for HD pictures:
-  python export_coreml.py --model-type mattingrefine --model-backbone mobilenetv2 \\
-      --model-checkpoint checkpoint/my-refine/best.pth --resolution 1920 1080 --output Matting.mlpackage
+  python export_coreml.py --model-checkpoint checkpoint/my-refine/best.pth --resolution 1920 1080 \\
+      --output Matting.mlpackage
 three sizes in one package, the first as default, for iOS 18:
-  python export_coreml.py --model-type mattingrefine --model-backbone mobilenetv2 \\
-      --model-checkpoint checkpoint/my-refine/best.pth --resolution 1280 720 1920 1080 1080 1920 \\
-      --minimum-deployment-target iOS18 --output Matting.mlpackage
+  python export_coreml.py --model-checkpoint checkpoint/my-refine/best.pth \\
+      --resolution 1280 720 1920 1080 1080 1920 --minimum-deployment-target iOS18 --output Matting.mlpackage
 
 Runs on Linux or macOS. Before the package gets its name, its program is run by an interpreter in torch that keeps every
 value in the type that the package declares (on macOS by Core ML, too) and compared with the original network, on
@@ -33,7 +32,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from common.cli import raise_problems, run
-from common.network import ALL_OUTPUTS, MIN_SIDE, OUTPUTS, NetworkSettings
+from common.network import ALL_OUTPUTS, MIN_SIDE, Size
 from export import cli
 
 if TYPE_CHECKING:
@@ -70,29 +69,39 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     return parser.parse_args(argv)
 
 
-def prepare(args: argparse.Namespace) -> PackageSettings:
-    """Check everything that can be checked before anything is loaded; return the package's settings.
+def read(args: argparse.Namespace) -> cli.TrainedNetwork:
+    """Check what can be checked before anything is loaded, then read the network.
 
     Raises:
         ValueError: with all that is wrong, one line each.
     """
     problems = cli.export_problems(args, [cli.PACKAGE], ['coremltools'])
-    sides, refines = args.resolution, args.model_type == 'mattingrefine'
-    sizes = list(dict.fromkeys(zip(sides[::2], sides[1::2])))
-    if len(sides) % 2:
-        problems.append(f'--resolution {" ".join(map(str, sides))}: width and height, in pairs')
-    scaled = refines and 0 < args.model_backbone_scale <= 0.5  # a wrong scale is among the problems already
-    least = max(MIN_SIDE, math.ceil(1 / args.model_backbone_scale)) if scaled else MIN_SIDE
+    if len(args.resolution) % 2:
+        problems.append(f'--resolution {" ".join(map(str, args.resolution))}: width and height, in pairs')
+    raise_problems(problems)
+    return cli.read_trained_network(args, sizes_of(args))
+
+
+def sizes_of(args: argparse.Namespace) -> list[Size]:
+    """Return the sizes (width, height) of the package, each once."""
+    return list(dict.fromkeys(zip(args.resolution[::2], args.resolution[1::2])))
+
+
+def package_settings(args: argparse.Namespace) -> PackageSettings:
+    """Return the package's settings, when the flags of the network are known.
+
+    Raises:
+        ValueError: with all that is wrong, one line each.
+    """
+    problems, sides, sizes, refines = [], args.resolution, sizes_of(args), args.model_type == 'mattingrefine'
+    least = max(MIN_SIDE, math.ceil(1 / args.model_backbone_scale)) if refines else MIN_SIDE
     if min(sides) < least or max(sides) > 16_384:
         problems.append(f'--resolution {" ".join(map(str, sides))}: sides must be in {least}..16384')
     needs_18 = ['several sizes'] * (len(sizes) > 1) + ['--plate-state'] * args.plate_state
     target = args.minimum_deployment_target or ('iOS18' if needs_18 else 'iOS16')
     if needs_18 and target != 'iOS18':
         problems.append(f'--minimum-deployment-target {target}: must be iOS18 for {" and ".join(needs_18)}')
-    allowed = ('com', *OUTPUTS[args.model_type])
-    foreign = [name for name in args.outputs if name not in allowed]
-    if foreign:
-        problems.append(f'--outputs {" ".join(foreign)}: {args.model_type} has {", ".join(allowed)}')
+    problems += cli.outputs_problems(args, ['com'])
     thresholding = refines and args.model_refine_mode == 'thresholding'
     form = args.refine_form or ('masked' if thresholding else 'gather')
     if thresholding and form == 'gather':
@@ -126,8 +135,8 @@ def describe(args: argparse.Namespace, trained: cli.TrainedNetwork, settings: Pa
 
 def export(args: argparse.Namespace) -> None:
     """Convert the network, prove the package, quantize it if that is asked for, and give it its name."""
-    settings = prepare(args)
-    trained = cli.read_trained_network(args.model_checkpoint, NetworkSettings.from_options(vars(args)))
+    trained = read(args)
+    settings = package_settings(args)
     print(trained.report, flush=True)
     from export.coreml import conversion, package, parity
     from model.folding import folded

@@ -1,14 +1,13 @@
 # PYTHON_ARGCOMPLETE_OK
 """Export a trained network as ONNX, for ONNX Runtime, OpenVINO, TensorRT and others, for any batch and any sides.
 
-a network for HD pictures:
-  python export_onnx.py --model-type mattingrefine --model-backbone resnet50 --model-checkpoint model.pth \\
-      --output model.onnx
+a network as it was trained, or as published for HD if its weights have no record:
+  python export_onnx.py --model-checkpoint model.pth --output model.onnx
 for 4K, in half precision, alpha and foreground alone:
   python export_onnx.py ... --model-backbone-scale 0.125 --model-refine-sample-pixels 320000 \\
       --precision float16 --outputs pha fgr --output model.onnx
 try it:
-  python inference_images.py ... --backend onnx --model-checkpoint model.onnx
+  python inference_images.py ... --model-checkpoint model.onnx
 
 Inputs are src and bgr, (batch, 3, height, width), RGB, 0..1; sides are multiples of 4 if the network refines. Before
 the file gets its name, ONNX Runtime runs it at three sizes, on photographs and drawings, one by one and together, and
@@ -31,7 +30,7 @@ import sys
 from collections.abc import Sequence
 
 from common.cli import raise_problems, run
-from common.network import ALL_OUTPUTS, OUTPUTS, NetworkSettings
+from common.network import ALL_OUTPUTS
 from export import cli
 
 # From the oldest that torch writes to the newest that it converts to.
@@ -52,22 +51,21 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     return parser.parse_args(argv)
 
 
-def check(args: argparse.Namespace) -> None:
-    """Raise ValueError with all that is wrong with the flags, one line each."""
+def read(args: argparse.Namespace) -> cli.TrainedNetwork:
+    """Check the flags and read the network; raise ValueError with all that is wrong, one line each."""
     modules = ['onnx', 'onnxscript', *(['onnxruntime'] if args.validate else [])]
-    problems = cli.export_problems(args, ['.onnx'], modules)
+    problems = cli.export_problems(args, ['.onnx'], modules) + cli.outputs_problems(args)
     if args.onnx_opset_version not in OPSETS:
         problems.append(f'--onnx-opset-version {args.onnx_opset_version}: must be in {OPSETS[0]}..{OPSETS[-1]}')
-    foreign = [name for name in args.outputs or () if name not in OUTPUTS[args.model_type]]
-    if foreign:
-        problems.append(f'--outputs {" ".join(foreign)}: {args.model_type} has {" ".join(OUTPUTS[args.model_type])}')
     raise_problems(problems)
+    trained = cli.read_trained_network(args)
+    raise_problems(cli.outputs_problems(args))
+    return trained
 
 
 def export(args: argparse.Namespace) -> None:
     """Convert the network, write the file, prove it, and give it its name."""
-    check(args)
-    trained = cli.read_trained_network(args.model_checkpoint, NetworkSettings.from_options(vars(args)))
+    trained = read(args)
     print(f'{trained.report}\nconverting, which takes half a minute or more', flush=True)
     from export import onnx_file
     from model.folding import folded

@@ -2,8 +2,7 @@
 """Export a trained network as TorchScript, for Python and C++, or as a program of torch.export.
 
 TorchScript, whose settings can be set after loading:
-  python export_torchscript.py --model-type mattingrefine --model-backbone resnet50 --model-checkpoint model.pth \\
-      --output model.pt
+  python export_torchscript.py --model-checkpoint model.pth --output model.pt
 a program with fixed settings, for torch.export's compilers and runtimes:
   python export_torchscript.py ... --model-backbone-scale 0.25 --model-refine-sample-pixels 80000 --output model.pt2
 
@@ -26,7 +25,6 @@ import sys
 from collections.abc import Sequence
 
 from common.cli import raise_problems, run
-from common.network import NetworkSettings
 from export import cli
 
 SUFFIXES = ('.pt', '.pth', '.pt2')
@@ -51,7 +49,7 @@ def export(args: argparse.Namespace) -> None:
     from export import torchscript
     from model.folding import folded
 
-    trained = cli.read_trained_network(args.model_checkpoint, NetworkSettings.from_options(vars(args)))
+    trained = cli.read_trained_network(args)
     is_program = args.output.suffix == torchscript.PROGRAM
     print(trained.report + ('\nconverting, which takes half a minute or more' if is_program else ''), flush=True)
     form = args.refine_form or ('masked' if is_program and args.model_refine_mode == 'thresholding' else 'gather')

@@ -2,15 +2,17 @@
 """Matte pictures: from photographs and their background plates to cut-outs, alpha and foreground.
 
 one plate for a folder of pictures:
-  python inference_images.py --model-type mattingrefine --model-backbone mobilenetv2 --model-checkpoint model.pth \\
-      --images-src photos/ --images-bgr plate.jpg --output-dir out/ --output-types com pha fgr
-4K, lossless alpha, two pictures at once:
-  python inference_images.py ... --model-backbone-scale 0.125 --model-refine-sample-pixels 320000 \\
-      --output-types pha fgr --picture-format pha=png --batch-size 2
+  python inference_images.py --model-checkpoint model.pth --images-src photos/ --images-bgr plate.jpg \\
+      --output-dir out/ --output-types com pha fgr
+lossless alpha, two pictures at once, another scale than the weights were trained with:
+  python inference_images.py ... --output-types pha fgr --picture-format pha=png --batch-size 2 \\
+      --model-backbone-scale 0.125
 a capture rig, photos/cam01/frame_0001.jpg with plates/cam01.png, over all GPUs of a machine:
   torchrun --nproc-per-node gpu inference_images.py ... --images-src photos/ --images-bgr plates/
 an exported file, with the settings that it was exported with:
-  python inference_images.py ... --model-checkpoint model.onnx --backend onnx
+  python inference_images.py ... --model-checkpoint model.onnx
+
+One line says what the checkpoint is and which settings were taken from where.
 
 Writes <output-dir>/<type>/<name below the source folder>.png or .jpg. Exit code 0: all done; 1: some pictures failed
 and the others are done, or the run had to stop; 2: nothing was started; 130 or 143: stopped by Ctrl-C or SIGTERM.
@@ -44,6 +46,7 @@ from inference.processes import Shard, common_exit_code, process_shard
 if TYPE_CHECKING:
     from inference.images.inputs import Job
     from inference.images.writer import PictureWriter
+    from inference.networks import FoundNetwork
     from inference.predictor import Matting
 
 
@@ -54,11 +57,11 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     options.add_picture_arguments(parser)
     options.add_output_arguments(parser, '--output-format')
     options.add_device_arguments(parser)
-    return backend_options.parse(parser, argv)
+    return parser.parse_args(argv)
 
 
-def prepare(args: argparse.Namespace, shard: Shard) -> tuple[list[Job], PictureWriter]:
-    """Check everything that can be checked before the model is loaded; return this process's pictures and writer."""
+def prepare(args: argparse.Namespace, shard: Shard) -> tuple[list[Job], PictureWriter, FoundNetwork]:
+    """Check everything that can be checked before the network is built; return it, and this process's pictures."""
     from inference.images.inputs import find_jobs
     from inference.images.writer import PictureWriter, overwriting_problems
 
@@ -76,7 +79,7 @@ def prepare(args: argparse.Namespace, shard: Shard) -> tuple[list[Job], PictureW
     cli.raise_problems(problems)
     for note in notes if shard.rank == 0 else []:
         print(note, file=sys.stderr)
-    return mine, writer
+    return mine, writer, backend_options.find(args, list({job.size for job in jobs if job.size}))
 
 
 def run(jobs: list[Job], matting: Matting, writer: PictureWriter, args: argparse.Namespace, shard: Shard) -> int:
@@ -123,10 +126,11 @@ def start(argv: Sequence[str] | None, shard: Shard) -> int:
     # Threads of one layer wait awake for each other, but not for long: decoders and encoders need the cores, too.
     os.environ.setdefault('GOMP_SPINCOUNT', '100000')
     try:
-        jobs, writer = prepare(args, shard)
-        from inference.backends import load_for
+        jobs, writer, found = prepare(args, shard)
+        from inference.backends import load_found
 
-        matting, loaded = load_for(vars(args), shard.local_rank)
+        matting, loaded = load_found(found, vars(args), shard.local_rank)
+        del found  # and with it a copy of the weights
     except Exception as error:
         return cli.report_error(error, 2, memory=f'{args.model_checkpoint} does not fit')
     if shard.rank == 0:

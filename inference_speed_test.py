@@ -7,8 +7,7 @@ all of them at HD and 4K, in two precisions, also as JSON:
   python inference_speed_test.py --model-type mattingrefine --model-backbone all --resolution hd 4k \\
       --precision float32 bfloat16 --json speed.json
 your weights on your picture:
-  python inference_speed_test.py --model-type mattingrefine --model-backbone resnet50 --model-checkpoint model.pth \\
-      --images-src photo.jpg --images-bgr plate.jpg
+  python inference_speed_test.py --model-checkpoint model.pth --images-src photo.jpg --images-bgr plate.jpg
 the same network by all backends:
   python inference_speed_test.py --model-type mattingrefine --model-backbone mobilenetv2 --device cpu \\
       --backend pytorch torchscript onnx
@@ -44,13 +43,14 @@ from typing import TYPE_CHECKING
 from common import cli, network
 from common.devices import choose_device, keep_memory
 from common.signals import run_until_stopped
-from inference import backend_options, options
+from inference import options
 from inference.speed import sweep
 
 if TYPE_CHECKING:
     import numpy as np
     import torch
 
+    from inference.networks import FoundNetwork
     from inference.speed.measure import Speed
     from inference.speed.sweep import SpeedRow
 
@@ -67,15 +67,10 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     options.add_model_arguments(parser, sweep=True)
     add = parser.add_argument_group('pictures').add_argument
     add('--resolution', nargs='+', metavar='SIZE',
-        help='hd, 4k, or width and height in pixels; one or several, such as hd 2560 1440. hd if left out. '
-        'More than twice the pixels of hd get the settings of 4k, where these are not given')  # fmt: skip
-    add(
-        '--images-src',
-        '--image-src',
-        type=Path,
-        metavar='FILE',
-        help='a picture, for the whole batch; noise if left out',
-    )
+        help='512px, hd, 4k, or width and height in pixels; one or several, such as hd 2560 1440. hd if left out. '
+        'Settings that neither flags nor a record give are those published for the nearest of the three')  # fmt: skip
+    add('--images-src', '--image-src', type=Path, metavar='FILE',
+        help='a picture, for the whole batch; noise if left out')  # fmt: skip
     add('--images-bgr', '--image-bgr', type=Path, metavar='FILE', help='its plate')
     options.add_device_arguments(parser, sweep=True)
     add = parser.add_argument_group('measuring').add_argument
@@ -83,11 +78,11 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     add('--seconds', type=float, metavar='S', help='begin no more runs of a row after so many')
     add('--json', type=Path, metavar='FILE', help='write the rows there, with settings and versions')
     add('-y', dest='overwrite', action='store_true', help='replace the JSON file if there is one')
-    return backend_options.parse(parser, argv)
+    return parser.parse_args(argv)
 
 
-def prepare(args: argparse.Namespace) -> tuple[list[SpeedRow], Images]:
-    """Check everything that can be checked before a network is built; return the rows and the pictures."""
+def prepare(args: argparse.Namespace) -> tuple[list[SpeedRow], Images, FoundNetwork | None]:
+    """Check all that can be checked before a network is built; return rows, pictures and what the checkpoint holds."""
     problems, images, sizes = sweep.measuring_problems(args), None, [network.SIZES['hd']]
     try:
         if args.resolution:
@@ -98,9 +93,9 @@ def prepare(args: argparse.Namespace) -> tuple[list[SpeedRow], Images]:
     except ValueError as error:
         problems.append(str(error))
     problems += sweep.network_problems(args)
-    rows = sweep.make_rows(args, sizes)
+    rows, found = ([], None) if problems else sweep.make_rows(args, sizes)
     cli.raise_problems(problems + sweep.size_problems(rows))
-    return rows, images
+    return rows, images, found
 
 
 def run(args: argparse.Namespace, rows: list[SpeedRow], images: Images, device: torch.device) -> int:
@@ -159,7 +154,7 @@ def is_to_be_exported(row: SpeedRow) -> bool:
 def exported(row: SpeedRow, folder: Path) -> SpeedRow:
     """Return the row with an ONNX file, which is made once for all sizes of equal settings."""
     from export import onnx_file
-    from inference.networks import load_network, random_network
+    from inference.networks import find_network, random_network
     from model.folding import folded
 
     about = {name: str(value) for name, value in row.network.values.items()}
@@ -168,7 +163,7 @@ def exported(row: SpeedRow, folder: Path) -> SpeedRow:
         if row.checkpoint is None:
             model = random_network(row.network)
         else:
-            model = load_network(row.checkpoint, **row.network.values)[0]
+            model = find_network(row.checkpoint, backend='pytorch', **row.network.values).build()[0]
         onnx_file.save(onnx_file.convert(folded(model), row.precision, about=about), path)
     return replace(row, checkpoint=path)
 
@@ -177,7 +172,7 @@ def start(argv: Sequence[str] | None) -> int:
     """Read the flags, prepare everything and run; return the exit code."""
     args = parse(argv)
     try:
-        rows, images = prepare(args)
+        rows, images, found = prepare(args)
         import torch
 
         from inference.backends import load_matting, precision_for
@@ -185,11 +180,11 @@ def start(argv: Sequence[str] | None) -> int:
         device = choose_device(args.device)
         keep_memory(device.type)
         rows = [replace(row, precision=precision_for(row.backend, row.precision, device)) for row in rows]
-        if args.model_checkpoint is not None:
+        if found is not None:
             first, cpu = rows[0], torch.device('cpu')
             backend = 'pytorch' if is_to_be_exported(first) else first.backend
-            matting = load_matting(first.checkpoint, first.network, backend, cpu, traceable=True)
-            print(matting.loaded or args.model_checkpoint)
+            load_matting(first.checkpoint, first.network, backend, cpu, traceable=True)
+            print(found)
     except Exception as error:
         return cli.report_error(error, 2)
     try:

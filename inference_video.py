@@ -2,8 +2,8 @@
 """Matte a video: from the video and its background plate to a composite, alpha and foreground, frame for frame.
 
 a plate that was photographed:
-  python inference_video.py --model-type mattingrefine --model-backbone mobilenetv2 --model-checkpoint model.pth \\
-      --video-src talk.mp4 --video-bgr plate.png --output-dir out/ --output-types com pha
+  python inference_video.py --model-checkpoint model.pth --video-src talk.mp4 --video-bgr plate.png \\
+      --output-dir out/ --output-types com pha
 no plate, but nobody in the picture after 2.5 seconds:
   python inference_video.py ... --video-src talk.mp4 --video-bgr-time 2.5
 for an editor, with alpha; for a web page; as pictures:
@@ -33,7 +33,6 @@ from functools import partial
 
 from common import cli
 from common.devices import keep_memory
-from common.network import NetworkSettings
 from common.signals import run_until_stopped
 from inference import backend_options, options
 from inference.video import options as video_options
@@ -46,7 +45,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     video_options.add_video_arguments(parser)
     video_options.add_video_output_arguments(parser)
     options.add_device_arguments(parser)
-    return backend_options.parse(parser, argv)
+    return parser.parse_args(argv)
 
 
 def start(argv: Sequence[str] | None) -> int:
@@ -58,7 +57,7 @@ def start(argv: Sequence[str] | None) -> int:
     with ExitStack() as opened:
         try:
             cli.raise_problems(backend_options.network_problems(args) + video_options.video_problems(args))
-            from inference.backends import load_for
+            from inference.backends import load_found
             from inference.images.stages import SPARE_MEMORY
             from inference.video.inputs import VideoInputs
             from inference.video.job import matte_video
@@ -67,12 +66,14 @@ def start(argv: Sequence[str] | None) -> int:
 
             settings = VideoSettings.from_options(vars(args), options.output_formats(args))
             inputs = opened.enter_context(VideoInputs(settings))
-            matting, loaded = load_for(vars(args))
+            found = backend_options.find(args, [inputs.size], still=False)
+            matting, loaded = load_found(found, vars(args))
+            network = found.settings
+            del found  # and with it a copy of the weights
             outputs = open_outputs(inputs, vars(args))
         except Exception as error:
             return cli.report_error(error, 2)
         print(loaded, flush=True)
-        network = NetworkSettings.from_options(vars(args))
         pixels = inputs.size[0] * inputs.size[1] * args.batch_size
         threads = options.share_cores(
             matting.device.type, inputs.reader.expected or 1000, pixels, network, args.num_workers, args.compile

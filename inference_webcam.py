@@ -2,7 +2,7 @@
 """Cut a person out of a camera's picture as it comes, before a plain colour or a background of your own.
 
 the first camera:
-  python inference_webcam.py --model-type mattingrefine --model-backbone mobilenetv2 --model-checkpoint model.pth
+  python inference_webcam.py --model-checkpoint model.pth
 another camera, a background, and the result as a camera for video calls:
   python inference_webcam.py ... --video-src 2 --resolution 1920 1080 --video-target-bgr beach.jpg --virtual-camera
 a film in place of the camera; without a window, 20 pictures into a folder:
@@ -40,6 +40,7 @@ from common.network import MIN_SIDE
 from common.signals import run_until_stopped
 from inference import backend_options, options
 from inference.webcam import options as webcam_options
+from inference.webcam.options import DEFAULT_SIZE
 
 if TYPE_CHECKING:
     import numpy as np
@@ -55,7 +56,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     webcam_options.add_camera_arguments(parser)
     webcam_options.add_display_arguments(parser)
     options.add_device_arguments(parser, workers=False)
-    return backend_options.parse(parser, argv)
+    return parser.parse_args(argv)
 
 
 def open_camera(args: argparse.Namespace) -> Camera:
@@ -65,12 +66,14 @@ def open_camera(args: argparse.Namespace) -> Camera:
     every = args.headless is not None and Path(args.video_src).is_file()
     try:
         camera = Camera(
-            int(args.video_src) if args.video_src.isdigit() else args.video_src, tuple(args.resolution), every
+            int(args.video_src) if args.video_src.isdigit() else args.video_src,
+            tuple(args.resolution or DEFAULT_SIZE),
+            every,
         )
     except ValueError as error:
         raise ValueError(f'--video-src {error}') from error
-    (width, height), asked = camera.size, args.resolution
-    if [width, height] != asked and (camera.live or 'resolution' in args.typed):
+    (width, height), asked = camera.size, args.resolution or DEFAULT_SIZE
+    if (width, height) != tuple(asked) and (camera.live or args.resolution):
         note = f'{args.video_src} gives {width}x{height}, which is used'
         print(f'note: --resolution {asked[0]} {asked[1]}: {note}', file=sys.stderr)
     if min(width, height) < MIN_SIDE:
@@ -140,10 +143,12 @@ def start(argv: Sequence[str] | None) -> int:
                 from inference.webcam.display import open_virtual_camera
 
                 virtual = opened.enter_context(closing(open_virtual_camera(camera.size, camera.rate)))
-            from inference.backends import load_for
+            from inference.backends import load_found
             from inference.webcam.live import Live
 
-            matting, loaded = load_for(vars(args))
+            found = backend_options.find(args, [camera.size], still=False)
+            matting, loaded = load_found(found, vars(args))
+            del found  # and with it a copy of the weights
         except Exception as error:
             return cli.report_error(error, 2)
         print(loaded, flush=True)

@@ -271,7 +271,7 @@ def _stray(path: Path, broken: Mapping[Path, CheckpointError], read: bool) -> st
             return '' if name == path.stem else f'a copy of the record of {name}'
     if path.suffix in WEIGHTS:
         if read_provenance(path) is not None:
-            return 'an average, with its provenance beside it'
+            return 'made of other weights, with its provenance beside it'
         what = 'a training state' if path.name.endswith('.state.pth') else 'weights'
         return f'{what} without a record' + ('' if read else ' (or a copy; not read)')
     return ''

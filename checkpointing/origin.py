@@ -61,8 +61,17 @@ class Origin:
 
     @property
     def refiner(self) -> RefinerSettings | None:
-        """The settings that the refiner was trained with; None for the base stage, or without a record."""
-        return None if self.record is None else self.record.refiner
+        """The settings that the refiner was trained with; None for the base stage, or where nothing says so."""
+        if self.record is not None:
+            return self.record.refiner
+        held = (self.provenance or {}).get('refiner')
+        return RefinerSettings(**held) if held else None
+
+    @property
+    def trained_side(self) -> int | None:
+        """The side of the square pictures that the network was trained on, in pixels; None without a record."""
+        held = None if self.record is None else self.record.identity.get('resolution')
+        return held if isinstance(held, int) else None
 
 
 @dataclass(frozen=True)

@@ -27,14 +27,24 @@ OUTPUT_MEANINGS = {
 }
 # Smallest side of a picture, which the encoders divide by 16.
 MIN_SIDE = 16
-# Width and height of a size, and the backbone scale and refined pixels that are published for it (paper, section 5).
-SIZES = {'hd': (1920, 1080), '4k': (3840, 2160)}
-PUBLISHED = {'hd': (0.25, 80_000), '4k': (0.125, 320_000)}
+Size = tuple[int, int]  # width, height
+# Sizes, and the backbone scale and refined pixels that are published for them (paper, section 5). Photographs are
+# larger than HD.
+SIZES = {'512px': (512, 512), 'hd': (1920, 1080), '4k': (3840, 2160)}
+PUBLISHED = {'512px': (0.5, 80_000), 'hd': (0.25, 80_000), '4k': (0.125, 320_000), 'photographs': (0.25, 320_000)}
+# Settings of a refiner that only one of its modes reads.
+READ_IN_MODE = {'refine_sample_pixels': 'sampling', 'refine_threshold': 'thresholding'}
 
 
-def published_size(size: tuple[int, int]) -> str:
-    """Return whose published settings a size (width, height) takes: those of '4k' above twice the pixels of HD."""
-    return '4k' if math.prod(size) > 2 * math.prod(SIZES['hd']) else 'hd'
+def published_size(size: Size, still: bool = False) -> str:
+    """Return for which of `PUBLISHED` a picture counts: the nearest of `SIZES` in pixels, by ratio.
+
+    A `still` that would count as '4k', which is about videos, is one of the 'photographs'.
+    """
+    pixels = math.prod(size)
+    ratios = {name: pixels / math.prod(known) for name, known in SIZES.items()}
+    nearest = min(ratios, key=lambda name: max(ratios[name], 1 / ratios[name]))
+    return 'photographs' if still and nearest == '4k' else nearest
 
 
 @dataclass(frozen=True)
@@ -54,6 +64,19 @@ class RefinerSettings:
     refine_sample_pixels: int = 80_000
     refine_threshold: float = 0.7
     refine_kernel_size: int = 3
+
+    @staticmethod
+    def published(name: str) -> RefinerSettings:
+        """Return the settings of one of `PUBLISHED`."""
+        scale, pixels = PUBLISHED[name]
+        return RefinerSettings(scale, refine_sample_pixels=pixels)
+
+    @staticmethod
+    def from_metadata(about: Mapping[str, str]) -> RefinerSettings | None:
+        """Take the settings that an exported file names; None if it names none."""
+        defaults = vars(RefinerSettings())
+        held = {name: type(value)(about[name]) for name, value in defaults.items() if name in about}
+        return RefinerSettings(**held) if held else None
 
     @staticmethod
     def from_options(options: Mapping[str, Any]) -> RefinerSettings:

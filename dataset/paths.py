@@ -141,8 +141,8 @@ def read_data_config(config: Path, dataset_name: str) -> DataPaths:
 
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: it is no TOML, has no such data set, lacks a key, has a share out of range, or a path has an escape such as
-            \\t in it.
+        ValueError: it is no TOML, has no such data set, lacks a key, has a share out of range, or a path in it has an
+            escape such as \\t.
     """
     config = Path(config)
     if not config.is_file():

@@ -4,18 +4,15 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from common.cli import flag
-from common.network import PUBLISHED, NetworkSettings, RefinerSettings, published_size
+from common.network import READ_IN_MODE, NetworkSettings, Size
 
 if TYPE_CHECKING:
     from checkpointing.origin import NetworkWeights
-
-CHOSEN = ('backbone_scale', 'refine_mode', 'refine_sample_pixels', 'refine_threshold')
-READ_IN_MODE = {'refine_sample_pixels': 'sampling', 'refine_threshold': 'thresholding'}
 
 
 @dataclass(frozen=True)
@@ -34,17 +31,17 @@ class EvaluatedNetwork:
 
 
 def find_networks(
-    paths: Sequence[Path], given: Mapping[str, Any], size: tuple[int, int], base_only: bool = False
+    paths: Sequence[Path], given: Mapping[str, Any], size: Size, still: bool = True, base_only: bool = False
 ) -> tuple[list[EvaluatedNetwork], list[str]]:
     """Read what checkpoints hold, and settle how their refiners run.
 
-    A setting is the given one, else the one that the network was trained with if there is a record of that beside the
-    file, else the one that is published for pictures of that size.
+    Settings are those of `inference.networks.find_network`.
 
     Args:
         paths: of the checkpoints.
-        given: settings of refiners by their names in `CHOSEN`.
+        given: settings of refiners by their names in `RefinerSettings`.
         size: (width, height) of the largest picture.
+        still: whether they are pictures rather than frames of clips.
         base_only: whether rows without the refiner are asked for, too.
 
     Returns:
@@ -53,7 +50,7 @@ def find_networks(
     networks, problems = [], []
     for path in paths:
         try:
-            networks.append(_find_network(path, given, size))
+            networks.append(_find_network(path, given, size, still))
         except (ValueError, OSError) as error:
             problems.append(f'--checkpoint {error}')
     if networks and not problems:
@@ -78,18 +75,15 @@ def _useless_setting_problems(
     ]
 
 
-def _find_network(path: Path, given: Mapping[str, Any], size: tuple[int, int]) -> EvaluatedNetwork:
-    from checkpointing.origin import read_network
+def _find_network(path: Path, given: Mapping[str, Any], size: Size, still: bool) -> EvaluatedNetwork:
+    from inference.networks import find_network
 
-    weights = read_network(path)
-    settings, report = NetworkSettings(weights.model_type, weights.backbone), ''
-    if weights.model_type == 'mattingrefine':
-        refiner, words = _refiner(weights, given, size)
-        settings, report = replace(settings, refiner=refiner), f'; {words}'
-    _check_tensors(weights, settings)
-    about = {'checkpoint': str(path), 'checkpoint_sha256': weights.origin.sha256, **weights.origin.position}
-    report = f'{path}: {settings.model_type} with {settings.backbone}{report}'
-    return EvaluatedNetwork(path, settings, about | settings.values, report)
+    found = find_network(path, sizes=[size], still=still, backend='pytorch', **given)
+    assert found.weights is not None
+    settings, origin = found.settings, found.weights.origin
+    _check_tensors(found.weights, settings)
+    about = {'checkpoint': str(path), 'checkpoint_sha256': origin.sha256, **origin.position}
+    return EvaluatedNetwork(path, settings, about | settings.values, str(found))
 
 
 def _check_tensors(weights: NetworkWeights, settings: NetworkSettings) -> None:
@@ -107,19 +101,3 @@ def _check_tensors(weights: NetworkWeights, settings: NetworkSettings) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter('ignore')  # that a network without memory takes no values
         load_weights(model, weights.file)
-
-
-def _refiner(weights: NetworkWeights, given: Mapping[str, Any], size: tuple[int, int]) -> tuple[RefinerSettings, str]:
-    """Return how a refiner runs, and in words which of the settings come from where."""
-    kind = published_size(size)
-    scale, pixels = PUBLISHED[kind]
-    chosen, source = weights.origin.refiner, 'as trained'
-    if chosen is None:
-        chosen, source = RefinerSettings(scale, refine_sample_pixels=pixels), f'as published for {kind}'
-    settings = replace(chosen, **given, refine_kernel_size=weights.kernel_size)
-    words: dict[str, list[str]] = {}
-    for name in CHOSEN:
-        if READ_IN_MODE.get(name) in (None, settings.refine_mode):
-            text = f'{name.replace("_", " ")} {getattr(settings, name)}'
-            words.setdefault('as given' if name in given else source, []).append(text)
-    return settings, '; '.join(f'{source}: {", ".join(texts)}' for source, texts in words.items())

@@ -100,7 +100,8 @@ def _plan_for_networks(request: ScoringRequest, folder: Path) -> tuple[ScoringPl
     if small:
         problems.append(f'--testset {folder}: networks need {MIN_SIDE}x{MIN_SIDE} pixels; {some(small)}')
     largest = max(sizes.values(), key=math.prod)
-    networks, wrong = find_networks(request.checkpoints, request.refiner, largest, request.base_only)
+    still = all(truth.clip is None for truth in truths)
+    networks, wrong = find_networks(request.checkpoints, request.refiner, largest, still, request.base_only)
     metrics, lacking = _metrics(request, '--testset', truths, sizes, has_fgr=True)
     plan = ScoringPlan(
         truths,

@@ -17,8 +17,8 @@ from typing import TYPE_CHECKING
 from common import cli, files, signals
 from common.console import megabytes
 from common.installation import missing_problems
-from common.network import NetworkSettings
-from inference import options
+from common.network import ALL_OUTPUTS, OUTPUTS, Size
+from inference import backend_options, options
 
 from . import ParityError
 
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 # A Core ML package is a folder with a manifest.
 PACKAGE = '.mlpackage'
 MANIFEST = 'Manifest.json'
+EXPORTED = ('.onnx', '.pt2', PACKAGE)  # which hold no weights that could be read
 
 
 @dataclass(frozen=True)
@@ -67,10 +68,12 @@ def export_problems(args: argparse.Namespace, suffixes: Sequence[str], modules: 
     if args.output.suffix not in suffixes:
         found.append(f'--output {args.output}: must end in {" or ".join(suffixes)}')
     pair = args.validate_pair or ()
+    if args.model_checkpoint.suffix in EXPORTED:
+        found.append(f'--model-checkpoint {args.model_checkpoint}: exported already; give the weights it was made of')
     found += _name_problems(args.output, args.overwrite, [args.model_checkpoint, *pair])
     for path in pair:
-        if not path.is_file():
-            found.append(f'--validate-pair {path}: no such file')
+        if why := cli.file_problem(path, ['picture']):
+            found.append(f'--validate-pair {path}: {why}')
         elif args.validate:
             from dataset.readers import ImageError, read_rgb
 
@@ -84,33 +87,38 @@ def export_problems(args: argparse.Namespace, suffixes: Sequence[str], modules: 
     return found
 
 
+def outputs_problems(args: argparse.Namespace, more: Sequence[str] = ()) -> list[str]:
+    """Return which `--outputs` the network does not have, once its type is known; all have the `more` ones."""
+    allowed = [*more, *OUTPUTS.get(args.model_type, ALL_OUTPUTS)]
+    foreign = [name for name in args.outputs or () if name not in allowed]
+    return [f'--outputs {" ".join(foreign)}: {args.model_type} has {", ".join(allowed)}'] if foreign else []
+
+
 def _name_problems(output: Path, overwrite: bool, inputs: Collection[Path] = ()) -> list[str]:
     # Only a folder that is a package may be replaced by one.
     replaces_folder = output.suffix == PACKAGE and (output.is_file() or (output / MANIFEST).is_file())
     return cli.output_file_problems('--output', output, overwrite, inputs, replaces_folder)
 
 
-def read_trained_network(path: Path, settings: NetworkSettings) -> TrainedNetwork:
-    """Read a checkpoint.
+def read_trained_network(args: argparse.Namespace, sizes: Sequence[Size] = ()) -> TrainedNetwork:
+    """Read the checkpoint, and give the flags of the network that were left out what it says.
+
+    Args:
+        args: flags of which `export_problems` finds none wrong.
+        sizes: (width, height) of the pictures, where the file that is made has fixed ones.
 
     Raises:
         FileNotFoundError: no such file.
-        ValueError: it is damaged, or holds weights of another network than that of the settings.
+        ValueError: it is damaged, or holds weights of another network than that of the flags.
     """
-    from inference.networks import load_network
-
-    network, loaded, origin = load_network(path, **settings.values)
-    about = {key: str(value) for key, value in settings.values.items()}
-    about |= {'checkpoint': path.name, 'checkpoint_sha256': origin.sha256}
+    found = backend_options.find(args, sizes, still=False, backend='pytorch')
+    network, _ = found.build()
+    assert found.weights is not None
+    origin = found.weights.origin
+    about = {key: str(value) for key, value in found.settings.values.items()}
+    about |= {'checkpoint': found.path.name, 'checkpoint_sha256': origin.sha256}
     about |= {key: str(value) for key, value in origin.position.items()}
-    report, refiner = str(loaded), settings.refiner
-    if refiner is not None:
-        report += f'; backbone scale {refiner.backbone_scale}, {refiner.refine_mode}'
-        report += f' of {refiner.refine_sample_pixels} pixels' if refiner.refine_mode == 'sampling' else ''
-        trained = refiner.backbone_scale if origin.refiner is None else origin.refiner.backbone_scale
-        if trained != refiner.backbone_scale:
-            report += f' (note: it was trained at scale {trained}, for pictures of another size perhaps)'
-    return TrainedNetwork(network.eval(), about, report)
+    return TrainedNetwork(network.eval(), about, str(found))
 
 
 @contextlib.contextmanager

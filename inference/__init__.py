@@ -5,6 +5,7 @@
     matting = Matting.from_checkpoint('checkpoint/my_model/epoch-0.pth')
     matte = matting('photo.jpg', 'plate.jpg')
     matte.pha, matte.fgr  # uint8 (H, W) and (H, W, 3)
+    matte.save('cut-out.png')
 
 Importing this package does not import torch; its first use does.
 """

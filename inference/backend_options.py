@@ -1,34 +1,22 @@
-"""The checks of `--backend`, and flags that follow the settings of an exported file. Importing this imports no torch.
+"""The checks of `--backend`, and flags that follow the file of `--model-checkpoint`. Importing this imports no torch.
 
-An exported file says with which settings it was made, and flags that are not typed take these. Those of an ONNX file
-are fixed, so a flag that says otherwise is an error.
+A file says which network it holds and what runs it; its record, or what an exported file says of itself, how it is to
+run. Flags that are left out take these; the settings of an ONNX file are fixed, so another one is an error.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
-import zipfile
-from collections.abc import Mapping, Sequence
-from pathlib import Path
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from common.installation import missing_problems
-from common.network import RefinerSettings
+from common.network import RefinerSettings, Size
 
 from . import options
 
-# The flags whose values an exported file holds, too.
-SETTINGS = {f'model_{name}': type(value) for name, value in vars(RefinerSettings()).items()} | {'precision': str}
-
-
-def parse(parser: argparse.ArgumentParser, argv: Sequence[str] | None) -> argparse.Namespace:
-    """Read a command line; `typed` of the result names the flags that were given, even if with their defaults."""
-    args = parser.parse_args(argv)
-    # Flags that find a value do not set their default.
-    blank = argparse.Namespace(**dict.fromkeys(vars(args), parser))
-    values = vars(parser.parse_args(argv, blank))
-    args.typed = [name for name, value in values.items() if value is not parser]
-    return args
+if TYPE_CHECKING:
+    from .networks import FoundNetwork
 
 
 def backend_problems(args: argparse.Namespace, convertible: bool = False) -> list[str]:
@@ -40,7 +28,7 @@ def backend_problems(args: argparse.Namespace, convertible: bool = False) -> lis
     suffix = None if path is None else path.suffix
     if suffix == '.pt2':
         found.append(f'--model-checkpoint {path}: a program of torch.export, which no --backend runs; give its weights')
-    for backend in options.several(args.backend):
+    for backend in backends_of(args):
         if suffix == '.onnx' and backend != 'onnx':
             found.append(f'--model-checkpoint {path}: an ONNX file, which needs --backend onnx, not {backend}')
         if backend == 'onnx' and suffix not in ('.onnx', '.pt2') and not convertible:
@@ -55,53 +43,51 @@ def backend_problems(args: argparse.Namespace, convertible: bool = False) -> lis
     return found
 
 
-def network_problems(args: argparse.Namespace) -> list[str]:
-    """Return what is wrong with the flags of network, machine and backend, after they followed an exported file."""
-    found = backend_problems(args)
-    if not found:
-        follow(args)
-    return found + options.model_problems(args) + options.device_problems(args)
+def backends_of(args: argparse.Namespace) -> list[str]:
+    """Return what `--backend` names, or what it stands for by the name of the file if it is left out."""
+    path = args.model_checkpoint
+    named = 'onnx' if path is not None and path.suffix == '.onnx' else 'pytorch'
+    return options.several(args.backend or named)
 
 
-def follow(args: argparse.Namespace) -> None:
-    """Give flags that were not typed the settings of an exported file, if `backend_problems` finds none.
+def network_problems(args: argparse.Namespace, convertible: bool = False) -> list[str]:
+    """Return what is wrong with the flags of network, machine and backend; no file is read yet."""
+    found = backend_problems(args, convertible)
+    return found + options.model_problems(args) + options.device_problems(args, backends_of(args))
+
+
+def find(
+    args: argparse.Namespace, sizes: Sequence[Size] = (), still: bool = True, backend: str | None = None
+) -> FoundNetwork:
+    """Read the file of `--model-checkpoint`, and give the flags that were left out what it says.
+
+    Args:
+        args: flags of which `network_problems` finds none wrong; those of the network and `precision` are changed.
+        sizes: (width, height) of the pictures, as far as they are known.
+        still: whether they are pictures rather than frames.
+        backend: what is to run it; that of the flags if left out.
 
     Raises:
-        ValueError: an ONNX file was not made by export_onnx.py, or lacks an output of `--output-types`.
+        FileNotFoundError, ValueError: as `find_network`; or the file cannot give one of `--output-types`.
     """
-    path = args.model_checkpoint
-    if path is None or not path.is_file():
-        return
-    if path.suffix == '.onnx':
-        from .onnx_network import read_about
+    from .networks import find_network
 
-        about = read_about(path)
-        outputs = about['outputs'].split()
-        for kind in getattr(args, 'output_types', ()):
-            if kind in ('err', 'ref') and kind not in outputs and f'{kind}_sm' not in outputs:
-                alone = f'{path} was exported with --outputs {" ".join(outputs)} alone'
-                raise ValueError(f'--output-types {kind}: {alone}')
-    else:
-        about = _archive_about(path)
-    for name, convert in SETTINGS.items():
-        key = name.removeprefix('model_')
-        if key not in about:
-            continue
-        given, held = getattr(args, name), convert(about[key])
-        if name not in args.typed or given == 'auto':
-            setattr(args, name, [held] if isinstance(given, list) else held)
-        elif isinstance(given, list):
-            setattr(args, name, [held if value == 'auto' else value for value in given])
-
-
-def _archive_about(path: Path) -> Mapping[str, str]:
-    """Return what a TorchScript archive says of itself, except its precision, which can be changed; else nothing."""
-    try:
-        if not zipfile.is_zipfile(path):
-            return {}
-        with zipfile.ZipFile(path) as archive:
-            named = [name for name in archive.namelist() if name.endswith('/extra/about.json')]
-            about = json.loads(archive.read(named[0])) if named else {}
-    except Exception as error:  # zipfile raises a dozen types on damaged files
-        raise ValueError(f'{path}: damaged: {error}') from None
-    return {key: value for key, value in about.items() if key != 'precision'}
+    given = {name: getattr(args, f'model_{name}') for name in vars(RefinerSettings())}
+    backend = backend or getattr(args, 'backend', 'pytorch')
+    found = find_network(
+        args.model_checkpoint, args.model_type, args.model_backbone, sizes=sizes, still=still,
+        backend='pytorch' if backend is None and args.compile else backend, **given,
+    )  # fmt: skip
+    for kind in [kind for kind in ('err', 'ref') if kind in getattr(args, 'output_types', ())]:
+        if kind == 'ref' and found.model_type == 'mattingbase':
+            raise ValueError('--output-types ref: mattingbase refines nothing; leave it out, or take another network')
+        outputs = found.about.get('outputs', kind).split()
+        if kind not in outputs and f'{kind}_sm' not in outputs:
+            alone = f'{found.path} was exported with --outputs {" ".join(outputs)} alone'
+            raise ValueError(f'--output-types {kind}: {alone}')
+    args.backend = found.backend
+    for name, value in found.settings.values.items():
+        setattr(args, f'model_{name.removeprefix("model_")}', value)
+    if found.backend == 'onnx' and args.precision in (None, 'auto'):
+        args.precision = found.about['precision']
+    return found

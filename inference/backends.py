@@ -20,7 +20,7 @@ from common.devices import choose_device, choose_precision
 from common.network import NetworkSettings
 from model.weights import WeightFile, describe
 
-from .networks import random_network
+from .networks import FoundNetwork, random_network
 from .predictor import Matting
 
 
@@ -67,7 +67,7 @@ def load_matting(
         return _onnx(path, settings, device, precision)
     if backend == 'torchscript':
         held = read_original(path).file
-        if held.kind == 'TorchScript archive':
+        if held.is_archive:
             dtype = choose_precision(precision, device)
             return _as_it_is(Archive(_archive(held, settings), dtype), device, dtype)
         if not traceable:
@@ -75,18 +75,26 @@ def load_matting(
                 f'--backend torchscript: needs a TorchScript archive, not {path}; make one of it with '
                 'export_torchscript.py'
             )
-    matting = Matting.from_checkpoint(path, **settings.values, device=device, precision=precision, compiled=compiled)
-    if backend == 'pytorch' and matting.loaded and '(TorchScript archive' in matting.loaded.source:
-        _note(f'note: the weights of {path} are used; --backend torchscript runs the archive as it is')
-    return matting
+    return Matting.from_checkpoint(path, **settings.values, device=device, precision=precision, compiled=compiled)
 
 
-def load_for(flags: Mapping[str, Any], local_rank: int = 0) -> tuple[Matting, str]:
-    """Build the predictor that the flags of a script ask for; return it, and a line that says which one it is."""
-    path, backend = flags['model_checkpoint'], flags['backend']
-    device, settings = device_for(backend, flags['device'], local_rank), NetworkSettings.from_options(flags)
-    matting = load_matting(path, settings, backend, device, flags['precision'], flags['compile'])
-    return matting, f'{matting.loaded or path}; on {matting.device} in {str(matting.dtype).removeprefix("torch.")}'
+def load_found(found: FoundNetwork, flags: Mapping[str, Any], local_rank: int = 0) -> tuple[Matting, str]:
+    """Build the predictor of a file; return it, and a line that says what it is and what was taken from where.
+
+    Args:
+        found: what the file holds.
+        flags: of the script, by name: `device`, `precision` and `compile` are read.
+        local_rank: of this process on its machine.
+
+    Raises:
+        FileNotFoundError, ValueError: as `load_matting`.
+    """
+    device = device_for(found.backend, flags['device'], local_rank)
+    if found.backend == 'pytorch':
+        matting = Matting.from_found(found, device, flags['precision'], flags['compile'])
+    else:
+        matting = load_matting(found.path, found.settings, found.backend, device, flags['precision'])
+    return matting, f'{found}; on {matting.device} in {str(matting.dtype).removeprefix("torch.")}'
 
 
 def device_for(backend: str, name: str, local_rank: int = 0) -> torch.device:
@@ -156,7 +164,9 @@ def _archive(file: WeightFile, settings: NetworkSettings) -> nn.Module:
     changeable = ('backbone_scale', 'refine_mode', 'refine_sample_pixels', 'refine_threshold')
     for name in changeable if settings.refiner else ():
         if not hasattr(module, name):
-            raise ValueError(f'{path}: has no {name} to set, so its settings are unknown; give its state_dict instead')
+            raise ValueError(
+                f'{path}: has no {name} to set, so its settings are unknown; --backend pytorch takes its weights'
+            )
         setattr(module, name, getattr(settings.refiner, name))
     return module
 

@@ -11,17 +11,19 @@ from .predictor import Matting
 
 
 class Coarse(nn.Module):
-    """A `MattingRefine` without its refiner: alpha and foreground of the coarse network, enlarged bilinearly."""
+    """A predictor's network without its refiner: alpha and foreground of the coarse network, enlarged bilinearly."""
 
-    def __init__(self, network: MattingRefine):
+    def __init__(self, matting: Matting):
         super().__init__()
-        self.network = network
+        self.network_for = matting.network_for
 
     def forward(self, src: Tensor, bgr: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
         """Return what `MattingRefine.forward` does, unrefined: `pha` is the enlarged `pha_sm`, `fgr` the `fgr_sm`."""
-        small, plate = self.network.pyramid(src).small, self.network.pyramid(bgr).small
-        pha_sm, fgr_sm, err_sm, _ = self.network.coarse(small, plate)
-        fgr_sm = self.network.clamp(fgr_sm + small)
+        network = self.network_for(src.shape[2:])
+        assert isinstance(network, MattingRefine)
+        small, plate = network.pyramid(src).small, network.pyramid(bgr).small
+        pha_sm, fgr_sm, err_sm, _ = network.coarse(small, plate)
+        fgr_sm = network.clamp(fgr_sm + small)
         rows, columns = (-(-side // 4) for side in src.shape[2:])
         ref_sm = src.new_zeros(len(src), 1, rows, columns)
         return enlarged(pha_sm, src, 'bilinear'), enlarged(fgr_sm, src, 'bilinear'), pha_sm, fgr_sm, err_sm, ref_sm
@@ -31,6 +33,6 @@ def coarse_only(matting: Matting) -> Matting:
     """Return a predictor of the coarse result that shares its network with another one, which stays usable."""
     if not isinstance(matting.model, MattingRefine):
         raise ValueError(f'{type(matting.model).__name__} refines nothing: it is coarse already')
-    coarse = Matting(Coarse(matting.model), matting.device, 'float32')  # any other precision would turn autocast on
+    coarse = Matting(Coarse(matting), matting.device, 'float32')  # any other precision would turn autocast on
     coarse.dtype, coarse.loaded = matting.dtype, matting.loaded
     return coarse

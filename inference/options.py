@@ -9,11 +9,12 @@ import argparse
 import math
 import os
 import shutil
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from common import cli, devices
-from common.network import BACKBONES, MODEL_TYPES, NetworkSettings, RefinerSettings
+from common.network import BACKBONES, MODEL_TYPES, NetworkSettings
 
 BACKENDS = ('pytorch', 'torchscript', 'onnx')
 OUTPUT_TYPES = ('com', 'pha', 'fgr', 'err', 'ref')
@@ -24,21 +25,19 @@ DEFAULT_FORMATS = {'com': 'png', 'pha': 'jpg', 'fgr': 'jpg', 'err': 'jpg', 'ref'
 def add_model_arguments(parser: argparse.ArgumentParser, sweep: bool = False) -> None:
     """Add the flags that name a network and its weights.
 
-    `sweep` makes them those of a speed test: several backbones, random weights without a checkpoint, and None for the
-    settings that follow the size of the pictures.
+    `sweep` makes them those of a speed test: several backbones, and random weights without a checkpoint.
     """
-    add = parser.add_argument_group('model').add_argument
-    add('--model-type', required=True, choices=MODEL_TYPES,
+    title = 'model (left out: what the file holds, as it was trained, else as published for the size of the pictures)'
+    add = parser.add_argument_group(title).add_argument
+    add('--model-checkpoint', type=Path, required=not sweep, metavar='FILE',
+        help='weights, or an exported file' + ('; random weights if left out' if sweep else ''))  # fmt: skip
+    add('--model-type', choices=MODEL_TYPES,
         help='mattingrefine: full resolution; mattingbase: the coarse network alone, on the whole picture')  # fmt: skip
     if sweep:
-        add('--model-backbone', required=True, nargs='+', choices=(*BACKBONES, 'all'), help='one encoder or several')
+        add('--model-backbone', nargs='+', choices=(*BACKBONES, 'all'), help='one encoder or several')
     else:
-        add('--model-backbone', required=True, choices=BACKBONES, help='encoder that the weights were trained with')
-    add('--model-checkpoint', type=Path, required=not sweep, metavar='FILE',
-        help='weights; random ones if left out' if sweep else 'weights')  # fmt: skip
-    cli.add_refiner_arguments(add, RefinerSettings())
-    if sweep:
-        parser.set_defaults(model_backbone_scale=None, model_refine_sample_pixels=None)
+        add('--model-backbone', choices=BACKBONES, help='encoder that the weights were trained with')
+    cli.add_refiner_arguments(add, None)
 
 
 def model_problems(args: argparse.Namespace) -> list[str]:
@@ -59,10 +58,9 @@ def add_device_arguments(parser: argparse.ArgumentParser, sweep: bool = False, w
         cli.add_precision_argument(add)
     add('--compile', action=argparse.BooleanOptionalAction, default=False,
         help='compile the network: the first picture of a size takes half a minute or more, others less')  # fmt: skip
-    add('--backend', choices=BACKENDS, nargs='+' if sweep else None, default=['pytorch'] if sweep else 'pytorch',
-        help='what runs: weights; a TorchScript archive (.pt); an ONNX file (.onnx). '
-        + ('Weights are traced for the size, or exported, which takes a minute. ' if sweep else '')
-        + 'Model flags that are left out follow an exported file')  # fmt: skip
+    add('--backend', choices=BACKENDS, nargs='+' if sweep else None,
+        help='what runs: weights; a TorchScript archive (.pt); an ONNX file (.onnx). The file decides if left out'
+        + ('. Weights are traced for the size, or exported, which takes a minute' if sweep else ''))  # fmt: skip
     if workers:
         add(
             '--batch-size', type=int, default=1, metavar='N', help='pictures of equal size, or frames, computed at once'
@@ -71,14 +69,14 @@ def add_device_arguments(parser: argparse.ArgumentParser, sweep: bool = False, w
         cli.add_threads_argument(add, 'write')
 
 
-def device_problems(args: argparse.Namespace) -> list[str]:
+def device_problems(args: argparse.Namespace, backends: Sequence[str] = ('pytorch',)) -> list[str]:
     """Return what is wrong with the machine's flags. Import torch to ask for a GPU if one is named."""
     found = cli.at_least_problems(args, {'num_workers': 0})
     has_compiler = os.environ.get('CXX') or any(map(shutil.which, ('c++', 'g++', 'clang++', 'cl')))
     if args.compile and args.device != 'cuda' and not has_compiler:
         found.append('--compile: needs a C++ compiler for the CPU, such as g++; install one or leave the flag out')
-    if any(backend != 'onnx' for backend in several(getattr(args, 'backend', 'pytorch'))):
-        for precision in several(args.precision):
+    if any(backend != 'onnx' for backend in backends):
+        for precision in several(args.precision or 'float32'):
             found += cli.precision_problems(args.device, precision)
     if args.device in ('cuda', 'mps'):
         try:
@@ -135,8 +133,6 @@ def add_output_arguments(parser: cli.Parser, *old_format_flags: str) -> None:
 def output_problems(args: argparse.Namespace) -> list[str]:
     """Return what is wrong with the flags for pictures out."""
     found = []
-    if 'ref' in args.output_types and args.model_type == 'mattingbase':
-        found.append('--output-types ref: mattingbase refines nothing; leave it out or use --model-type mattingrefine')
     for entry in args.picture_formats:
         kind, _, picture_format = entry.partition('=')
         if kind not in OUTPUT_TYPES or picture_format not in PICTURE_FORMATS:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+import copy
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from common.devices import choose_device, choose_precision
+from common.network import PUBLISHED, RefinerSettings, Size
 from dataset.readers import read_rgb
 from model import MattingBase, MattingRefine
 from model.base import check_pair
@@ -21,13 +23,12 @@ from model.weights import LoadReport
 
 from .compositing import fitted
 from .matte import Matte, NotFiniteError, Pending
-from .networks import load_network
+from .networks import FoundNetwork, find_network
 from .pipeline import Recent
-from .pixels import as_batch, enlarged, to_bytes, to_float
+from .pixels import Picture, as_batch, as_pixels, enlarged, to_bytes, to_float
 
 __all__ = ['Matte', 'Matting', 'NotFiniteError', 'Plate']
 
-Picture = np.ndarray | str | Path
 PLATES_KEPT = 4
 
 
@@ -44,9 +45,15 @@ class Matting:
 
         matting = Matting.from_checkpoint('epoch-0.pth')
         matte = matting('photo.jpg', 'plate.jpg')
+        matte.save('cut-out.png')
 
-    Pictures are files or uint8 RGB arrays (H, W, 3) of any size from 16 x 16. A plate given as a file is read once
-    and kept on the device for the pictures that follow.
+    Pictures are RGB, of any size from 16 x 16, and may be: paths (str or Path; turned upright, alpha dropped); PIL
+    images of any mode but F (the same is done); NumPy arrays uint8 (H, W, 3), 0..255; tensors (3, H, W) on any device,
+    uint8 0..255 or float 0..1, which are rounded to 8 bits. Results are uint8, see `Matte`. A plate given as a path is
+    read once and kept on the device for the pictures that follow; `plate` does that with others.
+
+    Attributes:
+        about: one line: what the checkpoint holds, and which settings were taken from where; '' without a checkpoint.
 
     Args:
         model: a `MattingBase` or `MattingRefine`, which is copied, or another module with the same arguments and
@@ -69,13 +76,13 @@ class Matting:
         self._autocast = self.dtype != torch.float32 and not isinstance(model, MattingBase)
         self.model = _prepared(model, self.device, self.dtype)
         self._graphs = compiled and self.device.type == 'cuda'
-        mode = 'reduce-overhead' if self._graphs else None
-        if compiled and isinstance(self.model, MattingRefine):
-            # Without the pyramids of pictures: those of plates are kept across calls.
-            self.model.matte = torch.compile(self.model.matte, mode=mode)  # type: ignore[method-assign]
-        elif compiled:
-            self.model.compile(mode=mode)
+        self._compiled = compiled
+        self._compile(self.model)
         self.loaded: LoadReport | None = None
+        self.about = ''
+        # Settings by the size of pictures, where they follow it, and the network with each.
+        self._refiner_for: Callable[[Size], RefinerSettings | None] | None = None
+        self._with_settings = Recent(len(PUBLISHED), self._refining)
         self._plates = Recent(PLATES_KEPT, lambda key: self._uploaded(read_rgb(key[0]), key[2]))
         self._reduced = Recent(1, self._reduced_plate)
 
@@ -92,6 +99,10 @@ class Matting:
     ) -> Matting:
         """Build the predictor from a weight file.
 
+        Settings of the refiner that are not given are those that it was trained with, by the record beside the file;
+        without one, backbone scale and refined pixels follow the size of each picture as published. `about` says in
+        one line what was taken from where.
+
         Args:
             path: weights.
             model_type: 'mattingbase' or 'mattingrefine'; what the file holds if left out.
@@ -99,28 +110,41 @@ class Matting:
             device: as for `Matting`.
             precision: as for `Matting`.
             compiled: as for `Matting`.
-            refine: arguments of `MattingRefine`, such as backbone_scale=0.125, refine_sample_pixels=320_000 for 4K.
+            refine: settings of the refiner: backbone_scale, refine_mode, refine_sample_pixels, refine_threshold, as
+                for `MattingRefine`.
 
         Raises:
             FileNotFoundError: no such file.
             ValueError: the file holds no weights, or those of another network or refiner.
+            TypeError: there is no such setting.
         """
-        model, report, _ = load_network(path, model_type, backbone, **refine)
+        found = find_network(path, model_type, backbone, backend='pytorch', **refine)
+        return cls.from_found(found, device, precision, compiled)
+
+    @classmethod
+    def from_found(
+        cls, found: FoundNetwork, device: str | torch.device, precision: str = 'auto', compiled: bool = False
+    ) -> Matting:
+        """Build the predictor of weights whose settings are found already; otherwise like `from_checkpoint`."""
+        model, report = found.build()
         matting = cls(model, device, precision, compiled)
-        matting.loaded = report
+        matting.loaded, matting.about = report, str(found)
+        if found.by_size:
+            matting.about += '; other sizes as published for them'
+            matting._refiner_for = replace(found, weights=None).refiner_for  # they need not be held twice
         return matting
 
     def __call__(self, src: Picture, bgr: Picture, err: bool = False, ref: bool = False) -> Matte:
         """Matte one picture.
 
         Args:
-            src: the picture.
+            src: the picture, in any of the forms above.
             bgr: its plate, of the same size.
             err: return the predicted error as well.
             ref: return the refined regions as well.
 
         Raises:
-            ValueError: pictures that are not uint8 RGB, sizes that differ or are too small, or `ref` of a MattingBase.
+            ValueError: no such picture, sizes that differ or are too small, or `ref` of a MattingBase.
             NotFiniteError: the network's results hold NaN; it is a ValueError.
             dataset.sources.ImageError: a file cannot be read.
         """
@@ -133,29 +157,27 @@ class Matting:
         if not srcs or len(bgrs) not in (1, len(srcs)):
             raise ValueError(f'{len(srcs)} pictures and {len(bgrs)} plates: give one plate for all, or one each')
         plates = [self.plate(bgr) for bgr in bgrs] * (len(srcs) // len(bgrs))
-        return self.submit(
-            [self.staged(x if isinstance(x, np.ndarray) else read_rgb(Path(x))) for x in srcs], plates, err, ref
-        ).result()
+        return self.submit([self.staged(as_pixels(x)) for x in srcs], plates, err, ref).result()
 
     def plate(self, source: Picture, size: tuple[int, int] | None = None) -> Plate:
         """Put a plate on the device, resized to `size`, (width, height), if given; any thread may call it.
 
         The last few that came from files are kept.
         """
-        if isinstance(source, np.ndarray):
-            return self._uploaded(source.copy(), size)  # the caller may go on to change it
+        if not isinstance(source, (str, Path)):
+            return self._uploaded(as_pixels(source).copy(), size)  # the caller may go on to change it
         return self._plates.get((Path(source).absolute(), Path(source).stat().st_mtime_ns, size))
 
     def _uploaded(self, pixels: np.ndarray, size: tuple[int, int] | None) -> Plate:
-        _check_pixels(pixels)
         if size is not None:
             pixels = fitted(pixels, size)
         return Plate(pixels, self.staged(pixels).to(self.device, non_blocking=True))
 
     def staged(self, pixels: np.ndarray) -> Tensor:
         """Return a picture as a tensor that the device can copy while the CPU goes on: in pinned memory for cuda."""
-        _check_pixels(pixels)
-        tensor = torch.from_numpy(np.require(pixels, requirements=['C', 'W']))  # Pillow's arrays are read-only
+        tensor = torch.from_numpy(
+            np.require(as_pixels(pixels), requirements=['C', 'W'])
+        )  # Pillow's arrays are read-only
         return tensor.pin_memory() if self.device.type == 'cuda' else tensor
 
     @torch.inference_mode()
@@ -174,13 +196,12 @@ class Matting:
         same_plate = all(plate is plates[0] for plate in plates)
         src = as_batch([x.to(self.device, non_blocking=True) for x in srcs])
         bgr = as_batch([plate.tensor for plate in (plates[:1] if same_plate else plates)])
-        if type(self.model) is MattingRefine:
+        network = self.network_for(src.shape[2:])
+        if type(network) is MattingRefine:
             check_pair(src, bgr.expand_as(src))
-            pyramid = self._reduced.get(plates[0]) if same_plate else self.model.pyramid(bgr, self._picture_dtype)
+            pyramid = self._reduced.get(plates[0]) if same_plate else network.pyramid(bgr, self._picture_dtype)
             plate = Pyramid(*(x.expand(len(src), -1, -1, -1) for x in pyramid))
-            outputs: tuple[Tensor, ...] = self.model.matte(
-                self.model.pyramid(src, self._picture_dtype), plate, src.shape[2:]
-            )
+            outputs: tuple[Tensor, ...] = network.matte(network.pyramid(src, self._picture_dtype), plate, src.shape[2:])
         else:
             src = to_float(src)
             outputs = self._run(src, to_float(bgr).expand_as(src))
@@ -213,11 +234,35 @@ class Matting:
 
     def _run(self, src: Tensor, bgr: Tensor) -> tuple[Tensor, ...]:
         with torch.autocast(self.device.type, dtype=self.dtype, enabled=self._autocast):
-            return self.model(src, bgr)
+            return self.network_for(src.shape[2:])(src, bgr)
+
+    def network_for(self, sides: Sequence[int]) -> nn.Module:
+        """Return the network as it runs on pictures of these sides (H, W)."""
+        if self._refiner_for is None:
+            return self.model
+        return self._with_settings.get(self._refiner_for((sides[1], sides[0])))
+
+    def _refining(self, refiner: RefinerSettings) -> nn.Module:
+        """Return the network with another scale and number of refined pixels, sharing its weights."""
+        network = copy.deepcopy(self.model, {id(x): x for x in (*self.model.parameters(), *self.model.buffers())})
+        assert isinstance(network, MattingRefine)
+        network.backbone_scale, network.refiner.sample_pixels = refiner.backbone_scale, refiner.refine_sample_pixels
+        vars(network).pop('matte', None)  # compiled for other settings
+        self._compile(network)
+        return network
+
+    def _compile(self, network: nn.Module) -> None:
+        mode = 'reduce-overhead' if self._graphs else None
+        if self._compiled and isinstance(network, MattingRefine):
+            # Without the pyramids of pictures: those of plates are kept across calls.
+            network.matte = torch.compile(network.matte, mode=mode)  # type: ignore[method-assign]
+        elif self._compiled:
+            network.compile(mode=mode)
 
     def _reduced_plate(self, plate: Plate) -> Pyramid:
-        assert isinstance(self.model, MattingRefine)
-        return self.model.pyramid(as_batch([plate.tensor]), self._picture_dtype)
+        network = self.network_for(plate.tensor.shape)
+        assert isinstance(network, MattingRefine)
+        return network.pyramid(as_batch([plate.tensor]), self._picture_dtype)
 
     @property
     def _picture_dtype(self) -> torch.dtype:
@@ -244,10 +289,3 @@ def _prepared(model: nn.Module, device: torch.device, dtype: torch.dtype) -> nn.
     if not isinstance(model, MattingBase):
         return model.to(device).eval()
     return folded(model).to(device, dtype, memory_format=torch.channels_last)  # type: ignore[call-overload]
-
-
-def _check_pixels(pixels: np.ndarray) -> None:
-    if pixels.dtype != np.uint8 or pixels.ndim != 3 or pixels.shape[2] != 3:
-        raise ValueError(
-            f'pictures must be uint8 RGB (H, W, 3), not {pixels.dtype} {pixels.shape}; `predict` takes float tensors'
-        )

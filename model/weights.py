@@ -6,6 +6,7 @@ builds tensors and plain values only.
 
 from __future__ import annotations
 
+import json
 import pickle
 import zipfile
 from collections import OrderedDict
@@ -20,8 +21,9 @@ from torch import Tensor, nn
 from common.console import some
 from common.installation import missing_problems
 
+ARCHIVE = 'TorchScript archive'
 WRAPPERS = ('state_dict', 'model_state_dict', 'model_state', 'model')
-PREFIXES = ('module.', '_orig_mod.')
+PREFIXES = ('module.', '_orig_mod.', 'model.')  # of DataParallel, torch.compile, published TorchScript archives
 STORAGES = {
     'FloatStorage': torch.float32, 'HalfStorage': torch.float16, 'BFloat16Storage': torch.bfloat16,
     'DoubleStorage': torch.float64, 'LongStorage': torch.int64, 'IntStorage': torch.int32, 'ShortStorage': torch.int16,
@@ -47,6 +49,11 @@ class WeightFile:
     kind: str
     state_dict: dict[str, Tensor]
 
+    @property
+    def is_archive(self) -> bool:
+        """Whether the file is a TorchScript archive, which can be run as it is."""
+        return self.kind.startswith(ARCHIVE)
+
 
 @dataclass(frozen=True)
 class LoadReport:
@@ -70,7 +77,7 @@ def read_weights(path: str | Path, plain: bool = True) -> WeightFile:
     """Read a weight file of any common kind.
 
     That is a bare state_dict, one wrapped under `state_dict`, `model_state_dict`, `model_state` or `model`, names
-    prefixed by `module.` or `_orig_mod.`, a TorchScript archive, or a .safetensors file.
+    prefixed by `module.`, `_orig_mod.` or `model.`, a TorchScript archive, or a .safetensors file.
 
     Args:
         path: of the file.
@@ -183,7 +190,7 @@ def _read(path: Path) -> tuple[str, Any]:
         what = next((f' but {what}' for magic, what in OTHER_FILES.items() if begin.startswith(magic)), '')
         raise _Refused(f'{path}: not a weight file{what}')
     if _is_torchscript(path):
-        return 'TorchScript archive', _read_torchscript(path)
+        return ARCHIVE, _read_torchscript(path)
     return 'state_dict', _read_pickle(path)
 
 
@@ -205,6 +212,22 @@ def _read_safetensors(path: Path) -> dict[str, Tensor]:
     from safetensors.torch import load_file
 
     return load_file(path)
+
+
+def archive_about(path: Path) -> dict[str, str]:
+    """Return what a TorchScript archive of export_torchscript.py says of itself; nothing of any other file.
+
+    Raises:
+        ValueError: it is damaged.
+    """
+    try:
+        if not zipfile.is_zipfile(path):
+            return {}
+        with zipfile.ZipFile(path) as archive:
+            named = [name for name in archive.namelist() if name.endswith('/extra/about.json')]
+            return json.loads(archive.read(named[0])) if named else {}
+    except Exception as error:  # zipfile raises a dozen types on damaged files
+        raise _Refused(f'{path}: damaged: {error}') from None
 
 
 def _is_torchscript(path: Path) -> bool:

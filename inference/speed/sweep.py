@@ -5,18 +5,20 @@ from __future__ import annotations
 import argparse
 import itertools
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from common import cli
-from common.network import BACKBONES, MIN_SIDE, PUBLISHED, SIZES, NetworkSettings, published_size
-from inference import backend_options, options
+from common.network import BACKBONES, MIN_SIDE, SIZES, NetworkSettings, RefinerSettings, Size, published_size
+from inference import backend_options
 
 if TYPE_CHECKING:
     import numpy as np
 
-Size = tuple[int, int]  # width, height
+    from inference.networks import FoundNetwork
+
+REFINES = 'mattingrefine'
 
 
 @dataclass(frozen=True)
@@ -40,7 +42,7 @@ class SpeedRow:
 
 
 def read_sizes(words: Sequence[str]) -> list[Size]:
-    """Return the sizes that `--resolution` means: `hd`, `4k`, or two numbers each; else raise a ValueError."""
+    """Return the sizes that `--resolution` means: `hd`, `4k`, `512px`, or two numbers each; else raise a ValueError."""
     found: list[Size] = []
     rest = iter(words)
     for word in rest:
@@ -56,34 +58,60 @@ def read_sizes(words: Sequence[str]) -> list[Size]:
     return found
 
 
-def make_rows(args: argparse.Namespace, sizes: Sequence[Size]) -> list[SpeedRow]:
-    """Combine the flags that take several values; settings that are None are those published for the size."""
+def make_rows(args: argparse.Namespace, sizes: Sequence[Size]) -> tuple[list[SpeedRow], FoundNetwork | None]:
+    """Combine the flags that take several values; those that were left out follow the file, else the size.
+
+    Args:
+        args: flags of which `network_problems` finds none wrong.
+        sizes: of the pictures.
+
+    Returns:
+        The rows, and what the file of `--model-checkpoint` holds.
+
+    Raises:
+        FileNotFoundError, ValueError: as `find_network`.
+    """
+    given = {name: getattr(args, f'model_{name}') for name in vars(RefinerSettings())}
+    given = {name: value for name, value in given.items() if value is not None}
+    backbones, precisions, backends = args.model_backbone or [None], args.precision or ['float32'], args.backend
+    found = None
+    if args.model_checkpoint is not None:
+        from inference.networks import find_network
+
+        backend = None if backends is None else 'onnx' if args.model_checkpoint.suffix == '.onnx' else 'pytorch'
+        found = find_network(
+            args.model_checkpoint, args.model_type, backbones[0], sizes=sizes, still=False, backend=backend, **given
+        )
+        backends = backends or [found.backend]
+        if found.backend == 'onnx':
+            held = found.about['precision']
+            precisions = [held if name == 'auto' else name for name in args.precision or [held]]
     rows = []
-    backbones = BACKBONES if 'all' in args.model_backbone else args.model_backbone
     for backbone, size, precision, backend in itertools.product(
-        *map(dict.fromkeys, (backbones, sizes, args.precision, args.backend))
+        *map(
+            dict.fromkeys, (BACKBONES if 'all' in backbones else backbones, sizes, precisions, backends or ['pytorch'])
+        )
     ):
-        scale, pixels = PUBLISHED[published_size(size)]
-        flags = {**vars(args), 'model_backbone': backbone}
-        for name, published in (('model_backbone_scale', scale), ('model_refine_sample_pixels', pixels)):
-            flags[name] = published if flags[name] is None else flags[name]
-        network = NetworkSettings.from_options(flags)
-        rows.append(SpeedRow(args.model_checkpoint, network, size, args.batch_size, precision, backend, args.compile))
-    return rows
+        if found is not None:
+            settings = NetworkSettings(found.model_type, found.backbone, found.refiner_for(size))
+        else:
+            refiner = replace(RefinerSettings.published(published_size(size)), **given)
+            settings = NetworkSettings(args.model_type, backbone, refiner if args.model_type == REFINES else None)
+        rows.append(SpeedRow(args.model_checkpoint, settings, size, args.batch_size, precision, backend, args.compile))
+    return rows, found
 
 
 def network_problems(args: argparse.Namespace) -> list[str]:
-    """Return what is wrong with the flags of network, machine and backend, after they followed an exported file."""
-    of_backends = backend_options.backend_problems(args, convertible=True)
-    if not of_backends:
-        backend_options.follow(args)
-    found = options.model_problems(args) + options.device_problems(args)
-    if args.model_checkpoint is not None and ('all' in args.model_backbone or len(set(args.model_backbone)) > 1):
+    """Return what is wrong with the flags of network, machine and backend; no file is read yet."""
+    found = backend_options.network_problems(args, convertible=True)
+    if args.model_checkpoint is None:
+        needed = ('model_type', 'model_backbone')
+        found += [f'{cli.flag(name)}: give it, or --model-checkpoint' for name in needed if not getattr(args, name)]
+    elif 'all' in (several := args.model_backbone or ()) or len(set(several)) > 1:
         found.append(
             f'--model-checkpoint {args.model_checkpoint}: has one backbone; give that alone as --model-backbone'
         )
-    found += of_backends
-    if 'onnx' in args.backend and 'bfloat16' in args.precision:
+    if 'onnx' in backend_options.backends_of(args) and 'bfloat16' in (args.precision or ()):
         found.append('--precision bfloat16: --backend onnx has float32 and float16')
     return list(dict.fromkeys(found))
 
@@ -105,7 +133,7 @@ def measuring_problems(args: argparse.Namespace) -> list[str]:
         found.append(f'--seconds {args.seconds}: must be above 0')
     images = {'--images-src': args.images_src, '--images-bgr': args.images_bgr}
     given = {flag: path for flag, path in images.items() if path is not None}
-    found += cli.file_problems(args, 'images_src', 'images_bgr')
+    found += cli.file_problems(args, 'images_src', 'images_bgr', kinds=['picture'])
     if len(given) == 1:
         found.append(f'{next(iter(given))}: needs the other one of --images-src and --images-bgr')
     if given and args.resolution:

@@ -9,21 +9,18 @@ from pathlib import Path
 from common import cli
 from common.network import MIN_SIDE
 
+DEFAULT_SIZE = (1280, 720)
+
 
 def add_camera_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the flags for what is looked at."""
     add = parser.add_argument_group('camera').add_argument
     add('--video-src', '--source', type=os.path.expanduser, default='0', metavar='CAMERA',
         help='number or path of a camera, URL of a stream, or a video file')  # fmt: skip
-    add('--resolution', type=int, nargs=2, default=[1280, 720], metavar=('W', 'H'),
-        help='to ask a camera for; what it gives instead is taken')  # fmt: skip
-    add(
-        '--video-bgr',
-        '--plate',
-        type=Path,
-        metavar='FILE',
-        help='a picture of the empty scene to start with, instead of key B',
-    )
+    add('--resolution', type=int, nargs=2, metavar=('W', 'H'),
+        help='to ask a camera for; what it gives instead is taken. 1280 720 if left out')  # fmt: skip
+    add('--video-bgr', '--plate', type=Path, metavar='FILE',
+        help='a picture of the empty scene to start with, instead of key B')  # fmt: skip
 
 
 def add_display_arguments(parser: argparse.ArgumentParser) -> None:
@@ -53,11 +50,12 @@ def webcam_problems(args: argparse.Namespace) -> list[str]:
 
     found = []
     named = args.video_src.isdigit() or '://' in args.video_src or args.video_src.startswith('/dev/')
-    if not named and not Path(args.video_src).is_file():
-        found.append(f'--video-src {args.video_src}: no such file; cameras are given by number, the first is 0')
-    if min(args.resolution) < MIN_SIDE:
+    if not named and (why := cli.file_problem(Path(args.video_src), ['video'])):
+        found.append(f'--video-src {args.video_src}: {why}; cameras are given by number, the first is 0')
+    if args.resolution and min(args.resolution) < MIN_SIDE:
         found.append(f'--resolution {args.resolution[0]} {args.resolution[1]}: must be at least {MIN_SIDE} each')
-    found += cli.file_problems(args, 'video_bgr', 'video_target_bgr') + cli.output_folder_problems(args.output_dir)
+    found += cli.file_problems(args, 'video_bgr', 'video_target_bgr', kinds=['picture'])
+    found += cli.output_folder_problems(args.output_dir)
     if args.headless is not None:
         found += cli.at_least_problems(args, {'headless': 1})
         earlier = next(args.output_dir.glob(f'{args.view}_*.png'), None)

@@ -79,7 +79,7 @@ def test_an_average_can_be_verified_and_shown(run, capsys):
 def test_an_average_in_the_runs_folder_is_known_there(run, capsys):
     assert call(capsys, 'average', '--last', 2, '-o', run / 'mean.pth')[0] == 0
     (folder,) = json.loads(call(capsys, 'list', '--json')[1])
-    assert folder['others'][0]['what'] == 'an average, with its provenance beside it'
+    assert folder['others'][0]['what'] == 'made of other weights, with its provenance beside it'
     assert call(capsys, 'verify')[0] == 0
 
 

@@ -5,7 +5,6 @@ import importlib
 import random
 import warnings
 import zipfile
-from argparse import Namespace
 
 import pytest
 import torch
@@ -15,7 +14,8 @@ from support.inference_case import room, save
 from support.videos import moving, write_video
 
 import checkpoints
-from inference import Matting, backend_options
+from inference import Matting
+from model.weights import archive_about
 
 MODEL = '--model-type mattingbase --model-backbone mobilenetv2 --device cpu --model-checkpoint FILE'
 EXPORT = '--model-type mattingbase --model-backbone mobilenetv2 --model-checkpoint FILE'
@@ -135,14 +135,13 @@ def test_every_door_refuses_a_flipped_bit_of_an_archive(archive, tmp_path, capsy
 
 def test_what_an_archive_says_of_itself_is_read_or_refused_whatever_the_damage(archive, tmp_path):
     rng, path = random.Random(0), tmp_path / 'a.pt'
-    args = Namespace(model_checkpoint=path, typed=['model_backbone_scale'], model_backbone_scale=0.5)
     refusals: list[str] = []
     for _ in range(500):
         data = bytearray(archive)
         data[rng.randrange(len(data) - 1000, len(data))] ^= 1 << rng.randrange(8)  # where the directory lies
         path.write_bytes(data)
         try:
-            backend_options.follow(args)
+            archive_about(path)
         except ValueError as error:
             refusals.append(str(error))
     assert len(refusals) > 20

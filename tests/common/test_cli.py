@@ -138,7 +138,10 @@ def test_older_spellings_are_taken(monkeypatch, script, old, name):
             'train_base.py --dataset-name drwan --data-config sets.toml',
             '--dataset-name drwan: sets.toml has no such data',
         ),
-        ('train_refine.py --from-scratch --dataset-name mine --data-config sets.toml', '/fgr: no such folder; sets.toml names'),
+        (
+            'train_refine.py --from-scratch --dataset-name mine --data-config sets.toml',
+            '/fgr: no such folder; sets.toml names',
+        ),
         ('train_base.py --dataset-name mine --data-config set.toml', '--data-config set.toml: no such file'),
         ('checkpoints.py show no.pth', 'no.pth: no such file'),
         ('checkpoints.py diff no.pth sets.toml', 'no.pth: no such file'),

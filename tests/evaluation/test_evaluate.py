@@ -91,8 +91,8 @@ def test_the_coarse_result_is_the_networks_enlarged(case: Case, width: int, heig
     bgr = room(0, width, height)
     pictures = [torch.from_numpy(x).permute(2, 0, 1)[None] / 255 for x in (photo(bgr, 1), bgr)]
     with torch.inference_mode():
-        _, _, pha_sm, fgr_sm, err_sm, _ = matting.model(*pictures)
-        pha, fgr, *small, ref_sm = Coarse(matting.model)(*pictures)
+        _, _, pha_sm, fgr_sm, err_sm, _ = matting.network_for((height, width))(*pictures)
+        pha, fgr, *small, ref_sm = Coarse(matting)(*pictures)
     for x, found in ((pha_sm, pha), (fgr_sm, fgr)):
         expected = F.interpolate(x, (height + -height % 4, width + -width % 4), mode='bilinear')
         assert torch.equal(found, expected[..., :height, :width])

@@ -153,8 +153,9 @@ def test_settings_are_as_given_or_as_trained_or_as_published(tmp_path: Path, cas
     assert (
         'as published for hd: backbone scale 0.25, refine mode sampling, refine sample pixels 80000' in network.report
     )
-    ((network,), _) = find_networks([path], {}, (3840, 2160))
-    assert (network.about['backbone_scale'], network.about['refine_sample_pixels']) == (0.125, 320_000)
+    for still, scale in ((True, 0.25), (False, 0.125)):
+        ((network,), _) = find_networks([path], {}, (3840, 2160), still)
+        assert (network.about['backbone_scale'], network.about['refine_sample_pixels']) == (scale, 320_000)
     sha256 = network.about['checkpoint_sha256']
     identity = {'backbone scale': 0.5, 'refine mode': 'thresholding', 'refine sample pixels': 20_000,
                 'refine threshold': 0.3, 'refine kernel size': 3}  # fmt: skip
@@ -167,7 +168,7 @@ def test_settings_are_as_given_or_as_trained_or_as_published(tmp_path: Path, cas
     assert problems == []
     assert network.settings.refiner.refine_threshold == 0.3
     assert network.report.endswith(
-        'as given: backbone scale 0.125; as trained: refine mode thresholding, refine threshold 0.3'
+        'as given: backbone scale 0.125 (0.5 as trained); as trained: refine mode thresholding, refine threshold 0.3'
     )
     about = {'run': 'run1', 'epoch': 3, 'step': 400, 'refine_kernel_size': 3, 'backbone': 'mobilenetv2'}
     assert about.items() <= network.about.items()

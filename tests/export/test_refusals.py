@@ -45,7 +45,7 @@ def test_names_that_are_taken_and_other_weights_are_refused(
         ((refine, out), 'mattingbase', 'use --model-type mattingrefine --model-backbone mobilenetv2'),
         ((refine, out, '--model-backbone', 'resnet50'), 'mattingrefine', '--model-backbone mobilenetv2, or another'),
         ((tmp_path / 'none.pth', out), 'mattingbase', f'--model-checkpoint {tmp_path}/none.pth: no such file'),
-        ((picture, out), 'mattingbase', 'not a weight file but a PNG picture'),
+        ((picture, out), 'mattingbase', f'{picture}: a picture, not weights'),
     ):
         assert run(script, *words, *needed, model_type=model_type) == 2
         err = capsys.readouterr().err
@@ -78,7 +78,7 @@ def test_all_problems_are_reported_in_one_message(
         '  --onnx-opset-version 17: must be in 18..25',
         f'  --output {path}: must end in .onnx',
         f'  --output {path}: there is no folder {path.parent}',
-        '  --outputs hid: mattingrefine has pha fgr pha_sm fgr_sm err_sm ref_sm',
+        '  --outputs hid: mattingrefine has pha, fgr, pha_sm, fgr_sm, err_sm, ref_sm',
         f'  onnx, onnxscript, onnxruntime are not installed for PYTHON; {install_command("export")}',
     ]
 

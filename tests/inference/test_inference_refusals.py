@@ -188,11 +188,13 @@ def test_a_file_without_weights_is_refused(pair: Case, capsys: pytest.CaptureFix
         assert line.startswith(f'error: {tmp_path / name}: not ')
 
 
-def test_a_refiner_of_kernel_1_names_its_flag(pair: Case, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+def test_a_refiner_of_kernel_1_is_known_by_its_weights(
+    pair: Case, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
     torch.save(MattingRefine('mobilenetv2', refine_kernel_size=1).state_dict(), tmp_path / 'one.pth')
-    assert pair.run('--model-checkpoint', tmp_path / 'one.pth') == 2
+    assert pair.run('--model-checkpoint', tmp_path / 'one.pth', '--model-refine-kernel-size', 3) == 2
     assert 'use --model-refine-kernel-size 1' in capsys.readouterr().err
-    assert pair.run('--model-checkpoint', tmp_path / 'one.pth', '--model-refine-kernel-size', 1) == 0
+    assert pair.run('--model-checkpoint', tmp_path / 'one.pth') == 0
     assert Matting.from_checkpoint(tmp_path / 'one.pth', device='cpu').model.refiner.kernel_size == 1
 
 
@@ -247,7 +249,7 @@ def test_a_model_without_memory_is_one_line(
     def full(*_: object, **__: object) -> None:
         raise RuntimeError("DefaultCPUAllocator: can't allocate memory")
 
-    monkeypatch.setattr(Matting, 'from_checkpoint', full)
+    monkeypatch.setattr(Matting, 'from_found', full)
     assert pair.run() == 2
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith(f'error: too little memory: {pair.checkpoints["mattingrefine"]} ')

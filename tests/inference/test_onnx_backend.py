@@ -18,7 +18,7 @@ from common.devices import torch_threads
 from common.network import OUTPUTS, NetworkSettings, RefinerSettings
 from export import torchscript
 from inference import backend_options, backends
-from inference.networks import load_network
+from inference.networks import find_network
 from inference.speed import measure as speed
 from model import MattingBase
 from model.folding import folded
@@ -35,7 +35,7 @@ ABOUT = {name: str(value) for name, value in SETTINGS.values.items()}
 
 
 def network(path: Path) -> MattingBase:
-    return load_network(path, refine_sample_pixels=800)[0].eval()
+    return find_network(path, backend='pytorch', refine_sample_pixels=800).build()[0].eval()
 
 
 @pytest.fixture(scope='module')
@@ -109,7 +109,10 @@ def test_a_file_of_onnx_gives_pictures_of_any_size(
     pair.bgr = save(pair.bgr.parent / 'odd.png', odd)
     formats = ['--picture-format', *(f'{kind}=png' for kind in TYPES)]
     assert pair.run(*formats, '--model-checkpoint', exported, '--backend', 'onnx', types=TYPES) == 0
-    assert f'{exported}; on cpu in float32\n' in capsys.readouterr().out
+    about = f'{exported}: mattingrefine with mobilenetv2, ONNX; as exported: backbone scale 0.25, refine mode sampling'
+    out = capsys.readouterr().out
+    assert out.startswith(about)
+    assert out.splitlines()[0].endswith('; on cpu in float32')
     found = {kind: read(pair.out / kind / 'odd.png') for kind in TYPES}
     assert np.abs(found['pha'] - difference(photo(odd, 3), odd)).max() <= 1
     assert np.array_equal(found['fgr'], photo(odd, 3))
@@ -127,7 +130,7 @@ def test_pictures_of_any_size_come_out_as_from_the_weights(
     save(pair.bgr / 'shots/b.0001.png', room(0))
     save(pair.bgr / 'odd.png', odd)
     formats = ['--picture-format', *(f'{kind}=png' for kind in TYPES), '--batch-size', 2]
-    assert pair.run(*formats, types=TYPES) == 0
+    assert pair.run(*formats, '--model-backbone-scale', 0.25, types=TYPES) == 0
     weights, pair.out = pair.out, pair.out.with_name('of a file')
     if backend == 'onnx':
         file = tmp_path / 'model.onnx'
@@ -136,7 +139,8 @@ def test_pictures_of_any_size_come_out_as_from_the_weights(
     else:
         file = request.getfixturevalue('archive')
     assert pair.run(*formats, '--model-checkpoint', file, '--backend', backend, types=TYPES) == 0
-    assert f'{file}; on cpu in float32\n' in capsys.readouterr().out
+    kind = {'onnx': 'ONNX', 'torchscript': 'TorchScript'}[backend]
+    assert f'{file}: mattingrefine with mobilenetv2, {kind}; as exported: ' in capsys.readouterr().out
     for kind in TYPES:
         for name in ('a', 'shots/b.0001', 'odd'):
             expected, found = (read(folder / kind / f'{name}.png').astype(int) for folder in (weights, pair.out))
@@ -146,35 +150,26 @@ def test_pictures_of_any_size_come_out_as_from_the_weights(
 
 
 def parsed(*words: object) -> inference_images.argparse.Namespace:
-    flags = ['--model-type', 'mattingrefine', '--model-backbone', 'mobilenetv2', '--images-src', 's', '--images-bgr',
-             'b', '--output-dir', 'o', '--output-types', 'pha', *words]  # fmt: skip
+    flags = ['--images-src', 's', '--images-bgr', 'b', '--output-dir', 'o', '--output-types', 'pha', *words]
     return inference_images.parse(list(map(str, flags)))
 
 
-def test_settings_follow_the_file_unless_typed(exported: Path, archive: Path, tmp_path: Path) -> None:
+def test_settings_follow_the_file_unless_given(exported: Path, archive: Path, tmp_path: Path) -> None:
     held = {'backbone_scale': '0.5', 'refine_mode': 'thresholding', 'refine_threshold': '0.2', 'precision': 'float16'}
     other = saying(exported, tmp_path / 'other.onnx', **held)
-    flags = ['--model-checkpoint', other, '--backend', 'onnx', '--model-refine-threshold', 0.7]
-    args = parsed(*flags)
-    assert sorted(args.typed) == sorted(
-        ['model_type', 'model_backbone', 'images_src', 'images_bgr', 'output_dir', 'output_types', 'model_checkpoint',
-         'backend', 'model_refine_threshold']
+    args = parsed('--model-checkpoint', other, '--model-refine-threshold', 0.7)
+    found = backend_options.find(args)
+    assert (args.backend, args.precision, args.model_type, args.model_backbone) == (
+        'onnx', 'float16', 'mattingrefine', 'mobilenetv2'
     )  # fmt: skip
-    backend_options.follow(args)
-    assert (args.model_backbone_scale, args.model_refine_mode, args.precision) == (0.5, 'thresholding', 'float16')
-    assert (args.model_refine_sample_pixels, args.model_refine_kernel_size) == (800, 3)
-    assert args.model_refine_threshold == 0.7
+    assert found.settings.refiner == RefinerSettings(0.5, 'thresholding', 800, 0.7)
     assert type(args.model_refine_sample_pixels) is int
-    args = parsed('--model-checkpoint', archive, '--backend', 'torchscript', '--model-refine-mode', 'full')
-    backend_options.follow(args)
-    assert (args.model_refine_sample_pixels, args.model_refine_mode, args.precision) == (800, 'full', 'auto')
-
-
-def test_weights_have_no_settings_to_follow(checkpoints: dict[str, Path]) -> None:
-    args = parsed('--model-checkpoint', checkpoints['mattingrefine'])
-    before = dict(vars(args))
-    backend_options.follow(args)
-    assert vars(args) == before
+    assert 'as given: refine threshold 0.7 (0.2 as exported)' in str(found)
+    args = parsed('--model-checkpoint', archive, '--model-refine-mode', 'full')
+    backend_options.find(args)
+    assert (args.backend, args.model_refine_sample_pixels, args.model_refine_mode) == ('torchscript', 800, 'full')
+    assert args.precision == 'auto'
+    assert backend_options.find(parsed('--model-checkpoint', archive, '--compile')).backend == 'pytorch'
 
 
 @pytest.mark.parametrize(
@@ -183,7 +178,10 @@ def test_weights_have_no_settings_to_follow(checkpoints: dict[str, Path]) -> Non
         (['--model-refine-sample-pixels', 1600], '--model-refine-sample-pixels 1600: {} was exported with 800, which'),
         (['--model-backbone-scale', 0.5], '--model-backbone-scale 0.5: {} was exported with 0.25, which cannot be'),
         (['--model-refine-mode', 'full'], '--model-refine-mode full: {} was exported with sampling, which cannot be'),
-        (['--model-backbone', 'resnet50'], '--model-backbone resnet50: {} was exported with mobilenetv2, which'),
+        (
+            ['--model-backbone', 'resnet50'],
+            '{} holds mattingrefine with mobilenetv2, not mattingrefine with resnet50: use',
+        ),
         (['--precision', 'bfloat16'], '--precision bfloat16: {} was exported with float32, which cannot be changed'),
         (['--compile'], '--backend onnx: cannot be compiled; leave out --compile, or this backend'),
         (['--backend', 'pytorch'], '--model-checkpoint {}: an ONNX file, which needs --backend onnx, not pytorch'),
@@ -202,7 +200,7 @@ def test_what_contradicts_the_file_is_one_line(
 def test_a_network_of_another_type_is_refused(pair: Case, exported: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert pair.run('--model-checkpoint', exported, '--backend', 'onnx', model_type='mattingbase') == 2
     (line,) = capsys.readouterr().err.splitlines()
-    assert line.startswith(f'error: --model-type mattingbase: {exported} was exported with mattingrefine, which cannot')
+    assert line.startswith(f'error: {exported} holds mattingrefine with mobilenetv2, not mattingbase with mobilenetv2')
 
 
 def test_files_of_another_kind_are_refused(
@@ -248,12 +246,14 @@ def test_a_missing_runtime_is_one_line(
     assert err.endswith("pip install -c constraints.txt -e '.[export]'\n")
 
 
-def test_an_archive_without_its_backend_gives_its_weights_and_says_so(
+def test_an_archive_is_run_as_it_is_unless_its_weights_are_asked_for(
     pair: Case, archive: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert pair.run('--model-checkpoint', archive) == 0
-    note = f'note: the weights of {archive} are used; --backend torchscript runs the archive as it is'
-    assert note in capsys.readouterr().err.splitlines()
+    about = f'{archive}: mattingrefine with mobilenetv2'
+    assert capsys.readouterr().out.startswith(f'{about}, TorchScript; as exported: backbone scale 0.25')
+    assert pair.run('--model-checkpoint', archive, '--backend', 'pytorch', '-y') == 0
+    assert capsys.readouterr().out.startswith(f'{about}; as exported: backbone scale 0.25')
 
 
 def test_each_run_has_as_many_threads_as_torch_and_runs_may_be_side_by_side(

@@ -60,7 +60,7 @@ def test_a_sweep_prints_its_rows_and_writes_them(tmp_path: Path, capsys: pytest.
         assert row['fps'] == pytest.approx(2000 / row['median_ms'])
         assert printed[7:] == [f'{row["fps"]:.2f}', f'{row["gmac"]:.1f}', f'{row["peak_mib"]:.1f}']
         assert (row['runs'], row['batch_size'], row['backend'], row['compiled']) == (2, 2, 'pytorch', False)
-        assert (row['backbone_scale'], row['refine_sample_pixels'], row['checkpoint']) == (0.25, 80_000, None)
+        assert (row['backbone_scale'], row['refine_sample_pixels'], row['checkpoint']) == (0.5, 80_000, None)
     assert report['rows'][0]['gmac'] == report['rows'][1]['gmac'] < report['rows'][2]['gmac']
 
 
@@ -81,7 +81,8 @@ def test_your_weights_on_your_picture(
     flags = ['--images-src', files[0], '--images-bgr', files[1], '--model-checkpoint', checkpoints['mattingrefine']]
     assert run(*flags, '--batch-size', 2) == 0
     text = capsys.readouterr().out
-    assert f'{checkpoints["mattingrefine"]} (state_dict): ' in text.splitlines()[0]
+    about = f'{checkpoints["mattingrefine"]}: mattingrefine with mobilenetv2; '
+    assert text.startswith(f'{about}no record, so as published for 512px: backbone scale 0.5')
     assert [row[2] for row in rows(text)] == ['96x64']
     for name, picture in (('src', src), ('bgr', bgr)):
         expected = torch.from_numpy(picture).permute(2, 0, 1).expand(2, -1, -1, -1) / 255
@@ -138,7 +139,7 @@ def test_settings_follow_the_size_unless_given() -> None:
     flags = [*FLAGS, '--model-backbone', 'all', '--resolution', *sizes]
 
     def settings(*more: str) -> list[tuple[Any, ...]]:
-        works, _ = inference_speed_test.prepare(inference_speed_test.parse([*flags, *more]))
+        works, *_ = inference_speed_test.prepare(inference_speed_test.parse([*flags, *more]))
         refiners = [work.network.refiner for work in works]
         assert all(refiners)
         return [
@@ -151,7 +152,7 @@ def test_settings_follow_the_size_unless_given() -> None:
     assert settings() == [(b, *row) for b in ('resnet101', 'resnet50', 'mobilenetv2') for row in expected]
     given = settings('--model-backbone-scale', '0.5', '--model-refine-sample-pixels', '1600')
     assert {row[2:] for row in given} == {(0.5, 1600)}
-    alone, _ = inference_speed_test.prepare(inference_speed_test.parse(FLAGS))
+    alone, *_ = inference_speed_test.prepare(inference_speed_test.parse(FLAGS))
     assert [(work.size, work.precision, work.backend) for work in alone] == [((1920, 1080), 'auto', 'pytorch')]
 
 
@@ -167,9 +168,9 @@ def test_all_problems_are_reported_in_one_message(tmp_path: Path, capsys: pytest
     lines = captured.err.splitlines()
     assert lines[0] == f'error: {len(lines) - 1} problems:'
     expected = ['--batch-size 0', '--repeats 0', '--seconds -1.0', '--images-src no.png', '--images-src']
-    expected += ['--resolution 640', f'--json {existing}', '--resolution 640', '--model-checkpoint no.pth']
-    expected += ['--model-backbone-scale 0.7', '--precision float16', '--model-checkpoint no.pth']
-    expected += ['--backend torchscript']
+    expected += ['--resolution 640', f'--json {existing}', '--resolution 640', '--backend torchscript']
+    expected += ['--model-checkpoint no.pth', '--model-backbone-scale 0.7', '--precision float16']
+    expected += ['--model-checkpoint no.pth']
     assert [line.split(':')[0].strip() for line in lines[1:]] == expected
     assert existing.read_text() == 'mine'
 
@@ -184,7 +185,7 @@ def test_all_problems_are_reported_in_one_message(tmp_path: Path, capsys: pytest
         (['--json', '.', '-y'], '--json .: is a folder; choose another name'),
         (['--device', 'auto', '--precision', 'float16'], '--precision float16: needs a GPU'),
         (['--model-checkpoint', 'base.pth'], 'base.pth holds weights of mattingbase with mobilenetv2, not of'),
-        (['--model-checkpoint', 'src.png'], 'src.png: not a weight file but a PNG picture'),
+        (['--model-checkpoint', 'src.png'], '--model-checkpoint src.png: a picture, not weights'),
         (
             ['--images-src', 'src.png', '--images-bgr', 'bgr.png'],
             '--images-src is 96x64, --images-bgr is 64x48: must be of',

@@ -9,6 +9,9 @@ import numpy as np
 import torch
 
 import inference_images
+from checkpointing.record import File, Record, refiner_identity
+from common.files import digest
+from common.network import RefinerSettings
 from inference import Matting
 from model import MattingBase, MattingRefine
 
@@ -129,3 +132,14 @@ class Case:
     def matting(self, model_type: str = 'mattingrefine') -> Matting:
         refine = {'refine_sample_pixels': 800} if model_type == 'mattingrefine' else {}
         return Matting.from_checkpoint(self.checkpoints[model_type], device='cpu', **refine)
+
+
+def with_record(weights: Path, path: Path, side: int, refiner: RefinerSettings) -> Path:
+    """A copy of weights as a run of the refine stage leaves it: trained on squares of that side, with a record."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(weights.read_bytes())
+    file = File(path.name, path.stat().st_size, digest(path))
+    identity = {'resolution': side, **refiner_identity(refiner)}
+    record = Record('run1', 'refine', path.stem, 29, 3, {}, 'epoch', identity, {'weights': file})
+    path.with_suffix('.json').write_bytes(record.to_bytes())
+    return path

@@ -1,0 +1,184 @@
+"""What a file says of its network, and how that is run: as given, as trained or exported, else as published."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from support import small_encoder
+from support.inference_case import Case, files, photo, read, room, save_networks, with_record
+from torch import Tensor, nn
+
+import checkpoints as checkpoints_script
+import inference_images
+from common.network import RefinerSettings, published_size
+from export.portable import PortableRefine
+from inference import Matting
+from inference.networks import find_network
+
+TRAINED = RefinerSettings(0.5, refine_sample_pixels=320)
+
+
+@pytest.fixture(scope='module')
+def small(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """Weights of a refine network with a small encoder, which is in use."""
+    with small_encoder.used():
+        yield save_networks(tmp_path_factory.mktemp('small'))['mattingrefine']
+
+
+@pytest.fixture
+def trained(small: Path, tmp_path: Path) -> Path:
+    return with_record(small, tmp_path / 'run/epoch-3.pth', 64, TRAINED)
+
+
+@pytest.mark.parametrize(
+    ('size', 'video', 'still'),
+    [
+        ((512, 512), '512px', '512px'),
+        ((96, 64), '512px', '512px'),
+        ((1080, 1920), 'hd', 'hd'),
+        ((1024, 721), 'hd', 'hd'),
+        ((1024, 720), '512px', '512px'),
+        ((3840, 1080), 'hd', 'hd'),
+        ((3840, 1081), '4k', 'photographs'),
+        ((6000, 4000), '4k', 'photographs'),
+    ],
+)
+def test_the_nearest_published_size_counts(size: tuple[int, int], video: str, still: str) -> None:
+    assert (published_size(size), published_size(size, still=True)) == (video, still)
+
+
+def test_weights_with_a_record_run_as_they_were_trained(trained: Path) -> None:
+    found = find_network(trained, sizes=[(96, 64)])
+    assert (found.backend, found.settings.refiner, found.by_size) == ('pytorch', TRAINED, False)
+    assert str(found) == (
+        f'{trained}: mattingrefine with mobilenetv2; as trained: backbone scale 0.5, refine mode sampling, '
+        'refine sample pixels 320'
+    )
+    found = find_network(trained, 'mattingrefine', 'mobilenetv2', backbone_scale=0.25, refine_mode=None)
+    assert found.settings.refiner == RefinerSettings(0.25, refine_sample_pixels=320)
+    assert 'as given: backbone scale 0.25 (0.5 as trained); as trained: refine mode sampling' in str(found)
+    assert '(0.5' not in str(find_network(trained, backbone_scale=0.5))
+
+
+def test_pictures_far_from_the_trained_size_are_told_of(trained: Path) -> None:
+    flags = '--model-backbone-scale 0.25 --model-refine-sample-pixels 80000'
+    note = f'it was trained on 64x64; for 1920x1080 try {flags}, as published'
+    assert note in str(find_network(trained, sizes=[(96, 64), (1920, 1080)]))
+    assert 'try' not in str(find_network(trained, sizes=[(1920, 1080)], backbone_scale=0.4))
+
+
+def test_weights_without_a_record_run_as_published_for_each_size(small: Path) -> None:
+    found = find_network(small, sizes=[(1920, 1080), (512, 512), (1920, 1080)])
+    assert found.by_size
+    assert found.settings.refiner == RefinerSettings(0.25, refine_sample_pixels=80_000)
+    assert str(found) == (
+        f'{small}: mattingrefine with mobilenetv2; '
+        'no record, so as published for 512px: backbone scale 0.5, refine mode sampling, refine sample pixels 80000; '
+        'no record, so as published for hd: backbone scale 0.25, refine mode sampling, refine sample pixels 80000'
+    )
+    given = find_network(small, sizes=[(3840, 2160)], still=False, refine_sample_pixels=1600)
+    assert given.settings.refiner == RefinerSettings(0.125, refine_sample_pixels=1600)
+    assert not find_network(small, backbone_scale=0.5, refine_sample_pixels=1600).by_size
+
+
+def test_what_is_made_of_weights_keeps_their_settings(small: Path, in_tmp: Path) -> None:
+    members = [with_record(small, Path(f'run/epoch-{i}.pth'), 64, TRAINED) for i in range(2)]
+    assert checkpoints_script.main(['average', *map(str, members), '-o', 'mean.pth', '--batch-norm', 'average']) == 0
+    assert find_network('mean.pth').settings.refiner == TRAINED
+    for source, target in (('run/epoch-1.pth', 'half.safetensors'), ('half.safetensors', 'back.pth')):
+        assert checkpoints_script.main(['convert', source, '-o', target, '--precision', 'float16']) == 0
+        assert find_network(target).settings.refiner == TRAINED
+
+
+class Published(nn.Module):
+    """What the published export wraps a network in: settings on top of `model`."""
+
+    def __init__(self, network: PortableRefine):
+        super().__init__()
+        self.model = network
+        self.backbone_scale, self.refine_mode = network.backbone_scale, network.refine_mode
+        self.refine_sample_pixels, self.refine_threshold = network.refine_sample_pixels, network.refine_threshold
+
+    def forward(self, src: Tensor, bgr: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
+        self.model.backbone_scale, self.model.refine_mode = self.backbone_scale, self.refine_mode
+        self.model.refine_sample_pixels, self.model.refine_threshold = self.refine_sample_pixels, self.refine_threshold
+        return self.model(src, bgr)
+
+
+@pytest.mark.filterwarnings('ignore:.torch.jit')
+def test_a_published_archive_is_known_by_its_tensors(pair: Case, small: Path, capsys) -> None:
+    network, _ = find_network(small).build()
+    path = small.with_name('torchscript_mobilenetv2_fp32.pth')
+    torch.jit.script(Published(PortableRefine(network))).save(str(path))
+    found: dict[str, np.ndarray] = {}
+    for name, weights in (('archive', path), ('weights', small)):
+        flags = ['--model-checkpoint', weights, '--images-src', pair.src, '--images-bgr', pair.bgr, '--output-dir',
+                 pair.out / name, '--output-types', 'pha', '--output-format', 'pha=png', '--device', 'cpu']  # fmt: skip
+        assert inference_images.main(list(map(str, flags))) == 0
+        found[name] = read(pair.out / name / 'pha/a.png').astype(int)
+    line = capsys.readouterr().out.splitlines()[0]
+    assert line.startswith(
+        f'{path}: mattingrefine with mobilenetv2, TorchScript; no record, so as published for 512px: '
+    )
+    assert np.abs(found['archive'] - found['weights']).max() <= 1
+    assert find_network(path, backend='pytorch').by_size
+
+
+def test_a_predictor_follows_each_size_and_shares_its_weights(small: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The middle size has the place of HD."""
+    monkeypatch.setattr('common.network.SIZES', {'512px': (48, 48), 'hd': (96, 96), '4k': (400, 400)})
+    matting = Matting.from_checkpoint(small, device='cpu')
+    for size, settings in (((48, 40), (0.5, 80_000)), ((96, 88), (0.25, 80_000))):
+        bgr = room(0, *size)
+        own = Matting.from_checkpoint(
+            small, device='cpu', **dict(zip(('backbone_scale', 'refine_sample_pixels'), settings))
+        )
+        for name in ('pha', 'fgr'):
+            assert np.array_equal(getattr(matting(photo(bgr, 1), bgr), name), getattr(own(photo(bgr, 1), bgr), name))
+        src, plate = (torch.from_numpy(x).permute(2, 0, 1)[None] / 255 for x in (photo(bgr, 1), bgr))
+        assert torch.equal(matting.predict(src, plate)['pha'], own.predict(src, plate)['pha'])
+    assert matting.about.endswith('; other sizes as published for them')
+    networks = [matting.network_for(sides) for sides in ((40, 48), (88, 96))]
+    assert networks[0] is not networks[1]
+    weights = [{x.data_ptr() for x in network.parameters()} for network in networks]
+    assert weights[0] == weights[1]
+
+
+def test_a_predictor_takes_the_settings_of_the_record(trained: Path) -> None:
+    bgr = room(0)
+    as_trained, other = (
+        Matting.from_checkpoint(trained, device='cpu', **given)(photo(bgr, 1), bgr).pha
+        for given in ({}, {'backbone_scale': 0.25})
+    )
+    explicit = Matting.from_checkpoint(trained, device='cpu', backbone_scale=0.5, refine_sample_pixels=320)
+    assert np.array_equal(as_trained, explicit(photo(bgr, 1), bgr).pha)
+    assert not np.array_equal(as_trained, other)
+    assert 'as trained: backbone scale 0.5' in Matting.from_checkpoint(trained, device='cpu').about
+    with pytest.raises(TypeError, match='scale'):
+        Matting.from_checkpoint(trained, device='cpu', scale=0.5)
+
+
+def test_a_script_needs_no_flag_of_the_network(pair: Case, trained: Path, capsys) -> None:
+    def run(name: str, *flags: object) -> tuple[np.ndarray, str]:
+        # fmt: off
+        words = ['--model-checkpoint', trained, '--images-src', pair.src, '--images-bgr', pair.bgr, '--output-dir',
+                 pair.out / name, '--output-types', 'pha', '--output-format', 'pha=png', '--device', 'cpu', *flags]
+        # fmt: on
+        assert inference_images.main(list(map(str, words))) == 0
+        return read(pair.out / name / 'pha/a.png'), capsys.readouterr().out.splitlines()[0]
+
+    settings = ['--model-backbone-scale', 0.5, '--model-refine-sample-pixels', 320]
+    explicit, _ = run('explicit', '--model-type', 'mattingrefine', '--model-backbone', 'mobilenetv2', *settings)
+    found, line = run('found')
+    assert np.array_equal(found, explicit)
+    pattern = rf'{trained}: mattingrefine with mobilenetv2; as trained: backbone scale 0\.5, .*; on cpu in float32'
+    assert re.fullmatch(pattern, line)
+    other, line = run('other', '--model-backbone-scale', 0.25)
+    assert 'as given: backbone scale 0.25 (0.5 as trained)' in line
+    assert not np.array_equal(other, explicit)
+    assert files(pair.out / 'found') == {'pha/a.png', 'pha/shots/b.0001.png'}
