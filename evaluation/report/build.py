@@ -1,5 +1,5 @@
-"""A self-contained HTML page of an evaluation: means side by side, the worst, median and best pictures, and all
-figures. It needs no network, no server and, to be read, no script.
+"""A self-contained HTML page of an evaluation: means side by side, the worst, median and best pictures,
+what each model makes of them, and all figures. It needs no network, no server and, to be read, no script.
 
     data = report_bytes(results, pictures, sort_by='sad')
     write_atomic(Path('report.html'), data)
@@ -10,7 +10,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Callable, Hashable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -43,10 +43,12 @@ def report_bytes(
 
     Args:
         results: one per model. Names of models and pictures may hold any character.
-        pictures: called with the name of a model and of a picture, for the ones shown only: at most 3 x `places` per
-            model. It may compute or read them then; one at a time is held in memory.
-        sort_by: the metric that says which pictures are worst and how the table is sorted at first.
-        title, places: head of the page; how many of the worst, of the median and of the best pictures to show.
+        pictures: called with the name of a model and of a picture, for the ones shown only: at most 4 x `places` per
+            model. It may compute or read them then; one picture at a time is held in memory.
+        sort_by: the metric that says which pictures are worst, in the mean over the models, and how the table is
+            sorted at first.
+        title, places: head of the page; how many pictures to show of the worst, of the median, of the best, and of
+            the others those that the models differ most on.
 
     Returns:
         The page as UTF-8, about 100 kB per shown picture.
@@ -59,19 +61,26 @@ def report_bytes(
     known = list(dict.fromkeys(metric for row in results for found in row.figures.values() for metric in found))
     if sort_by not in known:
         raise ValueError(f'{sort_by!r} cannot sort pictures; the metrics of pictures here are {", ".join(known)}')
-    shown = [
-        {
-            f'{group} by {label(sort_by)}': [_strip(name, pictures(row.model, name)) for name in names]
-            for group, names in chosen(row, sort_by, places).items()
-        }
-        for row in results
-    ]
+    together, apart = _together(results, sort_by)
+    groups = {f'{group} by {label(sort_by)}': names for group, names in chosen(together, sort_by, places).items()}
+    others = sorted(
+        apart.keys() - {name for names in groups.values() for name in names}, key=lambda name: (-apart[name], name)
+    )
+    if others:
+        groups[f'Of the others, those that the models differ most on, by {label(sort_by)}'] = others[:places]
+    shown = {
+        heading: [
+            _strip(name, [(i, pictures(row.model, name)) for i, row in enumerate(results) if name in row.figures])
+            for name in names
+        ]
+        for heading, names in groups.items()
+    }
     # Names of files need not be valid text; what UTF-8 cannot hold becomes a question mark.
     return page(title, results, shown, sort_by).encode('utf-8', 'replace')
 
 
 def chosen(results: Results, sort_by: str, places: int = 3) -> dict[str, list[str]]:
-    """Choose the worst, median and best pictures of a model.
+    """Choose the worst, median and best pictures.
 
     Each group comes from its third of all pictures, from worst to best, so none is chosen twice. Pictures without the
     metric are left out. Neighbouring frames look alike, so a clip gives a second frame to a group only when every
@@ -99,19 +108,34 @@ def _spread(names: Sequence[str], places: int, alike: Mapping[str, Hashable]) ->
     return list(dict.fromkeys([*first.values(), *names]))[:places]
 
 
-def _strip(name: str, pictures: ReportPictures) -> Strip:
-    src, true_pha, pred_pha = pictures.src, pictures.true_pha, pictures.pred_pha
-    shapes = {pixels.shape[:2] for pixels in (src, true_pha, pred_pha) if pixels is not None}
+def _together(results: Sequence[Results], sort_by: str) -> tuple[Results, dict[str, float]]:
+    """Return the models' results as one, with the mean of a metric by picture, and how far apart the models are."""
+    found: dict[str, list[float]] = {}
+    for row in results:
+        for name, figures in row.figures.items():
+            found.setdefault(name, []).append(figures.get(sort_by, math.nan))
+    known = {name: [value for value in values if not math.isnan(value)] for name, values in found.items()}
+    mean = {name: {sort_by: sum(values) / len(values) if values else math.nan} for name, values in known.items()}
+    apart = {name: max(values) - min(values) for name, values in known.items() if values and max(values) > min(values)}
+    return replace(results[0], figures=mean), apart
+
+
+def _strip(name: str, found: Sequence[tuple[int, ReportPictures]]) -> Strip:
+    """Make a strip: source and truth, then prediction and error of each model, by its place among the results."""
+    src, true_pha = found[0][1].src, found[0][1].true_pha
+    shapes = {x.shape[:2] for _, them in found for x in (them.src, them.true_pha, them.pred_pha) if x is not None}
     if len(shapes) > 1:
         sizes = ', '.join(sorted(f'{width}x{height}' for height, width in shapes))
         raise ValueError(f'{name}: source, truth and prediction differ in size ({sizes})')
-    shown = [
-        ('Truth', matte_uri(small(true_pha))),
-        ('Prediction', matte_uri(small(pred_pha))),
-        ('Error', matte_uri(error_picture(pred_pha, true_pha))),
-    ]
-    if src is not None:
-        shown.insert(0, ('Source', photo_uri(src)))
     height, width = small(true_pha).shape
     tiny = max(width, height) < PIXELATED_BELOW
-    return Strip(name, [Picture(kind, uri, width, height, tiny) for kind, uri in shown])
+
+    def picture(kind: str, uri: str, model: int | None = None) -> Picture:
+        return Picture(kind, uri, width, height, tiny, model)
+
+    shown = [] if src is None else [picture('Source', photo_uri(src))]
+    shown.append(picture('Truth', matte_uri(small(true_pha))))
+    for model, them in found:
+        shown.append(picture('Prediction', matte_uri(small(them.pred_pha)), model))
+        shown.append(picture('Error', matte_uri(error_picture(them.pred_pha, true_pha)), model))
+    return Strip(name, shown)

@@ -33,13 +33,17 @@ Figures = Mapping[str, Mapping[str, float]]  # name to metric to value
 
 @dataclass(frozen=True)
 class Picture:
-    """One picture of a strip: what it shows, a data URI, its size, and whether its pixels are to be visible."""
+    """One picture of a strip: what it shows, a data URI, its size, and whether its pixels are to be visible.
+
+    `model` is the place of its model among the results; None where all models share it.
+    """
 
     kind: str
     uri: str
     width: int
     height: int
     is_tiny: bool
+    model: int | None = None
 
 
 @dataclass(frozen=True)
@@ -50,8 +54,8 @@ class Strip:
     pictures: list[Picture]
 
 
-def page(title: str, results: Sequence[Results], shown: Sequence[Mapping[str, list[Strip]]], sort_by: str) -> str:
-    """Return the page; `shown` has for each model its groups of strips by heading, the rest is as in `report_bytes`."""
+def page(title: str, results: Sequence[Results], groups: Mapping[str, list[Strip]], sort_by: str) -> str:
+    """Return the page; `groups` are strips by heading, the rest is as in `report_bytes`."""
     decimals = _decimals(results)
     keys = [''] if len(results) == 1 else [_short_name(i) for i in range(len(results))]
     models: list[dict[str, Any]] = [
@@ -60,11 +64,10 @@ def page(title: str, results: Sequence[Results], shown: Sequence[Mapping[str, li
             'row': row,
             'means': means(row),
             'differences': differences(row, results[0]),
-            'groups': groups,
-            'missing': sum(math.isnan(found.get(sort_by, math.nan)) for found in row.figures.values()),
         }
-        for key, row, groups in zip(keys, results, shown, strict=True)
+        for key, row in zip(keys, results, strict=True)
     ]
+    names = dict.fromkeys(name for row in results for name in row.figures)
     clip_metrics = [metric for row in results for found in row.clip_figures.values() for metric in found]
     script = (FOLDER / 'report.js').read_text('utf-8')
 
@@ -84,6 +87,10 @@ def page(title: str, results: Sequence[Results], shown: Sequence[Mapping[str, li
         script_sha256=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode('ascii'),
         clip_count=len({clip for row in results for clip in row.clips}),
         models=models,
+        groups=groups,
+        missing=sum(
+            all(math.isnan(row.figures.get(name, {}).get(sort_by, math.nan)) for row in results) for name in names
+        ),
         decimals=decimals,
         scales={metric: _longest([model['means'].get(metric) for model in models]) for metric in decimals},
         grouped=any(row.clips or row.subjects for row in results),

@@ -131,12 +131,40 @@ def test_pictures_are_asked_for_those_shown_only():
         asked.append((model, name))
         return pictures(model, name)
 
-    rows = [results('first', sads=sads, mads=sads), results('second', factor=-1, sads=sads, mads=sads)]
+    rows = [results('first', sads=sads, mads=sads), results('second', factor=2, sads=sads, mads=sads)]
     report_bytes(rows, ask, places=1)
-    assert asked == [
-        *[('first', '099'), ('first', '050'), ('first', '000')],
-        *[('second', '000'), ('second', '049'), ('second', '099')],
-    ]
+    # 098 is the one of the others that the models differ most on.
+    assert asked == [(model, name) for name in ('099', '050', '000', '098') for model in ('first', 'second')]
+
+
+def test_the_mean_over_the_models_says_which_pictures_are_worst():
+    one, other = ({f'{i}': float(value) for i, value in enumerate(values)} for values in ([9, 1, 5], [1, 2, 6]))
+    asked = []
+    report_bytes(
+        [results('first', sads=one, mads=one), results('second', sads=other, mads=other)],
+        lambda model, name: asked.append(name) or pictures(model, name), places=1,
+    )  # fmt: skip
+    assert asked[::2] == ['2', '0', '1']
+
+
+def test_the_models_of_a_picture_stand_side_by_side():
+    def ask(model, name):
+        return ReportPictures(
+            smooth(6, 8), noise(6, 8, seed=1), np.full((6, 8), {'first': 50, 'second': 200}[model], np.uint8)
+        )
+
+    lacking = {name: value for name, value in SADS.items() if name != 'p2'}
+    data = report_bytes([results('first'), results('second', 2, sads=lacking, mads=MADS | lacking)], ask)
+    page = Page(data)
+    figures = [style for style in (found.get('style') for found in page.all('figure')) if style]
+    images = [found for found in page.all('img') if found['alt'].endswith(f' of {NASTY}')]
+    kinds = ['Source', 'Truth', 'Prediction A', 'Error A', 'Prediction B', 'Error B']
+    assert [found['alt'] for found in images] == [f'{kind} of {NASTY}' for kind in kinds]
+    assert figures[:6] == [f'grid-column: {column}' for column in (1, 1, 2, 2, 3, 3)]
+    assert [int(pixels(images[i]['src']).mean()) for i in (2, 4)] == [50, 200]
+    assert [found['alt'].split(' of ')[0] for found in page.all('img') if found['alt'].endswith(' of p2')] == kinds[:4]
+    facts = re.findall(r'<dd><span class="key">(.)</span> (.*?)</dd>', data.decode())
+    assert facts[:4] == [('A', '11.250'), ('B', '22.500'), ('A', '–'), ('B', '22.500')]
 
 
 # What the pictures show
