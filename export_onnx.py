@@ -29,12 +29,21 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from common.cli import raise_problems, run
-from common.network import ALL_OUTPUTS
+from common.cli import add_superseded_arguments, note_superseded, raise_problems, run
+from common.network import ALL_OUTPUTS, PATCH_CROP_METHODS, PATCH_REPLACE_METHODS
 from export import cli
 
 # From the oldest that torch writes to the newest that it converts to.
 OPSETS = range(18, 26)
+OLDER_OPSETS = range(7, 18)  # those of former exporters
+# Flags of the published script that change nothing here.
+INSTEAD = {
+    'model_refine_patch_crop_method': 'cells are gathered by index; --refine-form masked gathers none',
+    'model_refine_patch_replace_method': 'cells are put back by rows; --refine-form masked moves none',
+    'onnx_constant_folding': 'constants are always folded',
+    'onnx_verbose': 'the differences from the original are always printed',
+    'device': 'the CPU exports; the file runs on any device',
+}
 
 
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:
@@ -43,11 +52,16 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     group = parser.add_argument_group('export')
     add = group.add_argument
     add('--onnx-opset-version', type=int, default=20, metavar='N',
-        help=f'version of the operators, {OPSETS[0]} to {OPSETS[-1]}; lower for older runtimes')  # fmt: skip
+        help=f'version of the operators, {OPSETS[0]} to {OPSETS[-1]}, lower for older runtimes')  # fmt: skip
     add('--precision', choices=('float32', 'float16'), default='float32', help='of weights, pictures and results')
     add('--outputs', nargs='+', metavar='NAME', choices=ALL_OUTPUTS,
         help='of pha fgr pha_sm fgr_sm err_sm ref_sm, mattingbase: pha fgr err hid; all if left out')  # fmt: skip
     cli.add_form_argument(group, 'gather, but masked for thresholding')
+    add_superseded_arguments(
+        parser, INSTEAD, onnx_constant_folding={'action': 'store_true'},
+        model_refine_patch_crop_method={'choices': PATCH_CROP_METHODS},
+        model_refine_patch_replace_method={'choices': PATCH_REPLACE_METHODS},
+    )  # fmt: skip
     return parser.parse_args(argv)
 
 
@@ -55,7 +69,7 @@ def read(args: argparse.Namespace) -> cli.TrainedNetwork:
     """Check the flags and read the network; raise ValueError with all that is wrong, one line each."""
     modules = ['onnx', 'onnxscript', *(['onnxruntime'] if args.validate else [])]
     problems = cli.export_problems(args, ['.onnx'], modules) + cli.outputs_problems(args)
-    if args.onnx_opset_version not in OPSETS:
+    if args.onnx_opset_version not in (*OLDER_OPSETS, *OPSETS):
         problems.append(f'--onnx-opset-version {args.onnx_opset_version}: must be in {OPSETS[0]}..{OPSETS[-1]}')
     raise_problems(problems)
     trained = cli.read_trained_network(args)
@@ -66,12 +80,19 @@ def read(args: argparse.Namespace) -> cli.TrainedNetwork:
 def export(args: argparse.Namespace) -> None:
     """Convert the network, write the file, prove it, and give it its name."""
     trained = read(args)
+    note_superseded(args, INSTEAD)
+    opset = max(args.onnx_opset_version, OPSETS[0])
+    if opset > args.onnx_opset_version:
+        print(
+            f'note: --onnx-opset-version {args.onnx_opset_version}: {opset} is the oldest that torch writes, and taken',
+            file=sys.stderr,
+        )
     print(f'{trained.report}\nconverting, which takes half a minute or more', flush=True)
     from export import onnx_file
     from model.folding import folded
 
     network = folded(trained.network)
-    model = onnx_file.convert(network, args.precision, args.refine_form, args.onnx_opset_version, trained.about)
+    model = onnx_file.convert(network, args.precision, args.refine_form, opset, trained.about)
     with cli.placed(args.output, args.overwrite, args.validate) as path:
         onnx_file.save(onnx_file.select_outputs(model, args.outputs) if args.outputs else model, path)
         if args.validate:

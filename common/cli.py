@@ -195,6 +195,26 @@ def raise_problems(problems: Sequence[str]) -> None:
         raise ValueError(one_message(problems))
 
 
+def add_superseded_arguments(parser: argparse.ArgumentParser, instead: Mapping[str, str], **more: Any) -> None:
+    """Add flags of published scripts that change nothing here.
+
+    Args:
+        parser: gets a group of them.
+        instead: what is done instead, by attribute.
+        more: settings of single flags, by attribute; those of the others take a value.
+    """
+    add = parser.add_argument_group('accepted from Background Matting V2, and of no effect').add_argument
+    for name, what in instead.items():
+        add(flag(name), default=argparse.SUPPRESS, help=what, **more.get(name, {'metavar': 'X'}))
+
+
+def note_superseded(args: argparse.Namespace, instead: Mapping[str, str]) -> None:
+    """Say in a line for each flag of `add_superseded_arguments` that was given what is done instead."""
+    for name, what in instead.items():
+        if hasattr(args, name):
+            print(f'note: {flag(name)}: {what}', file=sys.stderr)
+
+
 def out_of_memory(error: BaseException) -> bool:
     """Return whether memory ran out: the GPU's, or the computer's, for which torch has no type of its own."""
     words = ('out of memory', "can't allocate memory", 'insufficient memory')

@@ -10,6 +10,9 @@ from typing import Any
 MODEL_TYPES = ('mattingbase', 'mattingrefine')
 BACKBONES = ('resnet101', 'resnet50', 'mobilenetv2')
 REFINE_MODES = ('full', 'sampling', 'thresholding')
+# Published ways to cut cells out and put them back, which give the same results; here there is one.
+PATCH_CROP_METHODS = ('unfold', 'roi_align', 'gather')
+PATCH_REPLACE_METHODS = ('scatter_nd', 'scatter_element')
 OUTPUTS = {
     'mattingrefine': ('pha', 'fgr', 'pha_sm', 'fgr_sm', 'err_sm', 'ref_sm'),
     'mattingbase': ('pha', 'fgr', 'err', 'hid'),

@@ -10,7 +10,10 @@ A sample goes through these modules in this order, and each imports earlier ones
 - `loaders`: decodes and warps in worker processes, and hands out batches.
 """
 
+from common.published import pointing
+
 from .images import ImagesDataset, SampleDataset, ZipDataset
 from .video import VideoDataset
 
 __all__ = ['ImagesDataset', 'SampleDataset', 'VideoDataset', 'ZipDataset']
+__getattr__ = pointing(__name__)

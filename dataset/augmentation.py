@@ -16,7 +16,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from common.published import pointing
+
 from .sampling import Sample, rng, seed_of
+
+__getattr__ = pointing(__name__)  # the published data sets' transforms are elsewhere
 
 # Sides of a shadow's blur window in pixels: at least, and below.
 SHADOW_WINDOW = (20, 40)

@@ -147,6 +147,8 @@ def read_data_config(config: Path, dataset_name: str) -> DataPaths:
     config = Path(config)
     if not config.is_file():
         raise FileNotFoundError(f'--data-config: {config} is no file; {COPY_THE_EXAMPLE}')
+    if config.suffix == '.py':
+        raise ValueError(f'--data-config: {config} is Python; docs/from-bmv2.md has the lines that make TOML of it.')
     text = ''
     try:
         text = config.read_text(encoding='utf-8')

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from common.network import MIN_SIDE
+from common.network import MIN_SIDE, PATCH_CROP_METHODS, PATCH_REPLACE_METHODS
 
 from .base import MattingBase, check_pair
 from .refiner import Pyramid, Refiner, make_pyramid
@@ -23,6 +23,8 @@ class MattingRefine(MattingBase):
         backbone_scale: sides of what the coarse network sees, as a fraction of the picture's; above 0, at most 1/2.
         refine_mode, refine_sample_pixels, refine_threshold, refine_kernel_size, refine_prevent_oversampling: those of
             `Refiner`.
+        refine_patch_crop_method, refine_patch_replace_method: taken for code that gives the published class all nine;
+            cells are gathered and put back one way, and results never depended on it.
 
     Raises:
         ValueError: a value is not allowed.
@@ -37,7 +39,13 @@ class MattingRefine(MattingBase):
         refine_threshold: float = 0.1,
         refine_kernel_size: int = 3,
         refine_prevent_oversampling: bool = True,
+        refine_patch_crop_method: str = 'unfold',
+        refine_patch_replace_method: str = 'scatter_nd',
     ):
+        if refine_patch_crop_method not in PATCH_CROP_METHODS:
+            raise ValueError(f'patch crop method {refine_patch_crop_method!r} is not one of {PATCH_CROP_METHODS}')
+        if refine_patch_replace_method not in PATCH_REPLACE_METHODS:
+            raise ValueError(f'patch replace method {refine_patch_replace_method!r} is not in {PATCH_REPLACE_METHODS}')
         if not 0 < backbone_scale <= 1 / 2:
             raise ValueError(f'backbone scale {backbone_scale} must be above 0 and at most 1/2')
         super().__init__(backbone)

@@ -15,7 +15,8 @@ DEFAULT_SIZE = (1280, 720)
 def add_camera_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the flags for what is looked at."""
     add = parser.add_argument_group('camera').add_argument
-    add('--video-src', '--source', type=os.path.expanduser, default='0', metavar='CAMERA',
+    add('--video-src', '--source', '--video-device-id', '--video_device_id', type=os.path.expanduser, default='0',
+        metavar='CAMERA',
         help='number or path of a camera, URL of a stream, or a video file')  # fmt: skip
     add('--resolution', type=int, nargs=2, metavar=('W', 'H'),
         help='to ask a camera for; what it gives instead is taken. 1280 720 if left out')  # fmt: skip

@@ -69,13 +69,13 @@ def test_all_problems_are_reported_in_one_message(
     find = importlib.util.find_spec
     monkeypatch.setattr(importlib.util, 'find_spec', lambda name: None if name.startswith('onnx') else find(name))
     path = tmp_path / 'no' / 'model.pt'
-    flags = ['--onnx-opset-version', 17, '--outputs', 'pha', 'hid', '--model-backbone-scale', 0.7]
+    flags = ['--onnx-opset-version', 26, '--outputs', 'pha', 'hid', '--model-backbone-scale', 0.7]
     assert run('export_onnx', checkpoints['mattingrefine'], path, *flags) == 2
     first, *lines = capsys.readouterr().err.replace(f'{sys.executable} (Python 3.11)', 'PYTHON').splitlines()
     assert first == 'error: 6 problems:'
     assert sorted(lines) == [
         '  --model-backbone-scale 0.7: must be above 0 and at most 0.5',
-        '  --onnx-opset-version 17: must be in 18..25',
+        '  --onnx-opset-version 26: must be in 18..25',
         f'  --output {path}: must end in .onnx',
         f'  --output {path}: there is no folder {path.parent}',
         '  --outputs hid: mattingrefine has pha, fgr, pha_sm, fgr_sm, err_sm, ref_sm',
