@@ -79,7 +79,6 @@ def read(args: argparse.Namespace) -> cli.TrainedNetwork:
 
 def export(args: argparse.Namespace) -> None:
     """Convert the network, write the file, prove it, and give it its name."""
-    trained = read(args)
     note_superseded(args, INSTEAD)
     opset = max(args.onnx_opset_version, OPSETS[0])
     if opset > args.onnx_opset_version:
@@ -87,6 +86,7 @@ def export(args: argparse.Namespace) -> None:
             f'note: --onnx-opset-version {args.onnx_opset_version}: {opset} is the oldest that torch writes, and taken',
             file=sys.stderr,
         )
+    trained = read(args)
     print(f'{trained.report}\nconverting, which takes half a minute or more', flush=True)
     from export import onnx_file
     from model.folding import folded

@@ -269,7 +269,11 @@ def test_the_documents_commands_parse(line, in_tmp):
         if file.endswith(('.pth', '.toml', '.png', '.jpg')) and not flag.startswith('-y'):
             Path(file).parent.mkdir(parents=True, exist_ok=True)
             Path(file).touch()
-    sets = [f'[{name}.{part}]\nfgr = "."\npha = "."' for name in ('my-data', 'real') for part in ('train', 'valid')]
+    sets = [
+        f'[{name}.{part}]\nfgr = "."\npha = "."'
+        for name in ('my-data', 'real', 'videomatte240k')
+        for part in ('train', 'valid')
+    ]
     Path('data_path.toml').write_text('\n'.join([*sets, '[backgrounds]', 'train = "."', 'valid = "."']))
     if script == 'inference_images.py':
         for flag in ('--images-src', '--images-bgr'):

@@ -124,7 +124,7 @@ def test_python_callers_get_a_value_error(weights, kind):
         Matting.from_checkpoint(path)
 
 
-@pytest.mark.parametrize('entry', ['data/0', 'constants.pkl', 'conv.py', 'about.json', '/version'])
+@pytest.mark.parametrize('entry', ['data/0', 'constants.pkl', '.py', 'about.json', '/version'])
 @pytest.mark.parametrize('door', ARCHIVE_DOORS)
 def test_every_door_refuses_a_flipped_bit_of_an_archive(archive, tmp_path, capsys, door, entry):
     path = tmp_path / 'a.pt'

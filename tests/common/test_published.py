@@ -58,6 +58,8 @@ def test_every_published_flag_is_accepted(script: str, in_tmp: Path) -> None:
     for word in [*words, 'data_path.toml']:
         if word.endswith(('.pth', '.toml')):
             Path(word).touch()
+    parts = [f'[videomatte240k.{part}]\nfgr = "."\npha = "."' for part in ('train', 'valid')]
+    Path('data_path.toml').write_text('\n'.join([*parts, '[backgrounds]', 'train = "."', 'valid = "."']))
     args = importlib.import_module(script).parse(words)
     value = words[words.index('--model-backbone') + 1]
     assert args.model_backbone in (value, [value])

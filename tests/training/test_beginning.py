@@ -46,7 +46,7 @@ def test_pretrained_weights_begin_a_run_and_are_not_read_when_it_goes_on(pretrai
     assert train_base.main(flags('run', max_steps=1, **words)) == 0
     begin = 'new run with pretrained weights from the weights of'
     lines = capsys.readouterr().out.splitlines()
-    assert [line for line in lines if 'weights' in line] == [
+    assert [line for line in lines if 'weights from' in line] == [
         f'{begin} {source}: 5 of 7 tensors, 71.0 % of the parameters'
     ]
     assert pretrained == [source]

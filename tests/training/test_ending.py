@@ -22,7 +22,8 @@ def told(caplog):
     caplog.set_level(logging.INFO)
 
     def tell(script, words, code=0, **more):
-        Path('data_path.toml').touch()
+        parts = [f'["my data".{part}]\nfgr = "."\npha = "."' for part in ('train', 'valid')]
+        Path('data_path.toml').write_text('\n'.join([*parts, '[backgrounds]', 'train = "."', 'valid = "."']))
         args = script.parse(words)
         vars(args).update(more)
         caplog.clear()
@@ -122,7 +123,7 @@ def test_commands_are_as_short_as_the_folder_and_the_path_allow(in_tmp, told, mo
     assert told(train_base, words, 130)[0][:2] == [sys.executable, str(ROOT / 'train_base.py')]
     monkeypatch.setattr('shutil.which', lambda _: sys.executable)
     assert told(train_base, words, 130)[0][0] == 'python'
-    monkeypatch.setattr(Path, 'cwd', lambda: ROOT)
+    monkeypatch.setattr(Path, 'cwd', lambda *_: ROOT)
     assert told(train_base, words, 130)[0][:2] == ['python', 'train_base.py']
     monkeypatch.setenv('TORCHELASTIC_RUN_ID', '7')
     assert told(train_base, words, 130)[0][:3] == ['torchrun', '...', 'train_base.py']
