@@ -58,5 +58,5 @@ endef
 	$(call pip_install,[test])
 
 .venv/installed-dev: .venv/installed-test
-	@echo 'Installing ruff, mypy, matplotlib and pre-commit: 0.05 GB to download.'
+	@echo 'Installing ruff, mypy and pre-commit: 0.05 GB to download.'
 	$(call pip_install,[dev])

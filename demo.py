@@ -1,7 +1,7 @@
 # PYTHON_ARGCOMPLETE_OK
 """First result in minutes: train both stages on drawn data, cut out subjects the network never saw, show a picture.
 
-  python demo.py             about ten minutes on two cores
+  python demo.py             about six minutes on two cores
   python demo.py --steps 20  only to see that everything works
 
 Everything goes to demo_output/; the picture is demo_output/result.png. Run again, it goes on where it stopped.
@@ -15,7 +15,10 @@ if __name__ == '__main__':
     signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C during the imports is no traceback; `main` answers it better
 
 import argparse
+import os
+import shutil
 import sys
+import webbrowser
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -28,15 +31,17 @@ if TYPE_CHECKING:
 
 OUT = Path('demo_output')
 SHOWN = (3, 8, 11, 14)
+COLUMNS = ('source', 'plate', 'alpha', 'cut out on white', 'on a new background')
+LABEL = 22  # pixels, the height of the line over the columns
 # Small pictures: half their size is what the coarse network was trained on.
-REFINER = ('--model-backbone-scale', '0.5', '--model-refine-sample-pixels', '12000')
-SIDE = 320
+REFINER = ('--model-backbone-scale', '0.5', '--model-refine-sample-pixels', '8000')
+SIDE = 256
 
 
 def main(argv: list[str] | None = None) -> int:
     """Run the demo; return its exit code."""
     parser = cli.Parser(__doc__)
-    parser.add_argument('--steps', type=int, default=600, metavar='N', help='of the base stage')
+    parser.add_argument('--steps', type=int, default=340, metavar='N', help='of the base stage')
     parser.add_argument(
         '--refine-steps', type=int, metavar='N', help='of the refine stage (default: a quarter of that)'
     )
@@ -70,15 +75,15 @@ def make(args: argparse.Namespace, again: str) -> int:
         '--checkpoint-dir', str(OUT / 'checkpoint'), '--log-dir', str(OUT / 'log'), '--log-train-loss-interval', '25',
     ]  # fmt: skip
     base = [
-        *shared, '--model-name', 'base', '--train-resolution', '160', '--max-steps', str(args.steps),
-        '--learning-rate-scale', '2', '--log-valid-interval', '150', '--checkpoint-interval', '150',
+        *shared, '--model-name', 'base', '--train-resolution', '128', '--max-steps', str(args.steps),
+        '--learning-rate-scale', '2', '--log-valid-interval', '115', '--checkpoint-interval', '115',
     ]  # fmt: skip
     print('1 of 3: the coarse network\n' + command('train_base.py', base), flush=True)
     if code := train_base.main([*base, '--part-of', again]):
         return code
     refine = [
         *shared, '--model-name', 'refine', '--train-resolution', str(SIDE), '--max-steps', str(refine_steps),
-        *REFINER, '--log-valid-interval', '150', '--checkpoint-interval', '150',
+        *REFINER, '--log-valid-interval', '115', '--checkpoint-interval', '115',
         '--model-start-weights', str(OUT / 'checkpoint/base/last.pth'),
     ]  # fmt: skip
     print('\n2 of 3: the whole network\n' + command('train_refine.py', refine), flush=True)
@@ -94,7 +99,10 @@ def make(args: argparse.Namespace, again: str) -> int:
     print('\n3 of 3: cut out subjects it never saw\n' + command('inference_images.py', run), flush=True)
     if code := run_until_stopped(partial(inference_images.start, run, process_shard()), f'stopped; {again} goes on'):
         return code
-    print(f'\nsource, plate, alpha, cut out on white, on a new background: {show_result()}')
+    sheet = make_sheet()
+    print(f'\n{", ".join(COLUMNS)}: {sheet}')
+    if sys.stdout.isatty():
+        show(sheet)
     return 0
 
 
@@ -125,10 +133,10 @@ def draw_pictures() -> None:
             save_image(picture, OUT / folder / f'{i:02d}.png')
 
 
-def show_result() -> Path:
-    """Lay the pictures out in rows and return the path of the sheet."""
-    import cv2
+def make_sheet() -> Path:
+    """Lay the pictures out in rows under the names of the columns and return the path of the sheet."""
     import numpy as np
+    from PIL import Image, ImageDraw, ImageFont
 
     from dataset.readers import read_alpha, read_rgb
     from dataset.synthetic import SyntheticBackgrounds
@@ -141,9 +149,36 @@ def show_result() -> Path:
         source, plate = read_rgb(OUT / f'src/{i:02d}.png'), read_rgb(OUT / f'bgr/{i:02d}.png')
         grey = np.repeat(pha, 3, 2)
         rows.append(np.hstack([source, plate, grey, blend(fgr, 255, pha), blend(fgr, new, pha)]))
+    sheet = Image.fromarray(np.pad(np.vstack(rows), ((LABEL, 0), (0, 0), (0, 0)), constant_values=255))
+    for column, name in enumerate(COLUMNS):
+        place = (column * SIDE + SIDE // 2, LABEL // 2)
+        ImageDraw.Draw(sheet).text(place, name, 'black', ImageFont.load_default(15), anchor='mm')
     path = OUT / 'result.png'
-    cv2.imwrite(str(path), np.vstack(rows)[..., ::-1])
+    sheet.save(path)
     return path
+
+
+def show(path: Path) -> None:
+    """Open a picture where there is a display, else print it where the terminal has all colours."""
+    if sys.platform == 'darwin' or os.environ.get('DISPLAY') or os.environ.get('WAYLAND_DISPLAY'):
+        webbrowser.open(path.resolve().as_uri())
+    elif os.environ.get('COLORTERM') in ('truecolor', '24bit'):
+        from dataset.readers import read_rgb
+
+        print(in_half_blocks(read_rgb(path), shutil.get_terminal_size().columns))
+
+
+def in_half_blocks(picture: np.ndarray, columns: int) -> str:
+    """Return text that shows a picture, uint8 RGB (H, W, 3): a character is two pixels, one over the other."""
+    import cv2
+
+    height, width = picture.shape[:2]
+    small = cv2.resize(picture, (columns, round(height * columns / width / 2) * 2), interpolation=cv2.INTER_AREA)
+    lines = (
+        ''.join('\x1b[38;2;{};{};{};48;2;{};{};{}m▀'.format(*upper, *lower) for upper, lower in zip(above, below))
+        for above, below in zip(small[::2], small[1::2])
+    )
+    return '\x1b[0m\n'.join(lines) + '\x1b[0m'
 
 
 def blend(fgr: np.ndarray, bgr: np.ndarray | int, pha: np.ndarray) -> np.ndarray:

@@ -27,7 +27,6 @@ if __name__ == '__main__':
     signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C during the imports is no traceback; `main` answers it better
 
 import argparse
-import os
 import sys
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
@@ -179,8 +178,6 @@ def start(argv: Sequence[str] | None) -> int:
     args = parse(argv)
     if args.device in ('auto', 'cpu'):
         keep_memory('cpu')  # before there are threads
-    # Threads of one layer wait awake for each other, but not for long: decoders and scoring need the cores, too.
-    os.environ.setdefault('GOMP_SPINCOUNT', '100000')
     try:
         plan = prepared(args)
     except (ValueError, OSError) as error:

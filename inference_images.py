@@ -28,7 +28,6 @@ if __name__ == '__main__':
 
 import argparse
 import math
-import os
 import sys
 import time
 import traceback
@@ -123,8 +122,6 @@ def start(argv: Sequence[str] | None, shard: Shard) -> int:
     args = parse(argv)
     if args.device in ('auto', 'cpu'):
         keep_memory('cpu')  # before there are threads
-    # Threads of one layer wait awake for each other, but not for long: decoders and encoders need the cores, too.
-    os.environ.setdefault('GOMP_SPINCOUNT', '100000')
     try:
         jobs, writer, found = prepare(args, shard)
         from inference.backends import load_found

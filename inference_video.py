@@ -25,7 +25,6 @@ if __name__ == '__main__':
     signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C during the imports is no traceback; `main` answers it better
 
 import argparse
-import os
 import sys
 from collections.abc import Sequence
 from contextlib import ExitStack
@@ -53,7 +52,6 @@ def start(argv: Sequence[str] | None) -> int:
     args = parse(argv)
     if args.device in ('auto', 'cpu'):
         keep_memory('cpu')  # before there are threads
-    os.environ.setdefault('GOMP_SPINCOUNT', '100000')  # threads that spin would take the cores of decoders and encoders
     with ExitStack() as opened:
         try:
             cli.raise_problems(backend_options.network_problems(args) + video_options.video_problems(args))

@@ -57,8 +57,8 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
 
 def main(argv: Sequence[str] | None = None) -> None:
     args = parse(argv)
-    environment = dict(os.environ)
-    os.environ.setdefault('GOMP_SPINCOUNT', '100000')  # as inference_images.py does, for its stages alone
+    # Scripts of ours set this one themselves.
+    environment = {name: value for name, value in os.environ.items() if name != 'GOMP_SPINCOUNT'}
 
     from helpers.picture_stages import png_seconds
 

@@ -169,7 +169,12 @@ def nearest(word: str, meanings: Mapping[str, str]) -> str | None:
 
 
 def run(main: Callable[..., int | None], *args: Any) -> int:
-    """Run a script's `main` and return its exit code; what its Python lacks ends it with one line."""
+    """Run a script's `main` and return its exit code; what its Python lacks ends it with one line.
+
+    Sets, before torch is imported, how long the threads of a layer wait awake for each other: not for long, since other
+    threads and processes need the cores, too (docs/experiments.md has what that brings).
+    """
+    os.environ.setdefault('GOMP_SPINCOUNT', '10000')
     if problem := python_problem():
         print(f'error: {problem}', file=sys.stderr)
         return 2

@@ -2,6 +2,7 @@
 
 import argparse
 import importlib
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -178,3 +179,10 @@ def test_an_import_that_fails_within_the_toolkit_is_not_hidden():
 
     with pytest.raises(ImportError, match='fit'):
         run(main)
+
+
+def test_a_script_sets_how_long_threads_wait_unless_it_is_set(monkeypatch):
+    monkeypatch.setenv('GOMP_SPINCOUNT', '5')
+    assert run(lambda: int(os.environ['GOMP_SPINCOUNT'])) == 5
+    monkeypatch.delenv('GOMP_SPINCOUNT')
+    assert run(lambda: int(os.environ['GOMP_SPINCOUNT'])) == 10000

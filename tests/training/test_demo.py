@@ -6,8 +6,11 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
+from PIL import Image
 from support import sabotage
+from support.pictures import save
 from support.runs import ROOT, flags
 
 import demo
@@ -101,3 +104,42 @@ def test_before_the_first_step_the_hint_is_told(monkeypatch):
     monkeypatch.setattr('common.signals.end_at_once', told.append)
     StopRequest(hint='; make demo goes on').answer(signal.SIGTERM)
     assert told == ['stopped by SIGTERM before the first step; make demo goes on', 15]
+
+
+def test_the_sheet_names_its_columns(in_tmp):
+    for kind, suffix, value in (('src', 'png', 40), ('bgr', 'png', 80), ('cut_out/fgr', 'jpg', 120)):
+        for i in demo.SHOWN:
+            save(demo.OUT / kind / f'{i:02d}.{suffix}', np.full((demo.SIDE, demo.SIDE, 3), value, np.uint8))
+    for i in demo.SHOWN:
+        save(demo.OUT / f'cut_out/pha/{i:02d}.jpg', np.full((demo.SIDE, demo.SIDE), 255, np.uint8))
+    sheet = np.asarray(Image.open(demo.make_sheet()))
+    assert sheet.shape == (demo.LABEL + len(demo.SHOWN) * demo.SIDE, len(demo.COLUMNS) * demo.SIDE, 3)
+    names, pictures = sheet[: demo.LABEL], sheet[demo.LABEL :]
+    for column, value in enumerate((40, 80, 255, 120, 120)):
+        place = slice(column * demo.SIDE, (column + 1) * demo.SIDE)
+        assert names[:, place].min() < 100  # letters
+        assert abs(int(pictures[5, place].mean()) - value) <= 2
+
+
+def test_a_terminal_shows_two_pixels_in_a_character():
+    red, blue = [255, 0, 0], [0, 0, 255]
+    picture = np.array([[red, blue], [blue, red]], np.uint8)
+    first, second = '\x1b[38;2;255;0;0;48;2;0;0;255m▀', '\x1b[38;2;0;0;255;48;2;255;0;0m▀'
+    assert demo.in_half_blocks(picture, 2) == f'{first}{second}\x1b[0m'
+
+
+@pytest.mark.parametrize(
+    ('names', 'opened', 'printed'),
+    [({'DISPLAY': ':0'}, 1, False), ({'COLORTERM': 'truecolor'}, 0, True), ({}, 0, False)],
+)
+def test_the_picture_is_shown_where_that_can_be_done(in_tmp, monkeypatch, capsys, names, opened, printed):
+    for name in ('DISPLAY', 'WAYLAND_DISPLAY', 'COLORTERM'):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in names.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(sys, 'platform', 'linux')
+    addresses = []
+    monkeypatch.setattr('webbrowser.open', addresses.append)
+    demo.show(save(in_tmp / 'result.png', np.zeros((4, 4, 3), np.uint8)))
+    assert addresses == [(in_tmp / 'result.png').as_uri()] * opened
+    assert ('▀' in capsys.readouterr().out) == printed
