@@ -55,8 +55,9 @@ def check_files(paths: DataPaths, sample: int = 24) -> DataReport:
         report.train_pairs = pairs
         report.valid_pairs = _check_pairs('valid', paths.valid_fgr, paths.valid_pha, sample, report)
     else:
-        parts = _divide('pairs', dict(pairs), paths.train_fgr, paths.valid_share, report)
-        report.train_pairs, report.valid_pairs = ([(fgr, dict(pairs)[fgr]) for fgr in part] for part in parts)
+        alphas = dict(pairs)
+        parts = _divide('pairs', alphas, paths.train_fgr, paths.valid_share, report)
+        report.train_pairs, report.valid_pairs = ([(fgr, alphas[fgr]) for fgr in part] for part in parts)
     report.train_bgr = _check_backgrounds('train', paths.train_bgr, sample, report)
     if paths.valid_bgr_share is None:
         report.valid_bgr = _check_backgrounds('valid', paths.valid_bgr, sample, report)
@@ -76,8 +77,9 @@ def _divide(
     kind: str, files: Iterable[Path], folder: Path, share: float, report: DataReport
 ) -> tuple[list[Path], list[Path]]:
     """Return the files of training and those of validation, which takes a share of the folder."""
-    names = [path.relative_to(folder.absolute()) for path in files]
-    train, valid = ([folder.absolute() / name for name in drawn_part(names, share, s)] for s in ('train', 'valid'))
+    root = folder.absolute()
+    names = [path.relative_to(root) for path in files]
+    train, valid = ([root / name for name in drawn_part(names, share, split)] for split in ('train', 'valid'))
     report.notes.append(f'validation takes {len(valid)} of the {len(names)} {kind}, drawn by name (valid = {share}).')
     if names and not (train and valid):
         report.findings.append(

@@ -19,7 +19,6 @@ from typing import Any
 from common.console import some
 from common.files import IMAGE_SUFFIXES, not_a_folder
 
-COPY_THE_EXAMPLE = 'copy data_path.example.toml to that name and enter your folders'
 BACKSLASH = 'in double quotes a backslash begins an escape: use forward slashes (C:/data) or single quotes'
 
 
@@ -146,7 +145,9 @@ def read_data_config(config: Path, dataset_name: str) -> DataPaths:
     """
     config = Path(config)
     if not config.is_file():
-        raise FileNotFoundError(f'--data-config: {config} is no file; {COPY_THE_EXAMPLE}')
+        raise FileNotFoundError(
+            f'--data-config {config}: no such file; copy data_path.example.toml to that name and enter your folders'
+        )
     if config.suffix == '.py':
         raise ValueError(f'--data-config: {config} is Python; docs/from-bmv2.md has the lines that make TOML of it.')
     text = ''

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from checkpointing.links import template_problem
 from checkpointing.record import Listing
 from common import cli
+from common.files import not_a_folder
 from common.network import BACKBONES
 from common.signals import StopRequest, listening
 
@@ -215,16 +216,12 @@ def data_problems(config: Path, dataset_name: str) -> list[str]:
     """Return what is wrong with a data set in the configuration: it is not there, or its folders are not."""
     from dataset.paths import read_data_config
 
-    if not config.is_file():
-        return [f'--data-config {config}: no such file; it names the folders of {dataset_name!r}: '
-                'copy data_path.example.toml to that name and enter yours']  # fmt: skip
     try:
-        folders = vars(read_data_config(config, dataset_name))
-    except ValueError as error:
+        folders = vars(read_data_config(config, dataset_name)).values()
+    except (ValueError, OSError) as error:
         return [str(error)]
-    missing = [path for path in folders.values() if isinstance(path, Path) and not path.is_dir()]
-    what = {path: 'a file, not a folder' if path.exists() else 'no such folder' for path in missing}
-    return [f'--dataset-name {dataset_name}: {path}: {words}; {config} names it' for path, words in what.items()]
+    missing = dict.fromkeys(path for path in folders if isinstance(path, Path) and not path.is_dir())
+    return [f'--dataset-name {dataset_name}: {path}: {not_a_folder(path)}; {config} names it' for path in missing]
 
 
 def _checkpoint_problems(args: argparse.Namespace) -> list[str]:

@@ -178,7 +178,7 @@ def test_unusable_sources_are_all_named_before_anything_is_written(sources, tmp_
         (['--fgr', 'a', '--bgr', 'b'], '--pha missing'),
         (['--dataset-name', 'x', '--pha', 'a'], '--pha a: not together with --dataset-name'),
         (['--dataset-name', 'synthetic'], 'it is drawn and has no files'),
-        (['--dataset-name', 'x'], '--data-config: data_path.toml is no file'),
+        (['--dataset-name', 'x'], '--data-config data_path.toml: no such file'),
     ],
 )
 def test_contradicting_sources_are_refused(in_tmp, capsys, flags, message):
