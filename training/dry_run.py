@@ -17,7 +17,7 @@ from checkpointing.record import CheckpointError, Listing, Record
 from checkpointing.retention import Policy, decide_kept
 from common.devices import peak_mib
 from common.files import Disk
-from common.signals import StopSignals, signal_name, tell
+from common.signals import STOPS, StopSignals, signal_name, tell
 from dataset.loaders import TrainingBatches, ValidationBatches
 
 from .distributed import Ranks
@@ -91,7 +91,7 @@ def dry_run(run: Run, directory: Path) -> int:
     if (start := run.state.progress.step) >= run.schedule.end:
         log.info('dry run: nothing to do, %d steps are done', start)
         return 0
-    with StopSignals() as stop:
+    with StopSignals(numbers=STOPS) as stop:
         try:
             trial = _try(run)
         except KeyboardInterrupt:
@@ -153,11 +153,11 @@ def _tell(run: Run, start: int, trial: Trial, directory: Path) -> None:
     room = f'{_gigabytes(free)} are free' + ', which is TOO LITTLE' * (free < needed)
     height, width = trial.crop
     lines = [
-        f'a step       {step_time:.3g} s in the mean; at the largest crop, {width} x {height}, {trial.computing:.3g} s '
+        f'a step       {step_time:.3g} s on average; at the largest crop, {width} x {height}, {trial.computing:.3g} s '
         f'to compute and {reading:.3g} s to read; loss {trial.loss:.4g}',
         f'memory       {_gigabytes(trial.memory)}{where}, at that crop',
-        f'checkpoints  {len(saved)}, of which stay the weights of {kept["weights"]} and the training state of '
-        f'{kept["state"]}: {_gigabytes(needed)}; {room}',
+        f'checkpoints  {len(saved)}, of which the weights of {kept["weights"]} and the training state of '
+        f'{kept["state"]} stay: {_gigabytes(needed)}; {room}',
         f'whole run    {len(steps)} steps with validation after {validations} of them: about {_duration(seconds)}',
     ]
     log.info(

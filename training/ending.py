@@ -47,7 +47,7 @@ def summary(checkpoints: Checkpoints, logger: Logger, begin: int) -> str:
     names = (f'valid-{display.end - 1}.jpg', 'curves.png', 'curves.csv')
     found = [name for name in names if (logger.folder / name).is_file()]
     show = shlex.join(['tensorboard', '--logdir', str(logger.folder.parent)])
-    return '\n'.join([*lines, f'pictures and curves in {logger.folder}: {", ".join(found)}; {show}'])
+    return '\n'.join([*lines, f'pictures and curves in {logger.folder}: {", ".join(found) or "none"}; {show}'])
 
 
 def tell_what_next(args: argparse.Namespace, command: Sequence[str], code: int) -> None:
@@ -59,7 +59,7 @@ def tell_what_next(args: argparse.Namespace, command: Sequence[str], code: int) 
         code: the exit code.
     """
     script, words = Path(command[0]), command[1:]
-    if getattr(args, 'part_of', None) is not None or getattr(args, 'dry_run', False):
+    if args.part_of is not None or args.dry_run:
         return
     if code:
         log.info('go on with:\n  %s', _line(script, _resuming(words)))
@@ -118,11 +118,11 @@ def _resuming(words: Sequence[str]) -> list[str]:
 
 def _line(script: Path, words: Sequence[str]) -> str:
     """Return a command line, quoted for the shell, as short as the current folder allows."""
+    line = [_short(script), *words]
     if 'TORCHELASTIC_RUN_ID' in os.environ:
-        python = 'torchrun ...'
-    else:
-        python = 'python' if shutil.which('python') == sys.executable else _short(Path(sys.executable))
-    return f'{python} {shlex.join([_short(script), *words])}'
+        return f'torchrun ... {shlex.join(line)}'
+    python = 'python' if shutil.which('python') == sys.executable else _short(Path(sys.executable))
+    return shlex.join([python, *line])
 
 
 def _short(path: Path) -> str:

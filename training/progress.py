@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import sys
 import threading
 import time
@@ -37,7 +38,7 @@ class Display:
 
     def __init__(self, start: int, end: int, epoch_steps: int, first: bool = True):
         self.done, self.end, self.epoch_steps, self.first = start, end, epoch_steps, first
-        self.began = self._told = time.monotonic()
+        self.began, self._told = time.monotonic(), -math.inf
         self._warm: tuple[int, float] | None = None  # steps done, and when: the first step says nothing of the others
         self._over = threading.Event()
         self._bar: tqdm | None = None
@@ -55,8 +56,10 @@ class Display:
 
     def due(self) -> bool:
         """Return whether it is time to tell something: after the first step, then by the clock."""
-        seconds = BAR_SECONDS if self._terminal else LINE_SECONDS
-        return self.first and (self._warm is None or time.monotonic() - self._told >= seconds)
+        return self.first and (self._warm is None or self._late())
+
+    def _late(self) -> bool:
+        return time.monotonic() - self._told >= (BAR_SECONDS if self._terminal else LINE_SECONDS)
 
     def step(self, done: int, loss: float, rate: float, waiting: float) -> None:
         """Tell of the step just done.
@@ -83,9 +86,10 @@ class Display:
 
     def validating(self, batches: Any, what: str = 'validation') -> Iterator[Any]:
         """Pass the batches of a validation through, and tell how many are done."""
+        self._over.set()
         began = time.monotonic()
         for done, batch in enumerate(batches):
-            if self.due():
+            if self.first and self._late():
                 left = duration((time.monotonic() - began) / done * (len(batches) - done)) if done else '?'
                 self._tell(f'step {self.done}/{self.end}, {what}: batch {done} of {len(batches)}, {left} left')
             yield batch

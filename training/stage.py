@@ -294,6 +294,11 @@ def begin(
         last, start = settings.run.model_last_checkpoint, settings.run.model_start_weights
         accept = settings.run.accept_changed_data
         resume = ranks.in_turn(lambda: decide(last, folder, stage, identity, start, lists, accept, disk))
+        done = -1 if resume.record is None else resume.record.step
+        if ranks.agree(done, -done) != [done, -done]:  # before first weights are read in turn
+            raise ValueError(
+                '--checkpoint-dir: the ranks see different checkpoints; all machines must share that folder'
+            )
         if resume.record is None:
             _first_weights(settings, network, resume, folder, pretrain, () if refiner is None else ('refiner.',), ranks)
         dtype = _precision(settings.run.precision, resume.record, ranks.device)
@@ -307,10 +312,6 @@ def begin(
             stage, ranks.device, str(dtype).removeprefix('torch.'), ranks.world, 's' * (ranks.world > 1),
             data.plan.mattes, data.plan.backgrounds, schedule.steps_per_epoch, position, schedule.end,
         )  # fmt: skip
-        if ranks.agree(position, -position) != [position, -position]:
-            raise ValueError(
-                '--checkpoint-dir: the ranks see different checkpoints; all machines must share that folder'
-            )
         log_dir = settings.run.log_dir
         mark = mark_of(stage, folder, log_dir)
         options = {**settings.options, 'precision': str(dtype).removeprefix('torch.')}

@@ -73,6 +73,13 @@ def test_pretrained_weights_are_not_read_where_others_are_taken(pretrained, caps
         torch.testing.assert_close(weights['decoder.weight'], state['decoder.weight'])
 
 
+def test_ranks_that_see_different_checkpoints_end_before_one_waits_for_the_other(pretrained, monkeypatch, capsys):
+    monkeypatch.setattr(Ranks, 'agree', lambda _, *flags: [flag + 1 for flag in flags])
+    assert train_base.main(flags('run', model_pretrain_initialization='imagenet')) == 2
+    assert 'the ranks see different checkpoints' in capsys.readouterr().err
+    assert pretrained == []
+
+
 MISSING = (
     'the refine stage begins with the weights of a base checkpoint, such as checkpoint/base/best.pth; --from-scratch '
     'begins without, and learns far worse\n'

@@ -48,7 +48,7 @@ def test_nothing_of_it_stays(tiny, capsys):
     assert 'new run with new weights' in out
     assert 'dry run: a step, a validation and a checkpoint are done, and nothing of them stays' in out
     assert '  whole run    5 steps with validation after 2 of them: about ' in out
-    assert '  checkpoints  4, of which stay the weights of 4 and the training state of 2: ' in out
+    assert '  checkpoints  4, of which the weights of 4 and the training state of 2 stay: ' in out
     assert list(tiny.iterdir()) == []
 
 
@@ -97,18 +97,20 @@ def test_a_save_that_fails_ends_it_with_one_line(tiny, capsys, monkeypatch):
     assert capsys.readouterr().err == 'error: dry run: the checkpoint could not be saved\n'
 
 
-@pytest.mark.parametrize('place', ['rehearse', '_train_step', '_save'])
-def test_a_signal_ends_it_in_one_line_without_a_trace(tiny, capfd, monkeypatch, place):
+@pytest.mark.parametrize(
+    ('place', 'name'), [('rehearse', 'SIGINT'), ('_train_step', 'SIGTERM'), ('_save', 'SIGINT'), ('_save', 'SIGUSR1')]
+)
+def test_a_signal_ends_it_in_one_line_without_a_trace(tiny, capfd, monkeypatch, place, name):
     real = getattr(training.dry_run, place)
 
     def stop(*arguments, **more):
         result = real(*arguments, **more)
-        os.kill(os.getpid(), signal.SIGINT)
+        signal.raise_signal(signal.Signals[name])
         return result
 
     monkeypatch.setattr(training.dry_run, place, stop)
-    assert train_base.main(flags('run', dry_run=True)) == 130
-    assert capfd.readouterr().err == 'stopped by SIGINT; nothing of the dry run stays\n'
+    assert train_base.main(flags('run', dry_run=True)) == 128 + signal.Signals[name]
+    assert capfd.readouterr().err == f'stopped by {name}; nothing of the dry run stays\n'
     assert list(tiny.iterdir()) == []
 
 
@@ -131,7 +133,7 @@ def test_the_largest_crop_is_tried_twice(tiny, monkeypatch):
 @pytest.mark.parametrize(
     ('workers', 'a_step', 'whole'),
     # Half of the largest crop is the mean. Pictures are read beside the step, or before it where nobody else does.
-    [(4, '2.5 s in the mean', '2 min'), (2, '5 s in the mean', '4 min'), (0, '12.5 s in the mean', '11 min')],
+    [(4, '2.5 s on average', '2 min'), (2, '5 s on average', '4 min'), (0, '12.5 s on average', '11 min')],
 )
 def test_times_follow_from_the_trial(tiny, capsys, monkeypatch, workers, a_step, whole):
     trial = Trial((60, 62), 0.5, 0.7, {'weights': 10**9, 'state': 2 * 10**9}, 20.0, 5.0, 8.0, 1.0, 3e9)
@@ -148,7 +150,7 @@ def test_times_follow_from_the_trial(tiny, capsys, monkeypatch, workers, a_step,
     )
     # 50 steps, a validation of 8 s, saves of 1 s after 10, 20, 30, 40 and 50; states of the newest two and the best.
     assert (
-        'checkpoints  5, of which stay the weights of 2 and the training state of 2: 6.00 GB; 50.00 GB are free' in out
+        'checkpoints  5, of which the weights of 2 and the training state of 2 stay: 6.00 GB; 50.00 GB are free' in out
     )
     assert f'whole run    50 steps with validation after 1 of them: about {whole}' in out
 

@@ -80,6 +80,17 @@ def test_a_validation_tells_how_far_it_is(clock, lines):
     assert lines()[1:] == ['step 5/9, validation: batch 2 of 4, 00:40 left']
 
 
+def test_a_validation_before_the_first_step_tells_by_the_clock_too(clock, lines):
+    display = Display(3, 9, 9)
+    for _ in display.validating(range(100)):
+        clock.now += 1
+    assert [line.partition('batch ')[2] for line in lines()] == [
+        '0 of 100, ? left', '30 of 100, 01:10 left', '60 of 100, 00:40 left', '90 of 100, 00:10 left',
+    ]  # fmt: skip
+    tell(display, 4)
+    assert lines()[-1].startswith('step 4 of 9')
+
+
 def test_a_terminal_sees_every_batch_of_a_validation(clock, terminal):
     display = Display(0, 9, 9)
     for _ in display.validating(['a', 'b'], 'validation of the average'):
@@ -98,7 +109,7 @@ def test_a_slow_first_step_says_that_it_is_under_way_until_it_is_done(monkeypatc
     assert len(said) == 5 or said[-1] == LINE_SECONDS
 
 
-@pytest.mark.parametrize('end', ['step', 'close', 'next'])
+@pytest.mark.parametrize('end', ['step', 'validation', 'close', 'next'])
 def test_nothing_is_said_to_be_under_way_any_longer(monkeypatch, end):
     begun = []
     monkeypatch.setattr(training.progress, '_remind', lambda what, over: begun.append((what, over)))
@@ -110,6 +121,7 @@ def test_nothing_is_said_to_be_under_way_any_longer(monkeypatch, end):
     assert (what, over.is_set()) == ('first step', False)
     {
         'step': lambda: tell(display, 1),
+        'validation': lambda: list(display.validating(['a'])),
         'close': display.close,
         'next': lambda: display.under_way('something else'),
     }[end]()
