@@ -160,9 +160,9 @@ def make_sheet() -> Path:
 
 def show(path: Path) -> None:
     """Open a picture where there is a display, else print it where the terminal has all colours."""
-    if sys.platform == 'darwin' or os.environ.get('DISPLAY') or os.environ.get('WAYLAND_DISPLAY'):
-        webbrowser.open(path.resolve().as_uri())
-    elif os.environ.get('COLORTERM') in ('truecolor', '24bit'):
+    display = sys.platform in ('darwin', 'win32') or os.environ.get('DISPLAY') or os.environ.get('WAYLAND_DISPLAY')
+    opened = display and webbrowser.open(path.resolve().as_uri())
+    if not opened and os.environ.get('COLORTERM') in ('truecolor', '24bit'):
         from dataset.readers import read_rgb
 
         print(in_half_blocks(read_rgb(path), shutil.get_terminal_size().columns))

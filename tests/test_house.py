@@ -124,6 +124,7 @@ def test_an_installation_adds_the_command_alone():
     project = tomllib.loads((ROOT / 'pyproject.toml').read_text())
     assert project['tool']['setuptools'] == {'packages': [], 'py-modules': ['bgmatting']}
     assert project['project']['scripts'] == {'bgmatting': 'bgmatting:main'}
+    assert 'matplotlib' in project['project']['dependencies']  # every training draws its curves
 
 
 @pytest.mark.parametrize(

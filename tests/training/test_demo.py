@@ -130,7 +130,12 @@ def test_a_terminal_shows_two_pixels_in_a_character():
 
 @pytest.mark.parametrize(
     ('names', 'opened', 'printed'),
-    [({'DISPLAY': ':0'}, 1, False), ({'COLORTERM': 'truecolor'}, 0, True), ({}, 0, False)],
+    [
+        ({'DISPLAY': ':0', 'COLORTERM': 'truecolor'}, 1, False),
+        ({'DISPLAY': 'nothing opens', 'COLORTERM': 'truecolor'}, 1, True),
+        ({'COLORTERM': 'truecolor'}, 0, True),
+        ({}, 0, False),
+    ],
 )
 def test_the_picture_is_shown_where_that_can_be_done(in_tmp, monkeypatch, capsys, names, opened, printed):
     for name in ('DISPLAY', 'WAYLAND_DISPLAY', 'COLORTERM'):
@@ -139,7 +144,7 @@ def test_the_picture_is_shown_where_that_can_be_done(in_tmp, monkeypatch, capsys
         monkeypatch.setenv(name, value)
     monkeypatch.setattr(sys, 'platform', 'linux')
     addresses = []
-    monkeypatch.setattr('webbrowser.open', addresses.append)
+    monkeypatch.setattr('webbrowser.open', lambda address: addresses.append(address) or os.environ['DISPLAY'] == ':0')
     demo.show(save(in_tmp / 'result.png', np.zeros((4, 4, 3), np.uint8)))
     assert addresses == [(in_tmp / 'result.png').as_uri()] * opened
     assert ('▀' in capsys.readouterr().out) == printed
