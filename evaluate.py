@@ -49,14 +49,8 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     """Read the command line."""
     parser = cli.Parser(__doc__)
     add = parser.add_argument_group('what is scored').add_argument
-    add(
-        '--checkpoint',
-        '--model-checkpoint',
-        type=Path,
-        nargs='+',
-        metavar='FILE',
-        help='networks, to be run on --testset',
-    )
+    add('--checkpoint', '--model-checkpoint', type=Path, nargs='+', metavar='FILE',
+        help='networks, to be run on --testset')  # fmt: skip
     add('--testset', type=Path, metavar='DIR',
         help='of make_testset.py, or a folder with src/, bgr/, pha/ and maybe fgr/, trimap/')  # fmt: skip
     add('--predictions', type=Path, nargs='+', metavar='DIR',

@@ -88,6 +88,6 @@ def find(
     args.backend = found.backend
     for name, value in found.settings.values.items():
         setattr(args, f'model_{name.removeprefix("model_")}', value)
-    if found.backend == 'onnx' and args.precision in (None, 'auto'):
+    if found.backend == 'onnx' and args.precision == 'auto':
         args.precision = found.about['precision']
     return found

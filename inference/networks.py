@@ -93,7 +93,14 @@ class FoundNetwork:
         if self.model_type == 'mattingrefine':
             parts += [f'{source}: {", ".join(texts)}' for source, texts in self._sources().items()]
             parts += self._notes()
+        if unread := [name.replace('_', ' ') for name in self.given if not self._reads(name)]:
+            parts.append(f'given, but of no effect: {", ".join(unread)}')
         return '; '.join(parts)
+
+    def _reads(self, name: str) -> bool:
+        """Return whether the network reads a setting of the refiner, as it runs."""
+        refiner = self.settings.refiner
+        return refiner is not None and READ_IN_MODE.get(name, refiner.refine_mode) == refiner.refine_mode
 
     def _sources(self) -> dict[str, list[str]]:
         """Return in words the settings from each source."""
@@ -104,9 +111,8 @@ class FoundNetwork:
             known = {self.source: self.known}
         words: dict[str, list[str]] = {}
         for source, settings in known.items():
-            mode = self.given.get('refine_mode', settings.refine_mode)
             for name, value in vars(settings).items():
-                if name == 'refine_kernel_size' or READ_IN_MODE.get(name, mode) != mode:
+                if name == 'refine_kernel_size' or not self._reads(name):
                     continue
                 text = f'{name.replace("_", " ")} {self.given.get(name, value)}'
                 if self.known is not None and self.given.get(name, value) != value:
@@ -149,9 +155,11 @@ def find_network(
     Raises:
         FileNotFoundError: no such file.
         ValueError: it is damaged, or holds no weights, or those of another network or refiner.
+        TypeError: there is no such setting.
     """
     path, weights, held = Path(path), None, None
     given = {name: value for name, value in given.items() if value is not None}
+    RefinerSettings(**given)  # refuses a name that there is not, also where no refiner would read it
     if path.suffix == '.onnx' and backend in (None, 'onnx'):
         from .onnx_network import read_about
 

@@ -76,7 +76,7 @@ def device_problems(args: argparse.Namespace, backends: Sequence[str] = ('pytorc
     if args.compile and args.device != 'cuda' and not has_compiler:
         found.append('--compile: needs a C++ compiler for the CPU, such as g++; install one or leave the flag out')
     if any(backend != 'onnx' for backend in backends):
-        for precision in several(args.precision or 'float32'):
+        for precision in several(args.precision):
             found += cli.precision_problems(args.device, precision)
     if args.device in ('cuda', 'mps'):
         try:

@@ -73,7 +73,7 @@ def make_rows(args: argparse.Namespace, sizes: Sequence[Size]) -> tuple[list[Spe
     """
     given = {name: getattr(args, f'model_{name}') for name in vars(RefinerSettings())}
     given = {name: value for name, value in given.items() if value is not None}
-    backbones, precisions, backends = args.model_backbone or [None], args.precision or ['float32'], args.backend
+    backbones, precisions, backends = args.model_backbone or [None], args.precision, args.backend
     found = None
     if args.model_checkpoint is not None:
         from inference.networks import find_network
@@ -85,12 +85,11 @@ def make_rows(args: argparse.Namespace, sizes: Sequence[Size]) -> tuple[list[Spe
         backends = backends or [found.backend]
         if found.backend == 'onnx':
             held = found.about['precision']
-            precisions = [held if name == 'auto' else name for name in args.precision or [held]]
+            precisions = [held if name == 'auto' else name for name in precisions]
     rows = []
+    backbones = BACKBONES if 'all' in backbones else backbones
     for backbone, size, precision, backend in itertools.product(
-        *map(
-            dict.fromkeys, (BACKBONES if 'all' in backbones else backbones, sizes, precisions, backends or ['pytorch'])
-        )
+        *map(dict.fromkeys, (backbones, sizes, precisions, backends or ['pytorch']))
     ):
         if found is not None:
             settings = NetworkSettings(found.model_type, found.backbone, found.refiner_for(size))
@@ -111,7 +110,7 @@ def network_problems(args: argparse.Namespace) -> list[str]:
         found.append(
             f'--model-checkpoint {args.model_checkpoint}: has one backbone; give that alone as --model-backbone'
         )
-    if 'onnx' in backend_options.backends_of(args) and 'bfloat16' in (args.precision or ()):
+    if 'onnx' in backend_options.backends_of(args) and 'bfloat16' in args.precision:
         found.append('--precision bfloat16: --backend onnx has float32 and float16')
     return list(dict.fromkeys(found))
 

@@ -27,13 +27,8 @@ def add_camera_arguments(parser: argparse.ArgumentParser) -> None:
 def add_display_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the flags for what is made of it."""
     add = parser.add_argument_group('display').add_argument
-    add(
-        '--video-target-bgr',
-        '--target-bgr',
-        type=Path,
-        metavar='FILE',
-        help='picture to put behind the subject; plain white if left out',
-    )
+    add('--video-target-bgr', '--target-bgr', type=Path, metavar='FILE',
+        help='picture to put behind the subject; plain white if left out')  # fmt: skip
     add('--view', choices=('com', 'pha', 'src'), default='com', help="composite, alpha, or the camera's picture")
     add('--mirror', action='store_true', help='show left and right exchanged; what is saved or sent on is not')
     add('--hide-fps', action='store_true', help='do not write the frame rate on the picture')

@@ -19,13 +19,14 @@ from common.network import RefinerSettings, published_size
 from export.portable import PortableRefine
 from inference import Matting
 from inference.networks import find_network
+from model import MattingBase
 
 TRAINED = RefinerSettings(0.5, refine_sample_pixels=320)
 
 
 @pytest.fixture(scope='module')
-def small(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """Weights of a refine network with a small encoder, which is in use."""
+def small(tmp_path_factory: pytest.TempPathFactory, checkpoints: object) -> Iterator[Path]:
+    """Weights of a refine network with a small encoder, which is in use; those that all tests share are made before."""
     with small_encoder.used():
         yield save_networks(tmp_path_factory.mktemp('small'))['mattingrefine']
 
@@ -63,6 +64,18 @@ def test_weights_with_a_record_run_as_they_were_trained(trained: Path) -> None:
     assert found.settings.refiner == RefinerSettings(0.25, refine_sample_pixels=320)
     assert 'as given: backbone scale 0.25 (0.5 as trained); as trained: refine mode sampling' in str(found)
     assert '(0.5' not in str(find_network(trained, backbone_scale=0.5))
+
+
+def test_given_settings_that_nothing_reads_are_told_of(trained: Path, in_tmp: Path) -> None:
+    assert str(find_network(trained, refine_threshold=0.5)).endswith('; given, but of no effect: refine threshold')
+    thresholding = str(find_network(trained, refine_threshold=0.5, refine_mode='thresholding'))
+    assert 'as given: refine mode thresholding (sampling as trained), refine threshold 0.5 (' in thresholding
+    assert 'no effect' not in thresholding
+    torch.save(MattingBase('mobilenetv2').state_dict(), 'base.pth')
+    line = 'base.pth: mattingbase with mobilenetv2; given, but of no effect: backbone scale'
+    assert str(find_network('base.pth', backbone_scale=0.5)) == line
+    with pytest.raises(TypeError, match='scale'):
+        Matting.from_checkpoint('base.pth', device='cpu', scale=0.5)
 
 
 def test_pictures_far_from_the_trained_size_are_told_of(trained: Path) -> None:
