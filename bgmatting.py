@@ -28,7 +28,9 @@ ROOT = Path(__file__).resolve().parent
 
 def scripts() -> dict[str, Path]:
     """Return the script of each command: 'train-base' for train_base.py, 'images' for inference_images.py."""
-    paths = sorted(path for path in ROOT.glob('*.py') if path.stem != 'bgmatting')
+    # The mark of completion tells them from files that a user keeps beside them, such as a data_path.py.
+    marked = (path for path in ROOT.glob('*.py') if path.read_bytes().startswith(b'# PYTHON_ARGCOMPLETE_OK'))
+    paths = sorted(path for path in marked if path.stem != 'bgmatting')
     return {path.stem.removeprefix('inference_').replace('_', '-'): path for path in paths}
 
 

@@ -15,8 +15,8 @@ make room, and keep one checkpoint whatever happens:
 another kind of file, half the size:
   python checkpoints.py convert checkpoint/refine/best.pth -o refine.safetensors --precision float16
 
-Exit code 0: done; 1: something is damaged (verify) or differs (diff); 2: a mistake or a
-refusal, with what to do about it.
+Exit code 0: done; 1: something is damaged (verify) or differs (diff); 2: a mistake or a refusal, with what to do about
+it; 130 or 143: stopped by Ctrl-C or SIGTERM.
 """
 
 from __future__ import annotations
@@ -29,6 +29,7 @@ if __name__ == '__main__':
 import argparse
 import sys
 from collections.abc import Sequence
+from functools import partial
 from typing import TYPE_CHECKING
 
 import train_base
@@ -43,6 +44,7 @@ from checkpointing.cli import (
 )
 from common import cli
 from common.console import megabytes, progress, say, table
+from common.signals import run_until_stopped
 from training import scoring
 
 if TYPE_CHECKING:
@@ -308,15 +310,18 @@ COMMANDS = {
 }  # fmt: skip
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Run the script; return its exit code."""
+def start(argv: Sequence[str] | None) -> int:
+    """Read the command line and do what it says; return the exit code."""
     try:
         args = parse(__doc__, argv, scoring.add_arguments)
         return COMMANDS[args.command](args)
-    except KeyboardInterrupt:
-        return 130
     except Exception as error:
         return cli.report_error(error, 2, memory='lower --batch-size or --train-resolution')
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the script; return its exit code."""
+    return run_until_stopped(partial(start, argv), 'stopped: files are written whole or not at all')
 
 
 if __name__ == '__main__':

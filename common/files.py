@@ -42,7 +42,8 @@ def not_a_folder(path: Path) -> str:
     if not path.exists():
         return 'no such folder'
     if kind_of(path) == 'video':
-        return f'a video, not a folder of pictures; make one of it: ffmpeg -i {path.name} folder/%06d.png'
+        make = f'mkdir {path.stem}; ffmpeg -i {path} {path.stem}/%06d.png'
+        return f'a video, not a folder of pictures; make one of it: {make}'
     return f'a {kind_of(path)}, not a folder'
 
 

@@ -41,6 +41,11 @@ def import_problem(error: ImportError) -> str | None:
         swap = f"apt install {package}, or swap in OpenCV's build without windows: {OPENCV_SWAP}"
         what = swap.format('opencv-python-headless') if package else 'install the package of your system that has it'
         return f'{library}, a library of the system, is missing for {_python()}: {what}'
+    if loading := re.search(r'DLL load failed while importing (\w+)', reason):
+        return (
+            f'{loading[1]}: a library of Windows is missing for {_python()}: install the Visual C++ Redistributable, '
+            'and on an N edition the Media Feature Pack'
+        )
     module = re.search(r"No module named '(\w+)", reason)
     if module is None or any((ROOT / name).exists() for name in (module[1], f'{module[1]}.py')):
         return None

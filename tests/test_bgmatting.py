@@ -27,6 +27,13 @@ def test_every_script_is_a_command():
     assert {'train-base', 'images', 'video', 'speed-test', 'export-onnx', 'checkpoints'} < set(bgmatting.scripts())
 
 
+def test_a_file_that_a_user_keeps_beside_the_scripts_is_no_command(tmp_path, monkeypatch):
+    shutil.copy(ROOT / 'train_base.py', tmp_path)
+    (tmp_path / 'data_path.py').write_text('DATA_PATH = {')
+    monkeypatch.setattr(bgmatting, 'ROOT', tmp_path)
+    assert list(bgmatting.scripts()) == ['train-base']
+
+
 @pytest.mark.parametrize('words', [['--help'], []])
 def test_help_lists_the_commands_with_what_they_do(words, capsys, monkeypatch):
     monkeypatch.setenv('COLUMNS', '200')

@@ -105,6 +105,12 @@ def test_each_target_installs_what_it_needs(target, extras):
     assert words.count('uninstall') == words.count('opencv-python-headless;') == len(extras)  # after each of them
 
 
+def test_an_image_of_docker_keeps_its_own_environment():
+    # Copied over it, that of the machine would not run, and a run's folders can be larger than the image.
+    left_out = (ROOT / '.dockerignore').read_text().splitlines()
+    assert {'.git', '.venv', 'checkpoint', 'log', 'demo_output'} <= set(left_out)
+
+
 WINDOWS = re.compile(r'(?:imshow|namedWindow|resizeWindow|destroyWindow|destroyAllWindows|waitKey(?:Ex)?|pollKey|'
                      r'(?:get|set)Window\w+|selectROI|createTrackbar|setMouseCallback)$')  # fmt: skip
 

@@ -4,13 +4,15 @@ import json
 import math
 import os
 import shutil
+import subprocess
+import sys
 import time
 from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import save_file
-from support.checkpoint_folders import LOSSES, call, flip, foreign, make, names, without_checksums
+from support.checkpoint_folders import LOSSES, ROOT, call, flip, foreign, make, names, without_checksums
 
 from checkpointing.inventory import freed, runs, size_on_disk
 from checkpointing.record import _sealed
@@ -331,3 +333,22 @@ def test_links_are_known_where_there_are_no_hard_links(run, capsys):
     (run / 'best.pth').write_bytes(copy)
     assert call(capsys, 'pin', run / 'best.pth')[1] == 'epoch-0-iter-3 is pinned\n'
     assert 'best.pth is epoch-0-iter-3.pth' in call(capsys, 'list')[1]
+
+
+def test_a_stop_leaves_time_to_remove_what_is_unfinished(in_tmp):
+    # As the script and not as its `main`: until that, Ctrl-C ends it without a word.
+    code = (
+        'import os, runpy, signal, sys\n'
+        'from checkpointing import cli\n'
+        'def parse(*_):\n'
+        '    try:\n'
+        '        os.kill(os.getpid(), signal.SIGINT)\n'
+        '    finally:\n'
+        '        print("cleaned up")\n'
+        'cli.parse = parse\n'
+        f'runpy.run_path({str(ROOT / "checkpoints.py")!r}, run_name="__main__")\n'
+    )
+    environment = os.environ | {'PYTHONPATH': str(ROOT)}
+    done = subprocess.run([sys.executable, '-c', code], env=environment, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (130, 'cleaned up\n')
+    assert done.stderr == 'stopped: files are written whole or not at all\n'

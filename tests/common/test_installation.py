@@ -98,6 +98,7 @@ def test_a_library_that_opencv_lacks_is_one_line(tmp_path, script):
     [
         ('libgthread-2.0.so.0: cannot open shared object file: No such file', 'apt install libglib2.0-0, or'),
         ('libgomp.so.1: cannot open shared object file: No such file', 'install the package of your system that'),
+        ('DLL load failed while importing cv2: The specified module could not be found.', 'cv2: a library of Windows'),
         ("No module named 'av'", "pip install -c constraints.txt -e '.[video]'"),
         ("No module named 'torch.nn'", 'torch is not installed for'),
         ('Caught ImportError in DataLoader worker process 0.\nTraceback (most recent call last):\n  cv2\n'

@@ -15,7 +15,7 @@ EXPORT = 'export_torchscript --output x.pt --model-checkpoint'
 VIDEOS = 'inference_video.py takes videos'
 NOT_A_PICTURE = f'a video, not a picture; {VIDEOS}'
 NOT_A_VIDEO = 'a picture, not a video; inference_images.py takes pictures'
-NO_FOLDER = 'a video, not a folder of pictures; make one of it: ffmpeg -i talk.mp4 folder/%06d.png'
+NO_FOLDER = 'a video, not a folder of pictures; make one of it: mkdir talk; ffmpeg -i talk.mp4 talk/%06d.png'
 
 
 @pytest.fixture(autouse=True)
