@@ -378,8 +378,8 @@ def output_file_problems(
     folder = path.parent
     if not folder.is_dir():
         return [f'{name} {path}: there is no folder {folder}']
-    if not os.access(folder, os.W_OK):
-        return [f'{name} {path}: the folder {folder} is not writable']
+    if problems := unwritable_problems(name, folder):
+        return problems
     if any(path.exists() and other.exists() and path.samefile(other) for other in inputs):
         return [f'{name} {path}: is one of the files to read; choose another name']
     if path.exists() and path.is_dir() != is_folder:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from common.cli import Parser, run
+from common.cli import Parser, output_file_problems, run
 
 ROOT = Path(__file__).parents[2]
 
@@ -179,6 +179,12 @@ def test_an_import_that_fails_within_the_toolkit_is_not_hidden():
 
     with pytest.raises(ImportError, match='fit'):
         run(main)
+
+
+@pytest.mark.skipif(not Path('/proc').is_dir(), reason='needs a folder that takes no file from root either')
+def test_an_output_that_cannot_be_written_is_refused_whatever_its_rights_say():
+    (problem,) = output_file_problems('--output', Path('/proc/a.onnx'), overwrite=False)
+    assert problem.startswith('--output /proc: nothing can be written to /proc (')
 
 
 def test_a_script_sets_how_long_threads_wait_unless_it_is_set(monkeypatch):
