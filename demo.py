@@ -47,7 +47,8 @@ def main(argv: list[str] | None = None) -> int:
     )
     words = sys.argv[1:] if argv is None else argv
     args = parser.parse_args(words)
-    again = f'python demo.py {" ".join(words)}' if words else 'make demo'
+    called = sys.argv[0] if sys.argv[0].startswith('bgmatting ') else ''
+    again = ' '.join([called or 'python demo.py', *words]) if called or words else 'make demo'
 
     def stop(number: int) -> None:
         tell(f'stopped by {signal_name(number)}; {again} goes on')
@@ -84,7 +85,7 @@ def make(args: argparse.Namespace, again: str) -> int:
     refine = [
         *shared, '--model-name', 'refine', '--train-resolution', str(SIDE), '--max-steps', str(refine_steps),
         *REFINER, '--log-valid-interval', '115', '--checkpoint-interval', '115',
-        '--model-start-weights', str(OUT / 'checkpoint/base/last.pth'),
+        '--model-start-weights', str(OUT / 'checkpoint/base/best.pth'),
     ]  # fmt: skip
     print('\n2 of 3: the whole network\n' + command('train_refine.py', refine), flush=True)
     if code := train_refine.main([*refine, '--part-of', again]):
@@ -92,7 +93,7 @@ def make(args: argparse.Namespace, again: str) -> int:
 
     draw_pictures()
     run = [
-        '--model-checkpoint', str(OUT / 'checkpoint/refine/last.pth'), '--images-src', str(OUT / 'src'),
+        '--model-checkpoint', str(OUT / 'checkpoint/refine/best.pth'), '--images-src', str(OUT / 'src'),
         '--images-bgr', str(OUT / 'bgr'), '--output-dir', str(OUT / 'cut_out'), '--output-types', 'com', 'pha', 'fgr',
         '-y',
     ]  # fmt: skip

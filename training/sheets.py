@@ -20,7 +20,7 @@ from .validation import Prediction
 NAME = re.compile(r'valid-(\d+)\.jpg')
 COLUMNS = ('source', 'plate', 'alpha', 'true alpha', 'error', 'cut-out')
 ROWS = 4
-LEAST_SIDE, SIDE = 128, 320
+LEAST_SIDE, SIDE = 176, 320
 """Of a cell, pixels."""
 LINE, GAP = 20, 4
 MOST = 20
@@ -61,7 +61,10 @@ class Sheet:
         across, down = side + GAP, side + LINE + 2 * GAP
         sheet = Image.new('RGB', (len(COLUMNS) * across + GAP, 2 * LINE + len(self.rows) * down), 'white')
         pen, font = ImageDraw.Draw(sheet), ImageFont.load_default(13)
-        pen.text((GAP, 2), title, 'black', font)
+        # A long title is written smaller, so that all of it is there.
+        fonts = (ImageFont.load_default(size) for size in range(13, 0, -1))
+        fitting = next((f for f in fonts if pen.textlength(title, f) < sheet.width - 3 * GAP), font)
+        pen.text((GAP, 2), title, 'black', fitting)
         for column, name in enumerate(COLUMNS):
             pen.text((GAP + column * across, LINE + 2), name, 'black', font)
         legend = GAP + COLUMNS.index('error') * across + pen.textlength('error: ', font)

@@ -32,14 +32,23 @@ def called(in_tmp, monkeypatch):
     return lines
 
 
-@pytest.mark.parametrize(('words', 'again'), [([], 'make demo'), (['--steps', '20'], 'python demo.py --steps 20')])
-def test_the_stages_know_what_goes_on_with_them(called, capsys, words, again):
+@pytest.mark.parametrize(
+    ('script', 'words', 'again'),
+    [
+        ('demo.py', [], 'make demo'),
+        ('demo.py', ['--steps', '20'], 'python demo.py --steps 20'),
+        ('bgmatting demo', [], 'bgmatting demo'),
+        ('bgmatting demo', ['--steps', '20'], 'bgmatting demo --steps 20'),
+    ],
+)
+def test_the_stages_know_what_goes_on_with_them(called, monkeypatch, capsys, script, words, again):
+    monkeypatch.setattr(sys, 'argv', [script, *words])
     assert demo.main(words) == 130
     base, refine, _ = called
     for line in (base, refine):
         assert line[line.index('--model-last-checkpoint') + 1] == 'auto'
         assert line[line.index('--part-of') + 1] == again
-    assert refine[refine.index('--model-start-weights') + 1] == 'demo_output/checkpoint/base/last.pth'
+    assert refine[refine.index('--model-start-weights') + 1] == 'demo_output/checkpoint/base/best.pth'
     out = capsys.readouterr().out
     assert '--part-of' not in out
     assert out.count('--model-last-checkpoint auto') == 2

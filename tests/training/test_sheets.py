@@ -2,6 +2,7 @@
 
 import csv
 import errno
+import io
 import os
 import sys
 from pathlib import Path
@@ -25,7 +26,7 @@ from training.logs import Logger
 from training.sheets import COLUMNS, GAP, LEAST_SIDE, LINE, MOST, Sheet, thin_out
 from training.validation import Prediction
 
-SIDE = 160
+SIDE = 180
 
 
 def prediction(count=2, side=SIDE, value=0.5):
@@ -74,10 +75,22 @@ def test_a_sheet_shows_what_was_predicted_beside_what_is_true(in_tmp):
 
 
 def test_small_pictures_are_enlarged_and_large_ones_made_small(in_tmp):
-    for side, expected in ((64, LEAST_SIDE), (160, 160), (1024, 320)):
+    for side, expected in ((64, LEAST_SIDE), (180, 180), (1024, 320)):
         sheet = Sheet(1)
         sheet.look(['a'], prediction(1, side))
         assert {cell.shape for cell in sheet.rows[0][1]} == {(expected, expected, 3)}
+
+
+@pytest.mark.parametrize('figures', [1, 12])
+def test_all_of_the_title_and_the_legend_is_there_on_small_sheets(figures):
+    sheet = Sheet(1)
+    sheet.look(['a'], prediction(1, 64))
+    picture = np.array(Image.open(io.BytesIO(sheet.draw('valid_metric 0.12345, ' * figures + '|', 'run')[0])))
+    title, legend = picture[:LINE].min((0, 2)), picture[LINE : 2 * LINE].min((0, 2))
+    assert title[:100].min() < 100
+    assert title[-GAP:].min() > 200, 'cut off at the right'
+    column = (LEAST_SIDE + GAP) * (1 + COLUMNS.index('error'))
+    assert legend[column - GAP : column].min() > 200, 'runs into the next column'
 
 
 @pytest.mark.parametrize(
