@@ -6,6 +6,7 @@ import argparse
 import math
 import os
 import sys
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -19,6 +20,10 @@ from common.signals import StopRequest, listening
 
 if TYPE_CHECKING:
     from .distributed import Ranks
+
+# Loader processes hand pictures over by a socket in a folder of the temporary one, and the path of a socket has at most
+# 103 characters (107 on Linux). Where it is longer, they and the training would wait for each other for ever.
+MOST_OF_TMPDIR = 70
 
 
 def add_arguments(
@@ -182,6 +187,9 @@ def problems(args: argparse.Namespace) -> list[str]:
     elif os.environ.get('RANK', '0') == '0':  # which alone writes
         for name in ('checkpoint_dir', 'log_dir'):
             found += cli.unwritable_problems(cli.flag(name), getattr(args, name), args.model_name)
+    folder = tempfile.gettempdir()
+    if args.num_workers != 0 and sys.platform != 'win32' and len(os.fsencode(folder)) > MOST_OF_TMPDIR:
+        found.append(f'TMPDIR {folder}: too long a path for the sockets of loader processes; set TMPDIR=/tmp')
     found += cli.precision_problems(args.device, args.precision)
     found += _checkpoint_problems(args)
     if args.dataset_name != 'synthetic':

@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -189,6 +190,22 @@ def test_other_ranks_do_not_look_at_folders_that_the_first_one_writes_to(in_tmp,
 def test_folders_that_can_be_made_are_not_made_by_looking(in_tmp):
     train_base.parse([*flags('run'), '--log-dir', 'a/b', '--checkpoint-dir', 'c'])
     assert names(in_tmp) == []
+
+
+def test_a_temporary_folder_in_which_loader_processes_would_wait_for_ever_is_refused(in_tmp, monkeypatch):
+    for length, workers, message in (
+        (71, 1, 'set TMPDIR=/tmp'),
+        (71, None, 'set TMPDIR=/tmp'),
+        (71, 0, ''),
+        (70, 1, ''),
+    ):
+        monkeypatch.setattr(tempfile, 'tempdir', '/' + 't' * (length - 1))
+        words = flags('run', num_workers=workers)
+        if message:
+            with pytest.raises(ValueError, match=message):
+                train_base.parse(words)
+        else:
+            train_base.parse(words)
 
 
 @pytest.mark.parametrize(('asked', 'found'), [(40, 40), (3, 3), (0, 0), (None, 6)])

@@ -8,6 +8,7 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 
 import pytest
@@ -119,8 +120,10 @@ def test_a_folder_in_use_is_said_by_the_first_rank_alone(tmp_path):
 
 def test_a_dry_run_of_several_ranks_leaves_no_trace(tmp_path):
     words = flags('run', **SIX, dry_run=True, num_workers=None)
-    ranks = start_ranks(tmp_path, 2, words, environment={'TMPDIR': str(tmp_path), 'LOCAL_WORLD_SIZE': '2'})
-    assert end_ranks(ranks) == [0, 0]
+    with tempfile.TemporaryDirectory() as temporary:
+        ranks = start_ranks(tmp_path, 2, words, environment={'TMPDIR': temporary, 'LOCAL_WORLD_SIZE': '2'})
+        assert end_ranks(ranks) == [0, 0]
+        assert os.listdir(temporary) == []
     text = ranks[0].text()
     assert 'dry run: a step, a validation and a checkpoint are done, and nothing of them stays' in text
     assert 'whole run    6 steps with validation after 2 of them: about ' in text
