@@ -19,11 +19,13 @@ from pathlib import Path
 from helpers import machine
 
 from common import cli
+from common.devices import choose_device
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     parser = cli.Parser(__doc__)
     parser.add_argument('--model-backbone', default='resnet50', help='of the refine model that is saved')
+    cli.add_device_argument(parser.add_argument)
     parser.add_argument('--repeats', type=int, default=9)
     parser.add_argument('--folder', type=Path, default=Path(), help='on the disk to measure')
     args = parser.parse_args(argv)
@@ -34,7 +36,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     from checkpointing.manager import Checkpoints, Point
     from model import MattingRefine
 
-    module = MattingRefine(args.model_backbone)
+    module = MattingRefine(args.model_backbone).to(choose_device(args.device))
     moments = {
         name: {'exp_avg': torch.rand_like(p), 'exp_avg_sq': torch.rand_like(p), 'step': torch.tensor(1.0)}
         for name, p in module.named_parameters()

@@ -23,13 +23,14 @@ from common import cli
 TRAINING = [
     '--dataset-name', 'synthetic', '--synthetic-size', '1000000', '--batch-size', '8', '--train-resolution', '64',
     '--model-backbone', 'mobilenetv2', '--num-workers', '1', '--valid-samples', '2', '--epoch-end', '1',
-    '--device', 'cpu', '--precision', 'float32', '--log-train-loss-interval', '1',
+    '--precision', 'float32', '--log-train-loss-interval', '1',
 ]  # fmt: skip
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     parser = cli.Parser(__doc__)
     parser.add_argument('--steps', type=int, nargs='+', default=[100, 100_000], help='steps done before')
+    cli.add_device_argument(parser.add_argument)
     parser.add_argument('--repeats', type=int, default=5)
     args = parser.parse_args(argv)
 
@@ -37,12 +38,12 @@ def main(argv: Sequence[str] | None = None) -> None:
     seconds: dict[int, list[float]] = {step: [] for step in args.steps}
     with tempfile.TemporaryDirectory(dir='.') as folder:
         work = Path(folder).resolve()
-        start(work, 'first', '--max-steps', '1').communicate()
+        start(work, 'first', args.device, '--max-steps', '1').communicate()
         for _ in range(args.repeats):
             for step in args.steps:
                 name = f'after-{step}'
                 place_checkpoint(work / 'checkpoint/first', work / 'checkpoint' / name, step)
-                seconds[step].append(time_to_first_step(work, name, step))
+                seconds[step].append(time_to_first_step(work, name, args.device, step))
                 shutil.rmtree(work / 'checkpoint' / name)
     for step, times in seconds.items():
         print(
@@ -52,8 +53,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     print(f'ratio {statistics.median(seconds[args.steps[-1]]) / statistics.median(seconds[args.steps[0]]):.2f}')
 
 
-def start(work: Path, name: str, *more: str) -> subprocess.Popen[str]:
-    command = [sys.executable, str(machine.ROOT / 'train_base.py'), *TRAINING, '--model-name', name, *more]
+def start(work: Path, name: str, device: str, *more: str) -> subprocess.Popen[str]:
+    script = str(machine.ROOT / 'train_base.py')
+    command = [sys.executable, script, *TRAINING, '--model-name', name, '--device', device, *more]
     return subprocess.Popen(command, cwd=work, stdout=subprocess.PIPE, text=True)
 
 
@@ -71,9 +73,9 @@ def place_checkpoint(source: Path, folder: Path, step: int) -> None:
     assert checkpoints.settle()
 
 
-def time_to_first_step(work: Path, name: str, step: int) -> float:
+def time_to_first_step(work: Path, name: str, device: str, step: int) -> float:
     began = time.perf_counter()
-    with start(work, name, '--model-last-checkpoint', 'auto', '--max-steps', str(step + 1)) as process:
+    with start(work, name, device, '--model-last-checkpoint', 'auto', '--max-steps', str(step + 1)) as process:
         assert process.stdout is not None
         lines = []
         for line in process.stdout:

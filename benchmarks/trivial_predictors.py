@@ -18,8 +18,10 @@ from typing import TYPE_CHECKING
 from helpers import machine  # noqa: F401, puts the toolkit on the path
 
 from common import cli
+from common.devices import choose_device
 
 if TYPE_CHECKING:
+    import torch
     from torch import Tensor
 
     from dataset.augmentation import Composite
@@ -40,6 +42,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument('--refine', type=Path, help='a checkpoint of train_refine.py')
     parser.add_argument('--train-resolution', type=int, default=512)
     parser.add_argument('--precision', nargs='+', default=['float32'], help='of the networks')
+    cli.add_device_argument(parser.add_argument)
     parser.add_argument('--valid-samples', type=int, default=50)
     parser.add_argument('--synthetic-size', type=int, default=1000)
     args = parser.parse_args(argv)
@@ -58,12 +61,13 @@ def main(argv: Sequence[str] | None = None) -> None:
     )  # fmt: skip
     data = open_data(settings, Ranks(torch.device('cpu')), matte_scale=(0.4, 1), crop_multiple=1)
     batches = ValidationBatches(data.validation, args.valid_samples, args.train_resolution, 1, 0, pin=False)
-    networks = load_networks(args)
+    device = choose_device(args.device)
+    networks = load_networks(args, device)
     scaling = SCALINGS['bmv2']
     errors: dict[str, list[tuple[float, float]]] = {}
     with torch.inference_mode():
         for batch in batches:
-            true = batch.compose()
+            true = batch.to(device).compose()
             predictions = cut_differences(true)
             for name, network in networks.items():
                 predictions[name] = network.predict(true.src, true.bgr)['pha'].float()
@@ -82,7 +86,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         print(f'{name:32} {means[name][0]:8.3f} {means[name][1]:9.2f}')
 
 
-def load_networks(args: argparse.Namespace) -> dict[str, Matting]:
+def load_networks(args: argparse.Namespace, device: torch.device) -> dict[str, Matting]:
     """Return the trained networks in every precision, by name."""
     from inference import Matting
     from model import MattingBase, MattingRefine
@@ -98,7 +102,7 @@ def load_networks(args: argparse.Namespace) -> dict[str, Matting]:
         )
         load_weights(models['MattingRefine'], args.refine)
     return {
-        f'{name} in {precision}': Matting(model, 'cpu', precision)
+        f'{name} in {precision}': Matting(model, device, precision)
         for name, model in models.items()
         for precision in args.precision
     }

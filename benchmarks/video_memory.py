@@ -28,6 +28,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument('--resolution', type=int, nargs=2, default=[160, 96], metavar=('W', 'H'))
     parser.add_argument('--output-types', nargs='+', default=['com', 'pha'])
     parser.add_argument('--output-format', default='video')
+    cli.add_device_argument(parser.add_argument)
     parser.add_argument('--json', type=Path, help='write the numbers to this file, too')
     args = parser.parse_args(argv)
 
@@ -62,7 +63,7 @@ def measured(folder: Path, weights: Path, count: int, args: argparse.Namespace) 
     flags = {
         '--model-type': 'mattingrefine', '--model-backbone': 'mobilenetv2', '--model-checkpoint': weights,
         '--model-backbone-scale': 0.5, '--video-src': source, '--video-bgr': plate, '--output-dir': folder / 'out',
-        '--output-format': args.output_format, '--device': 'cpu',
+        '--output-format': args.output_format, '--device': args.device,
     }  # fmt: skip
     words = [str(word) for pair in flags.items() for word in pair]
     numbers = folder / 'numbers.json'

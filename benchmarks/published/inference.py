@@ -45,9 +45,11 @@ def main(argv: Sequence[str] | None = None) -> None:
     for kind in SUFFIXES:
         (args.output_dir / kind).mkdir(parents=True)
 
+    pairs = Pairs(args.images_src, names, args.images_bgr)
+    loader = DataLoader(pairs, pin_memory=args.device != 'cpu')  # type: ignore[arg-type]
     threads = []
     with torch.no_grad():
-        for i, (src, bgr) in enumerate(DataLoader(Pairs(args.images_src, names, args.images_bgr))):  # type: ignore[arg-type]
+        for i, (src, bgr) in enumerate(loader):
             src, bgr = (x.to(args.device, non_blocking=True) for x in (src, bgr))
             pha, fgr = model(src, bgr)[:2]
             com = torch.cat([fgr * pha.ne(0), pha], 1)

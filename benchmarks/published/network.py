@@ -90,7 +90,7 @@ def put_back(out: Tensor, refined: Tensor, index: Index) -> Tensor:
     """Replace cells of out (B, C, H, W) by refined (n, C, 4, 4), through a view by cells and a copy back."""
     batch, channels, height, width = out.shape
     cells = out.view(batch, channels, height // 4, 4, width // 4, 4).permute(0, 2, 4, 1, 3, 5)
-    cells[index] = refined
+    cells[index] = refined.to(out.dtype)  # under autocast they can differ
     return cells.permute(0, 3, 1, 4, 2, 5).reshape(batch, channels, height, width)
 
 

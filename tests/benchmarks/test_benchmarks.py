@@ -156,6 +156,17 @@ def test_trivial_predictors(script, capsys, weights):
     assert all(float(number) > 0 for line in told[2:] for number in line[32:].split())
 
 
+@pytest.mark.parametrize(
+    'name',
+    ['checkpoint_save', 'forward', 'pipeline', 'resolution_curve', 'resume', 'training_step', 'trivial_predictors',
+     'video_memory'],
+)  # fmt: skip
+def test_what_computes_can_be_told_where(script, capsys, name):
+    with pytest.raises(SystemExit, match='0'):
+        script(name).main(['--help'])
+    assert '--device {auto,cuda,mps,cpu}' in capsys.readouterr().out
+
+
 def run_pipeline(script, tmp_path, capsys, monkeypatch):
     monkeypatch.setenv('GOMP_SPINCOUNT', '100000')
     plate = save(tmp_path / 'plate.jpg', room(0))
