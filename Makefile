@@ -1,12 +1,15 @@
 # make demo   install, train both stages on drawn data, cut out a subject, show the picture
 # make test   install, run the fast tests
 # make check  format, lint, types, fast tests
+# make gpu    on a GPU: is all right there, and how fast; OUT=gpu_out MINUTES=9
 # On a machine without a display: make demo OPENCV=opencv-python-headless
 PYTHON ?= python3
 OPENCV ?= opencv-python
+OUT ?= gpu_out
+MINUTES ?= 9
 BIN := .venv/bin
 
-.PHONY: install demo test test-all check bench
+.PHONY: install demo test test-all check bench gpu
 
 install: .venv/installed
 
@@ -37,6 +40,9 @@ bench: .venv/installed-test
 	$(BIN)/python benchmarks/record_growth.py
 	$(BIN)/python benchmarks/plate_warnings.py
 	$(BIN)/python benchmarks/video_memory.py --frames 300 3000
+
+gpu: .venv/installed-test
+	$(BIN)/python benchmarks/gpu.py --out $(OUT) --minutes $(MINUTES)
 
 # The project names opencv-python. Another build of OpenCV lies in the same place, so it comes after that has gone.
 define pip_install

@@ -13,6 +13,10 @@ import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import torch
 
 ROOT = Path(__file__).parents[2]
 sys.path.insert(0, str(ROOT))
@@ -43,6 +47,31 @@ def interleaved(works: Mapping[str, Callable[[], object]], repeats: int) -> dict
             if i:
                 times[name].append(time.perf_counter() - start)
     return {name: statistics.median(values) for name, values in times.items()}
+
+
+def synchronize(device: torch.device) -> None:
+    """Wait until a GPU has done all that it was given."""
+    import torch
+
+    if device.type == 'cuda':
+        torch.cuda.synchronize(device)
+
+
+def milliseconds(
+    work: Callable[[], object], device: torch.device, repeats: int, warm_up: int = 3
+) -> tuple[float, float]:
+    """Return the median of single calls that are waited for, and the mean of calls one after another."""
+
+    def clocked(count: int) -> float:
+        synchronize(device)
+        start = time.perf_counter()
+        for _ in range(count):
+            work()
+        synchronize(device)
+        return 1000 * (time.perf_counter() - start) / count
+
+    clocked(warm_up)
+    return statistics.median(clocked(1) for _ in range(repeats)), clocked(repeats)
 
 
 def write_json(file: Path | None, numbers: Mapping[str, object]) -> None:
