@@ -49,14 +49,15 @@ class VideoInputs:
         self._targets: Iterator[VideoFrame] | None = None
         self._held = 0  # frames for which a plate that is a video was over
         with ExitStack() as opening:
-            self.reader = opening.enter_context(VideoReader(settings.video_src))
+            nvdec = 'decode' in settings.nvidia_codecs
+            self.reader = opening.enter_context(VideoReader(settings.video_src, nvdec))
             width, height = settings.video_resize or (self.reader.width, self.reader.height)
             self.size = (width, height)
             if min(self.size) < MIN_SIDE:
                 least = f'at least {MIN_SIDE} x {MIN_SIDE} is needed'
                 raise ValueError(f'--video-src {settings.video_src}: {_by(self.size)} is too small: {least}')
             if settings.video_bgr_mode == 'each' and settings.video_bgr:
-                self._plates = opening.enter_context(VideoReader(settings.video_bgr))
+                self._plates = opening.enter_context(VideoReader(settings.video_bgr, nvdec))
                 self._check_plate((self._plates.width, self._plates.height))
             else:
                 plate = read_plate(settings.video_bgr or settings.video_src, settings.video_bgr_time)

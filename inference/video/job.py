@@ -28,8 +28,8 @@ def matte_video(
         OSError: a file cannot be written.
     """
     load = Loader(inputs, matting, outputs.done)
-    if outputs.note:
-        say(outputs.note)
+    for note in filter(None, (inputs.reader.note, outputs.note)):
+        say(note)
     findings, complete, begin = Findings(), False, time.monotonic()
     with Pipeline():  # around all: a signal is answered when the files are finished
         try:

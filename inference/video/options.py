@@ -12,7 +12,7 @@ from common.installation import missing_problems
 from common.network import MIN_SIDE
 from inference import options
 
-from .settings import DEFAULT_QUALITY, FORMATS, SEQUENCES, WORST_QUALITY, is_picture, video_paths
+from .settings import DEFAULT_QUALITY, FORMATS, H264, NVIDIA_CODECS, SEQUENCES, WORST_QUALITY, is_picture, video_paths
 
 
 def add_video_arguments(parser: argparse.ArgumentParser) -> None:
@@ -44,6 +44,9 @@ def add_video_output_arguments(parser: cli.Parser) -> None:
     add('--video-quality', type=int, default=DEFAULT_QUALITY, metavar=f'0-{WORST_QUALITY}',
         help='constant rate factor: lower is better and larger; 18 looks like the source; not for prores')  # fmt: skip
     add('--audio', action=argparse.BooleanOptionalAction, default=True, help='copy the sound into com and fgr')
+    add('--nvidia-codecs', nargs='+', choices=NVIDIA_CODECS, default=[],
+        help='on an NVIDIA GPU: decode by NVDEC, to the same frames; encode .mp4 by NVENC, with less CPU time and '
+        'larger files of equal quality; the CPU does what the GPU cannot')  # fmt: skip
     options.add_output_arguments(parser, '--sequence-format')
 
 
@@ -63,6 +66,8 @@ def video_problems(args: argparse.Namespace) -> list[str]:
         found.append(f'--video-target-bgr {args.video_target_bgr}: only com shows it; add com to --output-types')
     if args.picture_formats and args.output_format != SEQUENCES:
         found.append(f'--picture-format: needs --output-format {SEQUENCES}, not {args.output_format}')
+    if 'encode' in args.nvidia_codecs and FORMATS.get(args.output_format) is not H264:
+        found.append(f'--nvidia-codecs encode: writes H.264, not {args.output_format}; leave it or --output-format out')
     if int(os.environ.get('WORLD_SIZE', 1)) > 1:
         found.append('torchrun: a video is written by one process; start one per video, without torchrun')
     return found + (cli.output_folder_problems(args.output_dir) or _overwriting_problems(args))

@@ -32,6 +32,7 @@ GREEN = (120, 255, 155)  # behind the subject where there is neither a backgroun
 # Flags that decide where and how fast something is computed, or where it lands, and not what.
 NOT_IN_PICTURES = (
     'device', 'compile', 'num_workers', 'batch_size', 'output_dir', 'overwrite', 'audio', 'video_quality',
+    'nvidia_codecs',
 )  # fmt: skip
 Drawn = tuple[FrameItem, Any]
 
@@ -58,7 +59,8 @@ def open_outputs(inputs: VideoInputs, flags: Mapping[str, Any]) -> PictureSequen
     video_format, reader = settings.output_format, inputs.reader
     pictures = inputs.size, reader.time_base, reader.rate, reader.colour
     aspect = Fraction(1) if settings.video_resize else reader.pixel_aspect
-    make = partial(VideoWriter, quality=settings.video_quality, pixel_aspect=aspect, origin=reader.origin)
+    nvenc = 'encode' in settings.nvidia_codecs
+    make = partial(VideoWriter, quality=settings.video_quality, pixel_aspect=aspect, origin=reader.origin, nvenc=nvenc)
     writers: dict[str, VideoWriter] = {}
     with ExitStack() as opening:
         for kind, path in video_paths(folder, tuple(settings.picture_formats), video_format).items():
@@ -148,9 +150,8 @@ class VideoFiles:
     With `alpha`, `com` is a cut-out with alpha, not the subject before a background.
     """
 
-    note = None
-
     def __init__(self, folder: Path, writers: Mapping[str, VideoWriter], alpha: bool):
+        self.note = '\n'.join(writer.note for writer in writers.values() if writer.note) or None
         self.folder, self.kinds = folder, tuple(writers)
         self._writers, self._alpha = writers, alpha
         self._begun: deque[Drawn] = deque()  # some of their types are encoded, others not yet

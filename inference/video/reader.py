@@ -6,16 +6,19 @@ line about the rest. Reading goes through PyAV, that is FFmpeg.
 
 from __future__ import annotations
 
+import itertools
 import math
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
+from typing import cast
 
 import av
 import av.logging
 import numpy as np
+from av.codec.hwaccel import HWAccel
 
 from .colour import Colour, to_rgb
 
@@ -56,6 +59,8 @@ class VideoReader:
 
     Args:
         path: a file of any format that FFmpeg reads.
+        nvdec: let an NVIDIA GPU decode if its first frame is the CPU's to the bit; where it fails later, or a frame is
+            damaged, the CPU goes on. Damage within a frame that the GPU conceals is not seen.
 
     Attributes:
         width, height: of the upright frames, in pixels.
@@ -64,6 +69,7 @@ class VideoReader:
         colour: of the frames.
         origin: time at which the file begins, with sound or picture, in units of the time base; most begin at 0.
         pixel_aspect: width of a pixel by its height, upright.
+        note: why the GPU does not decode although it was to, or None.
         damage: once all frames were read, what was wrong with the file, in one line; else None.
 
     Raises:
@@ -71,8 +77,9 @@ class VideoReader:
         ValueError: the file is no video, or not one frame of it can be decoded.
     """
 
-    def __init__(self, path: str | Path):
+    def __init__(self, path: str | Path, nvdec: bool = False):
         self.path = Path(path)
+        self.note: str | None = None
         if not self.path.is_file():
             raise FileNotFoundError(f'{path}: no such file')
         try:
@@ -109,6 +116,8 @@ class VideoReader:
         self.origin = min(math.floor(begin), self._start)
         self._count, self._length = 0, Fraction(0)  # frames and seconds read so far
         self._skipped = Fraction(0)  # seconds of gaps that were too long to be kept
+        if nvdec:
+            self._use_nvdec(self._first)
 
     @property
     def expected(self) -> int | None:
@@ -177,6 +186,29 @@ class VideoReader:
             if packet is None:
                 return
 
+    def _use_nvdec(self, first: av.VideoFrame) -> None:
+        frames = self._decoded_by_nvdec()
+        try:
+            found = next(frames, None)
+            same = found is not None and np.array_equal(to_rgb(found, self.colour), to_rgb(first, self.colour))
+            reason = None if same else 'its first frame is another'
+        except (av.FFmpegError, NotImplementedError, ValueError) as error:
+            reason = hardware_reason(error)
+        if reason is None:
+            self._frames = _continued(frames, self._frames)
+        else:
+            self.note = f'{self.path}: NVDEC cannot decode it, the CPU does: {reason}'
+
+    def _decoded_by_nvdec(self) -> Iterator[av.VideoFrame]:
+        """Yield the frames of an undamaged file; raise a ValueError at the first damage that is seen."""
+        accelerator = HWAccel('cuda', allow_software_fallback=False)
+        with av.open(str(self.path.absolute()), metadata_errors='replace', hwaccel=accelerator) as container:
+            for packet in container.demux(container.streams[self._stream.index]):
+                frames = cast(list[av.VideoFrame], packet.decode())
+                if packet.is_corrupt or any(frame.is_corrupt for frame in frames):
+                    raise ValueError('it is damaged')
+                yield from frames
+
     def _damage(self) -> str | None:
         found, claimed, headed = [], self._claimed, self._stream.frames
         # The header of an AVI counts repeated frames, too: only a file that is short in time as well is short.
@@ -221,6 +253,17 @@ class VideoReader:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+
+def _continued(by_gpu: Iterator[av.VideoFrame], by_cpu: Iterator[av.VideoFrame]) -> Iterator[av.VideoFrame]:
+    """Yield the frames of the one, and of the other from where the one fails; both have given the first already."""
+    given = 0
+    try:
+        for frame in by_gpu:
+            yield frame
+            given += 1
+    except (av.FFmpegError, ValueError):
+        yield from itertools.islice(by_cpu, given, None)
 
 
 class _Clock:
@@ -279,3 +322,9 @@ def _quarter_turns(frame: av.VideoFrame) -> int:
 def reason_of(error: Exception) -> str:
     """Return FFmpeg's own words alone."""
     return str(getattr(error, 'strerror', None) or error)
+
+
+def hardware_reason(error: Exception) -> str:
+    """Return what FFmpeg logged last, where its error is only the general 'Operation not permitted'."""
+    logged = getattr(error, 'log', None)
+    return logged[2].strip() if logged else reason_of(error)

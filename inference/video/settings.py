@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,7 @@ from common.files import IMAGE_SUFFIXES
 SEQUENCES = 'image_sequences'  # a folder of numbered pictures per type, in place of a format of videos
 WORST_QUALITY = 51
 DEFAULT_QUALITY = 18
+NVIDIA_CODECS = ('decode', 'encode')  # what NVDEC and NVENC can do in place of the CPU
 
 
 @dataclass(frozen=True)
@@ -25,17 +26,22 @@ class VideoFormat:
     pixels: str  # pixel format without alpha
     alpha_pixels: str | None  # with alpha; None where there is none
     worst: int | None  # the encoder's number for the worst quality; None if it has no such scale
+    quality: str = 'crf'  # name of that number
 
     def encoder_options(self, quality: int) -> dict[str, str]:
         """Return the encoder's options for a quality of 0..`WORST_QUALITY`."""
         if self.worst is None:
             return self.options
-        return {**self.options, 'crf': str(round(quality * self.worst / WORST_QUALITY))}
+        return {**self.options, self.quality: str(round(quality * self.worst / WORST_QUALITY))}
 
 
 # Times are those of one core for a frame of 1920x1080.
 # 30 ms; `medium`, FFmpeg's own choice, takes 90.
 H264 = VideoFormat('.mp4', 'mp4', 'libx264', {'preset': 'veryfast'}, 'yuv420p', None, worst=51)
+# Without B-frames, whose times of decoding would follow no source that varies; with one quantizer, whatever it costs.
+NVENC = replace(
+    H264, encoder='h264_nvenc', options={'preset': 'p4', 'profile': 'high', 'rc': 'constqp', 'bf': '0'}, quality='qp'
+)
 # 250 ms; 16 bits of alpha would hold nothing but the same levels.
 PRORES = VideoFormat(
     '.mov', 'mov', 'prores_ks', {'profile': '4444', 'alpha_bits': '8'}, 'yuv444p10le', 'yuva444p10le', worst=None
@@ -64,6 +70,7 @@ class VideoSettings:
     picture_formats: dict[str, str]  # each type of output that is written, and its format in a sequence
     video_quality: int
     audio: bool
+    nvidia_codecs: Sequence[str]  # of `NVIDIA_CODECS`
     png_compression: int
     jpeg_quality: int
 

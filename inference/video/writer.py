@@ -25,8 +25,8 @@ from common.files import unfinished_name, unlink_quietly
 
 from .audio import AudioCopy
 from .colour import Colour, to_frame
-from .reader import reason_of
-from .settings import DEFAULT_QUALITY, FORMATS, H264, PRORES, WORST_QUALITY
+from .reader import hardware_reason, reason_of
+from .settings import DEFAULT_QUALITY, FORMATS, H264, NVENC, PRORES, WORST_QUALITY, VideoFormat
 
 LONGEST = 2**30  # units of the time base that the last frame may last: MP4 has 31 bits for it
 ROOM = 2**26  # bytes that finishing a file takes at most: its index, and the frames that the encoder holds back
@@ -58,9 +58,11 @@ class VideoWriter:
         pixel_aspect: width of a pixel by its height; WebM is written without.
         audio: the file whose sound goes along, all its streams.
         origin: the source's time that becomes 0 here, for picture and sound, in units of the time base.
+        nvenc: encode H.264 on an NVIDIA GPU if that can be; its quality is a constant quantizer.
 
     Attributes:
         frames: how many were written.
+        note: why NVENC does not encode although it was to, or None.
 
     Raises:
         ValueError: the format knows no alpha, the quality is out of range, or the encoder refuses the size.
@@ -79,8 +81,10 @@ class VideoWriter:
         pixel_aspect: Fraction = Fraction(1),
         audio: Path | None = None,
         origin: int = 0,
+        nvenc: bool = False,
     ):
         self.path, self.frames = path, 0
+        self.note: str | None = None
         self._format = FORMATS[video_format]
         pixel_format = self._format.alpha_pixels if alpha else self._format.pixels
         if pixel_format is None:
@@ -95,13 +99,23 @@ class VideoWriter:
         self._end = 0  # of the last one
         self._closed = False
         self._unfinished = unfinished_name(path.absolute())
-        self._container = _container(self._unfinished, self._format.muxer, time_base)
-        self._encoder = self._opened_encoder(rate, quality, pixel_aspect)
+        for encoding in (NVENC, self._format) if nvenc else (self._format,):
+            try:
+                self._container, self._encoder = self._opened(encoding, rate, quality, pixel_aspect)
+                break
+            except (av.FFmpegError, ValueError) as error:  # the latter where this FFmpeg was built without it
+                if encoding is not NVENC:
+                    reason = f'{encoding.encoder} cannot encode {size[0]}x{size[1]} pixels: {reason_of(error)}'
+                    raise ValueError(f'{path}: {reason}') from None
+                self.note = f'{path}: NVENC cannot encode it, the CPU does: {hardware_reason(error)}'
         self._audio = AudioCopy(audio, self._container, -origin * time_base) if audio else None
 
-    def _opened_encoder(self, rate: Fraction, quality: int, pixel_aspect: Fraction) -> VideoCodecContext:
-        options = self._format.encoder_options(quality)
-        encoder = self._container.add_stream(self._format.encoder, rate=rate, options=options).codec_context
+    def _opened(
+        self, encoding: VideoFormat, rate: Fraction, quality: int, pixel_aspect: Fraction
+    ) -> tuple[OutputContainer, VideoCodecContext]:
+        container = _container(self._unfinished, encoding.muxer, self._time_base)
+        options = encoding.encoder_options(quality)
+        encoder = container.add_stream(encoding.encoder, rate=rate, options=options).codec_context
         assert isinstance(encoder, VideoCodecContext)
         height, width = self._shape
         encoder.width, encoder.height = (side + side % 2 if self._format is H264 else side for side in (width, height))
@@ -111,12 +125,8 @@ class VideoWriter:
         encoder.color_primaries, encoder.color_trc = self._colour.primaries, self._colour.transfer
         encoder.thread_type = 'AUTO'  # PyAV's default is threads within a frame: x264 gets worse, ProRes has but one
         encoder.flags |= Flags.frame_duration  # else every frame lasts 1 / rate
-        try:
-            encoder.open()
-        except av.FFmpegError as error:
-            reason = f'{self._format.encoder} cannot encode {width}x{height} pixels: {reason_of(error)}'
-            raise ValueError(f'{self.path}: {reason}') from None
-        return encoder
+        encoder.open()
+        return container, encoder
 
     @property
     def notes(self) -> list[str]:
