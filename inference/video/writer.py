@@ -189,10 +189,7 @@ class VideoWriter:
         if self._held is not None:
             with self._naming_errors():
                 self._encode(self._held, until=self._end)
-                rest = self._encoder.encode(None)
-                if rest:  # the last one to be decoded, not the last one shown, says in MP4 how long the track is
-                    rest[-1].duration = self._end - cast(int, rest[-1].dts)
-                self._container.mux(rest)
+                self._container.mux(self._encoder.encode(None))
                 if self._audio:
                     self._audio.finish(None if complete else self._end * self._time_base)
                 self._container.close()

@@ -1,18 +1,13 @@
 """The page of an evaluation in a browser: headless Chromium opens it in a frame and reports what it finds there.
 
-$CHROME names the browser if it has an unusual name. Without one these tests are skipped.
+Without a browser these tests are skipped.
 """
 
-import html
-import json
 import math
-import os
-import re
-import shutil
-import subprocess
 
 import numpy as np
 import pytest
+from support.browser import needs_chrome, seen_by_chrome
 from support.pictures import noise, smooth
 
 from evaluation.report.build import ReportPictures, report_bytes
@@ -22,14 +17,6 @@ NASTY = '<b>&"x.png'
 LONG = 'anamewithoutend' * 9
 SADS = {'p2': 4.0, 'p10': 9.5, 'undefined': math.nan, NASTY: 11.25, 'shots/p3': 1.5, LONG: 2.0}
 MADS = {name: {'p2': 30.0, 'p10': 2.0}.get(name, len(name) / 2) for name in SADS}
-
-NAMES = ('chromium', 'chromium-browser', 'google-chrome', 'google-chrome-stable', 'chrome')
-CHROME = os.environ.get('CHROME') or next(filter(None, map(shutil.which, NAMES)), None)
-QUIET = (
-    *('--headless', '--no-sandbox', '--disable-gpu', '--disable-quic', '--no-first-run', '--disable-sync'),
-    *('--disable-background-networking', '--disable-component-update', '--hide-scrollbars'),
-)
-needs_chrome = pytest.mark.skipif(CHROME is None, reason=f'no browser: none of {", ".join(NAMES)}, and no $CHROME')
 
 # Runs the steps of each visit in a new frame of the report, one after the other, and leaves what they return, as JSON,
 # in the page around it: a browser takes seconds to start.
@@ -166,20 +153,7 @@ def browse(folder, visits, *flags, silent=True):
     """
     lines = ''.join(VISIT % (name, hash, width, steps) for name, (steps, hash, width) in visits.items())
     (folder / 'around.html').write_text(AROUND % {'visits': lines})
-    # Only the flag lets a page look into a file in its frame.
-    command = [CHROME, *QUIET, f'--user-data-dir={folder / "chrome"}', '--allow-file-access-from-files', *flags]
-    command += ['--enable-logging=stderr', '--virtual-time-budget=10000', '--dump-dom']
-    # The folders of a user who has none: the browser leaves nothing behind.
-    environment = {**os.environ, 'HOME': str(folder), 'XDG_CONFIG_HOME': str(folder)}
-    done = subprocess.run(
-        [*command, (folder / 'around.html').as_uri()], capture_output=True, text=True, timeout=100, env=environment
-    )
-    messages = [line for line in done.stderr.splitlines() if ':CONSOLE' in line]
-    assert not (silent and messages)
-    left = re.search(r'<pre>(.*?)</pre>', done.stdout, re.DOTALL)
-    assert left, done.stderr
-    assert left[1], 'the steps did not come to their end'
-    return json.loads(html.unescape(left[1]))
+    return seen_by_chrome(folder / 'around.html', *flags, silent=silent)
 
 
 @pytest.fixture(scope='module')
