@@ -132,7 +132,9 @@ class VideoReader:
     def _claimed(self) -> Fraction | None:
         """For how many seconds the file claims to have pictures; None where it only says how long all of it is."""
         if self._stream.duration:
-            return self._stream.duration * self.time_base
+            # FFmpeg takes an AVI that was cut for as long as its part of the bytes; its number of frames stays.
+            headed = self._stream.frames / self.rate if self._container.format.name == 'avi' else Fraction(0)
+            return max(headed, self._stream.duration * self.time_base)
         end = _seconds(self._stream.metadata.get('DURATION', ''))  # Matroska's
         if end is None and len(self._container.streams) == 1 and self._container.duration:
             end = Fraction(self._container.duration + (self._container.start_time or 0), av.time_base)

@@ -1,6 +1,7 @@
 """Every frame that can be decoded, once, upright, with its time and in its colours, whatever a file claims."""
 
 import itertools
+import re
 from fractions import Fraction
 from pathlib import Path
 
@@ -106,6 +107,20 @@ def test_a_file_that_was_cut_gives_what_it_has_and_one_line(tmp_path):
     assert reader.damage.startswith(f'{path}: ends after ')
     assert reader.damage.endswith('of 2.4 seconds')
     assert '\n' not in reader.damage
+
+
+@pytest.mark.parametrize(('codec', 'pixel_format'), [('mpeg4', 'yuv420p'), ('mjpeg', 'yuvj420p')])
+def test_an_avi_cut_between_two_frames_is_known_to_be_cut(tmp_path, codec, pixel_format):
+    path = tmp_path / 'a.avi'
+    whole = write_video(path, moving(31), codec=codec, pixel_format=pixel_format, time_base=Fraction(1, 25))
+    data = whole.read_bytes()
+    begin, end = data.index(b'movi'), data.index(b'idx1')
+    frames = [begin + match.start() for match in re.finditer(b'00dc', data[begin:end])]
+    assert len(frames) == 31
+    path.write_bytes(data[: frames[14]])
+    read, reader = frames_of(path)
+    assert len(read) in (13, 14)
+    assert re.fullmatch(rf'{path}: ends after 0\.[56] of 1\.2 seconds(; .*)?', reader.damage)
 
 
 def test_damage_in_the_middle_costs_the_damaged_frames_alone(tmp_path):
