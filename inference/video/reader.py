@@ -9,7 +9,9 @@ from __future__ import annotations
 import itertools
 import math
 import re
+from collections import Counter
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
@@ -19,12 +21,15 @@ import av
 import av.logging
 import numpy as np
 from av.codec.hwaccel import HWAccel
+from av.stream import Disposition
+from av.video.stream import VideoStream
 
 from .colour import Colour, to_rgb
 
 SLACK = Fraction(1, 2)  # seconds that a header may claim more than there is, before a file counts as cut
 JUMP = Fraction(1, 2)  # seconds back in time from which on it is a new beginning, as in joined files, not disorder
 LEAP = Fraction(3600)  # seconds forward in time from which on it is one, too: nobody waits so long for a frame
+FILM = 100  # packets of a track among several, until which each film has a second one; a still has none
 MOST_ERRORS = 100  # errors of reading, one after the other, until the rest of a file is given up
 INDEXED = {'mov,mp4,m4a,3gp,3g2,mj2', 'matroska,webm'}  # containers in which seeking lands where it should
 RUN_UP = 10.0  # seconds before the time that is wanted: the first frames after a key frame can be incomplete
@@ -89,7 +94,7 @@ class VideoReader:
         if not self._container.streams.video:
             self.close()
             raise ValueError(f'{path}: holds no video')
-        self._stream = self._container.streams.video[0]
+        self._stream = self._film()
         if self._stream.codec_context is None:
             self.close()
             raise ValueError(f'{path}: cannot be decoded: its codec is not known')
@@ -118,6 +123,19 @@ class VideoReader:
         self._skipped = Fraction(0)  # seconds of gaps that were too long to be kept
         if nvdec:
             self._use_nvdec(self._first)
+
+    def _film(self) -> VideoStream:
+        """Return the track that players show: the default one, else the first; but no still beside a film."""
+        tracks = sorted(self._container.streams.video, key=lambda track: not track.disposition & Disposition.default)
+        if len(tracks) == 1:
+            return tracks[0]
+        packets: Counter[int] = Counter()
+        with suppress(av.FFmpegError), av.open(str(self.path.absolute()), metadata_errors='replace') as container:
+            for packet in container.demux(container.streams.video):
+                packets[packet.stream_index] += bool(packet.size)
+                if packets[packet.stream_index] == FILM:
+                    break
+        return max(tracks, key=lambda track: packets[track.index] > 1)
 
     @property
     def expected(self) -> int | None:

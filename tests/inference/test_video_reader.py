@@ -8,6 +8,7 @@ from pathlib import Path
 import av
 import numpy as np
 import pytest
+from av.stream import Disposition
 from support.videos import HEIGHT, WIDTH, moving, square, times_of, write_video
 
 from inference.video.colour import BT601, BT709, Colour, to_frame, to_rgb
@@ -121,6 +122,27 @@ def test_an_avi_cut_between_two_frames_is_known_to_be_cut(tmp_path, codec, pixel
     read, reader = frames_of(path)
     assert len(read) in (13, 14)
     assert re.fullmatch(rf'{path}: ends after 0\.[56] of 1\.2 seconds(; .*)?', reader.damage)
+
+
+@pytest.mark.parametrize(
+    ('tracks', 'default', 'film'),
+    [([1, 30], None, 1), ([1, 30], 0, 1), ([30, 1], 1, 0), ([30, 25], None, 0), ([30, 25], 1, 1), ([1, 1], 1, 1)],
+)
+def test_of_several_tracks_the_film_that_players_show_is_read(tmp_path, tracks, default, film):
+    path = tmp_path / 'a.mkv'
+    with av.open(str(path), 'w') as container:
+        streams = [container.add_stream('mpeg4', rate=25) for _ in tracks]
+        for index, stream in enumerate(streams):
+            stream.height, stream.width, stream.pix_fmt = HEIGHT, WIDTH + 2 * index, 'yuv420p'
+            stream.disposition = Disposition.default if index == default else 0
+        packets = []
+        for stream, count in zip(streams, tracks):
+            for pixels in moving(count, stream.width):
+                packets += stream.encode(av.VideoFrame.from_ndarray(pixels, format='rgb24'))
+            packets += stream.encode(None)
+        container.mux(sorted(packets, key=lambda packet: packet.dts * packet.time_base))
+    frames, reader = frames_of(path)
+    assert (len(frames), reader.width, reader.damage) == (tracks[film], WIDTH + 2 * film, None)
 
 
 def test_damage_in_the_middle_costs_the_damaged_frames_alone(tmp_path):
