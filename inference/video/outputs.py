@@ -60,7 +60,10 @@ def open_outputs(inputs: VideoInputs, flags: Mapping[str, Any]) -> PictureSequen
     pictures = inputs.size, reader.time_base, reader.rate, reader.colour
     aspect = Fraction(1) if settings.video_resize else reader.pixel_aspect
     nvenc = 'encode' in settings.nvidia_codecs
-    make = partial(VideoWriter, quality=settings.video_quality, pixel_aspect=aspect, origin=reader.origin, nvenc=nvenc)
+    make = partial(
+        VideoWriter, quality=settings.video_quality, pixel_aspect=aspect, origin=reader.origin,
+        recorded=reader.recorded, nvenc=nvenc,
+    )  # fmt: skip
     writers: dict[str, VideoWriter] = {}
     with ExitStack() as opening:
         for kind, path in video_paths(folder, tuple(settings.picture_formats), video_format).items():

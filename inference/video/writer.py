@@ -8,7 +8,7 @@ with VideoWriter(path, 'video', (1920, 1080), time_base, rate, colour, audio=sou
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 from fractions import Fraction
@@ -58,6 +58,7 @@ class VideoWriter:
         pixel_aspect: width of a pixel by its height; WebM is written without.
         audio: the file whose sound goes along, all its streams.
         origin: the source's time that becomes 0 here, for picture and sound, in units of the time base.
+        recorded: `creation_time` and `timecode`, as the source's reader has them.
         nvenc: encode H.264 on an NVIDIA GPU if that can be; its quality is a constant quantizer.
 
     Attributes:
@@ -81,6 +82,7 @@ class VideoWriter:
         pixel_aspect: Fraction = Fraction(1),
         audio: Path | None = None,
         origin: int = 0,
+        recorded: Mapping[str, str] | None = None,
         nvenc: bool = False,
     ):
         self.path, self.frames = path, 0
@@ -108,6 +110,7 @@ class VideoWriter:
                     reason = f'{encoding.encoder} cannot encode {size[0]}x{size[1]} pixels: {reason_of(error)}'
                     raise ValueError(f'{path}: {reason}') from None
                 self.note = f'{path}: NVENC cannot encode it, the CPU does: {hardware_reason(error)}'
+        self._container.metadata.update(recorded or {})
         self._audio = AudioCopy(audio, self._container, -origin * time_base) if audio else None
 
     def _opened(

@@ -10,10 +10,12 @@ import numpy as np
 import pytest
 from support.inference_case import files, read, save
 from support.video_case import COUNT, case, loaded_once, plate
-from support.videos import HEIGHT, WIDTH, decoded, moving, pictures_of, times_of, write_video
+from support.videos import HEIGHT, RATE, TICK, WIDTH, decoded, moving, pictures_of, times_of, write_video
 
 from inference.plates.alignment import AlignmentResult
+from inference.video.colour import Colour
 from inference.video.reader import VideoReader
+from inference.video.writer import VideoWriter
 
 __all__ = ['case', 'loaded_once']
 
@@ -53,6 +55,18 @@ def test_com_carries_alpha(case, output_format, suffix):
         assert np.abs(frame[..., 3].astype(int) - matte.pha).mean() < (1.5 if suffix == 'mov' else 8)
         solid = cv2.erode(matte.pha, np.ones((3, 3))) > 128
         assert np.abs(frame[solid][:, :3].astype(int) - matte.fgr[solid]).mean() < 12
+
+
+def test_timecode_and_date_are_the_sources(case):
+    recorded = {'creation_time': '2024-05-06T07:08:09.000000Z', 'timecode': '10:20:30:12'}
+    case.src = case.src.with_suffix('.mov')
+    writer = VideoWriter(case.src, 'video', (WIDTH, HEIGHT), TICK, RATE, Colour(), recorded=recorded)
+    with writer:
+        for i, pixels in enumerate(moving(2)):
+            writer.write(writer.prepared(pixels), i)
+    assert case.run('--output-format', 'prores4444', types=('pha',)) == 0
+    with VideoReader(case.out / 'pha.mov') as reader:
+        assert reader.recorded == recorded
 
 
 def test_sound_goes_into_com_alone(case):

@@ -15,6 +15,7 @@ from support.browser import needs_chrome, seen_by_chrome
 from support.videos import MILLISECOND, RATE, SIZE, TICK, decoded, noise, picture, room_for
 
 from inference.video.colour import Colour
+from inference.video.reader import VideoReader
 from inference.video.settings import FORMATS
 from inference.video.writer import VideoWriter
 
@@ -136,6 +137,21 @@ def test_odd_sides(path, size):
     pixels = frames[2].to_ndarray(format='rgb24').astype(int)
     repeated = np.pad(picture(2, size), ((0, shown[1] - size[1]), (0, shown[0] - size[0]), (0, 0)), 'edge')
     assert np.abs(pixels - repeated).mean() < 4.5
+
+
+@pytest.mark.parametrize(
+    ('timecode', 'rate'),
+    [('10:20:30:12', RATE), ('01:00:00;02', Fraction(30000, 1001)), ('01:00:00;02', RATE), ('no timecode', RATE)],
+)
+def test_timecode_and_date_go_along(path, timecode, rate):
+    date = '2024-05-06T07:08:09.000000Z'
+    with writer(path, time_base=1 / rate, rate=rate, recorded={'creation_time': date, 'timecode': timecode}) as video:
+        for index in range(4):
+            video.write(video.prepared(picture(index)), index)
+    with VideoReader(path) as reader:
+        assert len(list(reader)) == 4
+    fits = path.suffix == '.webm' or (timecode[:2].isdigit() and (';' in timecode) == (rate != RATE))
+    assert reader.recorded == {'creation_time': date} | ({'timecode': timecode} if fits else {})
 
 
 def test_pixel_aspect_is_kept(path):
