@@ -12,8 +12,9 @@ import numpy as np
 from common.network import MIN_SIDE
 from inference.compositing import covering, fitted
 
+from .pictures import PictureReader, open_video
 from .plate import read_plate, repeated
-from .reader import VideoFrame, VideoReader
+from .reader import Frame, VideoReader
 from .settings import VideoSettings, is_picture
 
 
@@ -24,9 +25,9 @@ class FrameError(ValueError):
 class FrameInputs(NamedTuple):
     """A frame, and what lies at its place in a plate that is followed and in a video behind the subject."""
 
-    frame: VideoFrame
-    plate: VideoFrame | None
-    target: VideoFrame | None
+    frame: Frame
+    plate: Frame | None
+    target: Frame | None
 
 
 class VideoInputs:
@@ -45,22 +46,26 @@ class VideoInputs:
         self.settings = settings
         self.plate: np.ndarray | None = None
         self.target: np.ndarray | None = None
-        self._plates: VideoReader | None = None
-        self._targets: Iterator[VideoFrame] | None = None
+        self._plates: VideoReader | PictureReader | None = None
+        self._targets: Iterator[Frame] | None = None
         self._held = 0  # frames for which a plate that is a video was over
         with ExitStack() as opening:
             nvdec = 'decode' in settings.nvidia_codecs
-            self.reader = opening.enter_context(VideoReader(settings.video_src, nvdec))
+            self.reader: VideoReader | PictureReader = open_video(settings.video_src, settings.frame_rate, nvdec)
+            opening.enter_context(self.reader)
             width, height = settings.video_resize or (self.reader.width, self.reader.height)
             self.size = (width, height)
             if min(self.size) < MIN_SIDE:
                 least = f'at least {MIN_SIDE} x {MIN_SIDE} is needed'
                 raise ValueError(f'--video-src {settings.video_src}: {_by(self.size)} is too small: {least}')
             if settings.video_bgr_mode == 'each' and settings.video_bgr:
-                self._plates = opening.enter_context(VideoReader(settings.video_bgr, nvdec))
+                self._plates = open_video(settings.video_bgr, settings.frame_rate, nvdec)
+                opening.enter_context(self._plates)
                 self._check_plate((self._plates.width, self._plates.height))
             else:
-                plate = read_plate(settings.video_bgr or settings.video_src, settings.video_bgr_time)
+                plate = read_plate(
+                    settings.video_bgr or settings.video_src, settings.video_bgr_time, settings.frame_rate
+                )
                 self._check_plate(plate.shape[1::-1])
                 self.plate = fitted(plate, self.size)
             if settings.video_target_bgr and is_picture(settings.video_target_bgr):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import math
 import os
+from fractions import Fraction
 from pathlib import Path
 
 from common import cli
@@ -12,13 +13,28 @@ from common.installation import missing_problems
 from common.network import MIN_SIDE
 from inference import options
 
-from .settings import DEFAULT_QUALITY, FORMATS, H264, NVIDIA_CODECS, SEQUENCES, WORST_QUALITY, is_picture, video_paths
+from .settings import (
+    DEFAULT_QUALITY,
+    FORMATS,
+    H264,
+    NVIDIA_CODECS,
+    SEQUENCES,
+    WORST_QUALITY,
+    is_picture,
+    is_sequence,
+    sequence_paths,
+    video_paths,
+)
+
+BOTH = ['picture', 'video']
+FASTEST = 1000  # frames per second
 
 
 def add_video_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the flags for the video, its plate and what is made of them."""
     add = parser.add_argument_group('video').add_argument
-    add('--video-src', type=Path, required=True, metavar='FILE', help='the video')
+    add('--video-src', type=Path, required=True, metavar='PATH',
+        help='the video, or its frames: a folder of pictures, or their numbered name, frames/%%05d.png')  # fmt: skip
     add('--video-bgr', type=Path, metavar='FILE',
         help='its plate: a picture, or a video of the scene, whose median is taken; where everybody moves, the video '
         'itself will do')  # fmt: skip
@@ -29,6 +45,8 @@ def add_video_arguments(parser: argparse.ArgumentParser) -> None:
         'is held at its last frame')  # fmt: skip
     add('--video-target-bgr', type=Path, metavar='FILE',
         help='picture or video, repeated as needed, behind the subject in com; plain green if left out')  # fmt: skip
+    add('--frame-rate', type=Fraction, metavar='FPS',
+        help='of frames that are pictures, such as 24 or 24000/1001; 25 if left out')  # fmt: skip
     add('--video-resize', type=int, nargs=2, metavar=('W', 'H'), help='compute and write at this size, in pixels')
     add('--resize-bgr', action=argparse.BooleanOptionalAction, default=False,
         help='resize a plate of another size than the video\'s instead of refusing it')  # fmt: skip
@@ -53,8 +71,17 @@ def add_video_output_arguments(parser: cli.Parser) -> None:
 def video_problems(args: argparse.Namespace) -> list[str]:
     """Return what is wrong with these flags, one line each, without opening a video."""
     found = missing_problems('av', needed_by='videos: ')
-    found += cli.file_problems(args, 'video_src', kinds=['video'])
-    found += cli.file_problems(args, 'video_bgr', 'video_target_bgr', kinds=['picture', 'video'])
+    for name, kinds in (('video_src', ['video']), ('video_bgr', BOTH), ('video_target_bgr', BOTH)):
+        path = getattr(args, name)
+        if path is None or not is_sequence(path):
+            found += cli.file_problems(args, name, kinds=kinds)
+            continue
+        try:
+            sequence_paths(path)
+        except ValueError as error:
+            found.append(f'{cli.flag(name)} {error}')
+    if args.frame_rate is not None and not 0 < args.frame_rate <= FASTEST:
+        found.append(f'--frame-rate {args.frame_rate}: must be above 0 and at most {FASTEST}')
     found += _plate_problems(args)
     if args.video_resize and min(args.video_resize) < MIN_SIDE:
         width, height = args.video_resize
@@ -99,7 +126,7 @@ def _overwriting_problems(args: argparse.Namespace) -> list[str]:
     inputs = {path.resolve() for path in (args.video_src, args.video_bgr, args.video_target_bgr) if path is not None}
     if sequences:
         written = {(folder / kind).resolve() for kind in args.output_types}
-        hit = [path for path in inputs if path.parent in written]
+        hit = [path for path in inputs if not written.isdisjoint((path, path.parent))]
     else:
         videos = video_paths(folder, args.output_types, args.output_format).values()
         hit = [path for path in videos if path.resolve() in inputs]

@@ -23,7 +23,7 @@ from inference.images.writer import PictureWriter
 from inference.matte import Matte
 
 from .inputs import VideoInputs
-from .settings import SEQUENCES, video_paths
+from .settings import SEQUENCES, is_sequence, sequence_paths, video_paths
 from .stages import FrameItem
 from .writer import ROOM, VideoWriter
 
@@ -64,10 +64,11 @@ def open_outputs(inputs: VideoInputs, flags: Mapping[str, Any]) -> PictureSequen
         VideoWriter, quality=settings.video_quality, pixel_aspect=aspect, origin=reader.origin,
         recorded=reader.recorded, nvenc=nvenc,
     )  # fmt: skip
+    sounding = None if is_sequence(settings.video_src) else settings.video_src
     writers: dict[str, VideoWriter] = {}
     with ExitStack() as opening:
         for kind, path in video_paths(folder, tuple(settings.picture_formats), video_format).items():
-            audio = settings.video_src if settings.audio and kind in ('com', 'fgr') else None
+            audio = sounding if settings.audio and kind in ('com', 'fgr') else None
             video = make(path, video_format, *pictures, alpha=alpha and kind == 'com', audio=audio)
             writers[kind] = opening.enter_context(video)
         opening.pop_all()
@@ -76,11 +77,14 @@ def open_outputs(inputs: VideoInputs, flags: Mapping[str, Any]) -> PictureSequen
 
 def _record(flags: Mapping[str, Any]) -> str:
     """Return what pictures follow from, as JSON: flags, and the files they name by size and time of change."""
+    # A flag that older versions lack is left out where it is not given, so that a sequence of theirs goes on.
     kept = {name: value for name, value in flags.items() if name not in NOT_IN_PICTURES}
+    kept = {name: value for name, value in kept.items() if name != 'frame_rate' or value}
     for name, value in kept.items():
         if isinstance(value, Path):
-            stat = value.stat()
-            kept[name] = [str(value.resolve()), stat.st_size, stat.st_mtime_ns]
+            stats = [path.stat() for path in (sequence_paths(value) if is_sequence(value) else [value])]
+            size, changed = sum(stat.st_size for stat in stats), max(stat.st_mtime_ns for stat in stats)
+            kept[name] = [str(value.resolve()), size, changed]
     return to_json(kept)
 
 

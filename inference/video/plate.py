@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Generator
+from fractions import Fraction
 from pathlib import Path
 
 import numpy as np
@@ -10,18 +11,19 @@ import numpy as np
 from common.console import progress
 from dataset.readers import read_rgb
 
-from .reader import VideoFrame, VideoReader
+from .pictures import PictureReader, open_video
+from .reader import Frame, VideoReader
 from .settings import is_picture
 
 MEDIAN_FRAMES = 25  # at most, at least half of them; their median has a quarter of one frame's noise
 BAND = 64  # rows of which the median is taken at once: all frames of a whole 4K picture would be sorted in 1.5 GB
 
 
-def read_plate(path: Path, seconds: float | None = None) -> np.ndarray:
+def read_plate(path: Path, seconds: float | None = None, rate: Fraction | None = None) -> np.ndarray:
     """Read the plate, uint8 RGB (H, W, 3), that a picture or a video holds.
 
     `seconds` takes the frame of a video that is shown at this time from its start; else it is the median of frames
-    spread over it.
+    spread over it. `rate` is that of pictures that are frames.
 
     Raises:
         FileNotFoundError: there is no such file.
@@ -30,15 +32,15 @@ def read_plate(path: Path, seconds: float | None = None) -> np.ndarray:
     if is_picture(path):
         return read_rgb(path)
     if seconds is not None:
-        return _frame_at(path, seconds).pixels()
-    with VideoReader(path) as reader:
+        return _frame_at(path, seconds, rate).pixels()
+    with open_video(path) as reader:
         return _median([frame.pixels() for frame in _spread(reader)])
 
 
-def _frame_at(path: Path, seconds: float) -> VideoFrame:
+def _frame_at(path: Path, seconds: float, rate: Fraction | None) -> Frame:
     """Return the frame that is shown at a time."""
     for may_seek in (True, False):
-        with VideoReader(path) as reader:
+        with open_video(path, rate) as reader:
             sought = may_seek and reader.seek(seconds)
             shown = None
             for frame in reader:
@@ -55,9 +57,9 @@ def _frame_at(path: Path, seconds: float) -> VideoFrame:
     raise ValueError(f'{path}: has no frame at {seconds:g} seconds')
 
 
-def _spread(reader: VideoReader) -> list[VideoFrame]:
+def _spread(reader: VideoReader | PictureReader) -> list[Frame]:
     """Return at most MEDIAN_FRAMES frames, evenly spread, of a video whose length is only known at its end."""
-    kept: list[VideoFrame] = []
+    kept: list[Frame] = []
     every = 1
     for frame in progress(reader, lambda: reader.expected, ' frames of the plate'):
         if len(kept) == MEDIAN_FRAMES and frame.index % every == 0:
@@ -75,8 +77,8 @@ def _median(pictures: list[np.ndarray]) -> np.ndarray:
     return plate
 
 
-def repeated(path: Path) -> Generator[VideoFrame]:
+def repeated(path: Path) -> Generator[Frame]:
     """Yield the frames of a video, from its beginning again whenever it ends."""
     while True:
-        with VideoReader(path) as reader:
+        with open_video(path) as reader:
             yield from reader

@@ -40,17 +40,27 @@ av.logging.set_level(av.logging.PANIC)  # FFmpeg's lines would tear the progress
 
 
 @dataclass(frozen=True)
-class VideoFrame:
-    """One decoded frame."""
+class Frame:
+    """One frame, of which `pixels` makes an upright picture."""
 
     index: int  # from 0, over the frames that could be decoded
     pts: int  # when it is shown, in units of the reader's time base; rises from frame to frame
     duration: int  # how long, in the same unit; by the frame rate where the file does not say
+
+    def pixels(self) -> np.ndarray:
+        """Return it as uint8 RGB (H, W, 3). Takes a while; any thread may call it."""
+        raise NotImplementedError
+
+
+@dataclass(frozen=True)
+class VideoFrame(Frame):
+    """One frame of a file."""
+
     decoded: av.VideoFrame
     colour: Colour  # of the video
 
     def pixels(self) -> np.ndarray:
-        """Convert it to an upright picture, uint8 RGB (H, W, 3). Takes a while; any thread may call it."""
+        """Convert it to uint8 RGB (H, W, 3)."""
         turns = _quarter_turns(self.decoded)
         pixels = to_rgb(self.decoded, self.colour)
         return np.ascontiguousarray(np.rot90(pixels, turns)) if turns else pixels
@@ -264,7 +274,7 @@ class VideoReader:
         self._first = next(self._frames, None)
         return True
 
-    def seconds(self, frame: VideoFrame) -> float:
+    def seconds(self, frame: Frame) -> float:
         """Return when a frame is shown, from the start of the video."""
         return float((frame.pts - self._start) * self.time_base)
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +14,8 @@ from common.files import IMAGE_SUFFIXES
 SEQUENCES = 'image_sequences'  # a folder of numbered pictures per type, in place of a format of videos
 WORST_QUALITY = 51
 DEFAULT_QUALITY = 18
+DEFAULT_RATE = Fraction(25)  # of pictures that are frames, per second
+NUMBER = re.compile(r'%0?\d*d')  # in the name of such pictures
 NVIDIA_CODECS = ('decode', 'encode')  # what NVDEC and NVENC can do in place of the CPU
 
 
@@ -71,6 +75,7 @@ class VideoSettings:
     picture_formats: dict[str, str]  # each type of output that is written, and its format in a sequence
     video_quality: int
     audio: bool
+    frame_rate: Fraction | None  # of pictures as source; None for `DEFAULT_RATE`
     nvidia_codecs: Sequence[str]  # of `NVIDIA_CODECS`
     png_compression: int
     jpeg_quality: int
@@ -89,4 +94,36 @@ def video_paths(folder: Path, kinds: Sequence[str], file_format: str) -> dict[st
 
 def is_picture(path: Path) -> bool:
     """Return whether a file is a picture, by its name."""
-    return path.suffix.lower() in IMAGE_SUFFIXES
+    return path.suffix.lower() in IMAGE_SUFFIXES and not is_sequence(path)
+
+
+def is_sequence(path: Path) -> bool:
+    """Return whether a path means pictures that are frames: a folder of them, or a name such as `%05d.png`."""
+    return path.is_dir() or (NUMBER.search(path.name) is not None and not path.is_file())
+
+
+def sequence_paths(path: Path) -> list[Path]:
+    """Return the pictures of a sequence by the numbers in their names.
+
+    Raises:
+        ValueError: there are none, or of those named by number one within is missing.
+    """
+    folder = path if path.is_dir() else path.parent
+    pictures = [entry for entry in folder.glob('[!.]*') if entry.suffix.lower() in IMAGE_SUFFIXES]
+    if path.is_dir():
+        found = sorted(pictures, key=_by_numbers)
+    else:
+        before, after = NUMBER.split(path.name, maxsplit=1)
+        name = re.compile(rf'{re.escape(before)}(\d+){re.escape(after)}')
+        numbers = {int(match[1]): entry for entry in pictures if (match := name.fullmatch(entry.name))}
+        found = [numbers[number] for number in sorted(numbers)]
+        if numbers and (missing := set(range(min(numbers), max(numbers))) - set(numbers)):
+            raise ValueError(f'{path}: {len(missing)} of the pictures are missing, such as number {min(missing)}')
+    if not found:
+        raise ValueError(f'{path}: no such pictures ({", ".join(IMAGE_SUFFIXES)})')
+    return found
+
+
+def _by_numbers(path: Path) -> list[str | int]:
+    parts = re.split(r'(\d+)', path.name)
+    return [int(part) if index % 2 else part for index, part in enumerate(parts)]

@@ -1,0 +1,87 @@
+"""Pictures that are the frames of a video: folders, and names with a number."""
+
+from __future__ import annotations
+
+from fractions import Fraction
+
+import numpy as np
+import pytest
+from support.inference_case import files, read, save
+from support.video_case import COUNT, case, loaded_once
+from support.videos import WIDTH, moving, pictures_of, square, times_of
+
+from inference.video.pictures import PictureReader, open_video
+from inference.video.plate import read_plate
+from inference.video.settings import sequence_paths
+
+__all__ = ['case', 'loaded_once']
+
+
+@pytest.fixture
+def frames(tmp_path):
+    """Numbered from 998, so that the order of the text is another, among other files."""
+    for index, pixels in enumerate(moving(COUNT)):
+        save(tmp_path / f'frames/shot.{998 + index}.png', pixels)
+    (tmp_path / 'frames/notes.txt').write_text('')
+    (tmp_path / 'frames/.shot.3.png').write_text('')
+    return tmp_path / 'frames'
+
+
+@pytest.mark.parametrize('name', ['', 'shot.%d.png', 'shot.%04d.png'])
+def test_the_order_is_that_of_the_numbers(frames, name):
+    with open_video(frames / name, Fraction(24)) as reader:
+        assert [square(frame.pixels()) for frame in reader] == [2 * index + 4 for index in range(COUNT)]
+        assert [reader.seconds(frame) for frame in reader] == [index / 24 for index in range(COUNT)]
+        assert reader.expected == COUNT
+    assert square(read_plate(frames / name, 0.21, Fraction(24))) == 14
+
+
+def test_a_film_of_pictures_is_that_of_a_video(case, frames):
+    flags = ('--output-format', 'image_sequences', '--picture-format', 'pha=png')
+    case.src = frames / 'shot.%d.png'
+    assert case.run(*flags) == 0
+    written = {f'pha/{index:06d}.png' for index in range(COUNT)}
+    assert files(case.out) == written | {'sequence.json'}
+    before = {name: (case.out / name).stat().st_mtime_ns for name in written}
+    (case.out / 'pha/000003.png').unlink()
+    assert case.run(*flags, '-y') == 0  # goes on
+    changed = {name for name in written if (case.out / name).stat().st_mtime_ns != before[name]}
+    assert changed == {'pha/000003.png'}
+    pictures = [read(case.out / name) for name in sorted(written)]
+    case.src = frames
+    assert case.run('--frame-rate', '24000/1001', '--video-quality', '0', '-y') == 0
+    assert times_of(case.out / 'pha.mp4') == [Fraction(1001, 24000) * index for index in range(COUNT)]
+    for decoded, picture in zip(pictures_of(case.out / 'pha.mp4'), pictures):
+        assert np.abs(decoded[..., 0].astype(int) - picture).max() <= 2
+
+
+def test_a_clean_pass_of_pictures_is_followed(case, frames):
+    case.bgr = frames
+    assert case.run('--video-bgr-mode', 'each') == 0
+    assert len(times_of(case.out / 'pha.mp4')) == COUNT
+
+
+def test_what_is_wrong_with_pictures_is_one_line(case, frames, capsys):
+    def said(src, code=2):
+        case.src = src
+        assert case.run('-y') == code
+        return capsys.readouterr().err
+
+    assert f'--video-src {frames / "x%d.png"}: no such pictures' in said(frames / 'x%d.png')
+    (frames / 'shot.1003.png').unlink()
+    assert '1 of the pictures are missing, such as number 1003' in said(frames / 'shot.%d.png')
+    save(frames / 'shot.1004.png', moving(1, WIDTH + 32)[0])
+    assert f'shot.1004.png: is {WIDTH + 32}x64, the first picture {WIDTH}x64' in said(frames, 1)
+    case.out = frames.parent
+    save(frames.parent / 'pha/1.png', moving(1)[0])
+    case.src = frames.parent / 'pha'
+    assert case.run('-y', '--output-format', 'image_sequences') == 2
+    assert 'is to be read; choose another folder' in capsys.readouterr().err
+
+
+def test_a_file_with_a_percent_sign_is_itself(tmp_path):
+    path = save(tmp_path / 'a%d.png', moving(1)[0])
+    assert read_plate(path).shape == moving(1)[0].shape
+    with pytest.raises(ValueError, match='no such pictures'):
+        sequence_paths(tmp_path / 'b%d.png')
+    assert PictureReader(tmp_path, Fraction(25)).expected == 1
