@@ -78,7 +78,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         shutil.rmtree(folder)
     del seconds['']
     print(machine.describe())
-    size = tensor_bytes(content.parts())
+    size = tensor_bytes(content)
     print(f'{args.model_backbone}, {size / 1e6:.0f} MB in two files, median of {args.repeats}')
     for name, value in seconds.items():
         print(f'{name:38} {value:6.3f} s   {value / seconds["torch.save"]:5.2f} x torch.save')

@@ -8,8 +8,9 @@
 A weight file without a record that verifies is weights and not a point to resume from. The latest and the best
 checkpoint are computed from the records; `last.pth`, `best.pth` and other links are for people: nothing reads them.
 
-Training waits until the operating system has the bytes, which costs what torch.save costs. Bringing them to the disk,
-reading them back, committing and removing what is superfluous is done by a thread while training goes on.
+Training waits until the operating system has the bytes, which costs what torch.save costs; with a GPU it does not wait.
+Bringing them to the disk, reading them back, committing and removing what is superfluous is done by a thread while
+training goes on.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ from common.console import some
 from common.files import Disk, make_folders, read_back, sync, unlink_quietly, write_durable, write_new
 
 from . import links
-from .content import Content, file_name, tensor_bytes
+from .content import Content, HostCopy, file_name, tensor_bytes
 from .leavings import remove_unfinished, superfluous_asides
 from .links import link_file
 from .lock import FolderLock
@@ -156,15 +157,16 @@ class Checkpoints:
         """
         self.settle()
         self.saved_at = time.monotonic()
-        first, size = next(iter(names)), tensor_bytes(content.parts())
+        first, size = next(iter(names)), tensor_bytes(content)
         try:
             self._find_folder()
             source = self._present(names, point.step)
-            written = self._write(first, content, size) if source is None else {}
+            copy = content.on_its_way() if source is None else None
+            written = self._write(first, content, size) if source is None and copy is None else {}
         except OSError as error:
             self._failed(first, size, error)
             return
-        self._committing = self._thread.submit(self._commit, names, point, written, source, size)
+        self._committing = self._thread.submit(self._commit, names, point, written, source, size, copy)
 
     def settle(self) -> bool:
         """Wait for the save under way, if any, and return whether the last one is safe on the disk."""
@@ -253,14 +255,17 @@ class Checkpoints:
         return written
 
     def _commit(
-        self, names: dict[str, str], point: Point, written: dict[str, int], source: Record | None, size: int
-    ) -> None:
-        """Commit a written checkpoint under all of its names."""
+        self, names: dict[str, str], point: Point, written: dict[str, int], source: Record | None, size: int,
+        copy: HostCopy | None,
+    ) -> None:  # fmt: skip
+        """Commit a checkpoint under all of its names; what comes from a GPU is written first."""
         name = first = next(iter(names))
         placed: list[Path] = []
         identity = self.identity
         try:
             self._find_folder()
+            if copy is not None:
+                written = self._write(first, Content(**copy.arrived()), size)
             if source is None:
                 files = self._verify(first, written)
             else:

@@ -10,8 +10,8 @@ import socket
 import sys
 import time
 import zlib
-from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from pathlib import Path
 from typing import Any
 
@@ -22,9 +22,9 @@ from tensorboard.compat.proto.summary_pb2 import Summary
 from tensorboard.summary.writer.record_writer import RecordWriter
 from torch import Tensor
 from torch.utils.tensorboard import summary
-from torchvision.utils import make_grid
 from tqdm import tqdm
 
+from checkpointing.content import HostCopy
 from checkpointing.links import set_aside
 from checkpointing.manager import Checkpoints
 from common.files import Disk, write_durable
@@ -85,16 +85,26 @@ class EventFile:
             self.add(start, session_log=SessionLog(status=SessionLog.START))
 
     def add(self, step: int, **content: Any) -> None:
-        """Hand an event to the operating system soon; raise what went wrong with an earlier one."""
+        """Hand an event to the operating system soon; raise what went wrong with an earlier one.
+
+        Args:
+            step: of the event.
+            content: its parts, or functions that make them, which the thread calls.
+        """
         if self.last.done():
             self.last.result()
-        data = Event(wall_time=time.time(), step=step, **content).SerializeToString()
-        self.last = self.thread.submit(self._write, data, self.last)
+        event = {'wall_time': time.time(), 'step': step, **content}
+        self.last = self.thread.submit(self._write, event, self.last)
 
-    def _write(self, data: bytes, before: Future[Any]) -> None:
+    def _write(self, event: dict[str, Any], before: Future[Any]) -> None:
         before.result()  # nothing is written behind a record that failed
-        self.records.write(data)
+        made = {name: part() if callable(part) else part for name, part in event.items()}
+        self.records.write(Event(**made).SerializeToString())
         self.records.flush()
+
+    def rest(self) -> None:
+        """Wait until the thread has nothing to do, whether it failed or not."""
+        wait([self.last])
 
     def flush(self) -> None:
         """Wait until the operating system has all events."""
@@ -243,7 +253,7 @@ class Logger:
         """Write a file so that it is there whole or not at all."""
         write_durable(self.disk, self.folder / name, lambda file: file.write(data), self.folder / '.unfinished.tmp')
 
-    def _write(self, step: int, summaries: Sequence[Summary], flush: bool = False) -> None:
+    def _write(self, step: int, summaries: Sequence[Summary | Callable[[], Summary]], flush: bool = False) -> None:
         """Write to TensorBoard's file, made with the first point; a full disk costs points, not the training."""
         if not self.first or time.monotonic() < self.broken_until:
             return
@@ -306,8 +316,7 @@ class Logger:
         """Write a sheet, also for TensorBoard, and thin out the older ones."""
         figures = ', '.join(figure(name, value) for name, value in metrics.items())
         jpeg, width, height = sheet.draw(f'step {step}: {figures}', self.run)
-        picture = Summary.Image(encoded_image_string=jpeg, width=width, height=height, colorspace=3)
-        self._write(step, [Summary(value=[Summary.Value(tag='valid_samples', image=picture)])])
+        self._write(step, [Summary(value=[_picture('valid_samples', jpeg, width, height)])])
         if not self.begun:
             return
         path = self.folder / f'valid-{step}.jpg'
@@ -317,9 +326,21 @@ class Logger:
         sheets.thin_out(self.disk, sheets.own_sheets(self.folder, self.run), best)
 
     def pictures(self, step: int, pictures: Mapping[str, Tensor]) -> None:
-        """Add batches of pictures (B, 1 or 3, H, W), 0..1, as grids."""
-        grids = {tag: make_grid(x.detach().float().cpu().clamp(0, 1), nrow=5) for tag, x in pictures.items()}
-        self._write(step, [summary.image(tag, grid, dataformats='CHW') for tag, grid in grids.items()])
+        """Add batches of pictures (B, 1 or 3, H, W), 0..1, as grids: made small where they are, drawn by a thread."""
+        if not self.first:
+            return
+        if self.events is not None:
+            self.events.rest()  # so that never more than these wait to be drawn
+        small = HostCopy({tag: sheets.shrunk(batch) for tag, batch in pictures.items()})
+
+        def draw_grids() -> Summary:
+            drawn = Summary()
+            with self._sparing('pictures of training'):
+                for tag, batch in small.arrived().items():
+                    drawn.value.append(_picture(tag, *sheets.grid(batch)))
+            return drawn
+
+        self._write(step, [draw_grids])
 
     def close(self) -> None:
         """Finish the files and the bar."""
@@ -328,3 +349,8 @@ class Logger:
             self.flush()
         if self.events is not None:
             self.events.close()
+
+
+def _picture(tag: str, jpeg: bytes, width: int, height: int) -> Summary.Value:
+    picture = Summary.Image(encoded_image_string=jpeg, width=width, height=height, colorspace=3)
+    return Summary.Value(tag=tag, image=picture)

@@ -1,16 +1,19 @@
-"""Sheets of validation samples: what the network makes of the same few pictures, at every validation."""
+"""Sheets of validation samples: what the network makes of the same few pictures, at every validation; and grids."""
 
 from __future__ import annotations
 
 import io
+import math
 import re
 from collections.abc import Sequence
 from pathlib import Path, PurePath
 
 import numpy as np
+import torch
 import torch.nn.functional as F
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
+from torchvision.utils import make_grid
 
 from common.files import Disk
 from metrics.error_colours import TOO_LITTLE, TOO_MUCH, error_colours
@@ -25,6 +28,8 @@ LEAST_SIDE, SIDE = 176, 320
 LINE, GAP = 20, 4
 MOST = 20
 """Sheets of a run that stay in its folder."""
+GRID_SIDE, GRID_PIXELS = 512, 5 << 20
+"""The longest side of a picture in a grid, and the pixels of all of them."""
 
 
 class Sheet:
@@ -75,9 +80,7 @@ class Sheet:
             for column, cell in enumerate(cells):
                 sheet.paste(Image.fromarray(cell), (GAP + column * across, top))
             pen.text((GAP, top + side + 1), label, 'black', font)
-        file = io.BytesIO()
-        sheet.save(file, 'JPEG', quality=90, comment=comment.encode())
-        return file.getvalue(), *sheet.size
+        return _jpeg(sheet, comment)
 
 
 def _row(name: str, prediction: Prediction, sample: int) -> tuple[str, list[np.ndarray]]:
@@ -103,6 +106,26 @@ def _cell(picture: Tensor, side: int) -> np.ndarray:
     """Return a picture (1, 1 or 3, H, W), 0..1, as uint8 RGB (side, side, 3)."""
     small = F.interpolate(picture.float().clamp(0, 1), (side, side), mode='area')[0].expand(3, -1, -1)
     return (small.permute(1, 2, 0).cpu().numpy() * 255 + 0.5).astype(np.uint8)
+
+
+def shrunk(batch: Tensor) -> Tensor:
+    """Return pictures (B, C, H, W), 0..1, as uint8, small enough for a grid; on their device, without a wait."""
+    height, width = batch.shape[2:]
+    ratio = min(1.0, GRID_SIDE / max(height, width), math.sqrt(GRID_PIXELS / (len(batch) * height * width)))
+    size = [max(1, round(side * ratio)) for side in (height, width)]
+    small = F.interpolate(batch.detach().float().clamp(0, 1), size, mode='area')
+    return (small * 255 + 0.5).to(torch.uint8)
+
+
+def grid(batch: Tensor) -> tuple[bytes, int, int]:
+    """Return pictures (B, 1 or 3, H, W), uint8, five in a row, as a JPEG file, its width and its height."""
+    return _jpeg(Image.fromarray(make_grid(batch, nrow=5).permute(1, 2, 0).numpy()))
+
+
+def _jpeg(picture: Image.Image, comment: str = '') -> tuple[bytes, int, int]:
+    file = io.BytesIO()
+    picture.save(file, 'JPEG', quality=90, comment=comment.encode())
+    return file.getvalue(), *picture.size
 
 
 def is_own(path: Path, comment: str) -> bool:

@@ -87,12 +87,12 @@ class TrainingState:
         self.whole = True
 
     def weights(self) -> dict[str, Tensor]:
-        """Return the network's state_dict, in the memory layout that other tools expect."""
-        return _contiguous(self.module)
+        """Return the network's state_dict: its tensors themselves, which training changes."""
+        return self.module.state_dict()
 
     def ema_weights(self) -> dict[str, Tensor] | None:
         """Return the averaged network's state_dict, with the network's own names."""
-        return _contiguous(self.ema.module) if self.ema is not None else None
+        return self.ema.module.state_dict() if self.ema is not None else None
 
     def state_dict(self) -> dict[str, Any]:
         """Return all but the weights, in plain types and tensors; moments of the optimizer by parameter name."""
@@ -152,10 +152,6 @@ class TrainingState:
             if name in moments
         }
         self.optimizer.load_state_dict(layout)
-
-
-def _contiguous(module: nn.Module) -> dict[str, Tensor]:
-    return {name: tensor.contiguous() for name, tensor in module.state_dict().items()}
 
 
 def make_scaler(device: torch.device, dtype: torch.dtype) -> torch.amp.GradScaler:

@@ -15,6 +15,8 @@ from training.schedule import Schedule
 from training.settings import LoopSettings, ScheduleSettings
 from training.state import EMA, TrainingState
 
+CPU = torch.device('cpu')
+
 
 class Net(nn.Module):
     """A network with BatchNorm, of which a step takes microseconds."""
@@ -39,7 +41,8 @@ class Batch:
     def __len__(self):
         return 4
 
-    def to(self, _):
+    def to(self, device):
+        self.src, self.bgr = self.src.to(device, non_blocking=True), self.bgr.to(device, non_blocking=True)
         return self
 
 
@@ -64,12 +67,12 @@ def step(model, batch):
     return Loud({'total': (out**2).mean() * LOUD.get(batch.step, 1.0)})
 
 
-def make_run(folder, seed, interval=1):
+def make_run(folder, seed, interval=1, device=CPU):
     """A run of the real loop on the small network: a checkpoint after every `interval` steps, all kept."""
     torch.manual_seed(seed)
-    net = Net()
+    net = Net().to(device)
     groups = [{'params': list(net.parameters()), 'lr': 0.01, 'initial_lr': 0.01, 'name': 'all'}]
-    scaler = torch.amp.GradScaler('cpu', init_scale=2.0**120, growth_interval=2)
+    scaler = torch.amp.GradScaler(device.type, init_scale=2.0**120, growth_interval=2)
     state = TrainingState(net, torch.optim.Adam(groups), scaler, EMA(net, 0.9))
     settings = LoopSettings(
         seed=0, accumulate=1, clip_grad=None, log_train_loss_interval=100, log_train_images_interval=100,
@@ -79,7 +82,7 @@ def make_run(folder, seed, interval=1):
     policy = Policy(states=END)
     return Run(
         state, net, [], [Batch(1000)], step, settings, schedule,
-        Ranks(torch.device('cpu')), torch.float32, Checkpoints(folder, 'base', 'run', {}, policy),
+        Ranks(device), torch.float32, Checkpoints(folder, 'base', 'run', {}, policy),
         Logger(folder / 'log', 0, END, first=False),
     )  # fmt: skip
 
