@@ -170,8 +170,7 @@ def write(flag: str, path: Path, content: Callable[[], bytes]) -> list[str]:
 def start(argv: Sequence[str] | None) -> int:
     """Read the flags, prepare everything and run; return the exit code."""
     args = parse(argv)
-    if args.device in ('auto', 'cpu'):
-        keep_memory('cpu')  # before there are threads
+    keep_memory()  # before there are threads
     try:
         plan = prepared(args)
     except (ValueError, OSError) as error:

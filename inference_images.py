@@ -120,8 +120,7 @@ def run(jobs: list[Job], matting: Matting, writer: PictureWriter, args: argparse
 def start(argv: Sequence[str] | None, shard: Shard) -> int:
     """Read the flags, prepare everything and run; return the exit code."""
     args = parse(argv)
-    if args.device in ('auto', 'cpu'):
-        keep_memory('cpu')  # before there are threads
+    keep_memory()  # before there are threads
     try:
         jobs, writer, found = prepare(args, shard)
         from inference.backends import load_found

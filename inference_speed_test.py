@@ -178,7 +178,7 @@ def start(argv: Sequence[str] | None) -> int:
         from inference.backends import load_matting, precision_for
 
         device = choose_device(args.device)
-        keep_memory(device.type)
+        keep_memory()
         rows = [replace(row, precision=precision_for(row.backend, row.precision, device)) for row in rows]
         if found is not None:
             first, cpu = rows[0], torch.device('cpu')

@@ -50,8 +50,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
 def start(argv: Sequence[str] | None) -> int:
     """Read the flags, check them, open all files and matte the video; return the exit code."""
     args = parse(argv)
-    if args.device in ('auto', 'cpu'):
-        keep_memory('cpu')  # before there are threads
+    keep_memory()  # before there are threads
     with ExitStack() as opened:
         try:
             cli.raise_problems(backend_options.network_problems(args) + video_options.video_problems(args))

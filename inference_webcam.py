@@ -131,8 +131,7 @@ def start(argv: Sequence[str] | None) -> int:
     os.environ.setdefault('OPENCV_FFMPEG_LOGLEVEL', '-8')  # that a file is no video is said once, by this script
     os.environ.setdefault('QT_LOGGING_RULES', 'default.warning=false')  # about fonts that OpenCV's window does not use
     args = parse(argv)
-    if args.device in ('auto', 'cpu'):
-        keep_memory('cpu')  # before there are threads
+    keep_memory()  # before there are threads
     with ExitStack() as opened:
         try:
             cli.raise_problems(backend_options.network_problems(args) + webcam_options.webcam_problems(args))

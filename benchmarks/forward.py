@@ -119,7 +119,7 @@ def work(args: argparse.Namespace) -> None:
     if args.worker == 'published':
         run = model.to(device)
     else:
-        keep_memory(device.type)
+        keep_memory()
         precision, _, compiled = args.worker.partition(' ')
         run = Matting(model, device, precision, bool(compiled)).predict
         src, bgr = (x.to(memory_format=torch.channels_last) for x in (src, bgr))

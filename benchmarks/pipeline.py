@@ -138,7 +138,7 @@ def report_stages(
     from common.devices import keep_memory
     from inference import Matting
 
-    keep_memory(network.device)
+    keep_memory()
     matting = Matting.from_checkpoint(
         inputs.weights, device=network.device, precision=precision, compiled=args.compile,
         backbone_scale=network.scale, refine_sample_pixels=network.pixels,

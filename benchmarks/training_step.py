@@ -64,7 +64,7 @@ def time_steps(args: argparse.Namespace, device: Any) -> dict[str, dict[str, flo
     from dataset.sampling import SamplingPlan
     from dataset.synthetic import SyntheticBackgrounds, SyntheticMattes
 
-    keep_memory(device.type)
+    keep_memory()
     dtype = choose_precision(args.precision, device)
     torch.manual_seed(0)
     ways = {

@@ -124,7 +124,7 @@ def _start_worker(_: int) -> None:
 
     Process groups get these signals as a whole, and the trainer, which goes on until the next step, ends its workers.
     """
-    keep_memory('cpu')  # clearing pages would take up to two fifths of a worker's time at 2048 pixels
+    keep_memory()  # clearing pages would take up to two fifths of a worker's time at 2048 pixels
     cv2.setNumThreads(0)
     torch.set_num_threads(1)
     for number in signals.STOPS:

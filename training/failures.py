@@ -7,6 +7,8 @@ import time
 import traceback
 from pathlib import Path
 
+import torch
+
 from common.cli import out_of_memory
 from common.installation import import_problem
 
@@ -35,7 +37,9 @@ def known_cause(error: BaseException) -> str | None:
     if isinstance(error, ImportError):
         return import_problem(error)
     if out_of_memory(error):
-        return f'too little memory: lower --batch-size (--accumulate makes up for it) or --train-resolution ({first})'
+        # CUDA says how much it lacks, and then a page of how its allocator works.
+        what = first.partition('. GPU ')[0] + memory_taken()
+        return f'too little memory: lower --batch-size (--accumulate makes up for it) or --train-resolution ({what})'
     if isinstance(error, (ConnectionError, EOFError)):
         words = 'DataLoader worker (no pid) exited unexpectedly'  # found out by the other end of its queue
     if isinstance(error, (RuntimeError, OSError, EOFError)):
@@ -43,6 +47,17 @@ def known_cause(error: BaseException) -> str | None:
             if re.search(pattern, words, re.IGNORECASE | re.DOTALL):
                 return f'{meaning} ({first})'
     return None
+
+
+def memory_taken() -> str:
+    """Return how much of the GPU's memory was taken at most, as '; at most 7.2 of 8.0 GB were taken'; else ''."""
+    if not torch.cuda.is_initialized():
+        return ''
+    try:
+        taken, whole = torch.cuda.max_memory_allocated(), torch.cuda.get_device_properties().total_memory
+    except RuntimeError:  # the GPU answers no more
+        return ''
+    return f'; at most {taken / 1e9:.1f} of {whole / 1e9:.1f} GB were taken'
 
 
 def explain(error: BaseException) -> str:

@@ -102,7 +102,7 @@ def fit(run: Run, signal: StopRequest) -> int:
         if run.ranks.first:
             run.checkpoints.open()
         signal.awaited = True
-        bad_steps, meter, begin = BadSteps(run.state), Meter(), run.state.progress.step
+        bad_steps, meter, begin = BadSteps(run.state), Meter(run.ranks.device), run.state.progress.step
         try:
             code = _train(run, bad_steps, meter, signal)
         except Exception as error:
@@ -313,6 +313,7 @@ def _save_last(run: Run, bad_steps: BadSteps, meter: Meter, step: int) -> str | 
     run.state.optimizer.zero_grad(set_to_none=True)
     if run.ranks.device.type == 'cuda':
         torch.cuda.empty_cache()
+    bad_steps.forget()
     bad_steps.undo()
     with contextlib.suppress(FloatingPointError):
         bad_steps.look(bad_steps.counts(), [])

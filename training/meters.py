@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import time
+from collections import deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -32,40 +33,65 @@ class StepResult:
 
 @dataclass
 class Window:
-    """Samples and seconds since a moment, and the seconds of them spent waiting for data."""
+    """Samples and seconds since a moment, and the seconds of them that data were waited for."""
 
     samples: int = 0
     waited: float = 0.0
     since: float = field(default_factory=time.perf_counter)
 
     def rates(self) -> tuple[float, float]:
-        """Return samples per second and the share of the time spent waiting, 0..1."""
+        """Return samples per second and the share of the time that data were waited for, 0..1."""
         elapsed = max(time.perf_counter() - self.since, 1e-9)
-        return self.samples / elapsed, self.waited / elapsed
+        return self.samples / elapsed, min(1.0, self.waited / elapsed)
 
 
 class Meter:
     """What is measured since the last report to the curves, and since the display was last renewed.
 
+    Args:
+        device: that trains.
+
     Attributes:
         unreported: the last step, until it is reported.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, device: torch.device | None = None) -> None:
         self.unreported: StepResult | None = None
+        self.stream = torch.cuda.current_stream(device) if device is not None and device.type == 'cuda' else None
         self.restart()
 
     def restart(self) -> None:
         """Start counting anew, so that validation and saving do not count."""
         self.reported, self.shown = Window(), Window()
+        self.pauses: deque[tuple[torch.cuda.Event, torch.cuda.Event]] = deque()
 
     @contextlib.contextmanager
     def waiting(self) -> Iterator[None]:
-        """Count the block's time as waiting for data."""
-        start = time.perf_counter()
+        """Count the block's time as waiting for data: that of the device, if the host runs ahead of it.
+
+        A GPU waits from the end of what it was given before the block until the first thing that it is given after it.
+        """
+        if self.stream is None:
+            start = time.perf_counter()
+            yield
+            self._count_waiting(time.perf_counter() - start)
+            return
+        begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+        begin.record(self.stream)
         yield
+        end.record(self.stream)
+        self.pauses.append((begin, end))
+        self._count_pauses()
+
+    def _count_pauses(self) -> None:
+        """Count what the GPU has reached; what it has not waits for the next time."""
+        while self.pauses and self.pauses[0][1].query():
+            begin, end = self.pauses.popleft()
+            self._count_waiting(begin.elapsed_time(end) / 1000)
+
+    def _count_waiting(self, seconds: float) -> None:
         for window in (self.reported, self.shown):
-            window.waited += time.perf_counter() - start
+            window.waited += seconds
 
     def count(self, samples: int) -> None:
         """Count the samples of a step."""
@@ -76,13 +102,16 @@ class Meter:
         """Tell a person of the last step, of `done`, when it is time to; waits for the device then."""
         display.done = done
         if display.due():
-            display.step(done, result.losses['total'].item(), *self.shown.rates())
+            loss = result.losses['total'].item()
+            self._count_pauses()
+            display.step(done, loss, *self.shown.rates())
             self.shown = Window()
 
     def report(self, logger: Logger, state: TrainingState, result: StepResult) -> None:
         """Log the last step's loss terms, learning rates and rates; waits for the device."""
         step, self.unreported = state.progress.step - 1, None
         losses = {name: term.item() for name, term in result.losses.items()}
+        self._count_pauses()
         rate, waiting = self.reported.rates()
         total = losses.pop('total')
         logger.scalars(step, {'loss': total} | {f'loss_terms/{name}': value for name, value in losses.items()})
@@ -117,17 +146,25 @@ class BadSteps:
             by_type.setdefault(buffer.dtype, []).append(buffer.detach())
         self.buffers = list(by_type.values())
         self.good = [_flat(group) for group in self.buffers]
+        self.before: tuple[int, dict[str, Any]] | None = None
 
     def note(self, loss: Tensor, norm: Tensor) -> None:
         """Count a step before the optimizer makes it. In float16 the loss scaler handles infinite gradients."""
+        self.before = None
+        self.before = self.state.progress.step, dict(vars(self))
         bad = ~loss.detach().isfinite()
         if not is_dynamic(self.state.scaler):
             bad |= ~norm.isfinite()
-        self.total += bad
+        self.total = self.total + bad
         self.in_a_row = (self.in_a_row + 1) * bad
         self.worst = torch.maximum(self.worst, self.in_a_row)
         self.good = [torch.where(bad, good, _flat(group)) for good, group in zip(self.good, self.buffers)]
         self.undo()
+
+    def forget(self) -> None:
+        """Take back the note of a step that was not made after all, if the last one is."""
+        if self.before is not None and self.before[0] == self.state.progress.step:
+            vars(self).update(self.before[1])
 
     @property
     def hopeless(self) -> bool:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 from checkpointing.links import template_problem
 from checkpointing.record import Listing
 from common import cli
+from common.devices import expand_segments
 from common.files import not_a_folder
 from common.network import BACKBONES
 from common.signals import StopRequest, listening
@@ -126,6 +127,9 @@ def add_arguments(
     cli.add_precision_argument(add, '; a run that goes on keeps its own')
     add('--compile', action=argparse.BooleanOptionalAction, default=False,
         help='compile the network: minutes at the start, faster steps')  # fmt: skip
+    add('--deterministic', action='store_true',
+        help='compute the same twice on a GPU of the same kind, slower: a run that was stopped and goes on is then the '
+        'uninterrupted one bit for bit there, too, as it is on a CPU without this')  # fmt: skip
     # What the training is a part of, such as 'make demo', and what goes on with it.
     add('--part-of', help=argparse.SUPPRESS)
 
@@ -151,6 +155,7 @@ def main(
             return cli.report_error(error, 2)
         if args.part_of is not None:
             signal.hint = f'; {args.part_of} goes on'
+        expand_segments()
         from .stage import run_script
 
         command = [str(Path(script).resolve()), *(sys.argv[1:] if argv is None else argv)]

@@ -132,7 +132,7 @@ def prepare(scripts: Mapping[str, Any], given: argparse.Namespace, state: State,
     with tempfile.TemporaryDirectory() as folder:
         script, args = _command_line(scripts, given, state, record, folder)
         ranks = Ranks(choose_device(args.device))
-        keep_memory(ranks.device.type)
+        keep_memory()
         # What a beginning run says of its first weights, which are never used here.
         stage_log.disabled = True
         try:

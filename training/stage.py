@@ -22,7 +22,7 @@ from checkpointing.origin import read_original
 from checkpointing.record import Record, refiner_identity
 from checkpointing.resume import Resume, decide, refuse_overwriting
 from common.cli import report_error
-from common.devices import choose_precision, fast_in_bfloat16, keep_memory
+from common.devices import choose_precision, compute_deterministically, fast_in_bfloat16, keep_memory
 from common.files import Disk
 from common.network import RefinerSettings
 from common.signals import StopRequest
@@ -73,10 +73,12 @@ def run_script(
     count = distributed.gpus_to_use(args.device)
     if count > 1:
         return distributed.launch(command, count)
+    keep_memory()  # before there are threads
+    if args.deterministic:
+        compute_deterministically()
     ranks = Ranks(torch.device('cpu'))
     try:
         ranks = distributed.join_ranks(args.device)
-        keep_memory(ranks.device.type)
         set_up_logging(ranks.first)
         torch.manual_seed(args.seed)
         code = train(args, ranks, signal)

@@ -68,7 +68,7 @@ class TrainingState:
         scaler: scales the loss in float16; elsewhere it only leaves out steps with non-finite gradients.
         ema: the exponential moving average of module, or None.
         progress: the counters.
-        whole: False once a change was begun that is not complete, or failed halfway.
+        whole: False from the first change of a step to its last, also where an error came between them.
     """
 
     module: nn.Module
@@ -81,10 +81,21 @@ class TrainingState:
     @contextlib.contextmanager
     def changing(self) -> Iterator[None]:
         """Change everything by one step in the block, which an error must not leave in the middle."""
-        self.whole = False
-        yield
+        self.whole, before = False, self._changes()
+        try:
+            yield
+        except BaseException:
+            self.whole = self._changes() == before
+            raise
         self.progress.step += 1
         self.whole = True
+
+    def _changes(self) -> int:
+        """Return a number that grows as a step, but the first, changes weights, moments, loss scale or average."""
+        versions = self.ema.updates if self.ema is not None else 0
+        for parameter, moments in self.optimizer.state.items():
+            versions += parameter._version + sum(x._version for x in moments.values() if isinstance(x, Tensor))
+        return versions + sum(x._version for x in vars(self.scaler).values() if isinstance(x, Tensor))
 
     def weights(self) -> dict[str, Tensor]:
         """Return the network's state_dict: its tensors themselves, which training changes."""

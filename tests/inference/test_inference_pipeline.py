@@ -183,9 +183,10 @@ def test_threads_of_torch_are_set_for_new_threads_and_put_back() -> None:
     assert torch.get_num_threads() == before
 
 
-def test_memory_is_kept_before_there_are_threads(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize('device', ['auto', 'cpu', 'cuda'])
+def test_memory_is_kept_before_there_are_threads(monkeypatch: pytest.MonkeyPatch, device: str) -> None:
     calls: list[str] = []
-    monkeypatch.setattr(inference_images, 'keep_memory', calls.append)
+    monkeypatch.setattr(inference_images, 'keep_memory', lambda: calls.append('keep'))
 
     def prepare(*_: object) -> None:
         calls.append('prepare')
@@ -193,8 +194,8 @@ def test_memory_is_kept_before_there_are_threads(monkeypatch: pytest.MonkeyPatch
 
     monkeypatch.setattr(inference_images, 'prepare', prepare)
     flags = '--model-type mattingbase --model-backbone resnet50 --model-checkpoint a --images-src a --images-bgr a'
-    inference_images.main([*flags.split(), '--output-dir', 'out', '--output-types', 'pha', '--device', 'cpu'])
-    assert calls == ['cpu', 'prepare']
+    inference_images.main([*flags.split(), '--output-dir', 'out', '--output-types', 'pha', '--device', device])
+    assert calls == ['keep', 'prepare']
 
 
 def test_a_signal_within_a_pipeline_is_answered_between_two_items() -> None:

@@ -178,7 +178,7 @@ def test_times_that_never_settle_and_a_limit_in_seconds_end(clock: list[float]) 
 
 
 def test_each_row_has_its_own_peak_of_memory() -> None:
-    keep_memory('cpu')
+    keep_memory()
     if not speed.reset_peak(CPU):
         pytest.skip('this system cannot reset it')
     before = speed.peak_mib(CPU)
