@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import inspect
 import logging
 import os
 import signal
@@ -16,6 +17,7 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
+import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
@@ -93,7 +95,7 @@ class Ranks:
         return self.in_turn(make).to(device=self.device, memory_format=torch.channels_last)
 
     def share_buffers(self, module: nn.Module) -> None:
-        """Copy the first rank's buffers to all: BatchNorm statistics, where they are not synchronised."""
+        """Copy the first rank's buffers to all: a step that one rank left out alone has made them differ."""
         if self.world == 1:
             return
         floats = [b for b in module.buffers() if b.is_floating_point()]
@@ -195,7 +197,8 @@ def join_ranks(device: str) -> Ranks:
     store, rank, size = next(dist.rendezvous('env://'))
     attempt = os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')
     store = dist.PrefixStore(f'start {attempt}', store)
-    dist.init_process_group(backend, store=store, rank=rank, world_size=size)
+    gpu = chosen if backend == 'nccl' else None
+    dist.init_process_group(backend, store=store, rank=rank, world_size=size, device_id=gpu)
     return Ranks(chosen, rank, world, store, os.getppid())
 
 
@@ -205,18 +208,76 @@ def leave_ranks() -> None:
         dist.destroy_process_group()
 
 
+class _NormOverRanks(torch.autograd.Function):
+    """BatchNorm of the samples of all ranks, of which each has at least one.
+
+    torch's own needs a GPU, on which the host waits for three masks a layer: they leave out ranks without samples.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, running: Sequence[Tensor], momentum: float, eps: float
+    ) -> Tensor:
+        # Beside others in float32 these are, too, where x has 16 bits.
+        others = running[0].new_zeros(2, x.shape[1])
+        mean, variance = torch.batch_norm_update_stats(x, others[0], others[1], 0.0)
+        table = mean.new_zeros(dist.get_world_size(), 2 * len(mean) + 1)
+        count = mean.new_full((1,), x.numel() // len(mean))
+        table[dist.get_rank()] = torch.cat([mean, variance, count])
+        dist.all_reduce(table)
+        means, variances, counts = table.split([len(mean), len(mean), 1], dim=1)
+        total = counts.sum()
+        mean = (means * counts).sum(0) / total
+        variance = ((variances + (means - mean) ** 2) * counts).sum(0) / total
+        for old, new in zip(running, (mean, variance * total / (total - 1))):
+            old.lerp_(new, momentum)
+        ctx.save_for_backward(x, weight, mean, variance, total)
+        ctx.eps = eps
+        return F.batch_norm(x, mean, variance, weight, bias, eps=eps)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        x, weight, mean, variance, total = ctx.saved_tensors
+        scale = (variance + ctx.eps).rsqrt()
+        # As if mean and variance were constants; then what x changes in them.
+        grad_x, *own = torch.ops.aten.native_batch_norm_backward(
+            grad, x, weight, mean, variance, mean, scale, False, ctx.eps, [True, True, True]
+        )
+        sums = torch.stack(own)
+        dist.all_reduce(sums)
+        slope, shift = -sums * weight * scale / total
+        grad_x += F.batch_norm(x, mean, variance, slope, shift, eps=ctx.eps)
+        return grad_x, *own, None, None, None
+
+
+class NormOverRanks(nn.BatchNorm2d):
+    """BatchNorm over the samples of all ranks: values, gradients and statistics are those of one process."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Normalise a batch (B, C, H, W), B >= 1."""
+        if not self.training:
+            return super().forward(x)
+        assert self.num_batches_tracked is not None
+        self.num_batches_tracked += 1
+        running = (self.running_mean, self.running_var)
+        return _NormOverRanks.apply(x, self.weight, self.bias, running, self.momentum, self.eps)
+
+
 def distribute(module: nn.Module, ranks: Ranks, compiled: bool = False) -> nn.Module:
     """Wrap a module for training: synchronised BatchNorm and averaged gradients over ranks, compiled if asked.
 
-    BatchNorm is synchronised on GPUs only: torch has no CPU kernel for it. The module itself shares all parameters and
-    buffers with what is returned.
+    The module itself shares all parameters and buffers with what is returned.
     """
     net = module
     if ranks.world > 1:
-        if ranks.device.type == 'cuda':
-            net = nn.SyncBatchNorm.convert_sync_batchnorm(net)
+        for layer in module.modules():
+            if type(layer) is nn.BatchNorm2d:
+                layer.__class__ = NormOverRanks
         devices = [ranks.device.index] if ranks.device.type == 'cuda' else None
-        net = DistributedDataParallel(net, device_ids=devices, gradient_as_bucket_view=True)
+        # Buffers need no broadcast: each rank computes them from the same table. torch 2.15 calls that otherwise.
+        known = inspect.signature(DistributedDataParallel).parameters
+        off: Any = {'forward_sync_buffers' if 'forward_sync_buffers' in known else 'broadcast_buffers': False}
+        net = DistributedDataParallel(net, device_ids=devices, gradient_as_bucket_view=True, **off)
     return torch.compile(net, dynamic=True) if compiled else net  # type: ignore[return-value]
 
 

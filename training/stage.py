@@ -213,17 +213,16 @@ def _sources(
 def _plan(settings: DataSettings, multiple: int, sources: tuple[Source, Source], ranks: Ranks) -> SamplingPlan:
     """Lay out the samples of every step; raise ValueError where some batches are too small for BatchNorm.
 
-    It needs two samples: on every rank, unless it is synchronised, as it is over GPUs.
+    It needs two samples, over all ranks; several ranks have at least one each.
     """
     samples = settings.batch_size * settings.accumulate
     plan = SamplingPlan(len(sources[0]), len(sources[1]), samples, settings.train_resolution, multiple, settings.seed)
-    synchronised = ranks.device.type == 'cuda' and ranks.world > 1
-    least = 2 * settings.accumulate * ranks.world
-    if not synchronised and plan.smallest_batch < least:
+    least = 2 * settings.accumulate
+    if ranks.world == 1 and plan.smallest_batch < least:
         raise ValueError(
-            f'--batch-size {settings.batch_size}: with {plan.samples_per_epoch} samples of an epoch, --accumulate '
-            f'{settings.accumulate} and {ranks.world} ranks, some batches have {plan.smallest_batch} samples, and at '
-            f'least {least} are needed; change the batch size or use fewer ranks'
+            f'--batch-size {settings.batch_size}: with {plan.samples_per_epoch} samples of an epoch and --accumulate '
+            f'{settings.accumulate}, some batches have {plan.smallest_batch} samples, and at least {least} are needed; '
+            'change the batch size'
         )
     return plan
 

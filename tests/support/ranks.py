@@ -1,7 +1,6 @@
-"""One optimizer step of a rank, for test_distributed: what it saw and the gradient that it took.
+"""One optimizer step of a rank, for test_distributed: what it saw, the gradient that it took, BatchNorm statistics.
 
-BatchNorm is frozen, since torch synchronises it on GPUs only; a plain SGD step of length 1 leaves the gradient in
-the weights.
+A plain SGD step of length 1 leaves the gradient in the weights. There is no dropout, which each rank draws for itself.
 """
 
 import sys
@@ -33,15 +32,24 @@ def step(model, batch):
 
 
 def one_step(folder, accumulate):
+    """Make the step with BatchNorm frozen and, unless its samples come in several parts, with BatchNorm that learns."""
     ranks = distributed.join_ranks('cpu')
+    for norm in ('frozen', 'learning')[: 1 + (accumulate == 1)]:
+        path = Path(folder) / f'{norm}-{ranks.world}-{accumulate}-{ranks.rank}.pt'
+        torch.save(make_step(folder, accumulate, ranks, norm == 'learning'), path)
+    distributed.leave_ranks()
+
+
+def make_step(folder, accumulate, ranks, learning):
     torch.manual_seed(0)
-    module = Tiny().eval()
+    module = Tiny().train(learning)
+    module.aspp[-1].p = 0
     optimizer = torch.optim.SGD([{'params': list(module.parameters()), 'lr': 1.0, 'initial_lr': 1.0, 'name': 'all'}])
     state = TrainingState(module, optimizer, make_scaler(ranks.device, torch.float32))
     before = {name: p.detach().clone() for name, p in module.named_parameters()}
-    data = WarpedPairs(SyntheticMattes(10), SyntheticBackgrounds(10), AffineRange((0.4, 1)), AffineRange((1, 2)))
-    # 10 samples in one step: over 3 parts they are 3, 3 and 4.
-    sampler = StepSampler(SamplingPlan(10, 10, 10, 64), 0, 1, accumulate, ranks.rank, ranks.world)
+    data = WarpedPairs(SyntheticMattes(11), SyntheticBackgrounds(11), AffineRange((0.4, 1)), AffineRange((1, 2)))
+    # 11 samples in one step: over 2 parts they are 5 and 6, over 3 parts 3, 4 and 4.
+    sampler = StepSampler(SamplingPlan(11, 11, 11, 64), 0, 1, accumulate, ranks.rank, ranks.world)
     batches = TrainingBatches(data, sampler, 0, pin=False)
     settings = LoopSettings(0, accumulate, None, 1, 1, 'valid_loss', None, None, False)
     schedule = Schedule(ScheduleSettings(1, 1, 1, 1, 1, 'constant', 0), steps_per_epoch=1)
@@ -51,10 +59,7 @@ def one_step(folder, accumulate):
     )  # fmt: skip
     result = _train_step(run, iter(batches), BadSteps(state), Meter())
     gradient = {name: before[name] - p.detach() for name, p in module.named_parameters()}
-    torch.save(
-        {'gradient': gradient, 'names': result.names}, Path(folder) / f'{ranks.world}-{accumulate}-{ranks.rank}.pt'
-    )
-    distributed.leave_ranks()
+    return {'gradient': gradient, 'names': result.names, 'statistics': dict(module.named_buffers())}
 
 
 if __name__ == '__main__':

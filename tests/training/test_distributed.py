@@ -25,24 +25,28 @@ def paths(monkeypatch):
 def alone(tmp_path_factory):
     folder = tmp_path_factory.mktemp('alone')
     ranks.one_step(folder, 1)
-    return torch.load(folder / '1-1-0.pt')
+    return {norm: torch.load(folder / f'{norm}-1-1-0.pt') for norm in ('frozen', 'learning')}
 
 
 @pytest.mark.parametrize(
     ('world', 'accumulate'),
     [(2, 1), (1, 3), pytest.param(3, 1, marks=pytest.mark.slow), pytest.param(2, 2, marks=pytest.mark.slow)],
 )
-def test_same_samples_and_same_gradient(tmp_path, paths, alone, world, accumulate):
+def test_ranks_have_the_same_samples_gradient_and_batchnorm_as_one(tmp_path, paths, alone, world, accumulate):
     if world > 1:
         assert launch([str(HERE / 'support/ranks.py'), str(tmp_path), str(accumulate)], world) == 0
     else:
         ranks.one_step(tmp_path, accumulate)
-    seen = [torch.load(tmp_path / f'{world}-{accumulate}-{rank}.pt') for rank in range(world)]
-    assert sorted(n for part in seen for n in part['names']) == sorted(alone['names'])
-    for name, gradient in alone['gradient'].items():
-        scale = gradient.abs().max().clamp(min=1e-6)
+    for norm, expected in alone.items() if accumulate == 1 else [('frozen', alone['frozen'])]:
+        seen = [torch.load(tmp_path / f'{norm}-{world}-{accumulate}-{rank}.pt') for rank in range(world)]
+        assert sorted(n for part in seen for n in part['names']) == sorted(expected['names'])
         for part in seen:
-            assert (part['gradient'][name] - gradient).abs().max() < 1e-3 * scale, name
+            for name, gradient in expected['gradient'].items():
+                scale = gradient.abs().max().clamp(min=1e-3)  # that of a bias before BatchNorm is 0
+                assert (part['gradient'][name] - gradient).abs().max() < 1e-3 * scale, (norm, name)
+            for name, buffer in expected['statistics'].items():
+                torch.testing.assert_close(part['statistics'][name], buffer, rtol=1e-5, atol=1e-6)
+                assert torch.equal(part['statistics'][name], seen[0]['statistics'][name])
 
 
 @pytest.mark.slow
