@@ -47,7 +47,10 @@ if TYPE_CHECKING:
 def parse(argv: list[str] | None) -> argparse.Namespace:
     """Read and check the command line; raise ValueError with all that is wrong."""
     parser = cli.Parser(__doc__)
-    options.add_arguments(parser, batch_size=8, resolution=512, epoch_end=8, images_interval=2000, valid_interval=5000)
+    options.add_arguments(
+        parser, batch_size=8, resolution=512, crop_unit=1, epoch_end=8, images_interval=2000,
+        valid_interval=5000,
+    )  # fmt: skip
     parser.group('model').add_argument(
         '--model-pretrain-initialization', type=os.path.expanduser, metavar='imagenet|FILE',
         help="first weights of the encoder: 'imagenet' (torchvision's, downloaded once), a file of torchvision's "
@@ -82,7 +85,7 @@ def make_run(args: argparse.Namespace, ranks: Ranks) -> Run:
         return Prediction(losses, pred_pha, pred_fgr, {'train_pred_err': pred_err}, true)
 
     settings = TrainingSettings.from_options(vars(args))
-    data = open_data(settings.data, ranks, matte_scale=(0.4, 1), crop_multiple=1)
+    data = open_data(settings.data, ranks, matte_scale=(0.4, 1), crop_unit=1)
     network = ranks.build(lambda: MattingBase(args.model_backbone))
     optimizer = make_optimizer(network, {'backbone': 1e-4, 'aspp': 5e-4, 'decoder': 5e-4}, args.learning_rate_scale)
     first = pretrain if args.model_pretrain_initialization else None

@@ -45,13 +45,16 @@ if TYPE_CHECKING:
 def parse(argv: list[str] | None) -> argparse.Namespace:
     """Read and check the command line; raise ValueError with all that is wrong."""
     parser = cli.Parser(__doc__)
-    options.add_arguments(parser, batch_size=4, resolution=2048, epoch_end=1, images_interval=1000, valid_interval=2000)
+    options.add_arguments(
+        parser, batch_size=4, resolution=2048, crop_unit=4, epoch_end=1, images_interval=1000,
+        valid_interval=2000,
+    )  # fmt: skip
     add = parser.group('model').add_argument
     cli.add_refiner_arguments(add, RefinerSettings())
     add('--from-scratch', action='store_true',
         help='begin without the weights of a base checkpoint, which learns far worse')  # fmt: skip
     args = parser.parse_args(argv)
-    problems = options.problems(args) + options.from_scratch_problems(args) + cli.refiner_problems(args)
+    problems = options.problems(args, crop_unit=4) + options.from_scratch_problems(args) + cli.refiner_problems(args)
     cli.raise_problems(problems)
     return args
 
@@ -70,7 +73,7 @@ def make_run(args: argparse.Namespace, ranks: Ranks) -> Run:
         return Prediction(losses, pred_pha, pred_fgr, {'train_pred_err': pred_err_sm, 'train_pred_ref': ref_sm}, true)
 
     settings, refiner = TrainingSettings.from_options(vars(args)), RefinerSettings.from_options(vars(args))
-    data = open_data(settings.data, ranks, matte_scale=(0.3, 1), crop_multiple=4)
+    data = open_data(settings.data, ranks, matte_scale=(0.3, 1), crop_unit=4)
     network = ranks.build(lambda: MattingRefine(args.model_backbone, **vars(refiner)))
     rates = {'backbone': 5e-5, 'aspp': 5e-5, 'decoder': 1e-4, 'refiner': 3e-4}
     optimizer = make_optimizer(network, rates, args.learning_rate_scale)

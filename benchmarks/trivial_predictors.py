@@ -59,7 +59,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         args.dataset_name, args.data_config, args.synthetic_size, args.train_resolution, args.valid_samples,
         batch_size=2, accumulate=1, num_workers=0, seed=0,
     )  # fmt: skip
-    data = open_data(settings, Ranks(torch.device('cpu')), matte_scale=(0.4, 1), crop_multiple=1)
+    data = open_data(settings, Ranks(torch.device('cpu')), matte_scale=(0.4, 1), crop_unit=1)
     batches = ValidationBatches(data.validation, args.valid_samples, args.train_resolution, 1, 0, pin=False)
     device = choose_device(args.device)
     networks = load_networks(args, device)

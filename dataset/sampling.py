@@ -54,8 +54,9 @@ class SamplingPlan:
         mattes, backgrounds: lengths of the two lists.
         batch_size: most samples of an optimizer step, over all ranks and accumulated parts.
         resolution: training resolution; both sides of a batch's crop are drawn from [resolution / 2, resolution).
-        multiple: the crop's sides are multiples of it.
+        multiple: crops have sides that are multiples of it, in pixels; a multiple of `unit`.
         seed: of the run.
+        unit: what the network needs sides to be multiples of; as `multiple` it gives the published crops.
     """
 
     mattes: int
@@ -64,6 +65,7 @@ class SamplingPlan:
     resolution: int
     multiple: int = 1
     seed: int = 0
+    unit: int = 1
 
     @property
     def samples_per_epoch(self) -> int:
@@ -95,10 +97,23 @@ class SamplingPlan:
         ]
 
     def crop(self, step: int) -> tuple[int, int]:
-        """Return the (height, width) of a step's crop."""
-        sides = rng(self.seed, 'crop', step).integers(self.resolution // 2, self.resolution, 2)
-        height, width = (sides // self.multiple * self.multiple).tolist()
+        """Return the (height, width) of a step's crop.
+
+        They are the published draws, uniform below the resolution, at their nearest multiples. Rounding down instead
+        would make crops smaller on average, by half a multiple. The nearest multiple is the resolution itself for some,
+        which get the next lower one: no crop is larger than published, and the mean is lower by under half a percent at
+        `default_multiple`.
+        """
+        unit, multiple = self.unit, self.multiple
+        sides = rng(self.seed, 'crop', step).integers(self.resolution // 2, self.resolution, 2) // unit * unit
+        nearest = (sides + multiple // 2) // multiple * multiple
+        height, width = np.minimum(nearest, (self.resolution - 1) // multiple * multiple).tolist()
         return height, width
+
+
+def default_multiple(resolution: int, unit: int) -> int:
+    """Return a multiple that leaves eight lengths of a side, 64 crops: a GPU plans its work anew for each size."""
+    return max(1, resolution // 16 // unit) * unit
 
 
 @lru_cache(maxsize=4)

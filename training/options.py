@@ -32,6 +32,7 @@ def add_arguments(
     *,
     batch_size: int,
     resolution: int,
+    crop_unit: int,
     epoch_end: int,
     images_interval: int,
     valid_interval: int,
@@ -48,6 +49,10 @@ def add_arguments(
     add('--synthetic-size', type=int, default=1000, metavar='N', help='training samples of an epoch of "synthetic"')
     add('--train-resolution', type=int, default=resolution, metavar='PX',
         help='side of the square that samples are made for; crops have sides of half to all of it')  # fmt: skip
+    add('--crop-multiple', type=int, metavar='PX',
+        help="sides of a step's crop are multiples of it, so that a GPU meets few sizes and need not plan its work for "
+        f'each step; {crop_unit}: any size, as published (default: a 16th of --train-resolution; a run that goes on '
+        'keeps its own)')  # fmt: skip
     add('--batch-size', type=int, default=batch_size, metavar='N',
         help='samples of a step, over all GPUs; --accumulate multiplies it')  # fmt: skip
     add('--num-workers', type=int, metavar='N',
@@ -167,18 +172,27 @@ def monitor_name(text: str) -> str:
     return 'valid_' + text.removeprefix('valid_')
 
 
-def problems(args: argparse.Namespace) -> list[str]:
-    """Return what is wrong with the shared flags, each as the flag, its value and what is allowed."""
+def problems(args: argparse.Namespace, crop_unit: int = 1) -> list[str]:
+    """Return what is wrong with the shared flags, each as the flag, its value and what is allowed.
+
+    `crop_unit` is what the network needs a picture's sides to be multiples of.
+    """
     least = {
         'batch_size': 2, 'num_workers': 0, 'seed': 0, 'train_resolution': 64, 'synthetic_size': 2, 'epoch_end': 1,
         'log_train_loss_interval': 1, 'log_train_images_interval': 1, 'log_valid_interval': 1,
         'checkpoint_interval': 1, 'valid_samples': 1, 'warmup_steps': 0, 'accumulate': 1, 'max_steps': 1,
         'epoch_start': 0, 'checkpoint_epoch_interval': 1, 'checkpoint_best': 1, 'checkpoint_keep': 1,
-        'checkpoint_keep_every': 1, 'checkpoint_keep_states': 2,
+        'checkpoint_keep_every': 1, 'checkpoint_keep_states': 2, 'crop_multiple': crop_unit,
     }  # fmt: skip
     found = cli.at_least_problems(args, least)
     if args.batch_size == 1:
         found[0] += ', since BatchNorm cannot learn from one sample'
+    most = args.train_resolution // 2
+    if args.crop_multiple is not None and (args.crop_multiple > most or args.crop_multiple % crop_unit):
+        needed = f'a multiple of {crop_unit} and ' * (crop_unit > 1)
+        found.append(
+            f'--crop-multiple {args.crop_multiple}: must be {needed}at most half of --train-resolution, {most}'
+        )
     if not args.learning_rate_scale > 0:
         found.append(f'--learning-rate-scale {args.learning_rate_scale}: must be above 0')
     if args.clip_grad is not None and not args.clip_grad > 0:

@@ -19,6 +19,7 @@ MEANINGS = {
     'max_steps': None,
     'clip_grad': 'the largest steps have another length',
     'ema_decay': 'the average forgets at another rate',
+    'crop_multiple': 'crops have other sizes',
     'precision': 'losses may shift by rounding',
     'batch_size': 'BatchNorm sees batches of another size',
     'accumulate': 'a step has the same samples in other parts',
@@ -43,6 +44,7 @@ class DataSettings:
     accumulate: int
     num_workers: int | None
     seed: int
+    crop_multiple: int | None = None  # pixels; None leaves it to the run that goes on, or to the resolution
 
 
 @dataclass(frozen=True)

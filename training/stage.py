@@ -30,7 +30,7 @@ from dataset.checks import check_files
 from dataset.geometry import AffineRange
 from dataset.loaders import Source, TrainingBatches, ValidationBatches, WarpedPairs, default_workers
 from dataset.paths import list_sizes, read_data_config
-from dataset.sampling import SamplingPlan, StepSampler
+from dataset.sampling import SamplingPlan, StepSampler, default_multiple
 from dataset.sources import BackgroundFiles, MatteFiles
 from dataset.synthetic import SyntheticBackgrounds, SyntheticMattes
 from model.weights import LoadReport, load_weights
@@ -143,8 +143,8 @@ class Data:
 
     def validation_batches(self, ranks: Ranks) -> ValidationBatches:
         """Return the fixed validation batches of this rank."""
-        settings, multiple = self.settings, self.plan.multiple
-        side = settings.train_resolution // multiple * multiple
+        settings, unit = self.settings, self.plan.unit
+        side = settings.train_resolution // unit * unit
         per_rank = max(1, settings.batch_size // ranks.world)
         samples, place = settings.valid_samples, (ranks.rank, ranks.world)
         return ValidationBatches(self.validation, samples, side, per_rank, *self._loading(ranks), *place)
@@ -155,20 +155,20 @@ class Data:
         return default_workers() if asked is None else asked, ranks.device.type == 'cuda'
 
 
-def open_data(settings: DataSettings, ranks: Ranks, matte_scale: tuple[float, float], crop_multiple: int) -> Data:
+def open_data(settings: DataSettings, ranks: Ranks, matte_scale: tuple[float, float], crop_unit: int) -> Data:
     """Check the data and lay out the samples of every step.
 
     Args:
         settings: the flags.
         ranks: that share the samples.
         matte_scale: least and largest scale of the training affine of foreground and alpha.
-        crop_multiple: the sides of a crop are multiples of it.
+        crop_unit: what the network needs a picture's sides to be multiples of.
 
     Raises:
         ValueError: all that is wrong with the data, in one message; too few samples for the ranks.
     """
     training, validation, files = _sources(settings)
-    plan = _plan(settings, crop_multiple, training, ranks)
+    plan = _plan(settings, crop_unit, training, ranks)
     if min(settings.valid_samples, max(map(len, validation))) < ranks.world:
         raise ValueError(f'--valid-samples: {ranks.world} ranks need at least {ranks.world} validation samples')
     return Data(
@@ -210,13 +210,15 @@ def _sources(
     )
 
 
-def _plan(settings: DataSettings, multiple: int, sources: tuple[Source, Source], ranks: Ranks) -> SamplingPlan:
+def _plan(settings: DataSettings, unit: int, sources: tuple[Source, Source], ranks: Ranks) -> SamplingPlan:
     """Lay out the samples of every step; raise ValueError where some batches are too small for BatchNorm.
 
     It needs two samples, over all ranks; several ranks have at least one each.
     """
     samples = settings.batch_size * settings.accumulate
-    plan = SamplingPlan(len(sources[0]), len(sources[1]), samples, settings.train_resolution, multiple, settings.seed)
+    resolution = settings.train_resolution
+    multiple = settings.crop_multiple or default_multiple(resolution, unit)
+    plan = SamplingPlan(len(sources[0]), len(sources[1]), samples, resolution, multiple, settings.seed, unit)
     least = 2 * settings.accumulate
     if ranks.world == 1 and plan.smallest_batch < least:
         raise ValueError(
@@ -315,13 +317,18 @@ def begin(
         )  # fmt: skip
         log_dir = settings.run.log_dir
         mark = mark_of(stage, folder, log_dir)
+        # Versions without the flag made the published crops.
+        before = {} if resume.record is None else {'crop_multiple': data.plan.unit, **resume.record.options}
+        if before and settings.data.crop_multiple is None:
+            data = replace(data, plan=replace(data.plan, multiple=before['crop_multiple']))
         options = {**settings.options, 'precision': str(dtype).removeprefix('torch.')}
+        options['crop_multiple'] = data.plan.multiple
         if resume.record is not None:
 
             def factor(options: Mapping[str, Any]) -> float:
                 return replace(schedule, settings=ScheduleSettings.from_options(options)).learning_rate_factor(position)
 
-            if changes := changes_since(resume.record.options, options, factor):
+            if changes := changes_since(before, options, factor):
                 log.info('changed since %s, from step %d on: %s', resume.record.name, position, changes)
         run = Run(
             state=state,

@@ -14,7 +14,16 @@ from dataset.augmentation import _move, _turn_hue, compose_training
 from dataset.geometry import Affine, AffineRange, draw_affine, warp
 from dataset.loaders import TrainingBatches, ValidationBatches, WarpedPairs, collate
 from dataset.readers import ImageError
-from dataset.sampling import VALIDATION, Sample, SamplingPlan, StepSampler, rng, split, validation_samples
+from dataset.sampling import (
+    VALIDATION,
+    Sample,
+    SamplingPlan,
+    StepSampler,
+    default_multiple,
+    rng,
+    split,
+    validation_samples,
+)
 from dataset.synthetic import SyntheticBackgrounds, SyntheticMattes
 
 PLAN = SamplingPlan(mattes=23, backgrounds=7, batch_size=6, resolution=64, multiple=4, seed=5)
@@ -87,11 +96,28 @@ def test_a_rank_without_a_sample_keeps_the_others_company():
 
 
 def test_crops_stay_within_half_and_all_of_the_resolution():
-    crops = np.array([SamplingPlan(9, 9, 3, 2048, 4).crop(step) for step in range(500)])
+    crops = np.array([SamplingPlan(9, 9, 3, 2048, 4, unit=4).crop(step) for step in range(500)])
     assert crops.min() >= 1024
     assert crops.max() <= 2047
     assert not (crops % 4).any()
     assert (crops[:, 0] != crops[:, 1]).mean() > 0.9
+
+
+@pytest.mark.parametrize(('resolution', 'unit', 'multiple'), [(512, 1, 32), (2048, 4, 128), (128, 1, 8), (64, 4, 4)])
+def test_crops_are_the_published_ones_in_few_sizes(resolution, unit, multiple):
+    assert default_multiple(resolution, unit) == multiple
+    draws = np.array([rng(3, 'crop', step).integers(resolution // 2, resolution, 2) for step in range(2000)])
+    published, crops = (
+        np.array([SamplingPlan(9, 9, 3, resolution, m, 3, unit).crop(step) for step in range(2000)])
+        for m in (unit, multiple)
+    )
+    assert np.array_equal(published, draws // unit * unit)
+    assert len(np.unique(crops, axis=0)) == 64
+    assert not (crops % multiple).any()
+    assert published.min() - multiple / 2 < crops.min() <= crops.max() <= published.max()
+    assert np.abs(crops - published).max() < multiple
+    assert crops.mean() == pytest.approx(published.mean(), rel=0.006)
+    assert crops.std() == pytest.approx(published.std(), rel=0.04)
 
 
 def test_validation_samples_do_not_depend_on_the_run():

@@ -34,6 +34,7 @@ def continued(tmp_path_factory):
     code, text = server().run(folder, words, ['tiny'])
     assert code == 0, text
     assert 'continuing this run from epoch-1-iter-4.pth' in text
+    assert 'crop-multiple' not in text
     return folder
 
 
@@ -41,7 +42,7 @@ def continued(tmp_path_factory):
 def tolerance(tmp_path_factory):
     """0 where this processor gives the figures of the one that the run began on, to the bit; else rounding."""
     folder = tmp_path_factory.mktemp('anew')
-    anew = {**WORDS, 'checkpoint_keep': None, 'max_steps': 5, 'lr_schedule': 'constant'}
+    anew = {**WORDS, 'checkpoint_keep': None, 'max_steps': 5, 'lr_schedule': 'constant', 'crop_multiple': 1}
     code, text = server().run(folder, flags('run', **anew), ['tiny'])
     assert code == 0, text
     first, again = load(DATA / 'run/epoch-0.pth'), load(folder / 'checkpoint/run/epoch-0.pth')
@@ -76,6 +77,7 @@ def test_its_records_pins_and_links_count(continued, tolerance):
     run = continued / 'checkpoint/run'
     records = read_records(run)
     assert {r.run for r in records} == {record(DATA / 'run', 'epoch-1-iter-4')['run']}
+    assert records[-1].options['crop_multiple'] == 1  # crops of any size, as that version made them
     # The pin keeps what the newest three and the best two no longer would; the step of the signal is not kept.
     assert {r.name for r in records} == {'epoch-0', 'epoch-1-iter-5', 'epoch-1', 'epoch-2-iter-7', 'epoch-2'}
     expected = record(DATA / 'expected', 'epoch-2')['metrics']
@@ -87,6 +89,14 @@ def test_its_records_pins_and_links_count(continued, tolerance):
     assert (run / 'best.pth').samefile(run / 'epoch-2.pth')
     assert (run / 'last.pth').samefile(run / 'epoch-2.pth')
     assert not [name for name in names(run) if 'aside' in name or name.endswith('.tmp')]
+
+
+def test_other_crops_than_before_are_told(tmp_path):
+    shutil.copytree(DATA / 'run', tmp_path / 'checkpoint/run')
+    words = flags('run', model_last_checkpoint='auto', dry_run=True, crop_multiple=16, **WORDS)
+    code, text = server().run(tmp_path, words, ['tiny'])
+    assert code == 0, text
+    assert 'from step 5 on: --crop-multiple 1 -> 16 (crops have other sizes)' in text
 
 
 @pytest.mark.parametrize('begun', ['with_format_1', 'before_validation'])

@@ -118,6 +118,7 @@ def test_what_changed_since_the_checkpoint_is_said_with_what_it_means(in_tmp, ca
     assert train_base.main(flags('run', **cosine, max_steps=3)) == 0
     assert train_base.main(flags('run', **cosine, max_steps=4, num_workers=1, checkpoint_keep=2)) == 0
     changed = {'learning_rate_scale': 10, 'clip_grad': 1, 'precision': 'bfloat16', 'monitor': 'sad', 'warmup_steps': 2}
+    changed['crop_multiple'] = 8
     assert train_base.main(flags('run', **{**cosine, **changed}, max_steps=5)) == 0
     lines = capsys.readouterr().out.splitlines()
     said = [line for line in lines if line.startswith('changed since')]
@@ -127,6 +128,7 @@ def test_what_changed_since_the_checkpoint_is_said_with_what_it_means(in_tmp, ca
         'changed since epoch-1-iter-3, from step 4 on: '
         '--learning-rate-scale 1.0 -> 10.0 (multiplies all learning rates), --warmup-steps 0 -> 2, '
         '--max-steps 4 -> 5, --clip-grad none -> 1.0 (the largest steps have another length), '
+        '--crop-multiple 4 -> 8 (crops have other sizes), '
         '--precision float32 -> bfloat16 (losses may shift by rounding), '
         '--monitor valid_loss -> valid_sad (best.pth is chosen by it, among the checkpoints that have it), '
         'factor of the learning rates 0 -> 0.25',
@@ -181,6 +183,11 @@ def test_a_run_is_never_written_over(in_tmp, capsys):
         (train_base, {'batch_size': 3, 'accumulate': 4, 'synthetic_size': 13},
          ['some batches have 6 samples, and at least 8 are needed']),
         (train_base, {'monitor_threshold': 'nan'}, ['--monitor-threshold nan: must be a finite number']),
+        (train_base, {'crop_multiple': 0}, ['--crop-multiple 0: must be at least 1\n']),
+        (train_base, {'crop_multiple': 33},
+         ['--crop-multiple 33: must be at most half of --train-resolution, 32\n']),
+        (train_refine, {'crop_multiple': 6},
+         ['--crop-multiple 6: must be a multiple of 4 and at most half of --train-resolution, 32\n']),
         (train_refine, {'model_backbone_scale': 0.8}, ['--model-backbone-scale 0.8']),
         (train_refine, {'model_refine_sample_pixels': 3}, ['--model-refine-sample-pixels 3']),
         (train_refine, {'model_refine_threshold': 7}, ['--model-refine-threshold 7.0']),
