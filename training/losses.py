@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import kornia
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -48,12 +47,29 @@ def refine_loss(
 
 
 def _matte_terms(pred_pha: Tensor, pred_fgr: Tensor, true_pha: Tensor, true_fgr: Tensor) -> dict[str, Tensor]:
-    visible = true_pha > 0
+    visible, kernels = true_pha > 0, _sobel_kernels(true_pha)
     return {
         'pha': F.l1_loss(pred_pha, true_pha),
-        'pha_sobel': F.l1_loss(kornia.filters.sobel(pred_pha), kornia.filters.sobel(true_pha)),
+        'pha_sobel': F.l1_loss(_sobel(pred_pha, kernels), _sobel(true_pha, kernels)),
         'fgr': F.l1_loss(pred_fgr * visible, true_fgr * visible),
     }
+
+
+def _sobel(x: Tensor, kernels: Tensor) -> Tensor:
+    """Return the magnitude of the Sobel gradient of x (B, 1, H, W).
+
+    It is kornia's, bit for bit, which copies its kernels from the host in every call and so waits for a GPU.
+    """
+    x = x.reshape(-1, 1, *x.shape[2:])  # a channel of a channels-last tensor comes in another layout
+    across, down = F.conv2d(F.pad(x, (1, 1, 1, 1), 'replicate'), kernels).split(1, dim=1)
+    return torch.sqrt(across * across + down * down + 1e-6)
+
+
+def _sobel_kernels(like: Tensor) -> Tensor:
+    """Return the kernels across and down (2, 1, 3, 3), made on the device without a number from the host."""
+    ramp = torch.arange(-1, 2, device=like.device, dtype=like.dtype)
+    across = torch.outer((2 - ramp.abs()) / 8, ramp)
+    return torch.stack((across, across.T))[:, None]
 
 
 def _resize(x: Tensor, size: torch.Size) -> Tensor:

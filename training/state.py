@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import itertools
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any
@@ -40,7 +41,15 @@ class EMA:
         self.updates += 1
         own = [p.detach() for p in self.module.parameters()]
         torch._foreach_lerp_(own, [p.detach() for p in module.parameters()], weight)
-        torch._foreach_copy_(list(self.module.buffers()), list(module.buffers()))
+        # One launch for each type; tensors of several types at once would be copied one by one.
+        pairs = sorted(zip(self.module.buffers(), module.buffers()), key=_type)
+        for _, group in itertools.groupby(pairs, _type):
+            own, new = map(list, zip(*group))
+            torch._foreach_copy_(own, new)
+
+
+def _type(pair: tuple[Tensor, Tensor]) -> str:
+    return str(pair[0].dtype)
 
 
 @dataclass

@@ -3,10 +3,12 @@
 import json
 from pathlib import Path
 
+import kornia
 import pytest
+import torch
 from support import golden
 
-from training.losses import base_loss, refine_loss
+from training.losses import _sobel, _sobel_kernels, base_loss, refine_loss
 
 CASES = json.loads((Path(__file__).parents[1] / 'data/losses.json').read_text())
 
@@ -36,6 +38,18 @@ def test_golden_refine_loss(case):
     terms = refine_loss(draw('pred_pha', 1), draw('pred_fgr', 3), *coarse, true_pha, true_fgr)
     assert terms['total'].item() == pytest.approx(CASES[case]['refine'], abs=1e-5)
     assert terms['total'].item() == pytest.approx(sum(v.item() for k, v in terms.items() if k != 'total'))
+
+
+@pytest.mark.parametrize('dtype', [torch.float32, torch.float64, torch.bfloat16], ids=str)
+def test_the_sobel_magnitude_and_its_gradient_are_kornias(dtype):
+    x, weight = (golden.image(name, 2, c, 33, 40).to(dtype) for name, c in (('x', 5), ('weight', 1)))
+    x = x.contiguous(memory_format=torch.channels_last)  # as the network gives alpha, one channel of several
+    ours, kornias = x.clone().requires_grad_(), x.clone().requires_grad_()
+    values, expected = _sobel(ours[:, :1], _sobel_kernels(x)), kornia.filters.sobel(kornias[:, :1])
+    assert torch.equal(values, expected)
+    (values * weight).sum().backward()
+    (expected * weight).sum().backward()
+    assert torch.equal(ours.grad, kornias.grad)
 
 
 def test_the_errors_target_is_detached():
