@@ -6,7 +6,7 @@ import itertools
 import logging
 import os
 import signal
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
@@ -19,7 +19,7 @@ from torch.utils.data import DataLoader, Dataset, default_collate
 from common import signals
 from common.devices import cores, keep_memory
 
-from .augmentation import Composite, compose_training, compose_validation
+from .augmentation import Composite, Draws, compose_training, compose_validation
 from .geometry import AffineRange, draw_affine, warp
 from .readers import ImageError
 from .sampling import VALIDATION, Sample, StepSampler, rng, validation_samples
@@ -44,7 +44,8 @@ class Batch:
 
     mattes: Tensor  # uint8 (B, H, W, 4), RGB and alpha
     backgrounds: Tensor  # uint8 (B, H, W, 3)
-    samples: list[Sample]  # what they follow from
+    draws: Draws  # what they are augmented by
+    samples: list[Sample]  # what all of this follows from
     names: list[str]  # of the mattes, for messages
     errors: list[str]  # why pictures could not be read, which others replace
 
@@ -59,18 +60,21 @@ class Batch:
 
     def pin_memory(self) -> Batch:
         """Return the batch in page-locked memory, which is copied to a GPU without waiting."""
-        return replace(self, mattes=self.mattes.pin_memory(), backgrounds=self.backgrounds.pin_memory())
+        return self._moved(Tensor.pin_memory)
 
     def to(self, device: torch.device) -> Batch:
         """Return the batch on another device, without waiting for the copy."""
-        mattes, backgrounds = (x.to(device, non_blocking=True) for x in (self.mattes, self.backgrounds))
-        return replace(self, mattes=mattes, backgrounds=backgrounds)
+        return self._moved(lambda x: x.to(device, non_blocking=True))
+
+    def _moved(self, move: Callable[[Tensor], Tensor]) -> Batch:
+        draws = replace(self.draws, numbers=move(self.draws.numbers))
+        return replace(self, mattes=move(self.mattes), backgrounds=move(self.backgrounds), draws=draws)
 
     def compose(self) -> Composite:
         """Composite the batch; training samples are augmented, validation samples are not."""
         if self.samples[0].epoch == VALIDATION:
-            return compose_validation(self.mattes, self.backgrounds, self.samples)
-        return compose_training(self.mattes, self.backgrounds, self.samples)
+            return compose_validation(self.mattes, self.backgrounds, self.draws)
+        return compose_training(self.mattes, self.backgrounds, self.draws)
 
 
 @dataclass(frozen=True)
@@ -111,7 +115,8 @@ def _read(source: Source, first: int, side: int, errors: list[str]) -> np.ndarra
 def collate(items: Sequence[tuple[np.ndarray, np.ndarray, Sample, str, list[str]]]) -> Batch:
     """Make a batch of items of `WarpedPairs`."""
     mattes, backgrounds, samples, names, errors = zip(*items)
-    return Batch(_stack(mattes), _stack(backgrounds), list(samples), list(names), list(itertools.chain(*errors)))
+    pictures, draws = (_stack(mattes), _stack(backgrounds)), Draws.from_samples(samples)
+    return Batch(*pictures, draws, list(samples), list(names), list(itertools.chain(*errors)))
 
 
 def _stack(pictures: Sequence[np.ndarray]) -> Tensor:
@@ -224,6 +229,26 @@ def _batches(loader: DataLoader) -> Iterator[Batch]:
         yield from batches
     except ImageError as error:
         raise ImageError(str(error).strip().splitlines()[-1].rpartition('ImageError: ')[2]) from None
+
+
+def on_device(batches: Iterable[Any], device: torch.device) -> Iterator[Any]:
+    """Yield batches on a device; each may be used there until the next one is asked for.
+
+    A GPU copies a batch in a stream of its own, while it computes with the last one. The copy takes the memory of the
+    batch before that, and waits until it is no longer used: two are there, however far ahead of the GPU the host is.
+    """
+    if device.type != 'cuda':
+        yield from (batch.to(device) for batch in batches)
+        return
+    computing, copying = torch.cuda.current_stream(device), torch.cuda.Stream(device)
+    last = computing.record_event()
+    for batch in batches:
+        copying.wait_event(last)
+        last = computing.record_event()
+        with torch.cuda.stream(copying):
+            moved = batch.to(device)
+        computing.wait_stream(copying)
+        yield moved
 
 
 def default_workers() -> int:

@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch.utils.data import DataLoader
 
-from dataset.augmentation import _move, _turn_hue, compose_training
+from dataset.augmentation import Draws, _affine, _move, _turn_hue, compose_training
 from dataset.geometry import Affine, AffineRange, draw_affine, warp
 from dataset.loaders import TrainingBatches, ValidationBatches, WarpedPairs, collate
 from dataset.readers import ImageError
@@ -227,7 +227,7 @@ def test_composites_hold_what_they_say():
     mattes = torch.zeros(count, side, side, 4, dtype=torch.uint8)
     mattes[..., :3], mattes[:, :, : side // 2, 3] = 200, 255
     backgrounds = torch.full((count, side, side, 3), 100, dtype=torch.uint8)
-    got = compose_training(mattes, backgrounds, samples)
+    got = compose_training(mattes, backgrounds, Draws.from_samples(samples))
     assert got.src.shape == (count, 3, side, side)
     for tensor in (got.src, got.bgr, got.fgr, got.pha):
         assert tensor.min() >= 0
@@ -247,7 +247,8 @@ def test_composites_hold_what_they_say():
 def test_moving_on_the_device_equals_the_warp_on_the_cpu(draw):
     angle, shift_x, shift_y, scale, shear = draw
     picture = cv2.GaussianBlur(np.random.default_rng(1).integers(0, 256, (60, 60, 3), np.uint8), (0, 0), 4)
-    moved = _move(torch.from_numpy(picture).permute(2, 0, 1).float(), *draw, outside='zeros').permute(1, 2, 0)
+    affine = torch.from_numpy(_affine(60, 60, *draw)).float()
+    moved = _move(torch.from_numpy(picture).permute(2, 0, 1)[None].float(), affine[None], 'zeros')[0].permute(1, 2, 0)
     affine = Affine(angle, shift_x / 60, shift_y / 60, scale, shear, False)
     expected = warp(picture, affine, 60, 60, cv2.BORDER_CONSTANT)
     assert np.abs(moved.numpy() - expected)[2:-2, 2:-2].max() < 4
