@@ -278,7 +278,11 @@ def distribute(module: nn.Module, ranks: Ranks, compiled: bool = False) -> nn.Mo
         known = inspect.signature(DistributedDataParallel).parameters
         off: Any = {'forward_sync_buffers' if 'forward_sync_buffers' in known else 'broadcast_buffers': False}
         net = DistributedDataParallel(net, device_ids=devices, gradient_as_bucket_view=True, **off)
-    return torch.compile(net, dynamic=True) if compiled else net  # type: ignore[return-value]
+    if compiled:
+        # Sides that happen to be equal would be taken for one, and the next crop be compiled for anew.
+        torch.fx.experimental._config.use_duck_shape = False
+        net = torch.compile(net, dynamic=True)  # type: ignore[assignment]
+    return net
 
 
 def autocast_forward(net: nn.Module, device: torch.device, dtype: torch.dtype) -> Forward:
