@@ -24,7 +24,15 @@ from .files import kind_of, not_a_folder
 from .installation import import_problem, python_problem
 from .network import REFINE_MODES, RefinerSettings
 
-DEVICES = ('auto', 'cuda', 'mps', 'cpu')
+
+class Devices(tuple[str, ...]):
+    """The values of `--device` that a shell completes; one GPU of several is among them, too."""
+
+    def __contains__(self, name: object) -> bool:
+        return super().__contains__(name) or re.fullmatch(r'cuda:\d+', str(name)) is not None
+
+
+DEVICES = Devices(('auto', 'cuda', 'mps', 'cpu'))
 PRECISIONS = ('auto', 'float32', 'bfloat16', 'float16')
 # The script for files of a kind.
 SCRIPTS = {'picture': 'inference_images.py', 'video': 'inference_video.py'}
@@ -303,7 +311,8 @@ def folder_problems(args: argparse.Namespace, *names: str) -> list[str]:
 
 def add_device_argument(add: Callable[..., object]) -> None:
     """Add `--device`."""
-    add('--device', choices=DEVICES, default='auto', help='where to compute; auto: cuda, else mps, else cpu')
+    add('--device', choices=DEVICES, default='auto',
+        help='where to compute; auto: cuda, else mps, else cpu; cuda:1 and so on: one GPU of several')  # fmt: skip
 
 
 def add_precision_argument(add: Callable[..., object], more: str = '') -> None:

@@ -32,9 +32,25 @@ def choose_device(name: str, local_rank: int = 0) -> torch.device:
     if name == 'cuda':
         return torch.device('cuda', local_rank % torch.cuda.device_count())
     try:
-        return torch.device(name)
+        device = torch.device(name)
     except RuntimeError:
         raise ValueError(f'--device {name}: must be auto, cuda, cuda:1 and so on, mps or cpu') from None
+    if device.type == 'cuda' and device.index >= (count := torch.cuda.device_count()):
+        raise ValueError(
+            f'--device {name}: there {"is one GPU" if count == 1 else f"are {count} GPUs"}, from cuda:0 on'
+        )
+    return device
+
+
+def on_device(device: torch.device) -> contextlib.AbstractContextManager[object]:
+    """Make a GPU the current one of this thread inside the block; other devices need nothing.
+
+    Operations find the GPU of their tensors by themselves. Streams, events, pinned memory and graphs do not: they go to
+    the current one, which in each new thread is the first.
+    """
+    import torch
+
+    return torch.cuda.device(device) if device.type == 'cuda' else contextlib.nullcontext()
 
 
 def choose_precision(name: str, device: torch.device) -> torch.dtype:

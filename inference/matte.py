@@ -13,6 +13,7 @@ import torch
 from PIL import Image, ImageColor
 from torch import Tensor
 
+from common.devices import on_device
 from common.files import write_atomic
 
 from .compositing import composite, covering
@@ -112,15 +113,25 @@ def _colour(background: Picture | Sequence[int]) -> tuple[int, ...] | None:
 
 
 class Pending:
-    """A batch that the device may still be working on."""
+    """A batch that the device may still be working on.
+
+    Results are copied out of the device in the current stream: what is started there afterwards may overwrite them.
+
+    Args:
+        results: uint8 (B, H, W) or (B, H, W, 3), by name.
+        finite: which pictures' results held no NaN (B,).
+        dtype: that they were computed in.
+    """
 
     def __init__(self, results: dict[str, Tensor], finite: Tensor, dtype: torch.dtype):
         self._dtype = str(dtype).removeprefix('torch.')
-        self._done = torch.cuda.Event() if finite.is_cuda else None
-        self._results = {name: self._downloaded(x) for name, x in results.items()}
-        self._finite = self._downloaded(finite)
-        if self._done:
-            self._done.record()
+        self._device = finite.device
+        with on_device(self._device):
+            self._done = torch.cuda.Event() if finite.is_cuda else None
+            self._results = {name: self._downloaded(x) for name, x in results.items()}
+            self._finite = self._downloaded(finite)
+            if self._done:
+                self._done.record()
 
     def _downloaded(self, x: Tensor) -> Tensor:
         if self._done is None:
@@ -134,7 +145,8 @@ class Pending:
             NotFiniteError: the result holds NaN.
         """
         if self._done:
-            self._done.synchronize()
+            with on_device(self._device):  # or this would take memory of the first GPU
+                self._done.synchronize()
         if not self._finite[index]:
             advice = 'the weights are damaged' if self._dtype == 'float32' else 'use --precision float32'
             advice += ' or bfloat16' if self._dtype == 'float16' else ''

@@ -65,7 +65,7 @@ class OnnxNetwork(nn.Module):
         threads = torch.get_num_threads()
         with self._lock:
             if threads not in self._sessions:
-                self._sessions = {threads: open_session(self.path, self.device.type, threads)}
+                self._sessions = {threads: open_session(self.path, self.device, threads)}
             return self._sessions[threads]
 
 
@@ -74,7 +74,7 @@ def has_device(kind: str) -> bool:
     return PROVIDERS.get(kind) in onnxruntime.get_available_providers()
 
 
-def open_session(path: Path, device: str, threads: int, optimized: bool = True) -> Any:
+def open_session(path: Path, device: torch.device, threads: int, optimized: bool = True) -> Any:
     """Load a file; raise a ValueError if ONNX Runtime cannot."""
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
@@ -82,7 +82,9 @@ def open_session(path: Path, device: str, threads: int, optimized: bool = True) 
     options.add_session_config_entry('session.intra_op.allow_spinning', '0')
     if not optimized:
         options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
-    providers = list(dict.fromkeys([PROVIDERS[device], PROVIDERS['cpu']]))
+    providers: list[Any] = [PROVIDERS['cpu']]
+    if device.type == 'cuda':
+        providers.insert(0, (PROVIDERS['cuda'], {'device_id': device.index or 0}))
     try:
         return onnxruntime.InferenceSession(str(path), options, providers=providers)
     except Exception as error:  # its errors have no type in common
@@ -91,7 +93,7 @@ def open_session(path: Path, device: str, threads: int, optimized: bool = True) 
 
 def read_about(path: Path) -> Mapping[str, str]:
     """Read a file's metadata; raise a ValueError if it was not made by export_onnx.py."""
-    session = open_session(path, 'cpu', 1, optimized=False)
+    session = open_session(path, torch.device('cpu'), 1, optimized=False)
     about = session.get_modelmeta().custom_metadata_map
     inputs = [x.name for x in session.get_inputs()]
     if inputs != ['src', 'bgr'] or not about.keys() >= {*NEEDED}:

@@ -186,11 +186,12 @@ def join_ranks(device: str) -> Ranks:
     """
     chosen = choose_device(device)
     world = int(os.environ.get('WORLD_SIZE', '1'))
+    if chosen.type == 'cuda':
+        if world > 1:
+            chosen = torch.device('cuda', int(os.environ.get('LOCAL_RANK', '0')))
+        torch.cuda.set_device(chosen)
     if world == 1:
         return Ranks(chosen)
-    if chosen.type == 'cuda':
-        chosen = torch.device('cuda', int(os.environ.get('LOCAL_RANK', '0')))
-        torch.cuda.set_device(chosen)
     # NCCL is missing on Windows, where gloo carries the gradients of GPUs too, slower.
     backend = 'nccl' if chosen.type == 'cuda' and dist.is_nccl_available() else 'gloo'
     # After a restart torchrun's store still has the addresses of the processes that died: each start has its own part.

@@ -261,7 +261,7 @@ def test_each_run_has_as_many_threads_as_torch_and_runs_may_be_side_by_side(
 ) -> None:
     opened, plain = [], onnx_network.open_session
 
-    def watched(path: Path, device: str, threads: int, optimized: bool = True) -> object:
+    def watched(path: Path, device: torch.device, threads: int, optimized: bool = True) -> object:
         opened.append((threads, optimized))
         return plain(path, device, threads, optimized)
 
@@ -275,6 +275,23 @@ def test_each_run_has_as_many_threads_as_torch_and_runs_may_be_side_by_side(
         for one, other in zip(found, expected):
             assert np.abs(one - other).max() <= 1
     assert opened == [(1, False), (1, True), (2, True)]
+
+
+def test_the_runtime_computes_on_the_gpu_that_was_chosen(exported: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    onnxruntime = onnx_network.onnxruntime
+    asked, plain = [], onnxruntime.InferenceSession
+
+    def session(path: str, options: object, providers: list[object]) -> object:
+        asked.append(providers)
+        return plain(path, options, providers=['CPUExecutionProvider'])
+
+    monkeypatch.setattr(onnxruntime, 'InferenceSession', session)
+    for device in (torch.device('cuda', 1), CPU):
+        onnx_network.open_session(exported, device, 1)
+    assert asked == [
+        [('CUDAExecutionProvider', {'device_id': 1}), 'CPUExecutionProvider'],
+        ['CPUExecutionProvider'],
+    ]
 
 
 def test_the_runtime_must_have_the_device(exported: Path) -> None:
