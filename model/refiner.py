@@ -7,7 +7,7 @@ evaluation on a CPU, outside of tracing, where such a branch costs nothing, are 
 
 from __future__ import annotations
 
-import math
+import functools
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -15,15 +15,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from common.console import say
 from common.network import REFINE_MODES
 
-
-class Cells(NamedTuple):
-    """Cells of 4x4 pixels of a batch of pictures: picture, and row and column in the grid of cells, each (n,)."""
-
-    image: Tensor
-    row: Tensor
-    column: Tensor
+from .cells import EAGER, CellOps, Cells, unit
 
 
 class Pyramid(NamedTuple):
@@ -36,7 +31,7 @@ class Pyramid(NamedTuple):
 
 def make_pyramid(full: Tensor, size_sm: Sequence[int], dtype: torch.dtype = torch.float32) -> Pyramid:
     """Resize pictures `full` to half and to `size_sm` (h, w); `dtype` is that of the results if `full` is uint8."""
-    x = _unit(full, dtype)
+    x = unit(full, dtype)
     return Pyramid(full, _resize(x, full.shape[2] // 2, full.shape[3] // 2), _resize(x, *size_sm))
 
 
@@ -52,6 +47,8 @@ class Refiner(nn.Module):
     Raises:
         ValueError: a value is not allowed.
     """
+
+    ops: CellOps = EAGER  # others that do the same may be set
 
     def __init__(
         self,
@@ -91,7 +88,7 @@ class Refiner(nn.Module):
         coarse = torch.cat([hid, pha, fgr], 1)
         if self.mode == 'full':
             half = (x.half.to(coarse.dtype) for x in (src, bgr))
-            full = (_unit(x.full, dtype).to(coarse.dtype) for x in (src, bgr))
+            full = (unit(x.full, dtype).to(coarse.dtype) for x in (src, bgr))
             x = torch.cat([_resize(coarse, height // 2, width // 2), *half], 1)
             margin1, margin2 = self.margins
             out = self.convolve(F.pad(x, [margin1] * 4), F.pad(torch.cat([*full], 1), [margin2] * 4)).to(dtype)
@@ -102,7 +99,8 @@ class Refiner(nn.Module):
         parts = (Cells(*part) for part in zip(*(x.split(at_once) for x in cells)))
         refined = torch.cat([self._refine_cells(coarse, (src, bgr), part) for part in parts])
         pha, fgr = (_resize(x.to(dtype), height, width) for x in (pha, fgr))
-        return _put_cells(pha, refined[:, :1], cells, keep), _put_cells(fgr, refined[:, 1:], cells, keep), ref
+        self.ops.put_back(pha, fgr, refined, cells, keep)
+        return pha, fgr, ref
 
     def _select(self, err: Tensor) -> tuple[Cells, Tensor, Tensor]:
         """Select cells by err (B, 1, h, w); return them, whether each is kept (n,), and ref (B, 1, h, w)."""
@@ -133,10 +131,8 @@ class Refiner(nn.Module):
     def _refine_cells(self, coarse: Tensor, pictures: Sequence[Pyramid], cells: Cells) -> Tensor:
         """Return (n, 4, 4, 4): alpha and foreground residual of the 4x4 pixels of each cell."""
         margin1, margin2 = self.margins
-        half, full = [x.half for x in pictures], [x.full for x in pictures]
-        x = _enlarge_cells(coarse, cells, half[0].shape[2:], margin1)
-        x = torch.cat([x, _crop_cells(half, cells, 2, margin1, x.dtype)], 1)
-        return self.convolve(x, _crop_cells(full, cells, 4, margin2, x.dtype))
+        x = self.ops.first_crops(coarse, [x.half for x in pictures], cells, margin1)
+        return self.convolve(x, self.ops.second_crops([x.full for x in pictures], cells, margin2, x))
 
     def convolve(self, half: Tensor, full: Tensor) -> Tensor:
         """Apply the four convolutions to crops, or to whole padded pictures, at half and at full size."""
@@ -157,84 +153,45 @@ def _may_branch_on(x: Tensor) -> bool:
     return x.device.type == 'cpu' and not torch.compiler.is_compiling() and not torch.jit.is_tracing()
 
 
-def _unit(x: Tensor, dtype: torch.dtype) -> Tensor:
-    """Return pictures as floats, 0..1; uint8 ones become `dtype`."""
-    return x if x.is_floating_point() else x.to(dtype).div_(255)
-
-
 def _resize(x: Tensor, height: int, width: int) -> Tensor:
     return F.interpolate(x, (height, width), mode='bilinear', align_corners=False)
 
 
-def _crop_cells(pictures: Sequence[Tensor], cells: Cells, size: int, margin: int, dtype: torch.dtype) -> Tensor:
-    """Crop the cells with their margins out of pictures; outside of a picture is 0.
+@functools.cache
+def fastest_ops(device: torch.device, picture: torch.dtype, dtype: torch.dtype) -> CellOps:
+    """Return the operations for a GPU, which must be the current one, in evaluation.
+
+    Triton's kernels, if they do on a small example what they should, which takes seconds when it is new to a machine.
 
     Args:
-        pictures: each (B, C, H, W), float 0..1 or uint8 0..255; fastest in channels-last layout, since whole pixels are
-            gathered.
-        cells, size, margin: where the cells are, and their side and margin in pixels of these pictures.
-        dtype: of the result: (n, sum of C, size + 2 margin, size + 2 margin), channels-last, 0..1.
+        device: the GPU.
+        picture: the dtype of smaller copies of pictures.
+        dtype: that of the network.
     """
-    height, width = pictures[0].shape[2:]
-    window = torch.arange(size + 2 * margin, device=cells.row.device) - margin
-    y, x = cells.row[:, None] * size + window, cells.column[:, None] * size + window
-    inside = ((y >= 0) & (y < height))[:, :, None] & ((x >= 0) & (x < width))[:, None, :]
-    y, x = y.clamp(0, height - 1), x.clamp(0, width - 1)
-    crops = torch.cat([_gather(picture, cells.image, y, x) for picture in pictures], -1)
-    crops = _unit(crops, torch.float32)
-    return (crops * inside[..., None].to(crops.dtype)).to(dtype).permute(0, 3, 1, 2)
+    try:
+        from .cell_kernels import OPS
+    except ImportError:  # torch brings Triton along on Linux alone
+        return EAGER
+    try:
+        found, expected = (_example(ops, device, picture, dtype) for ops in (OPS, EAGER))
+        for one, other in zip(found, expected):
+            torch.testing.assert_close(one, other, rtol=2 * torch.finfo(dtype).eps, atol=1e-5)
+    except Exception as error:  # Triton's, the compiler's and the driver's have no type in common
+        reason = str(error).strip().partition('\n')[0]
+        say(f'note: Triton cannot be used here, so some of the refining takes longer: {reason}')
+        return EAGER
+    return OPS
 
 
-def _gather(x: Tensor, image: Tensor, row: Tensor, column: Tensor) -> Tensor:
-    """Return the pixels (n, p, q, C) of x (B, C, H, W) in rows (n, p) and columns (n, q) of pictures (n,).
-
-    Since whole pixels are gathered, the backward pass is one scatter into a buffer of the size of x.
-    """
-    channels, height, width = x.shape[1:]
-    if x.stride(0) == 0:  # one plate for the whole batch
-        x, image = x[:1], torch.zeros_like(image)
-    pixels = x.permute(0, 2, 3, 1).reshape(-1, channels)
-    numbers = ((image * height)[:, None] + row)[:, :, None] * width + column[:, None, :]
-    return pixels.index_select(0, numbers.flatten()).view(*numbers.shape, channels)
-
-
-def _enlarge_cells(x: Tensor, cells: Cells, size: Sequence[int], margin: int) -> Tensor:
-    """Return what enlarging x (B, C, h, w) to `size` (H, W) and cropping cells of 2x2 pixels with margins would give.
-
-    Only the few pixels that each crop needs are enlarged; the whole would have 16 times the size of x.
-    """
-    channels, height, width = x.shape[1:]
-    row, weights_row = _bilinear(cells.row * 2 - margin, height, size[0], 2 + 2 * margin)
-    column, weights_column = _bilinear(cells.column * 2 - margin, width, size[1], 2 + 2 * margin)
-    patches = _gather(x, cells.image, row, column)
-    rows = torch.bmm(weights_row.to(x.dtype), patches.flatten(2)).view(len(row), -1, column.shape[1], channels)
-    return torch.matmul(weights_column.to(x.dtype)[:, None], rows).permute(0, 3, 1, 2)
-
-
-def _bilinear(first: Tensor, size_in: int, size_out: int, count: int) -> tuple[Tensor, Tensor]:
-    """Return a bilinear enlargement of an axis from `size_in` to `size_out` as weighted sums.
-
-    Returns:
-        For windows of `count` pixels on the enlarged axis that begin at `first` (n,), maybe outside of it: the pixels
-        that each window needs (n, p), and their weights in each pixel of the window (n, count, p).
-    """
-    scale = size_in / size_out
-    pixel = first[:, None] + torch.arange(count, device=first.device)
-    position = ((pixel + 0.5) * scale - 0.5).clamp(0, size_in - 1)
-    needed = math.ceil((count - 1) * scale) + 2
-    lowest = position[:, :1].floor()
-    neighbours = lowest + torch.arange(needed, device=first.device)
-    # A triangle around each position: 1 at the position itself, 0 from a distance of one pixel on.
-    weights = (1 - (position[:, :, None] - neighbours[:, None, :]).abs()).clamp(min=0)
-    inside = (pixel >= 0) & (pixel < size_out)
-    return neighbours.long().clamp(max=size_in - 1), weights * inside[:, :, None]
-
-
-def _put_cells(x: Tensor, refined: Tensor, cells: Cells, keep: Tensor) -> Tensor:
-    """Replace the kept cells of x (B, C, H, W) by `refined` (n, C, 4, 4), in place."""
-    batch, channels, height, width = x.shape
-    grid = x.view(batch, channels, height // 4, 4, width // 4, 4).permute(0, 2, 4, 3, 5, 1)
-    index = cells.image, cells.row, cells.column
-    refined = refined.permute(0, 2, 3, 1).to(x.dtype)
-    grid.index_put_(index, torch.where(keep[:, None, None, None], refined, grid[index]))
-    return x
+def _example(ops: CellOps, device: torch.device, picture: torch.dtype, dtype: torch.dtype) -> list[Tensor]:
+    """Return what operations make of every cell of two small pictures and one plate."""
+    random = torch.Generator().manual_seed(0)
+    full = [torch.randint(256, (n, 3, 12, 20), generator=random).to(device, torch.uint8) for n in (2, 1)]
+    half = [torch.rand(n, 3, 6, 10, generator=random).to(device, picture).expand(2, -1, -1, -1) for n in (2, 1)]
+    coarse, refined = (torch.rand(n, 4, 4, 4, generator=random).to(device, dtype) for n in (2, 30))
+    numbers = torch.arange(30, device=device)
+    cells, keep = Cells(numbers // 15, numbers % 15 // 5, numbers % 5), numbers % 3 > 0
+    pha, fgr = (torch.zeros(2, channels, 12, 20, dtype=picture, device=device) for channels in (1, 3))
+    ops.put_back(pha, fgr, refined, cells, keep)
+    full = [x.expand(2, -1, -1, -1) for x in full]
+    return [ops.first_crops(coarse, half, cells, 3), ops.second_crops(full, cells, 2, coarse), pha, fgr]
