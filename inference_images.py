@@ -92,7 +92,8 @@ def run(jobs: list[Job], matting: Matting, writer: PictureWriter, args: argparse
     # Pictures of one plate follow each other, so that few plates are held; and of one size, so that batches fill.
     jobs = sorted(jobs, key=lambda job: (job.bgr, job.size or (0, 0)))
     largest = max((width * height for width, height in (job.size or (1, 1) for job in jobs)), default=1)
-    batches, pixels = math.ceil(len(jobs) / args.batch_size), largest * args.batch_size
+    at_once = args.batch_size or 1
+    batches, pixels = math.ceil(len(jobs) / at_once), largest * at_once
     network = NetworkSettings.from_options(vars(args))
     threads = options.share_cores(
         matting.device.type, batches, pixels, network, args.num_workers, args.compile, shard.local_world

@@ -71,7 +71,7 @@ def start(argv: Sequence[str] | None) -> int:
         except Exception as error:
             return cli.report_error(error, 2)
         print(loaded, flush=True)
-        pixels = inputs.size[0] * inputs.size[1] * args.batch_size
+        pixels = inputs.size[0] * inputs.size[1] * (args.batch_size or 1)
         threads = options.share_cores(
             matting.device.type, inputs.reader.expected or 1000, pixels, network, args.num_workers, args.compile
         )

@@ -44,6 +44,7 @@ def load_matting(
     precision: str = 'auto',
     compiled: bool = False,
     traceable: bool = False,
+    graphs: bool = True,
 ) -> Matting:
     """Build the predictor.
 
@@ -53,7 +54,7 @@ def load_matting(
         backend: 'pytorch'; 'torchscript', which runs a TorchScript archive as it is; 'onnx', which runs an ONNX file.
         device: as for `Matting`.
         precision: as for `Matting`; of an ONNX file 'auto' or its own.
-        compiled: as for `Matting`.
+        compiled, graphs: as for `Matting`.
         traceable: for 'torchscript' take weights as well, since `trace` is to follow as soon as there are pictures.
 
     Raises:
@@ -62,7 +63,7 @@ def load_matting(
             or an ONNX file has others; the file is not of this backend's kind.
     """
     if path is None:
-        return Matting(random_network(settings), device, precision, compiled)
+        return Matting(random_network(settings), device, precision, compiled, graphs)
     if backend == 'onnx':
         return _onnx(path, settings, device, precision)
     if backend == 'torchscript':
@@ -75,7 +76,9 @@ def load_matting(
                 f'--backend torchscript: needs a TorchScript archive, not {path}; make one of it with '
                 'export_torchscript.py'
             )
-    return Matting.from_checkpoint(path, **settings.values, device=device, precision=precision, compiled=compiled)
+    return Matting.from_checkpoint(
+        path, **settings.values, device=device, precision=precision, compiled=compiled, graphs=graphs
+    )
 
 
 def load_found(found: FoundNetwork, flags: Mapping[str, Any], local_rank: int = 0) -> tuple[Matting, str]:
@@ -83,7 +86,7 @@ def load_found(found: FoundNetwork, flags: Mapping[str, Any], local_rank: int = 
 
     Args:
         found: what the file holds.
-        flags: of the script, by name: `device`, `precision` and `compile` are read.
+        flags: of the script, by name: `device`, `precision`, `compile` and `cuda_graphs` are read.
         local_rank: of this process on its machine.
 
     Raises:
@@ -91,7 +94,7 @@ def load_found(found: FoundNetwork, flags: Mapping[str, Any], local_rank: int = 
     """
     device = device_for(found.backend, flags['device'], local_rank)
     if found.backend == 'pytorch':
-        matting = Matting.from_found(found, device, flags['precision'], flags['compile'])
+        matting = Matting.from_found(found, device, flags['precision'], flags['compile'], flags['cuda_graphs'])
     else:
         matting = load_matting(found.path, found.settings, found.backend, device, flags['precision'])
     return matting, f'{found}; on {matting.device} in {str(matting.dtype).removeprefix("torch.")}'

@@ -94,10 +94,10 @@ def _in_order(
         interruption.check()
 
 
-def batches(items: Iterable[Item], size: int, key: Callable[[Item], Hashable]) -> Iterator[list[Item]]:
-    """Group neighbours of equal key, at most `size` together."""
-    for _, group in itertools.groupby(items, key):
-        while batch := list(itertools.islice(group, size)):
+def batches(items: Iterable[Item], size: Callable[[Any], int], key: Callable[[Item], Hashable]) -> Iterator[list[Item]]:
+    """Group neighbours of equal key, at most `size(key)` together, which is asked anew for each group."""
+    for value, group in itertools.groupby(items, key):
+        while batch := list(itertools.islice(group, size(value))):
             yield batch
 
 

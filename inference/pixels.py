@@ -45,9 +45,8 @@ def as_pixels(picture: Picture) -> np.ndarray:
     return picture
 
 
-def as_batch(pictures: list[Tensor]) -> Tensor:
-    """Join pictures uint8 (H, W, 3) to one batch uint8 (B, 3, H, W), in channels-last layout."""
-    batch = torch.stack(pictures) if len(pictures) > 1 else pictures[0][None]
+def channels_first(batch: Tensor) -> Tensor:
+    """View pictures (B, H, W, 3) as (B, 3, H, W), in channels-last layout."""
     return batch.permute(0, 3, 1, 2)
 
 

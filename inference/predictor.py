@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Sequence
+import threading
+from collections.abc import Callable, Hashable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,20 +15,21 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from common.devices import choose_device, choose_precision
+from common.devices import choose_device, choose_precision, on_device
 from common.network import PUBLISHED, RefinerSettings, Size
 from dataset.readers import read_rgb
 from model import MattingBase, MattingRefine
 from model.base import check_pair
 from model.folding import folded
-from model.refiner import Pyramid
+from model.refiner import Pyramid, fastest_ops
 from model.weights import LoadReport
 
 from .compositing import fitted
+from .graphs import Graphs, Work, stacked
 from .matte import Matte, NotFiniteError, Pending
 from .networks import FoundNetwork, find_network
 from .pipeline import Recent
-from .pixels import Picture, as_batch, as_pixels, enlarged, to_bytes, to_float
+from .pixels import Picture, as_pixels, channels_first, enlarged, to_bytes, to_float
 
 __all__ = ['Matte', 'Matting', 'NotFiniteError', 'Plate']
 
@@ -61,23 +65,38 @@ class Matting:
         device: 'auto' (cuda, else mps, else cpu), or what `torch.device` takes.
         precision: of the weights: 'float32', 'bfloat16', 'float16', or 'auto': float16 on cuda, float32 elsewhere.
         compiled: compile the network for the sizes that come (torch.compile): the first picture of a size takes half a
-            minute or more, the others less than without. Replays CUDA graphs on a GPU.
+            minute or more, the others less than without.
+        graphs: on cuda, record what a network of `model` does to a size of pictures, the second time that it comes, and
+            replay that from then on, as a CUDA graph. Hooks on modules are not called then, and weights may be changed
+            in place only.
 
     Raises:
         ValueError: the device is not there, or cannot compute in that precision.
     """
 
     def __init__(
-        self, model: nn.Module, device: str | torch.device = 'auto', precision: str = 'auto', compiled: bool = False
+        self,
+        model: nn.Module,
+        device: str | torch.device = 'auto',
+        precision: str = 'auto',
+        compiled: bool = False,
+        graphs: bool = True,
     ):
         self.device = choose_device(device) if isinstance(device, str) else device
+        on_cuda = self.device.type == 'cuda'
+        if on_cuda and self.device.index is None:  # another one may be current later, or in another thread
+            self.device = torch.device('cuda', torch.cuda.current_device())
         self.dtype = choose_precision(precision, self.device)
         # The weights of the networks here are converted once; what is unknown gets autocast.
         self._autocast = self.dtype != torch.float32 and not isinstance(model, MattingBase)
         self.model = _prepared(model, self.device, self.dtype)
-        self._graphs = compiled and self.device.type == 'cuda'
-        self._compiled = compiled
+        self._compiled, self._compiled_graphs = compiled, compiled and on_cuda
+        self._graphs = Graphs(self.device) if graphs and on_cuda and not compiled else None
+        self._lock = threading.Lock() if on_cuda else nullcontext()
         self._compile(self.model)
+        if on_cuda and isinstance(self.model, MattingRefine) and not compiled:
+            with on_device(self.device), torch.inference_mode():
+                self.model.refiner.ops = fastest_ops(self.device, self._picture_dtype, self.dtype)
         self.loaded: LoadReport | None = None
         self.about = ''
         # Settings by the size of pictures, where they follow it, and the network with each.
@@ -95,6 +114,7 @@ class Matting:
         device: str | torch.device = 'auto',
         precision: str = 'auto',
         compiled: bool = False,
+        graphs: bool = True,
         **refine: Any,
     ) -> Matting:
         """Build the predictor from a weight file.
@@ -110,6 +130,7 @@ class Matting:
             device: as for `Matting`.
             precision: as for `Matting`.
             compiled: as for `Matting`.
+            graphs: as for `Matting`.
             refine: settings of the refiner: backbone_scale, refine_mode, refine_sample_pixels, refine_threshold, as
                 for `MattingRefine`.
 
@@ -119,15 +140,20 @@ class Matting:
             TypeError: there is no such setting.
         """
         found = find_network(path, model_type, backbone, backend='pytorch', **refine)
-        return cls.from_found(found, device, precision, compiled)
+        return cls.from_found(found, device, precision, compiled, graphs)
 
     @classmethod
     def from_found(
-        cls, found: FoundNetwork, device: str | torch.device, precision: str = 'auto', compiled: bool = False
+        cls,
+        found: FoundNetwork,
+        device: str | torch.device,
+        precision: str = 'auto',
+        compiled: bool = False,
+        graphs: bool = True,
     ) -> Matting:
         """Build the predictor of weights whose settings are found already; otherwise like `from_checkpoint`."""
         model, report = found.build()
-        matting = cls(model, device, precision, compiled)
+        matting = cls(model, device, precision, compiled, graphs)
         matting.loaded, matting.about = report, str(found)
         if found.by_size:
             matting.about += '; other sizes as published for them'
@@ -171,14 +197,18 @@ class Matting:
     def _uploaded(self, pixels: np.ndarray, size: tuple[int, int] | None) -> Plate:
         if size is not None:
             pixels = fitted(pixels, size)
-        return Plate(pixels, self.staged(pixels).to(self.device, non_blocking=True))
+        with self._own_stream():
+            return Plate(pixels, self.staged(pixels).to(self.device, non_blocking=True))
 
     def staged(self, pixels: np.ndarray) -> Tensor:
         """Return a picture as a tensor that the device can copy while the CPU goes on: in pinned memory for cuda."""
         tensor = torch.from_numpy(
             np.require(as_pixels(pixels), requirements=['C', 'W'])
         )  # Pillow's arrays are read-only
-        return tensor.pin_memory() if self.device.type == 'cuda' else tensor
+        if self.device.type != 'cuda':
+            return tensor
+        with on_device(self.device):
+            return tensor.pin_memory()
 
     @torch.inference_mode()
     def submit(self, srcs: Sequence[Tensor], plates: Sequence[Plate], err: bool = False, ref: bool = False) -> Pending:
@@ -194,24 +224,43 @@ class Matting:
             listed = ', '.join(sorted(f'{width}x{height}' for height, width, _ in sizes))
             raise ValueError(f'pictures and plates of one batch must be of one size, not {listed}')
         same_plate = all(plate is plates[0] for plate in plates)
-        src = as_batch([x.to(self.device, non_blocking=True) for x in srcs])
-        bgr = as_batch([plate.tensor for plate in (plates[:1] if same_plate else plates)])
-        network = self.network_for(src.shape[2:])
+        network = self.network_for(srcs[0].shape)
+        refines = type(network) is MattingRefine
+        if refines:
+            check_pair(*[channels_first(srcs[0][None])] * 2)
+        work = partial(self._mattes, network, len(srcs), err=err, ref=ref)
+        pictures = [*srcs] if same_plate else [*srcs, *(plate.tensor for plate in plates)]
+        with self._own_stream(), self._lock:
+            kept: Sequence[Tensor] = ()
+            if same_plate:
+                kept = self._reduced.get(plates[0]) if refines else [plates[0].tensor[None]]
+            results, finite = self._computed(network, (len(srcs), err, ref), work, pictures, kept)
+            return Pending(results, finite, self.dtype)
+
+    def _mattes(
+        self, network: nn.Module, count: int, pictures: Tensor, *kept: Tensor, err: bool, ref: bool
+    ) -> tuple[dict[str, Tensor], Tensor]:
+        """Return the results of pictures uint8 (B, H, W, 3) in bytes, and which are finite (B,).
+
+        The first `count` are what to matte, the others their plates; without others, `kept` is the plate of all, which
+        is a pyramid where the network refines.
+        """
+        src, plates = channels_first(pictures[:count]), channels_first(pictures[count:])
         if type(network) is MattingRefine:
-            check_pair(src, bgr.expand_as(src))
-            pyramid = self._reduced.get(plates[0]) if same_plate else network.pyramid(bgr, self._picture_dtype)
-            plate = Pyramid(*(x.expand(len(src), -1, -1, -1) for x in pyramid))
+            pyramid = Pyramid(*kept) if kept else network.pyramid(plates, self._picture_dtype)
+            plate = Pyramid(*(x.expand(count, -1, -1, -1) for x in pyramid))
             outputs: tuple[Tensor, ...] = network.matte(network.pyramid(src, self._picture_dtype), plate, src.shape[2:])
         else:
+            bgr = to_float(channels_first(kept[0]) if kept else plates)
             src = to_float(src)
-            outputs = self._run(src, to_float(bgr).expand_as(src))
+            outputs = self._run(src, bgr.expand_as(src))
         results = _chosen(outputs, err, ref)
         # Results in 0..1 cannot overflow a sum, and it makes no copies of their size.
         sums = torch.stack([x.sum((1, 2, 3), dtype=torch.float32) for x in results.values()])
         if not isinstance(self.model, MattingBase):
             # Another network may return its input, a view, or what it keeps: `to_bytes` works in place.
             results = {name: x.clone() for name, x in results.items()}
-        return Pending({name: to_bytes(x) for name, x in results.items()}, sums.isfinite().all(0), self.dtype)
+        return {name: to_bytes(x) for name, x in results.items()}, sums.isfinite().all(0)
 
     @torch.inference_mode()
     def predict(self, src: Tensor, bgr: Tensor, err: bool = False, ref: bool = False) -> dict[str, Tensor]:
@@ -228,9 +277,69 @@ class Matting:
         Raises:
             ValueError: shapes that differ or are too small, or `ref` of a MattingBase.
         """
-        results = _chosen(self._run(src, bgr), err, ref)
-        # A CUDA graph writes its next results where these are.
-        return {name: x.float().clone() if self._graphs else x.float() for name, x in results.items()}
+        network = self.network_for(src.shape[2:])
+        replays = self._replays(network) and src.dtype == bgr.dtype
+        with self._own_stream() as callers, self._lock:
+            if not replays:
+                results = self._floats((src, bgr), err, ref)
+            else:
+                check_pair(src, bgr)
+                pictures = [x.permute(0, 2, 3, 1) for x in (src, bgr)]
+                results = self._computed(
+                    network, (err, ref), lambda x: self._floats([*map(channels_first, x)], err, ref), pictures
+                )
+            if replays or self._compiled_graphs:  # it writes its next results where these are
+                results = {name: x.clone() for name, x in results.items()}
+            if callers:
+                for x in results.values():
+                    x.record_stream(callers)
+        return results
+
+    def _floats(self, pair: Sequence[Tensor], err: bool, ref: bool) -> dict[str, Tensor]:
+        return {name: x.float() for name, x in _chosen(self._run(*pair), err, ref).items()}
+
+    def _computed(
+        self, network: nn.Module, key: Hashable, work: Work, pictures: Sequence[Tensor], kept: Sequence[Tensor] = ()
+    ) -> Any:
+        """Return `work(stacked(pictures), *kept)`; by a recorded graph, if what the network does can be recorded."""
+        if not self._replays(network):
+            return work(stacked(pictures, self.device), *kept)
+        assert self._graphs is not None
+        return self._graphs.run((network, *_settings(network), key), work, pictures, kept)
+
+    @property
+    def memory_factor(self) -> int:
+        """How many times the memory of refining the cells of largest error a picture takes; 0 where that is unknown."""
+        if not isinstance(self.model, MattingBase):
+            return 0
+        if not isinstance(self.model, MattingRefine):
+            return 8  # the coarse network sees the whole picture
+        return 4 if self.model.refiner.mode == 'full' else 1
+
+    def _replays(self, network: nn.Module) -> bool:
+        """Return whether graphs are wanted, the network is known, and its shapes do not follow the pictures' values."""
+        refines = type(network) is MattingRefine and network.refiner.mode != 'thresholding'
+        return self._graphs is not None and (refines or type(network) is MattingBase)
+
+    @contextmanager
+    def _own_stream(self) -> Iterator[torch.cuda.Stream | None]:
+        """Start on the predictor's GPU, and in one stream of it, what this thread starts inside the block.
+
+        It comes after what the caller has started there before, and before what the caller starts afterwards. Yields
+        the caller's stream if that is another one.
+        """
+        if self.device.type != 'cuda':
+            yield None
+            return
+        with on_device(self.device):
+            callers, own = torch.cuda.current_stream(), torch.cuda.default_stream()
+            if callers == own:
+                yield None
+                return
+            own.wait_stream(callers)
+            with torch.cuda.stream(own):
+                yield callers
+            callers.wait_stream(own)
 
     def _run(self, src: Tensor, bgr: Tensor) -> tuple[Tensor, ...]:
         with torch.autocast(self.device.type, dtype=self.dtype, enabled=self._autocast):
@@ -252,7 +361,7 @@ class Matting:
         return network
 
     def _compile(self, network: nn.Module) -> None:
-        mode = 'reduce-overhead' if self._graphs else None
+        mode = 'reduce-overhead' if self._compiled_graphs else None
         if self._compiled and isinstance(network, MattingRefine):
             # Without the pyramids of pictures: those of plates are kept across calls.
             network.matte = torch.compile(network.matte, mode=mode)  # type: ignore[method-assign]
@@ -262,7 +371,7 @@ class Matting:
     def _reduced_plate(self, plate: Plate) -> Pyramid:
         network = self.network_for(plate.tensor.shape)
         assert isinstance(network, MattingRefine)
-        return network.pyramid(as_batch([plate.tensor]), self._picture_dtype)
+        return network.pyramid(channels_first(plate.tensor[None]), self._picture_dtype)
 
     @property
     def _picture_dtype(self) -> torch.dtype:
@@ -282,6 +391,14 @@ def _chosen(outputs: tuple[Tensor, ...], err: bool, ref: bool) -> dict[str, Tens
             raise ValueError('MattingBase refines nothing: there is no ref')
         results['ref'] = enlarged(rest[3], pha, 'nearest')
     return results
+
+
+def _settings(network: nn.Module) -> tuple[object, ...]:
+    """Return what may be changed of a network while it is in use."""
+    if not isinstance(network, MattingRefine):
+        return ()
+    refiner = network.refiner
+    return network.backbone_scale, refiner.mode, refiner.sample_pixels, refiner.prevent_oversampling
 
 
 def _prepared(model: nn.Module, device: torch.device, dtype: torch.dtype) -> nn.Module:

@@ -29,7 +29,8 @@ from torch.utils.flop_counter import FlopCounterMode
 from common.devices import peak_mib
 from common.network import NetworkSettings
 from inference import backends, networks
-from inference.pixels import as_batch, to_float
+from inference.graphs import stacked
+from inference.pixels import channels_first, to_float
 from inference.predictor import Matting
 from model import MattingBase
 
@@ -73,8 +74,9 @@ def measure(
     if row.compiled:
         torch.compiler.reset()  # or it makes the sides of a second size variable, and gives up after eight
     matting = backends.load_matting(
-        row.checkpoint, row.network, row.backend, device, row.precision, row.compiled, traceable=True
-    )
+        row.checkpoint, row.network, row.backend, device, row.precision, row.compiled, traceable=True,
+        graphs=row.graphs,
+    )  # fmt: skip
     src, bgr = _inputs(row, matting, images)
     gmac = _gmac(row, src, bgr)
     if row.backend == 'torchscript':
@@ -155,8 +157,10 @@ def _inputs(row: SpeedRow, matting: Matting, images: tuple[np.ndarray, np.ndarra
     dtype = matting.dtype if weights is None else weights.dtype
     if dtype == torch.bfloat16 and isinstance(matting.model, MattingBase):
         dtype = torch.float32  # the networks here convert it themselves
-    src = to_float(as_batch([matting.staged(x).to(matting.device) for x in srcs]), dtype)
-    return src, to_float(as_batch([matting.staged(bgr).to(matting.device)]), dtype).expand_as(src)
+    src, plate = (
+        to_float(channels_first(stacked([matting.staged(x) for x in y], matting.device)), dtype) for y in (srcs, [bgr])
+    )
+    return src, plate.expand_as(src)
 
 
 def _gmac(row: SpeedRow, src: Tensor, bgr: Tensor) -> float | None:

@@ -32,12 +32,13 @@ class SpeedRow:
     precision: str = 'float32'
     backend: str = 'pytorch'
     compiled: bool = False
+    graphs: bool = True  # on cuda
 
     @property
     def values(self) -> dict[str, Any]:
         """All of it by name, in plain values."""
         width, height = self.size
-        rest = {name: getattr(self, name) for name in ('batch_size', 'precision', 'backend', 'compiled')}
+        rest = {name: getattr(self, name) for name in ('batch_size', 'precision', 'backend', 'compiled', 'graphs')}
         return {'checkpoint': self.checkpoint, **self.network.values, 'width': width, 'height': height, **rest}
 
 
@@ -96,7 +97,9 @@ def make_rows(args: argparse.Namespace, sizes: Sequence[Size]) -> tuple[list[Spe
         else:
             refiner = replace(RefinerSettings.published(published_size(size)), **given)
             settings = NetworkSettings(args.model_type, backbone, refiner if args.model_type == REFINES else None)
-        rows.append(SpeedRow(args.model_checkpoint, settings, size, args.batch_size, precision, backend, args.compile))
+        rows.append(SpeedRow(
+            args.model_checkpoint, settings, size, args.batch_size, precision, backend, args.compile, args.cuda_graphs
+        ))  # fmt: skip
     return rows, found
 
 

@@ -31,8 +31,8 @@ RECORD = 'sequence.json'
 GREEN = (120, 255, 155)  # behind the subject where there is neither a background nor alpha, as published
 # Flags that decide where and how fast something is computed, or where it lands, and not what.
 NOT_IN_PICTURES = (
-    'device', 'compile', 'num_workers', 'batch_size', 'output_dir', 'overwrite', 'audio', 'video_quality',
-    'nvidia_codecs',
+    'device', 'compile', 'cuda_graphs', 'num_workers', 'batch_size', 'output_dir', 'overwrite', 'audio',
+    'video_quality', 'nvidia_codecs',
 )  # fmt: skip
 Drawn = tuple[FrameItem, Any]
 

@@ -69,7 +69,7 @@ class VideoSettings:
     video_resize: Sequence[int] | None
     resize_bgr: bool
     preprocess_alignment: bool
-    batch_size: int
+    batch_size: int | None  # None leaves it to the device
     output_dir: Path
     output_format: str  # key of `FORMATS`, or `SEQUENCES`
     picture_formats: dict[str, str]  # each type of output that is written, and its format in a sequence

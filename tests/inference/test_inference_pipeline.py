@@ -87,8 +87,8 @@ def test_an_error_in_any_stage_ends_all_threads(stage: str) -> None:
 
 def test_batches_hold_neighbours_of_equal_key() -> None:
     items = ['a1', 'a2', 'a3', 'b1', 'a4']
-    assert list(batches(items, 2, key=lambda item: item[0])) == [['a1', 'a2'], ['a3'], ['b1'], ['a4']]
-    assert list(batches([], 2, key=str)) == []
+    assert list(batches(items, lambda _: 2, key=lambda item: item[0])) == [['a1', 'a2'], ['a3'], ['b1'], ['a4']]
+    assert list(batches([], lambda _: 2, key=str)) == []
 
 
 def test_recent_makes_each_value_once_and_forgets_the_oldest() -> None:
