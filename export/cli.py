@@ -148,7 +148,7 @@ def run_export(export: Callable[[argparse.Namespace], None], args: argparse.Name
         try:
             export(args)
         except ParityError as error:
-            print(f'error: {error}', file=sys.stderr)
+            print(f'error: {error}; --no-validate writes it unproved', file=sys.stderr)
             return 1
         except Exception as error:
             refused = isinstance(error, (ValueError, FileNotFoundError))

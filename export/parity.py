@@ -110,7 +110,10 @@ class PairComparison:
             least = 2 * max(limits.cells * self.refined, 1)
             allowed = max(least, min(TIMES_ROUNDING * alone, 2 * MOST.cells * self.refined))
             if self.differing > allowed:
-                words = f'{self.differing} of {self.refined} cells are refined differently, more than {allowed:.0f}'
+                words = (
+                    f'{self.differing} of {self.refined} cells are refined differently, more than {allowed:.0f}, '
+                    f'which are {allowed / 2:.0f} in place of others'
+                )
                 found.append(words + _alone(alone))
         return found
 
@@ -213,12 +216,11 @@ def require_equal(comparisons: Iterable[PairComparison], limits: Limits, verdict
             'the original comes out otherwise in this precision, too: take --precision float32, or pictures and a '
             '--model-backbone-scale like those it was trained with'
             if sensitive
-            else 'rounding does not explain that: try another --refine-form, and report it; --no-validate writes it '
-            'unproved'
+            else 'rounding does not explain that: try another --refine-form, and report it'
         )
         raise ParityError('\n  '.join(['not equal to the original, nothing written:', *problems, advice]))
     note = '; but it refined no cell of these pictures, so try yours: --validate-pair' if unseen else ''
-    allowed = f'worst {limits.worst:g}, mean {limits.mean:g}, {limits.cells:.1%} of the cells'
+    allowed = f'worst {limits.worst:g}, mean {limits.mean:g}, {limits.cells:.1%} of the cells in place of others'
     allowed += ', or what rounding explains' if explained else ''
     print(f'{verdict} (limits: {allowed}){note}', flush=True)
 

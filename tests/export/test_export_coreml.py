@@ -239,7 +239,9 @@ def test_a_comparison_counts_cells_and_forgives_none_that_are_nan():
     ]
     found = compare('x', {'pha': pha, 'ref_sm': ref}, {'pha': other, 'ref_sm': 1 - ref})
     assert found.differences == {'pha': OutputDifference(worst=0, mean=0, refined=0)}
-    assert found.problems(Limits(mean=1, worst=1, cells=0.9)) == ['4 of 2 cells are refined differently, more than 4']
+    assert found.problems(Limits(mean=1, worst=1, cells=0.9)) == [
+        '4 of 2 cells are refined differently, more than 4, which are 2 in place of others'
+    ]
     other[0, 0, 0, 0] = torch.nan
     found = compare('x', {'pha': pha, 'ref_sm': ref}, {'pha': other, 'ref_sm': ref})
     assert len(found.problems(Limits(mean=9, worst=9, cells=9))) == 3

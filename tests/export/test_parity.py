@@ -72,5 +72,5 @@ def test_cells_of_nearly_equal_error_may_change_places_as_often_as_by_rounding()
 
     assert compare('x', choosing(0), choosing(8), LIMITS, lambda: choosing(4)).problems(LIMITS) == []
     assert compare('x', choosing(0), choosing(8), LIMITS, lambda: choosing(1)).problems(LIMITS) == [
-        '16 of 100 cells are refined differently, more than 10 (2 by rounding alone)'
+        '16 of 100 cells are refined differently, more than 10, which are 5 in place of others (2 by rounding alone)'
     ]
