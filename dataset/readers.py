@@ -5,8 +5,9 @@ are decoded by OpenCV: both call the same library and give the same pixels, but 
 way into an array, which takes as long as decoding. For a file with a few stray or missing bytes inside, libjpeg then
 prints a line to stderr, where Pillow is silent.
 
-Pillow's limit against decompression bombs is switched off for the whole process: camera rigs and scanners take pictures
-above it, and training data is not hostile input. Do not use these readers on files that strangers upload.
+Pillow's limits against decompression bombs are switched off for the whole process, but for 1 GB of texts and colour
+profile: camera rigs and scanners take pictures above them, editors write their history into a file, and training data
+is not hostile input. Do not use these readers on files that strangers upload.
 """
 
 from __future__ import annotations
@@ -20,9 +21,10 @@ from typing import Literal
 
 import cv2
 import numpy as np
-from PIL import ExifTags, Image
+from PIL import ExifTags, Image, ImageFile, PngImagePlugin
 
 Image.MAX_IMAGE_PIXELS = None
+PngImagePlugin.MAX_TEXT_CHUNK = PngImagePlugin.MAX_TEXT_MEMORY = 2**30
 
 _UPRIGHT = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -40,6 +42,8 @@ _REDUCED = {
     4: cv2.IMREAD_REDUCED_GRAYSCALE_4,
     8: cv2.IMREAD_REDUCED_GRAYSCALE_8,
 }
+# What Pillow multiplies grey of few bits by, but not the value that is transparent.
+_GREY_STEPS = {'L;2': 85, 'L;4': 17}
 _START_OF_SCAN, _END_OF_IMAGE = 0xDA, 0xD9
 # Any marker but a stuffed byte, a fill byte and the eight restart markers.
 _END_OF_SCAN = re.compile(rb'\xff[^\x00\xff\xd0-\xd7]')
@@ -105,7 +109,7 @@ def decode(
         image.draft(mode, min_size and _swapped(min_size, image))
         pixels = _whole_jpeg(path, mode, reduction(full, min_size)) if simple else None
         if pixels is None or pixels.shape[:2] != image.size[::-1]:
-            pixels = rgb_pixels(image) if kind == 'colour' else _matte_pixels(upright(image))
+            pixels = rgb_pixels(image) if kind == 'colour' else _matte_pixels(image)
         return pixels, full
 
 
@@ -138,7 +142,7 @@ def average(pixels: np.ndarray, factor: int) -> np.ndarray:
 
 
 @contextmanager
-def open_picture(path: Path) -> Iterator[Image.Image]:
+def open_picture(path: Path) -> Iterator[ImageFile.ImageFile]:
     """Open a picture with Pillow; whatever goes wrong with it inside the block becomes an `ImageError`."""
     try:
         with Image.open(path) as image:
@@ -152,9 +156,9 @@ def open_picture(path: Path) -> Iterator[Image.Image]:
         raise ImageError(f'{path}: cannot be read: {cause}') from error
 
 
-def upright(image: Image.Image) -> Image.Image:
-    """Rotate or flip an opened picture as its EXIF orientation says."""
-    method = _UPRIGHT.get(_orientation(image))
+def upright(image: Image.Image, orientation: int | None = None) -> Image.Image:
+    """Rotate or flip a picture as its EXIF orientation says, or another's."""
+    method = _UPRIGHT.get(orientation or _orientation(image))
     return image if method is None else image.transpose(method)
 
 
@@ -172,14 +176,18 @@ def rgb_pixels(image: Image.Image) -> np.ndarray:
     return _rgb(upright(image))
 
 
-def alpha_channel(image: Image.Image) -> np.ndarray | None:
-    """Return the alpha channel (H, W) of an opened picture, None if there is none or if it is 255 everywhere."""
-    if image.mode == 'P' and 'transparency' in image.info:
-        image = image.convert('RGBA')
-    if image.mode not in ('RGBA', 'LA', 'PA'):
+def alpha_channel(image: ImageFile.ImageFile) -> np.ndarray | None:
+    """Return the alpha channel (H, W) of an opened picture, upright; None if there is none or it is 255 everywhere.
+
+    It may be a palette's, or one value or colour that a PNG calls transparent.
+    """
+    if image.mode in ('RGBA', 'LA', 'PA'):
+        alpha = image.getchannel('A')
+    elif 'transparency' in image.info:
+        alpha = image.convert('RGBA').getchannel('A') if image.mode == 'P' else _unlike_key(image)
+    else:
         return None
-    alpha = np.array(image.getchannel('A'))
-    return None if alpha.min() == 255 else alpha
+    return None if alpha.getextrema() == (255, 255) else np.array(upright(alpha, _orientation(image)))
 
 
 def _orientation(image: Image.Image) -> int:
@@ -231,13 +239,27 @@ def _rgb(image: Image.Image) -> np.ndarray:
     return np.array(image if image.mode == 'RGB' else image.convert('RGB'))
 
 
-def _matte_pixels(image: Image.Image) -> np.ndarray:
+def _unlike_key(image: ImageFile.ImageFile) -> Image.Image:
+    """Return 0 where an opened PNG has its transparent value or colour, else 255."""
+    layout, key = str(image.tile[0].args), image.info['transparency']
+    image.load()  # raises where the file is damaged
+    if layout == 'RGB;16B':  # Pillow keeps the upper 8 bits
+        whole = cv2.imdecode(np.fromfile(image.filename, np.uint8), cv2.IMREAD_UNCHANGED)
+        assert whole is not None
+        return Image.fromarray((whole[..., 3] > 0).astype(np.uint8) * 255)
+    pixels = np.array(image.convert('L') if image.mode == '1' else image)
+    differs = pixels != np.multiply(key, _GREY_STEPS.get(layout, 1))
+    return Image.fromarray((differs.any(-1) if differs.ndim == 3 else differs).astype(np.uint8) * 255)
+
+
+def _matte_pixels(image: ImageFile.ImageFile) -> np.ndarray:
     alpha = alpha_channel(image)
     if alpha is not None:
         return alpha
-    if image.mode.startswith(('I', 'F')):
-        return _deep_grey(image)
-    return np.array(image if image.mode == 'L' else Image.fromarray(_rgb(image)).convert('L'))
+    grey = upright(image)
+    if grey.mode.startswith(('I', 'F')):
+        return _deep_grey(grey)
+    return np.array(grey if grey.mode == 'L' else Image.fromarray(_rgb(grey)).convert('L'))
 
 
 def _deep_grey(image: Image.Image) -> np.ndarray:
