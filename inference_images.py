@@ -9,6 +9,8 @@ lossless alpha, two pictures at once, another scale than the weights were traine
       --model-backbone-scale 0.125
 a capture rig, photos/cam01/frame_0001.jpg with plates/cam01.png, over all GPUs of a machine:
   torchrun --nproc-per-node gpu inference_images.py ... --images-src photos/ --images-bgr plates/
+what a run that was cut has not written yet, with the flags of that run:
+  python inference_images.py ... --skip-existing
 an exported file, with the settings that it was exported with:
   python inference_images.py ... --model-checkpoint model.onnx
 
@@ -33,6 +35,7 @@ import time
 import traceback
 from collections.abc import Sequence
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from common import cli
@@ -55,6 +58,11 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     options.add_model_arguments(parser)
     options.add_picture_arguments(parser)
     options.add_output_arguments(parser, '--output-format')
+    parser.group('output').add_argument(
+        '--skip-existing', action='store_true',
+        help='write only what is not there yet as a whole file; with what flags and weights files were made cannot be '
+        'seen of them, so give the same again',
+    )  # fmt: skip
     options.add_device_arguments(parser)
     return parser.parse_args(argv)
 
@@ -67,18 +75,25 @@ def prepare(args: argparse.Namespace, shard: Shard) -> tuple[list[Job], PictureW
     problems = backend_options.network_problems(args) + options.output_problems(args)
     unusable = options.picture_problems(args)
     formats = options.output_formats(args)
-    writer = PictureWriter(args.output_dir, formats, args.png_compression, args.jpeg_quality)
+    writer = PictureWriter(args.output_dir, formats, args.png_compression, args.jpeg_quality, args.skip_existing)
+    if args.skip_existing and args.overwrite:
+        problems.append('--skip-existing: not together with -y, which replaces what is there')
     jobs: list[Job] = []
     notes: list[str] = []
     if not unusable:
-        jobs, unusable, notes = find_jobs(args.images_src, args.images_bgr, args.output_dir, args.resize_bgr)
+        jobs, unusable, notes = find_jobs(
+            args.images_src, args.images_bgr, args.output_dir, args.resize_bgr, args.skip_unmatched
+        )
     mine = jobs[shard.rank :: shard.world]
     others = [job for i, job in enumerate(jobs) if i % shard.world != shard.rank]
     problems += unusable + overwriting_problems(writer, mine, others, args.overwrite)
     cli.raise_problems(problems)
+    waiting = [job for job in mine if writer.waits_for(job.name)]
+    if args.skip_existing:
+        notes.append(f'{len(mine) - len(waiting)} of {len(mine)} pictures are there already and skipped')
     for note in notes if shard.rank == 0 else []:
         print(note, file=sys.stderr)
-    return mine, writer, backend_options.find(args, list({job.size for job in jobs if job.size}))
+    return waiting, writer, backend_options.find(args, list({job.size for job in jobs if job.size}))
 
 
 def run(jobs: list[Job], matting: Matting, writer: PictureWriter, args: argparse.Namespace, shard: Shard) -> int:
@@ -90,7 +105,7 @@ def run(jobs: list[Job], matting: Matting, writer: PictureWriter, args: argparse
     from inference.pipeline import Pipeline
 
     # Pictures of one plate follow each other, so that few plates are held; and of one size, so that batches fill.
-    jobs = sorted(jobs, key=lambda job: (job.bgr, job.size or (0, 0)))
+    jobs = sorted(jobs, key=lambda job: (job.bgr or Path(), job.size or (0, 0)))
     largest = max((width * height for width, height in (job.size or (1, 1) for job in jobs)), default=1)
     at_once = args.batch_size or 1
     batches, pixels = math.ceil(len(jobs) / at_once), largest * at_once
@@ -142,7 +157,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the script and return its exit code."""
     shard = process_shard()
     try:
-        message = 'stopped: files written so far are whole; -y allows to write there again'
+        message = 'stopped: files written so far are whole; --skip-existing does the others'
         code = run_until_stopped(partial(start, argv, shard), message)
     except Exception:
         if shard.world == 1:

@@ -55,7 +55,14 @@ def say(text: str, to_stdout: bool = False) -> None:
     """Print a line, to stderr if not said otherwise, without tearing a progress bar."""
     from tqdm import tqdm
 
-    tqdm.write(text, file=sys.stdout if to_stdout else sys.stderr)
+    stream = sys.stdout if to_stdout else sys.stderr
+    tqdm.write(printable(text, stream), file=stream)
+
+
+def printable(text: str, stream: Any) -> str:
+    """Return a text with escapes for what a stream's encoding lacks; names of files need not be valid text."""
+    encoding = getattr(stream, 'encoding', None) or 'utf-8'
+    return text.encode(encoding, 'backslashreplace').decode(encoding)
 
 
 def table(rows: Sequence[Sequence[str]], indent: str = '  ') -> str:

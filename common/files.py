@@ -29,6 +29,16 @@ IMAGE_SUFFIXES = ('.jpg', '.jpeg', '.png', '.webp')
 VIDEO_SUFFIXES = ('.mp4', '.mov', '.mkv', '.webm', '.avi', '.m4v', '.mpg', '.mpeg', '.mts', '.wmv')
 
 
+def path_or_content(path: Path) -> str | bytes:
+    """Return a path for libraries that take only valid text, or the file's content where its name is none."""
+    return str(path) if is_text(str(path)) else path.read_bytes()
+
+
+def is_text(name: str) -> bool:
+    """Return whether a file's name is valid text, and not bytes that Python has only kept."""
+    return not any('\ud800' <= letter <= '\udfff' for letter in name)
+
+
 def kind_of(path: Path) -> str:
     """Return what a path seems to be: 'folder', or by its name 'picture', 'video' or 'file'."""
     if path.is_dir():

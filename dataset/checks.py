@@ -12,7 +12,8 @@ from typing import TypeVar
 from common.console import some
 
 from .images import SampleDataset
-from .paths import IMAGE_SUFFIXES, DataPaths, drawn_part, find_images, match_listed
+from .pairing import alike, match_listed
+from .paths import IMAGE_SUFFIXES, DataPaths, drawn_part, find_images
 from .readers import ImageError, alpha_source, image_size, read_alpha, read_rgb
 
 _HEADERS = 2000  # most pairs per folder whose sizes are compared, which takes about a second on a local disk
@@ -102,10 +103,8 @@ def _check_pairs(split: str, fgr: Path, pha: Path, sample: int, report: DataRepo
                 'below its two folders, suffix aside. Rename the files, or move them away.'
             )
     if pairing.duplicates:
-        doubles = [f'{first} and {second.name}' for first, second in pairing.duplicates]
-        report.findings.append(
-            f'{split}: {len(doubles)} names occur with two suffixes: {some(doubles)}. Move one of each away.'
-        )
+        doubles = [*map(alike, pairing.duplicates)]
+        report.findings.append(f'{split}: {len(doubles)} names occur twice: {some(doubles)}. Move one of each away.')
     headers = _spread(pairing.pairs, _HEADERS)
     if len(headers) < len(pairing.pairs):
         report.notes.append(f'{split}: sizes are compared for {len(headers)} of {len(pairing.pairs)} pairs.')
@@ -128,7 +127,7 @@ def _check_backgrounds(split: str, folder: Path, sample: int, report: DataReport
 
 def _listed(label: str, folder: Path, report: DataReport) -> list[Path]:
     try:
-        names = find_images(folder)
+        names = find_images(folder, by_text=True)
     except OSError as error:
         report.findings.append(f'{label}: {error}. Correct the path in the data configuration.')
         return []

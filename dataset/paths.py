@@ -1,4 +1,4 @@
-"""Where the pictures lie: lists of folders, pairs of foreground and alpha, the data configuration.
+"""Where the pictures lie: lists of folders, and the data configuration.
 
 Nothing here opens a picture; `dataset.checks` finds what is wrong with the files themselves.
 """
@@ -9,15 +9,16 @@ import hashlib
 import os
 import re
 import tomllib
-import unicodedata
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from common.console import some
 from common.files import IMAGE_SUFFIXES, not_a_folder
+
+from .pairing import name_of, natural_order
 
 BACKSLASH = 'in double quotes a backslash begins an escape: use forward slashes (C:/data) or single quotes'
 
@@ -42,23 +43,16 @@ class DataPaths:
     valid_bgr_share: float | None = None
 
 
-@dataclass
-class Pairing:
-    """Which files of a foreground folder and an alpha folder belong together. All paths include the folder."""
-
-    pairs: list[tuple[Path, Path]] = field(default_factory=list)  # (fgr, pha), in order of relative path
-    only_fgr: list[Path] = field(default_factory=list)
-    only_pha: list[Path] = field(default_factory=list)
-    # Files of one folder whose names differ by suffix alone; `pairs` has the first of each two.
-    duplicates: list[tuple[Path, Path]] = field(default_factory=list)
-
-
-def find_images(folder: Path) -> list[Path]:
-    """List the pictures below a folder, sorted, as paths relative to it.
+def find_images(folder: Path, by_text: bool = False) -> list[Path]:
+    """List the pictures below a folder, as paths relative to it, in the order of the numbers in their names: 2, 10.
 
     Files count whose suffix is one of `IMAGE_SUFFIXES`, in upper or lower case. Hidden files and folders are left out,
     among them the `._name` files that macOS writes beside each picture on foreign disks. Linked folders are followed,
     except into a folder that contains the link.
+
+    Args:
+        folder: to be searched.
+        by_text: sort by text: 10, 2. The samples of a run and the draws of a test set follow from this order.
 
     Raises:
         FileNotFoundError: there is no such folder.
@@ -68,21 +62,8 @@ def find_images(folder: Path) -> list[Path]:
         raise FileNotFoundError(f'{folder}: {not_a_folder(folder)}')
     found: list[str] = []
     _collect(str(folder), '', (os.path.realpath(folder),), found)
-    return [Path(name) for name in sorted(found)]
-
-
-def match_listed(fgr: Path, fgr_names: list[Path], pha: Path, pha_names: list[Path]) -> Pairing:
-    """Match what `find_images` lists in two folders by path without suffix: `a/x.jpg` belongs to `a/x.png`."""
-    result = Pairing()
-    by_stem_fgr = _by_stem(Path(fgr).absolute(), fgr_names, result.duplicates)
-    by_stem_pha = _by_stem(Path(pha).absolute(), pha_names, result.duplicates)
-    for stem, path in by_stem_fgr.items():
-        if stem in by_stem_pha:
-            result.pairs.append((path, by_stem_pha[stem]))
-        else:
-            result.only_fgr.append(path)
-    result.only_pha = [path for stem, path in by_stem_pha.items() if stem not in by_stem_fgr]
-    return result
+    order = None if by_text else lambda name: (natural_order(os.path.splitext(name)[0]), name)
+    return [Path(name) for name in sorted(found, key=order)]
 
 
 def drawn_part(names: Iterable[Path], share: float | None, split: str) -> list[Path]:
@@ -220,22 +201,10 @@ def _share(tables: dict[str, Any], name: str, config: Path) -> float | None:
 
 
 def _place(name: Path) -> float:
-    """Return a number from 0 to below 1 that a path without its suffix draws; some systems decompose its letters."""
-    stem = unicodedata.normalize('NFC', name.with_suffix('').as_posix())
-    return int.from_bytes(hashlib.sha256(stem.encode(errors='surrogateescape')).digest()[:6]) / 2**48
+    """Return a number from 0 to below 1 that a name draws."""
+    return int.from_bytes(hashlib.sha256(name_of(name).encode(errors='surrogateescape')).digest()[:6]) / 2**48
 
 
 def _size_and_name(line: bytes) -> tuple[str, str]:
-    size, _, name = line.decode(errors='replace').partition(' ')
+    size, _, name = line.decode(errors='surrogateescape').partition(' ')
     return size, name
-
-
-def _by_stem(folder: Path, names: list[Path], duplicates: list[tuple[Path, Path]]) -> dict[str, Path]:
-    by_stem: dict[str, Path] = {}
-    for name in names:
-        stem = os.path.splitext(name)[0]
-        if stem in by_stem:
-            duplicates.append((by_stem[stem], folder / name))
-        else:
-            by_stem[stem] = folder / name
-    return by_stem

@@ -20,7 +20,8 @@ VALIDATION = 2**31
 
 def rng(*key: int | str) -> np.random.Generator:
     """Return a generator seeded by a key; words in it are hashed by CRC-32."""
-    return np.random.default_rng([zlib.crc32(k.encode()) if isinstance(k, str) else k for k in key])
+    words = (zlib.crc32(k.encode(errors='surrogateescape')) if isinstance(k, str) else k for k in key)
+    return np.random.default_rng([*words])
 
 
 def seed_of(*key: int | str) -> int:

@@ -9,6 +9,8 @@ from typing import Any
 import cv2
 from PIL import Image
 
+from common.files import is_text
+
 
 class VideoDataset:
     """The frames of a video file as upright RGB PIL images.
@@ -40,6 +42,8 @@ class VideoDataset:
         self.path, self.transforms = Path(path), transforms
         if not self.path.is_file():
             raise FileNotFoundError(f'{path}: no such file')
+        if not is_text(str(path)):
+            raise ValueError(f'{path}: its name is no valid UTF-8, which OpenCV needs; rename it')
         probe = cv2.VideoCapture(str(path))
         decoded, first = probe.read()
         if not decoded:

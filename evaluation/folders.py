@@ -7,7 +7,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
 
 from common.console import some
-from evaluation.testset.layout import Truth, numbered, picture_sizes, pictures_by_name
+from dataset.pairing import natural_order
+from evaluation.testset.layout import Truth, matched, picture_sizes, pictures_by_name
 
 
 @dataclass(frozen=True)
@@ -24,7 +25,7 @@ class PredictionFiles:
 def as_clips(truths: Sequence[Truth]) -> list[Truth]:
     """Make each folder of pictures a clip, its frames in the order of the numbers in their names: 2 before 10."""
     clips = [replace(truth, clip=PurePosixPath(truth.name).parent.as_posix()) for truth in truths]
-    return sorted(clips, key=lambda truth: (truth.clip or '', numbered(truth.name)))
+    return sorted(clips, key=lambda truth: (natural_order(truth.clip or ''), natural_order(truth.name)))
 
 
 def find_predictions(folder: Path, truths: Sequence[Truth], with_fgr: bool = True) -> PredictionFiles:
@@ -39,22 +40,24 @@ def find_predictions(folder: Path, truths: Sequence[Truth], with_fgr: bool = Tru
     root = folder / 'pha' if (folder / 'pha').is_dir() else folder
     alphas = pictures_by_name(root)
     colours = pictures_by_name(folder / 'fgr') if with_fgr and root != folder and (folder / 'fgr').is_dir() else {}
-    names = {truth.name for truth in truths}
+    names = [truth.name for truth in truths]
+    alphas_of, colours_of = matched(names, alphas, root), matched(names, colours, folder / 'fgr')
     coloured = [truth.name for truth in truths if truth.fgr is not None]
     found = PredictionFiles(
         folder,
-        {name: path for name, path in alphas.items() if name in names},
-        {name: path for name, path in colours.items() if name in names},
+        {name: alphas_of[name] for name in names if name in alphas_of},
+        {name: colours_of[name] for name in names if name in colours_of},
     )
     for kind, held, needed, hint in (
-        (root, found.pha, [truth.name for truth in truths], ''),
+        (root, found.pha, names, ''),
         (folder / 'fgr', found.fgr, coloured, '; only fg_mse needs them'),
     ):
         missing = [name for name in needed if name not in held]
         if missing and (held or kind == root):
             lacking = f'{len(missing)} of {len(needed)} pictures are missing'
             found.problems.append(f'{kind}: {lacking}: {some(missing)}{hint}')
-    if surplus := [name for name in alphas if name not in names]:
+    taken = set(found.pha.values())
+    if surplus := [name for name, path in alphas.items() if path not in taken]:
         found.notes.append(f'{root}: {len(surplus)} pictures without a truth are left out: {some(surplus)}')
     lossy = sorted(
         {path.suffix for path in (*found.pha.values(), *found.fgr.values()) if path.suffix.lower() != '.png'}

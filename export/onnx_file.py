@@ -13,6 +13,7 @@ import onnxruntime
 import torch
 from torch import Tensor, nn
 
+from common.files import path_or_content
 from common.network import OUTPUT_MEANINGS, OUTPUTS
 from model import MattingBase, MattingRefine
 
@@ -123,7 +124,7 @@ def _compare_pictures(
 ) -> Iterator[PairComparison]:
     refines = isinstance(original, MattingRefine)
     with _as_parity_error(path.name):
-        sessions = [_session(str(path))]
+        sessions = [_session(path_or_content(path))]
         if refines and 'ref_sm' not in [output.name for output in sessions[0].get_outputs()]:
             # Only with the refined cells can rounding be told from errors.
             sessions.append(_session(select_outputs(model, ['ref_sm']).SerializeToString()))

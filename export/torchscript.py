@@ -61,11 +61,12 @@ def save(network: MattingBase, path: Path, precision: str, form: str, about: Map
 def load(path: Path) -> tuple[nn.Module, dict[str, str]]:
     """Load what `save` wrote: a module to call with src and bgr (B, 3, H, W), and the metadata."""
     extra: dict[str, Any] = {ABOUT: ''}
+    content = io.BytesIO(path.read_bytes())  # torch takes no path that is no valid text
     if path.suffix == PROGRAM:
-        module: nn.Module = torch.export.load(path, extra_files=extra).module()
+        module: nn.Module = torch.export.load(content, extra_files=extra).module()
     else:
         with quiet():
-            module = torch.jit.load(str(path), map_location='cpu', _extra_files=extra).eval()
+            module = torch.jit.load(content, map_location='cpu', _extra_files=extra).eval()
     return module, json.loads(extra[ABOUT])
 
 

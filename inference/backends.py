@@ -162,8 +162,8 @@ def _archive(file: WeightFile, settings: NetworkSettings) -> nn.Module:
     asked = f'{settings.model_type} {settings.backbone}'
     if held != asked:
         raise ValueError(f'{path} holds {held}, not {asked}: give the --model-type and --model-backbone of the file')
-    with _sifted_warnings():
-        module = torch.jit.load(path, map_location='cpu').eval()
+    with _sifted_warnings(), path.open('rb') as content:  # torch takes no path that is no valid text
+        module = torch.jit.load(content, map_location='cpu').eval()
     changeable = ('backbone_scale', 'refine_mode', 'refine_sample_pixels', 'refine_threshold')
     for name in changeable if settings.refiner else ():
         if not hasattr(module, name):

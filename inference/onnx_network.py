@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from common.files import path_or_content
 from common.network import OUTPUTS
 
 # Metadata without which a file cannot be used.
@@ -86,7 +87,7 @@ def open_session(path: Path, device: torch.device, threads: int, optimized: bool
     if device.type == 'cuda':
         providers.insert(0, (PROVIDERS['cuda'], {'device_id': device.index or 0}))
     try:
-        return onnxruntime.InferenceSession(str(path), options, providers=providers)
+        return onnxruntime.InferenceSession(path_or_content(path), options, providers=providers)
     except Exception as error:  # its errors have no type in common
         raise ValueError(f'{path}: ONNX Runtime {onnxruntime.__version__} cannot load it: {error}') from None
 

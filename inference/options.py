@@ -100,11 +100,13 @@ def add_picture_arguments(parser: argparse.ArgumentParser) -> None:
     add('--images-src', type=Path, required=True, metavar='PATH', help='a folder, read with its sub-folders, or a file')
     add('--images-bgr', type=Path, required=True, metavar='PATH',
         help='one plate for all, or a folder: a plate of each picture\'s name, or one per sub-folder of pictures '
-        '(cam01.png or the only picture in cam01/ for cam01/frame_0001.jpg)')  # fmt: skip
+        '(cam01.png or the only picture in cam01/ for cam01/frame_0001.jpg); docs/inputs.md has all rules')  # fmt: skip
     add('--resize-bgr', action=argparse.BooleanOptionalAction, default=False,
         help='resize plates to their pictures where sizes differ, instead of refusing')  # fmt: skip
     add('--preprocess-alignment', action=argparse.BooleanOptionalAction, default=False,
         help='warp each plate onto its picture first, for a camera that was not quite fixed')  # fmt: skip
+    add('--skip-unmatched', action='store_true',
+        help='do the others where pictures have no plate; these are named, and the exit code is 1')  # fmt: skip
 
 
 def picture_problems(args: argparse.Namespace) -> list[str]:

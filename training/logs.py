@@ -22,11 +22,11 @@ from tensorboard.compat.proto.summary_pb2 import Summary
 from tensorboard.summary.writer.record_writer import RecordWriter
 from torch import Tensor
 from torch.utils.tensorboard import summary
-from tqdm import tqdm
 
 from checkpointing.content import HostCopy
 from checkpointing.links import set_aside
 from checkpointing.manager import Checkpoints
+from common.console import say
 from common.files import Disk, write_durable
 
 from . import sheets
@@ -49,7 +49,7 @@ class _TqdmHandler(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
         # A closed pipe, or an output file on a full disk, is no reason to end a training.
         with contextlib.suppress(OSError):
-            tqdm.write(self.format(record), file=sys.stdout)
+            say(self.format(record), to_stdout=True)
             sys.stdout.flush()
 
 

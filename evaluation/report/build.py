@@ -75,8 +75,8 @@ def report_bytes(
         ]
         for heading, names in groups.items()
     }
-    # Names of files need not be valid text; what UTF-8 cannot hold becomes a question mark.
-    return page(title, results, shown, sort_by).encode('utf-8', 'replace')
+    # Names of files need not be valid text; what UTF-8 cannot hold becomes an escape.
+    return page(title, results, shown, sort_by).encode('utf-8', 'backslashreplace')
 
 
 def chosen(results: Results, sort_by: str, places: int = 3) -> dict[str, list[str]]:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
-import re
-from collections.abc import Container, Iterable, Iterator
+import logging
+from collections import Counter
+from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -12,8 +13,11 @@ from typing import Any
 
 from common.console import some
 from common.files import not_a_folder
+from dataset.pairing import alike, by_last_parts, by_name, composed, natural_order
 from dataset.paths import find_images
 from dataset.readers import ImageError, image_size
+
+log = logging.getLogger(__name__)
 
 KINDS = ('src', 'bgr', 'fgr', 'pha', 'trimap')
 MANIFEST = 'manifest.json'
@@ -26,7 +30,7 @@ VERSION = 1
 class Truth:
     """A picture and what is known of it, as files. Frames of a clip follow each other in order."""
 
-    name: str  # below each folder, without suffix: 'anna/0001-00', or 'anna/0001-00/0003' in a clip
+    name: str  # below each folder, without suffix, composed: 'anna/0001-00', or 'anna/0001-00/0003' in a clip
     clip: str | None  # of which it is a frame; None for a still
     pha: Path
     fgr: Path | None = None
@@ -41,7 +45,9 @@ def find_testset(folder: Path) -> list[Truth]:
 
     Without one, src/ and pha/ hold pictures of equal relative path, suffix aside. The plate is the picture of the same
     path in bgr/, or that of the nearest folder, bgr/walk.png for all of src/walk/, which then is a clip whose frames
-    are in the order of the numbers in their names. fgr/ and trimap/ are taken where they hold the name.
+    are in the order of the numbers in their names. fgr/ and trimap/ are taken where they hold the name. Where no path
+    of a kind agrees, the last parts of the paths count: bgr/cam_A.png is the plate of src/frame_00000/images/cam_A.png
+    and of all that cam_A took, which then is a clip.
 
     Raises:
         FileNotFoundError: there is no such folder.
@@ -90,19 +96,25 @@ def _match(folder: Path, alphas: Path, sources: Path | None = None) -> list[Trut
     names = [*(src if sources or (src and bgr) else pha)]
     if not (names if sources else pha):
         raise ValueError(f'{sources or alphas}: no pictures in it, nor in its sub-folders')
+    pha, fgr, trimap = (matched(names, files[kind], folder) for kind in ('pha', 'fgr', 'trimap'))
+    plates = {name: plate for name in names if (plate := plate_name(name, bgr))}
+    if bgr and not plates:
+        plates = by_last_parts(names, bgr)
+        _say_last_parts(plates, bgr, folder / 'bgr')
+    served = Counter(plates.values())
     truths, lacking = [], []
     for name in names:
-        plate = plate_name(name, bgr)
-        lacking += [f'bgr/{name}'] if sources and plate is None else []
+        plate = plates.get(name, '')
+        lacking += [f'bgr/{name}'] if sources and not plate else []
         if name not in pha:
             lacking.append(f'pha/{name}')
             continue
-        fgr, trimap = files['fgr'].get(name), files['trimap'].get(name)
-        clip = plate if plate != name else None
-        truths.append(Truth(name, clip, pha[name], fgr, trimap, src.get(name), bgr.get(plate or '')))
+        of_clip = plate != name and (name.startswith(f'{plate}/') or served[plate] > 1)
+        clip = plate if of_clip else None
+        truths.append(Truth(name, clip, pha[name], fgr.get(name), trimap.get(name), src.get(name), bgr.get(plate)))
     if lacking:
         raise ValueError(f'{folder}: {len(lacking)} pictures are missing: {some(lacking)} (png, jpg, jpeg or webp)')
-    return sorted(truths, key=lambda truth: (truth.clip or truth.name, numbered(truth.name)))
+    return sorted(truths, key=lambda truth: (natural_order(truth.clip or truth.name), natural_order(truth.name)))
 
 
 def read_manifest(folder: Path) -> list[Truth]:
@@ -123,7 +135,9 @@ def read_manifest(folder: Path) -> list[Truth]:
     if manifest.get('version') != VERSION:
         raise ValueError(f'{path}: version {manifest.get("version")}; this program reads version {VERSION}')
     try:
-        entries = [entry for picture in manifest['pictures'] for entry in _entries(folder, picture)]
+        # A disk may store letters with accents in another way than the manifest does.
+        held = {composed(path.as_posix()): path for path in find_images(folder)}
+        entries = [entry for picture in manifest['pictures'] for entry in _entries(folder, picture, held)]
     except (KeyError, TypeError) as error:
         raise ValueError(f'{path}: damaged: {type(error).__name__}: {error}') from error
     if not entries:
@@ -140,28 +154,48 @@ def frame_names(name: str, frames: int) -> list[str]:
     return [f'{name}/{frame:0{digits}}' for frame in range(frames)]
 
 
-def _entries(folder: Path, picture: dict[str, Any]) -> Iterator[Truth]:
-    name, frames = picture['name'], len(picture['positions'])
+def _entries(folder: Path, picture: dict[str, Any], held: Mapping[str, Path]) -> Iterator[Truth]:
+    name, frames = composed(picture['name']), len(picture['positions'])
     for each in frame_names(name, frames) if frames else [name]:
-        paths = {kind: folder / kind / f'{each}.png' for kind in KINDS}
-        paths['bgr'] = folder / 'bgr' / f'{name}.png'
+        files = {kind: f'{kind}/{name if kind == "bgr" else each}.png' for kind in KINDS}
+        paths = {kind: folder / held.get(file, file) for kind, file in files.items()}
         yield Truth(name=each, clip=name if frames else None, subject=str(picture['fgr']), **paths)
 
 
 def pictures_by_name(root: Path) -> dict[str, Path]:
-    """Return the pictures below a folder by relative path without suffix, in order.
+    """Return the pictures below a folder by name, in order.
 
     Raises:
         FileNotFoundError: no such folder.
         ValueError: two of one name.
     """
-    found: dict[str, Path] = {}
-    for relative in find_images(root):
-        name = relative.with_suffix('').as_posix()
-        if name in found:
-            raise ValueError(f'{root / relative}: of the same name as {found[name].name}; keep one of them')
-        found[name] = root / relative
-    return found
+    found = by_name(find_images(root), root)
+    if several := next((paths for paths in found.values() if len(paths) > 1), None):
+        raise ValueError(f'{alike(several)}: of one name; keep one of them')
+    return {name: path for name, (path,) in found.items()}
+
+
+def matched(names: Sequence[str], files: dict[str, Path], root: Path) -> dict[str, Path]:
+    """Return files by the names that they belong to: their own, or, if none has one of these, by their last parts.
+
+    Args:
+        names: of the pictures; a file belongs to one of them at most.
+        files: by their own names.
+        root: the folder of the files, for the line that says so.
+    """
+    if not files or any(name in files for name in names):
+        return files
+    others = by_last_parts(names, files)
+    if len(set(others.values())) < len(others):
+        return files
+    _say_last_parts(others, files, root)
+    return {name: files[other] for name, other in others.items()}
+
+
+def _say_last_parts(others: Mapping[str, str], files: Mapping[str, Path], root: Path) -> None:
+    for name, other in [*others.items()][:1]:
+        log.warning('%s: no path agrees, so files are matched by the last parts of their paths: %s belongs to %s',
+                    root, files[other].relative_to(root), name)  # fmt: skip
 
 
 def picture_sizes(paths: Iterable[Path]) -> tuple[dict[Path, tuple[int, int]], list[str]]:
@@ -178,12 +212,6 @@ def picture_sizes(paths: Iterable[Path]) -> tuple[dict[Path, tuple[int, int]], l
         measured = dict(zip(different, pool.map(measure, different)))
     sizes = {path: size for path, size in measured.items() if not isinstance(size, str)}
     return sizes, [reason for reason in measured.values() if isinstance(reason, str)]
-
-
-def numbered(name: str) -> list[str | int]:
-    """Return a sort key that puts 2 before 10."""
-    parts = re.split(r'(\d+)', name)  # text and digits by turns, so that like meets like
-    return [int(part) if i % 2 else part for i, part in enumerate(parts)]
 
 
 def plate_name(name: str, plates: Container[str]) -> str | None:

@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 import numpy as np
 
 from common.console import some
 from dataset.images import SampleDataset
-from dataset.paths import drawn_part, find_images, match_listed
+from dataset.pairing import alike, match_listed
+from dataset.paths import drawn_part, find_images
 from dataset.sampling import rng
 
 from .layout import picture_sizes
 
+LONGEST_NAME = 255  # bytes, on nearly every file system
 # Of the plate: pixels, exponents, parts of white (paper, appendix D.2).
 SHIFT = 0.3
 GAMMA = (0.85, 1.15)
@@ -101,6 +104,9 @@ def plan(sources: Sources, settings: TestsetSettings) -> list[Recipe]:
         numbered = enumerate(order[: settings.backgrounds_per_foreground])
         jobs += [(f'{stem}-{number:02}', fgr, pha, backgrounds[index]) for number, index in numbered]
     sizes, problems = _measured(sources, jobs)
+    too_long = [name for name, *_ in jobs if len(os.fsencode(f'{PurePosixPath(name).name}.png')) > LONGEST_NAME]
+    if too_long:
+        problems.append(f'{len(too_long)} names are too long for what is added to them: {some(too_long)}')
     if problems:
         raise ValueError('\n'.join(problems))
     return [_drawn(job, sizes[sources.fgr / job[1]], sizes[sources.bgr / job[3]], settings) for job in jobs]
@@ -141,7 +147,7 @@ def _listed(sources: Sources) -> tuple[list[tuple[Path, Path]], list[Path], list
     problems = []
     for kind, folder in (('fgr', sources.fgr), ('pha', sources.pha), ('bgr', sources.bgr)):
         try:
-            found = find_images(folder)
+            found = find_images(folder, by_text=True)
         except OSError as error:
             problems.append(str(error))
             continue
@@ -160,8 +166,8 @@ def _listed(sources: Sources) -> tuple[list[tuple[Path, Path]], list[Path], list
         if without:
             problems.append(f'{len(without)} pictures have no partner of their name in {other}: {some(without)}')
     if pairing.duplicates:
-        doubles = [f'{first} and {second.name}' for first, second in pairing.duplicates]
-        problems.append(f'{len(doubles)} names occur with two suffixes, keep one of each: {some(doubles)}')
+        doubles = [*map(alike, pairing.duplicates)]
+        problems.append(f'{len(doubles)} names occur twice, keep one of each: {some(doubles)}')
     roots = Path(sources.fgr).absolute(), Path(sources.pha).absolute()
     pairs = [(fgr.relative_to(roots[0]), pha.relative_to(roots[1])) for fgr, pha in pairing.pairs]
     return pairs, names['bgr'], problems

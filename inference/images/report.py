@@ -26,11 +26,11 @@ class Report:
     def __init__(self) -> None:
         self.done = self.failed = self._unaligned = 0
         self._misfits: Counter[Path] = Counter()
-        self._bad_plates: Counter[Path] = Counter()
+        self._bad_plates: Counter[Path | None] = Counter()
 
     def add(self, item: PictureResult) -> list[str]:
         plate = item.job.bgr
-        if item.error is not None:
+        if item.error is not None or plate is None:
             self.failed += 1
             self._bad_plates[plate] += item.bad_plate
             return [f'failed: {item.error}'] if self._bad_plates[plate] <= 1 or not item.bad_plate else []

@@ -1,11 +1,12 @@
 """The three stages between picture files and matte files: load, compute, write.
 
 A picture that fails, for whatever reason that leaves the others unharmed, travels on with its `error`. Only a file
-that cannot be written ends the run.
+that cannot be written ends the run, unless it is for its name.
 """
 
 from __future__ import annotations
 
+import errno
 from dataclasses import replace
 from functools import partial
 
@@ -24,11 +25,15 @@ from .inputs import Job
 from .report import PictureResult
 from .writer import PictureWriter
 
+# What systems say of names that are too long or hold what a disk does not take.
+NAMES = (errno.ENAMETOOLONG, errno.EILSEQ, errno.EINVAL)
 SPARE_MEMORY = 'lower --batch-size, --model-backbone-scale or --model-refine-sample-pixels, or --precision float16'
 
 
 def load_pair(job: Job, matting: Matting, resize: bool, align: bool) -> PictureResult:
     """Decode a picture, put its plate on the device and compare the two: the first stage, on threads."""
+    if job.bgr is None:
+        return PictureResult(job, error=f'{job.src}: it has no plate')
     try:
         src = read_rgb(job.src)
         height, width = src.shape[:2]
@@ -59,6 +64,10 @@ def write(computed: tuple[PictureResult, Pending | None, int], writer: PictureWr
             writer.write(item.job.name, pending.matte(index))
     except (NotFiniteError, MemoryError) as error:
         return _failed(item, error)
+    except OSError as error:
+        if getattr(error.__cause__, 'errno', None) not in NAMES:
+            raise
+        return replace(item, error=str(error))
     return item
 
 

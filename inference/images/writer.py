@@ -30,10 +30,18 @@ class PictureWriter:
         formats: type to 'png', 'jpg' or 'webp'.
         png_compression: 0..9. 1 takes OpenCV's fastest settings, also for the filter.
         jpeg_quality: 1..100, of jpg and webp; webp at 100 is lossless, but for the colour where alpha is 0.
+        keep: leave whole files alone that are there already.
     """
 
-    def __init__(self, folder: Path, formats: dict[str, str], png_compression: int = 1, jpeg_quality: int = 95):
-        self.folder, self.formats = folder, formats
+    def __init__(
+        self,
+        folder: Path,
+        formats: dict[str, str],
+        png_compression: int = 1,
+        jpeg_quality: int = 95,
+        keep: bool = False,
+    ):
+        self.folder, self.formats, self.keep = folder, formats, keep
         self._parameters = {
             # Naming level 1 would select a filter per row by trial and take twice as long as naming none.
             'png': [] if png_compression == 1 else [cv2.IMWRITE_PNG_COMPRESSION, png_compression],
@@ -43,6 +51,10 @@ class PictureWriter:
 
     def path(self, kind: str, name: str) -> Path:
         return self.folder / kind / f'{name}.{self.formats[kind]}'
+
+    def waits_for(self, name: str) -> bool:
+        """Return whether an output of a picture is still to be written."""
+        return not (self.keep and all(is_whole(self.path(kind, name)) for kind in self.formats))
 
     def write(self, name: str, matte: Matte) -> None:
         """Write all outputs of one picture.
@@ -60,6 +72,8 @@ class PictureWriter:
     def write_picture(self, kind: str, name: str, picture: np.ndarray) -> None:
         """Write one output, uint8 grey (H, W), RGB (H, W, 3) or RGBA (H, W, 4), like `write`. A `com` is used up."""
         path = self.path(kind, name)
+        if self.keep and is_whole(path):
+            return
         if picture.ndim == 3:
             order = cv2.COLOR_RGB2BGR if picture.shape[2] == 3 else cv2.COLOR_RGBA2BGRA
             # The cut-out is made for this one use, so its channels may be swapped where they are.
@@ -67,18 +81,35 @@ class PictureWriter:
         write_atomic(path, _encoded(path, picture, self._parameters[self.formats[kind]]).data)
 
 
+def is_whole(path: Path) -> bool:
+    """Return whether a picture is there from its first byte to its last; a power cut, or copying, can leave a part."""
+    try:
+        with path.open('rb') as file:
+            head = file.read(12)
+            size = file.seek(0, os.SEEK_END)
+            file.seek(max(0, size - 12))
+            tail = file.read()
+    except OSError:
+        return False
+    if head[:4] == b'RIFF':
+        return size >= 8 + int.from_bytes(head[4:8], 'little')
+    return tail.endswith(b'IEND\xaeB`\x82' if head[1:4] == b'PNG' else b'\xff\xd9')
+
+
 def overwriting_problems(
     writer: PictureWriter, mine: Sequence[Job], others: Sequence[Job], overwrite: bool
 ) -> list[str]:
     """Return why a run must not write into its output folder, which holds files already only with `overwrite`.
 
+    A writer that keeps files may, too.
+
     The `others` are pictures of other processes, which may be writing already, so their files do not count.
     """
-    folder = writer.folder
+    folder, overwrite = writer.folder, overwrite or writer.keep
     if problems := output_folder_problems(folder):
         return problems
-    inputs = {path.resolve() for job in (*mine, *others) for path in (job.src, job.bgr)}
-    hit = [path for path in _outputs(writer, mine) if path.exists() and path.resolve() in inputs]
+    inputs = {path.resolve() for job in (*mine, *others) for path in (job.src, job.bgr) if path}
+    hit = [path for path in _outputs(writer, mine) if os.path.exists(path) and path.resolve() in inputs]
     if hit:
         return [f'--output-dir {folder}: {hit[0]} is one of the pictures to read; choose another folder']
     expected = set(_outputs(writer, others))

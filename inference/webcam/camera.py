@@ -21,6 +21,8 @@ from typing import NamedTuple
 import cv2
 import numpy as np
 
+from common.files import is_text
+
 PATIENCE = 15.0  # seconds without a picture after which a camera counts as lost; OpenCV's own limit on Linux is 10
 RETRIES = 5  # a frame damaged by a bad cable does not make a lost camera
 CLOSING_SECONDS = 2.0
@@ -58,6 +60,8 @@ class Camera:
     """
 
     def __init__(self, source: int | str, size: tuple[int, int], every: bool = False):
+        if not is_text(str(source)):
+            raise ValueError(f'{source}: its name is no valid UTF-8, which OpenCV needs; rename it')
         self.live = isinstance(source, int) or not Path(source).is_file()
         self.dropped = 0
         self._source, self._every = source, every

@@ -224,8 +224,8 @@ def test_unmatched_pairs_are_counted_and_the_first_named(data):
 def test_duplicates(data):
     save(data.valid_pha / 'sub/1.webp', matte(1))
     finding = only_finding(data)
-    assert finding.startswith('valid: 1 names occur with two suffixes: ')
-    assert f'{data.valid_pha / "sub/1.png"} and 1.webp' in finding
+    assert finding.startswith('valid: 1 names occur twice: ')
+    assert f'{data.valid_pha / "sub/1.png"} and {data.valid_pha / "sub/1.webp"}' in finding
 
 
 def test_sizes_that_differ_within_a_pair(data):

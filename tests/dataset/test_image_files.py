@@ -9,7 +9,8 @@ from support.pictures import noise, save, smooth
 
 from dataset import ImagesDataset, SampleDataset, ZipDataset, fringes
 from dataset.fringes import cut_out
-from dataset.paths import find_images, match_listed
+from dataset.pairing import match_listed
+from dataset.paths import find_images
 from dataset.readers import ImageError
 from dataset.sources import BackgroundFiles, MatteFiles
 

@@ -46,7 +46,7 @@ def test_what_does_not_fit_is_listed_in_one_message(
         f'  --predictions {tmp_path}/none: no such folder',
     ]
     (second / 'pha/a.jpg').write_bytes(b'')
-    assert 'of the same name as a.jpg' in refused(capsys, '--predictions', second, '--truth', testset)
+    assert 'a.png: of one name' in refused(capsys, '--predictions', second, '--truth', testset)
     (testset / 'pha/b.png').write_bytes(b'no picture')
     assert f'{testset}/pha/b.png: cannot be read' in refused(capsys, '--predictions', first, '--truth', testset)
     (tmp_path / 'empty').mkdir()

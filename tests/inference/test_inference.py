@@ -200,7 +200,7 @@ def test_pictures_without_a_common_name_are_paired_and_that_is_said(
         save(case.bgr / f'plate{i}.png', room(i))
         save(case.src / f'photo{i}.png', photo(room(i), i))
     assert case.run('--picture-format', 'pha=png') == 0
-    assert capsys.readouterr().err.count('the 2 plates are paired in sorted order') == 1
+    assert capsys.readouterr().err.count('the 2 plates are paired in the order of the numbers in their names') == 1
     for i in range(2):
         assert np.array_equal(read(case.out / f'pha/photo{i}.png'), case.matting()(photo(room(i), i), room(i)).pha)
 

@@ -27,7 +27,8 @@ def make(folder: Path, *names: str, size: tuple[int, int] = (8, 6)) -> Path:
 def pairs(tmp_path: Path, resize: bool = False, out: str = 'out') -> tuple[dict[str, str], list[str]]:
     """Plate by picture name, both below their folders, and the problems."""
     jobs, problems, _ = find_jobs(tmp_path / 'src', tmp_path / 'bgr', tmp_path / out, resize)
-    return {job.name: job.bgr.relative_to(tmp_path / 'bgr').as_posix() for job in jobs}, problems
+    found = ((job.name, job.bgr) for job in jobs)
+    return {name: bgr.relative_to(tmp_path / 'bgr').as_posix() for name, bgr in found if bgr}, problems
 
 
 def test_the_same_path_wins_over_the_folder_and_the_suffix_does_not_matter(tmp_path: Path) -> None:
@@ -65,11 +66,12 @@ def test_a_pictures_own_plate_is_not_its_folders(tmp_path: Path) -> None:
     assert 'no plate for 1 of 2 pictures (cam/2)' in problem
 
 
-def test_many_unmatched_pictures_are_counted(tmp_path: Path) -> None:
+def test_all_unmatched_pictures_are_named(tmp_path: Path) -> None:
     make(tmp_path / 'src', *(f'{i}.png' for i in range(9)))
     make(tmp_path / 'bgr', 'x.png', 'y.png')
     _, (problem,) = pairs(tmp_path)
-    assert 'no plate for 9 of 9 pictures (0, 1, 2, 3, 4, and 4 more)' in problem
+    assert 'no plate for 9 of 9 pictures (0, 1, 2, 3, 4, 5, 6, 7, 8)' in problem
+    assert problem.endswith('or as many plates as pictures, not 2 and 9')
 
 
 def test_ambiguous_plates_and_outputs_are_named(tmp_path: Path) -> None:
@@ -127,9 +129,11 @@ def test_folders_of_equal_count_without_a_common_name_are_paired_in_sorted_order
     bgr = make(tmp_path / 'bgr', 'z.png', 'x.png', 'w/y.png')
     jobs, problems, (note,) = find_jobs(src, bgr, tmp_path / 'out', False)
     assert problems == []
-    found = {job.name: job.bgr.relative_to(bgr).as_posix() for job in jobs}
+    found = {job.name: job.bgr and job.bgr.relative_to(bgr).as_posix() for job in jobs}
     assert found == {'a': 'w/y.png', 'b/2': 'x.png', 'c': 'z.png'}
-    assert note == f'--images-bgr {bgr}: no names match, so the 3 plates are paired in sorted order'
+    pairs_named = f'{src}/a.png with {bgr}/w/y.png ... {src}/c.jpg with {bgr}/z.png'
+    rule = 'the 3 plates are paired in the order of the numbers in their names'
+    assert note == f'--images-bgr {bgr}: no names match, so {rule}: {pairs_named}'
     make(bgr, 'a.png')
     (bgr / 'z.png').unlink()
     _, (problem,), _ = find_jobs(src, bgr, tmp_path / 'out', False)  # one name matches: then order is no guide
