@@ -17,7 +17,7 @@ from inference.images.inputs import Job
 
 from .folders import PredictionFiles, as_clips, clip_problems, compare_sizes, find_predictions
 from .results import Results
-from .tables import TITLES, read_json
+from .tables import FOREGROUND, TITLES, read_json
 from .testset.layout import MANIFEST, Truth, find_testset, find_truth
 
 if TYPE_CHECKING:
@@ -119,7 +119,7 @@ def _plan_for_predictions(request: ScoringRequest, folder: Path) -> tuple[Scorin
         return ScoringPlan(), [f'--truth {error}']
     sizes, problems = _sizes(f'--truth {folder}', truths)
     found: dict[str, PredictionFiles] = {}
-    with_fgr = request.metrics is None or 'fg_mse' in request.metrics
+    with_fgr = request.metrics is None or bool(FOREGROUND & {*request.metrics})
     for name, predicted in zip(_row_names(request.predictions), request.predictions):
         try:
             found[name] = find_predictions(predicted, truths, with_fgr)
@@ -152,14 +152,14 @@ def _metrics(
     request: ScoringRequest, where: str, truths: Sequence[Truth], sizes: Mapping[str, Size], has_fgr: bool
 ) -> tuple[list[str], list[str]]:
     """Return the metrics to compute, and why some of those asked for cannot be."""
-    lacking = {}
+    lacking: dict[str, str] = {}
     if not any(truth.fgr for truth in truths):
-        lacking['fg_mse'] = 'there is no true foreground'
+        lacking |= dict.fromkeys(FOREGROUND, 'there is no true foreground')
     elif not has_fgr:
-        lacking['fg_mse'] = 'there is no predicted foreground'
+        lacking |= dict.fromkeys(FOREGROUND, 'there is no predicted foreground')
     if max(Counter(truth.clip for truth in truths if truth.clip is not None).values(), default=0) < 2:
         lacking['dtssd'] = 'there are no clips of two frames or more; --clips takes each folder of pictures for one'
-    asked = request.metrics or [metric for metric in TITLES if metric not in lacking]
+    asked = request.metrics or [metric for metric in TITLES if metric not in lacking and metric != 'fg_mse_bmv2']
     problems = [f'--metrics {metric}: {why}' for metric, why in lacking.items() if metric in asked]
     if request.sort is not None and request.sort not in asked:
         problems.append(f'--sort {request.sort}: is not computed; choose one of {", ".join(asked)}')

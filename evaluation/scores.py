@@ -14,6 +14,7 @@ from dataset.readers import read_alpha, read_rgb
 from metrics import matting as metrics
 from metrics.trimap import trimap, unknown
 
+from .tables import FOREGROUND
 from .testset.layout import Truth
 
 OF_PAIRS = 'dtssd'  # the one metric that needs two frames
@@ -68,10 +69,12 @@ def figures(frame: Frame, names: Sequence[str], scaling: str) -> dict[str, float
     for name in names:
         if name == OF_PAIRS:
             continue
-        if name != 'fg_mse':
+        if name not in FOREGROUND:
             value = getattr(metrics, name)(pred, true, region).item()
         elif frame.pred_fgr is None or frame.true_fgr is None:
             value = math.nan
+        elif name == 'fg_mse_bmv2':
+            value = metrics.fg_mse_bmv2(_batch(frame.pred_fgr), _batch(frame.true_fgr), true, region).item()
         else:
             value = metrics.fg_mse(_batch(frame.pred_fgr), _batch(frame.true_fgr), true).item()
         found[name] = value * metrics.SCALINGS[scaling][name]

@@ -14,14 +14,17 @@ from pathlib import Path
 from typing import Any
 
 from common import console
+from dataset.pairing import composed
 
 from .results import LEAST_GROUPS, Mean, Results, differences, means
 
 FORMAT = 1
 REGIONS = ('unknown', 'whole')
 TITLES = {
-    'sad': 'SAD', 'mse': 'MSE', 'grad': 'Grad', 'conn': 'Conn', 'fg_mse': 'FG-MSE', 'mad': 'MAD', 'dtssd': 'dtSSD'
+    'sad': 'SAD', 'mse': 'MSE', 'grad': 'Grad', 'conn': 'Conn', 'fg_mse': 'FG-MSE', 'fg_mse_bmv2': 'FG-MSE BMV2',
+    'mad': 'MAD', 'dtssd': 'dtSSD'
 }  # fmt: skip
+FOREGROUND = {'fg_mse', 'fg_mse_bmv2'}  # of colour, not of alpha
 DIGITS = 4  # of the largest number in a column
 NOTHING = Mean(math.nan, math.nan, math.nan, 0, 0, 0)
 
@@ -91,9 +94,8 @@ def pictures_table(results: Sequence[Results], sort_by: str | None = None) -> st
 
 def show(text: str) -> None:
     """Print a text with what the terminal can show of it; ignore a reader that has left, such as `head`."""
-    encoding = sys.stdout.encoding or 'utf-8'
     try:
-        print(text.encode(encoding, 'replace').decode(encoding), flush=True)
+        print(console.printable(text, sys.stdout), flush=True)
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python tries again at its end
 
@@ -153,10 +155,10 @@ def read_json(path: Path) -> list[Results]:
             Results(
                 str(entry['model']),
                 _figures(entry['figures']),
-                {clip: [str(name) for name in names] for clip, names in entry['clips'].items()},
+                {composed(clip): [composed(name) for name in names] for clip, names in entry['clips'].items()},
                 _figures(entry['clip_figures']),
                 dict(entry['settings']),
-                {str(name): str(subject) for name, subject in entry.get('subjects', {}).items()},
+                {composed(name): str(subject) for name, subject in entry.get('subjects', {}).items()},
             )
             for entry in content['results']
         ]
@@ -186,7 +188,7 @@ def to_csv(results: Iterable[Results]) -> str:
 
 def _figures(content: dict[str, dict[str, float | None]]) -> dict[str, dict[str, float]]:
     return {
-        name: {metric: math.nan if value is None else float(value) for metric, value in values.items()}
+        composed(name): {metric: math.nan if value is None else float(value) for metric, value in values.items()}
         for name, values in content.items()
     }
 
@@ -224,6 +226,7 @@ def _number(value: float, decimals: int, sign: str = '') -> str:
 
 def _aligned(rows: Sequence[Sequence[str]], names: int) -> str:
     """Align columns: the first `names` of them to the left, figures to the right, whatever a cell holds."""
+    rows = [[cell.encode('utf-8', 'backslashreplace').decode() for cell in row] for row in rows]
     widths = [max(map(len, column)) for column in zip(*rows)]
     lines = (
         '  '.join(
@@ -231,5 +234,4 @@ def _aligned(rows: Sequence[Sequence[str]], names: int) -> str:
         )
         for row in rows
     )
-    # Names of files need not be valid text, and a terminal takes nothing else.
-    return '\n'.join(line.rstrip() for line in lines).encode('utf-8', 'replace').decode()
+    return '\n'.join(line.rstrip() for line in lines)

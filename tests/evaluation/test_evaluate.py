@@ -14,11 +14,13 @@ import pytest
 import torch
 import torch.nn.functional as F
 from support.evaluate_case import NAMES, add, disc, evaluated, make_set
-from support.inference_case import Case, photo, read, room
+from support.inference_case import Case, photo, read, room, with_record
 from support.pictures import save
 from support.testset_case import make_sources
 
+import inference_images
 import make_testset
+from common.network import RefinerSettings
 from evaluation import rows as scored_rows
 from evaluation.testset.layout import find_testset
 from inference import Matting
@@ -53,6 +55,36 @@ def test_a_network_has_the_figures_of_the_files_that_inference_writes(
     assert rows[0].metrics == ['sad', 'mse', 'grad', 'conn', 'fg_mse', 'mad']
     assert rows[0].figures != rows[1].figures
     assert all(value > 0 for row in rows for found in row.figures.values() for value in found.values())
+
+
+def test_by_default_a_checkpoint_has_the_figures_of_the_files_that_inference_writes_from_it(
+    tmp_path: Path, testset: Path, case: Case
+) -> None:
+    # Trained with other settings than those that are published for the size, and than the defaults of the network.
+    settings = RefinerSettings(backbone_scale=0.5, refine_sample_pixels=400)
+    path = with_record(case.checkpoints['mattingrefine'], tmp_path / 'run/best.pth', 96, settings)
+    words = ('--images-src', testset / 'src', '--images-bgr', testset / 'bgr', '--output-dir', tmp_path / 'out')
+    more = ('--output-types', 'pha', 'fgr', '--picture-format', 'pha=png', 'fgr=png')
+    assert inference_images.main([*map(str, ('--model-checkpoint', path, *words, *more))]) == 0
+    (row,) = evaluated(tmp_path, '--checkpoint', path, '--testset', testset)
+    (of_files,) = evaluated(tmp_path, '--predictions', tmp_path / 'out', '--truth', testset)
+    assert row.figures == of_files.figures
+    (other,) = evaluated(tmp_path, '--checkpoint', path, '--testset', testset, '--model-backbone-scale', 0.25)
+    assert other.figures != row.figures
+
+
+def test_the_published_codes_fg_mse_is_over_the_unknown_region(tmp_path: Path, testset: Path) -> None:
+    save(testset / 'trimap/a.png', np.where(np.arange(96) < 48, 128, 255).astype(np.uint8)[None].repeat(64, 0))
+    for name in NAMES:
+        save(tmp_path / f'out/pha/{name}.png', read(testset / f'pha/{name}.png'))
+        save(tmp_path / f'out/fgr/{name}.png', room(5))
+    flags = ('--predictions', tmp_path / 'out', '--truth', testset, '--scaling', 'raw')
+    (row,) = evaluated(tmp_path, *flags, '--metrics', 'fg_mse', 'fg_mse_bmv2')
+    true = read(testset / 'pha/a.png')
+    error = np.square(room(5) / 255 - read(testset / 'fgr/a.png') / 255) * (true > 0)[..., None]
+    assert row.figures['a']['fg_mse_bmv2'] == pytest.approx(error[:, :48].mean(), rel=1e-12)
+    assert row.figures['a']['fg_mse'] == pytest.approx(error[true > 0].mean(), rel=1e-12)
+    assert 'fg_mse_bmv2' not in evaluated(tmp_path, *flags)[0].metrics
 
 
 def test_figures_are_those_of_the_metrics_over_the_unknown_region(tmp_path: Path, testset: Path, case: Case) -> None:

@@ -262,7 +262,7 @@ def test_a_device_is_never_waited_for():
 
 
 def test_every_scaling_has_every_metric():
-    names = {'sad', 'mse', 'grad', 'conn', 'fg_mse', 'mad', 'dtssd'}
+    names = {'sad', 'mse', 'grad', 'conn', 'fg_mse', 'fg_mse_bmv2', 'mad', 'dtssd'}
     assert set(SCALINGS) == {'bmv2', 'dim', 'rvm', 'raw'}
     for scaling in SCALINGS.values():
         assert scaling.keys() == names
