@@ -30,7 +30,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from common import cli
+from common import cli, path_checks
 
 if TYPE_CHECKING:
     from evaluation.testset.recipes import Recipe, Sources, TestsetSettings
@@ -105,7 +105,7 @@ def folder_problems(folder: Path, sources: Sources | None, overwrite: bool) -> l
     """Return why a test set must not be written into a folder."""
     from evaluation.testset.layout import KINDS
 
-    if problems := cli.output_folder_problems(folder):
+    if problems := path_checks.output_folder_problems(folder):
         return problems
     for root in (sources.fgr, sources.pha, sources.bgr) if sources else ():
         read = root.resolve()
@@ -113,7 +113,7 @@ def folder_problems(folder: Path, sources: Sources | None, overwrite: bool) -> l
             if written == read or written in read.parents or read in written.parents:
                 return [f'--output-dir {folder}: it would write among the pictures of {root}; choose another folder']
     held = min(folder.iterdir(), default=None) if folder.is_dir() else None
-    return cli.not_empty_problems(folder, held, overwrite)
+    return path_checks.not_empty_problems(folder, held, overwrite)
 
 
 def prepare(args: argparse.Namespace) -> tuple[list[Recipe], Sources, TestsetSettings]:
@@ -131,7 +131,7 @@ def prepare(args: argparse.Namespace) -> tuple[list[Recipe], Sources, TestsetSet
     )
     try:
         sources = find_sources(args)
-        missing = cli.folder_problems(args, 'fgr', 'pha', 'bgr')
+        missing = path_checks.folder_problems(args, 'fgr', 'pha', 'bgr')
         problems += missing
         recipes = [] if missing else plan(sources, TestsetSettings() if problems else settings)
     except (ValueError, OSError) as error:

@@ -13,9 +13,10 @@ from typing import Any, BinaryIO
 import torch
 from torch import Tensor
 
-from common.cli import output_file_problems, raise_problems
+from common.cli import raise_problems
 from common.files import Disk, read_back, sync, unlink_quietly, write_durable, write_new
 from common.installation import missing_problems
+from common.path_checks import output_file_problems
 
 from .verify import provenance_path, read_provenance
 

@@ -6,7 +6,7 @@ import argparse
 from collections import Counter
 from collections.abc import Iterable
 
-from common import cli
+from common import cli, path_checks
 from inference import options
 
 ABOUT_NEW_ROWS = ('metrics', 'region', 'scaling', 'clips')
@@ -37,7 +37,7 @@ def _input_problems(args: argparse.Namespace) -> list[str]:
         found.append('--checkpoint, --predictions: one at a time; --json keeps rows, and --results adds them to others')
     if not (args.checkpoint or args.predictions or args.results or found):
         found.append('nothing to score: give --checkpoint and --testset, or --predictions and --truth')
-    found += [f'--checkpoint {path}: {why}' for path in args.checkpoint if (why := cli.file_problem(path))]
+    found += [f'--checkpoint {path}: {why}' for path in args.checkpoint if (why := path_checks.file_problem(path))]
     return found + [f'--results {path}: no such file' for path in args.results if not path.is_file()]
 
 
@@ -68,7 +68,7 @@ def _output_problems(args: argparse.Namespace) -> list[str]:
     found, inputs = [], [*args.checkpoint, *args.results]
     outputs = {f'--{name}': path for name in ('json', 'csv', 'report') if (path := getattr(args, name)) is not None}
     for flag, path in outputs.items():
-        found += cli.output_file_problems(flag, path, args.overwrite, inputs)
+        found += path_checks.output_file_problems(flag, path, args.overwrite, inputs)
     if len({path.resolve() for path in outputs.values()}) < len(outputs):
         found.append(f'{", ".join(outputs)}: two of them name one file')
     return found

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from common import cli, files, signals
+from common import cli, files, path_checks, signals
 from common.console import megabytes
 from common.installation import missing_problems
 from common.network import ALL_OUTPUTS, OUTPUTS, Size
@@ -72,7 +72,7 @@ def export_problems(args: argparse.Namespace, suffixes: Sequence[str], modules: 
         found.append(f'--model-checkpoint {args.model_checkpoint}: exported already; give the weights it was made of')
     found += _name_problems(args.output, args.overwrite, [args.model_checkpoint, *pair])
     for path in pair:
-        if why := cli.file_problem(path, ['picture']):
+        if why := path_checks.file_problem(path, ['picture']):
             found.append(f'--validate-pair {path}: {why}')
         elif args.validate:
             from dataset.readers import ImageError, read_rgb
@@ -97,7 +97,7 @@ def outputs_problems(args: argparse.Namespace, more: Sequence[str] = ()) -> list
 def _name_problems(output: Path, overwrite: bool, inputs: Collection[Path] = ()) -> list[str]:
     # Only a folder that is a package may be replaced by one.
     replaces_folder = output.suffix == PACKAGE and (output.is_file() or (output / MANIFEST).is_file())
-    return cli.output_file_problems('--output', output, overwrite, inputs, replaces_folder)
+    return path_checks.output_file_problems('--output', output, overwrite, inputs, replaces_folder)
 
 
 def read_trained_network(args: argparse.Namespace, sizes: Sequence[Size] = ()) -> TrainedNetwork:

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from common import cli, devices
+from common import cli, devices, path_checks
 from common.network import BACKBONES, MODEL_TYPES, NetworkSettings
 
 BACKENDS = ('pytorch', 'torchscript', 'onnx')
@@ -42,7 +42,7 @@ def add_model_arguments(parser: argparse.ArgumentParser, sweep: bool = False) ->
 
 def model_problems(args: argparse.Namespace) -> list[str]:
     """Return what is wrong with the model's flags, each as the flag, its value and what is allowed."""
-    return cli.file_problems(args, 'model_checkpoint') + cli.refiner_problems(args)
+    return path_checks.file_problems(args, 'model_checkpoint') + cli.refiner_problems(args)
 
 
 def add_device_arguments(parser: argparse.ArgumentParser, sweep: bool = False, workers: bool = True) -> None:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from checkpointing.links import template_problem
 from checkpointing.record import Listing
-from common import cli
+from common import cli, path_checks
 from common.devices import expand_segments
 from common.files import not_a_folder
 from common.network import BACKBONES
@@ -205,7 +205,7 @@ def problems(args: argparse.Namespace, crop_unit: int = 1) -> list[str]:
         found.append(f'--model-name {args.model_name!r}: must be the name of a folder, without separators')
     elif os.environ.get('RANK', '0') == '0':  # which alone writes
         for name in ('checkpoint_dir', 'log_dir'):
-            found += cli.unwritable_problems(cli.flag(name), getattr(args, name), args.model_name)
+            found += path_checks.unwritable_problems(cli.flag(name), getattr(args, name), args.model_name)
     folder = tempfile.gettempdir()
     if args.num_workers != 0 and sys.platform != 'win32' and len(os.fsencode(folder)) > MOST_OF_TMPDIR:
         found.append(f'TMPDIR {folder}: too long a path for the sockets of loader processes; set TMPDIR=/tmp')

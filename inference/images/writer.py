@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 import cv2
 import numpy as np
 
-from common.cli import not_empty_problems, output_folder_problems
 from common.files import write_atomic
+from common.path_checks import not_empty_problems, output_folder_problems
 
 if TYPE_CHECKING:
     from inference.matte import Matte

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from common import cli
+from common import cli, path_checks
 from common.network import BACKBONES, MIN_SIDE, SIZES, NetworkSettings, RefinerSettings, Size, published_size
 from inference import backend_options
 
@@ -135,13 +135,13 @@ def measuring_problems(args: argparse.Namespace) -> list[str]:
         found.append(f'--seconds {args.seconds}: must be above 0')
     images = {'--images-src': args.images_src, '--images-bgr': args.images_bgr}
     given = {flag: path for flag, path in images.items() if path is not None}
-    found += cli.file_problems(args, 'images_src', 'images_bgr', kinds=['picture'])
+    found += path_checks.file_problems(args, 'images_src', 'images_bgr', kinds=['picture'])
     if len(given) == 1:
         found.append(f'{next(iter(given))}: needs the other one of --images-src and --images-bgr')
     if given and args.resolution:
         found.append(f'--resolution {" ".join(args.resolution)}: leave it out, or the pictures, which have a size')
     if args.json is not None:
-        found += cli.output_file_problems('--json', args.json, args.overwrite, given.values())
+        found += path_checks.output_file_problems('--json', args.json, args.overwrite, given.values())
     return found
 
 

@@ -8,7 +8,7 @@ import os
 from fractions import Fraction
 from pathlib import Path
 
-from common import cli
+from common import cli, path_checks
 from common.installation import missing_problems
 from common.network import MIN_SIDE
 from inference import options
@@ -74,7 +74,7 @@ def video_problems(args: argparse.Namespace) -> list[str]:
     for name, kinds in (('video_src', ['video']), ('video_bgr', BOTH), ('video_target_bgr', BOTH)):
         path = getattr(args, name)
         if path is None or not is_sequence(path):
-            found += cli.file_problems(args, name, kinds=kinds)
+            found += path_checks.file_problems(args, name, kinds=kinds)
             continue
         try:
             sequence_paths(path)
@@ -97,7 +97,7 @@ def video_problems(args: argparse.Namespace) -> list[str]:
         found.append(f'--nvidia-codecs encode: writes H.264, not {args.output_format}; leave it or --output-format out')
     if int(os.environ.get('WORLD_SIZE', 1)) > 1:
         found.append('torchrun: a video is written by one process; start one per video, without torchrun')
-    return found + (cli.output_folder_problems(args.output_dir) or _overwriting_problems(args))
+    return found + (path_checks.output_folder_problems(args.output_dir) or _overwriting_problems(args))
 
 
 def _plate_problems(args: argparse.Namespace) -> list[str]:
@@ -134,4 +134,4 @@ def _overwriting_problems(args: argparse.Namespace) -> list[str]:
         return [f'--output-dir {folder}: {hit[0]} is to be read; choose another folder']
     shown = (path for path in folder.iterdir() if not path.name.startswith('.')) if folder.is_dir() else iter(())
     resume = ', or to go on with a sequence that was cut' if sequences else ''
-    return cli.not_empty_problems(folder, next(shown, None), args.overwrite, resume)
+    return path_checks.not_empty_problems(folder, next(shown, None), args.overwrite, resume)

@@ -6,7 +6,7 @@ import argparse
 import os
 from pathlib import Path
 
-from common import cli
+from common import cli, path_checks
 from common.network import MIN_SIDE
 
 DEFAULT_SIZE = (1280, 720)
@@ -46,16 +46,16 @@ def webcam_problems(args: argparse.Namespace) -> list[str]:
 
     found = []
     named = args.video_src.isdigit() or '://' in args.video_src or args.video_src.startswith('/dev/')
-    if not named and (why := cli.file_problem(Path(args.video_src), ['video'])):
+    if not named and (why := path_checks.file_problem(Path(args.video_src), ['video'])):
         found.append(f'--video-src {args.video_src}: {why}; cameras are given by number, the first is 0')
     if args.resolution and min(args.resolution) < MIN_SIDE:
         found.append(f'--resolution {args.resolution[0]} {args.resolution[1]}: must be at least {MIN_SIDE} each')
-    found += cli.file_problems(args, 'video_bgr', 'video_target_bgr', kinds=['picture'])
-    found += cli.output_folder_problems(args.output_dir)
+    found += path_checks.file_problems(args, 'video_bgr', 'video_target_bgr', kinds=['picture'])
+    found += path_checks.output_folder_problems(args.output_dir)
     if args.headless is not None:
         found += cli.at_least_problems(args, {'headless': 1})
         earlier = next(args.output_dir.glob(f'{args.view}_*.png'), None)
-        found += cli.not_empty_problems(args.output_dir, earlier, args.overwrite)
+        found += path_checks.not_empty_problems(args.output_dir, earlier, args.overwrite)
     elif problem := display.display_problem():
         found.append(f'{problem}; --headless N writes pictures instead')
     if args.virtual_camera and (problem := display.virtual_camera_problem()):

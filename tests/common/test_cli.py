@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from common.cli import Parser, output_file_problems, run
+from common.cli import Parser, run
+from common.path_checks import output_file_problems
 
 ROOT = Path(__file__).parents[2]
 
