@@ -38,39 +38,14 @@ from .leavings import remove_unfinished, superfluous_asides
 from .links import link_file
 from .lock import FolderLock
 from .record import CheckpointError, File, Listing, Record, list_path
+from .rehearsal import FULL
 from .retention import Policy, removable, remove
 
 log = logging.getLogger(__name__)
 
 FAILURES_IN_A_ROW = 3
-FULL = (errno.ENOSPC, errno.EDQUOT)
 # Beside the tensors a checkpoint holds names, archive headers and a record: far less than this.
 OVERHEAD_BYTES = 4 << 20
-
-
-def rehearse(disk: Disk, folder: Path) -> None:
-    """Write, sync, read back, link, rename and remove a small file, so that a useless folder shows in the first second.
-
-    Raises:
-        CheckpointError: one of these fails.
-    """
-    first, second, third = (folder / f'.rehearsal-{number}.tmp' for number in (1, 2, 3))
-    try:
-        crc = write_new(disk, first, lambda file: file.write(b'rehearsal'))
-        sync(disk, first)
-        read_back(disk, first, crc)
-        link_file(disk, first, second, third)
-        disk.unlink(first)
-        disk.fsync_folder(folder)
-    except OSError as error:
-        if error.errno in FULL:
-            # Room may come: a save says how much is missing, and removes what is not kept.
-            return
-        problem = f'{folder}: no checkpoint can be saved here ({error}); change that, or --checkpoint-dir'
-        raise CheckpointError(problem) from error
-    finally:
-        for path in (first, second, third):
-            unlink_quietly(path)
 
 
 @dataclass(frozen=True)

@@ -17,9 +17,10 @@ import torch
 from torch import nn
 
 from checkpointing.lock import FolderLock
-from checkpointing.manager import Checkpoints, rehearse
+from checkpointing.manager import Checkpoints
 from checkpointing.origin import read_original
 from checkpointing.record import Record, refiner_identity
+from checkpointing.rehearsal import rehearse
 from checkpointing.resume import Resume, decide, refuse_overwriting
 from common.cli import report_error
 from common.devices import choose_precision, compute_deterministically, fast_in_bfloat16, keep_memory

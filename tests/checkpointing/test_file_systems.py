@@ -13,8 +13,9 @@ from support.faults import IDENTITY, CountingDisk, FailingDisk, WatchedDisk, aut
 
 import common.files
 from checkpointing import links
-from checkpointing.manager import Checkpoints, Point, rehearse
+from checkpointing.manager import Checkpoints, Point
 from checkpointing.record import CheckpointError
+from checkpointing.rehearsal import rehearse
 from checkpointing.retention import Policy
 from common.files import Disk, digest
 
