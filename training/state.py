@@ -101,10 +101,12 @@ class TrainingState:
 
     def _changes(self) -> int:
         """Return a number that grows as a step, but the first, changes weights, moments, loss scale or average."""
-        versions = self.ema.updates if self.ema is not None else 0
-        for parameter, moments in self.optimizer.state.items():
-            versions += parameter._version + sum(x._version for x in moments.values() if isinstance(x, Tensor))
-        return versions + sum(x._version for x in vars(self.scaler).values() if isinstance(x, Tensor))
+        # The optimizer changes a group as a whole, its first parameter with the others or before them.
+        firsts = [group['params'][0] for group in self.optimizer.param_groups]
+        moments = [x for p in firsts for x in self.optimizer.state.get(p, {}).values()]
+        tensors = [*firsts, *moments, *vars(self.scaler).values()]
+        averaged = self.ema.updates if self.ema is not None else 0
+        return averaged + sum(x._version for x in tensors if isinstance(x, Tensor))
 
     def weights(self) -> dict[str, Tensor]:
         """Return the network's state_dict: its tensors themselves, which training changes."""
