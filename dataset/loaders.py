@@ -231,7 +231,7 @@ def _batches(loader: DataLoader) -> Iterator[Batch]:
         raise ImageError(str(error).strip().splitlines()[-1].rpartition('ImageError: ')[2]) from None
 
 
-def on_device(batches: Iterable[Any], device: torch.device) -> Iterator[Any]:
+def copied_ahead(batches: Iterable[Any], device: torch.device) -> Iterator[Any]:
     """Yield batches on a device; each may be used there until the next one is asked for.
 
     A GPU copies a batch in a stream of its own, while it computes with the last one. The copy takes the memory of the

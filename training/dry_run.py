@@ -18,7 +18,7 @@ from checkpointing.retention import Policy, decide_kept
 from common.devices import peak_mib
 from common.files import Disk
 from common.signals import STOPS, StopSignals, signal_name, tell
-from dataset.loaders import TrainingBatches, ValidationBatches, on_device
+from dataset.loaders import TrainingBatches, ValidationBatches, copied_ahead
 
 from .distributed import Ranks
 from .loop import Run, _save, _train_step, rehearse
@@ -116,7 +116,7 @@ def _try(run: Run) -> Trial:
     run.state.module.train()
     bad_steps, meter = BadSteps(run.state), Meter()
     for _ in range(2):
-        result, computing = _timed(ranks, lambda: _train_step(run, on_device(parts, ranks.device), bad_steps, meter))
+        result, computing = _timed(ranks, lambda: _train_step(run, copied_ahead(parts, ranks.device), bad_steps, meter))
     _, two_batches = _timed(ranks, lambda: rehearse(run))
     validating = two_batches * max(1, len(validation.loader) / 2) * (1 if run.state.ema is None else 2)
     with tempfile.TemporaryDirectory(prefix='dry-run-') as folder:

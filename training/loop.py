@@ -21,7 +21,7 @@ from checkpointing.links import template_problem
 from checkpointing.manager import FAILURES_IN_A_ROW, Checkpoints, Point
 from checkpointing.record import CheckpointError, Record
 from common.signals import StopRequest, signal_name
-from dataset.loaders import ValidationBatches, on_device
+from dataset.loaders import ValidationBatches, copied_ahead
 from dataset.readers import ImageError
 
 from . import distributed
@@ -120,7 +120,7 @@ def fit(run: Run, signal: StopRequest) -> int:
 def _train(run: Run, bad_steps: BadSteps, meter: Meter, signal: StopRequest) -> int:
     progress, settings, schedule = run.state.progress, run.settings, run.schedule
     look_interval = 1 if run.ranks.device.type == 'cpu' else LOOK_INTERVAL
-    batches = on_device(run.batches, run.ranks.device)
+    batches = copied_ahead(run.batches, run.ranks.device)
     run.state.module.train()
     if pending_work(run) and not _make_up(run, signal):
         return _stop(run, progress.step - 1, signal.number)

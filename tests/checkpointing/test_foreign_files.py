@@ -218,6 +218,9 @@ def test_a_checkpoint_that_cannot_be_read_is_gone_back_behind(tmp_path, monkeypa
 
 
 class Malicious:
+    def contiguous(self):
+        return self
+
     def __reduce__(self):
         return (open, ('owned', 'w'))
 

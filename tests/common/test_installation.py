@@ -32,6 +32,7 @@ FLAGS = {
     'bgmatting': 'checkpoints show w.pth',
     'demo': '',
     'trivial_predictors': '--dataset-name synthetic',
+    'gpu': '--out out',
 }
 COMMANDS = sorted([*ROOT.glob('*.py'), *ROOT.glob('benchmarks/*.py')])
 

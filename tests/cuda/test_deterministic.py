@@ -11,6 +11,7 @@ import train_base
 import train_refine
 from common import devices
 from common.signals import StopRequest
+from dataset.loaders import copied_ahead
 from training.distributed import Ranks
 from training.loop import _train_step
 from training.meters import BadSteps, Meter
@@ -60,7 +61,7 @@ def test_a_deterministic_step_launches_nothing_that_may_differ(in_tmp, as_before
         run.state.module.train()
         bad_steps, meter = BadSteps(run.state), Meter(GPU)
         ledger.clear()
-        _train_step(run, iter(run.batches), bad_steps, meter)
+        _train_step(run, copied_ahead(run.batches, GPU), bad_steps, meter)
         run.checkpoints.close()
     assert len(ledger.launches) > 20
     assert not UNSURE & ledger.launches.keys()

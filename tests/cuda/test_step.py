@@ -12,7 +12,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 import train_base
 import train_refine
 from dataset.geometry import AffineRange
-from dataset.loaders import Batch, TrainingBatches, WarpedPairs, on_device
+from dataset.loaders import Batch, TrainingBatches, WarpedPairs, copied_ahead
 from dataset.sampling import SamplingPlan, StepSampler, default_multiple
 from dataset.synthetic import SyntheticBackgrounds, SyntheticMattes
 from model import MattingBase, MattingRefine
@@ -36,14 +36,14 @@ def begin(stage):
 def test_a_batch_takes_three_copies_and_no_wait_in_training_and_its_scores(in_tmp, stage):
     with simulated_cuda() as ledger:
         run = begin(stage)
-        batches, bad_steps = on_device(run.batches, CUDA), BadSteps(run.state)
+        batches, bad_steps = copied_ahead(run.batches, CUDA), BadSteps(run.state)
         ledger.clear()
         with ledger.forbid_waits():
             result = _train_step(run, batches, bad_steps, Meter())
         # In each of two parts: mattes, backgrounds and random numbers.
         assert {kind: count for kind, (count, _) in ledger.copies.items()} == {('H2D', True, True): 6}
         assert result.losses['total'].isfinite().item()
-        batch = next(on_device(run.valid_batches, CUDA))
+        batch = next(copied_ahead(run.valid_batches, CUDA))
         ledger.clear()
         with torch.no_grad(), ledger.forbid_waits():
             run.step(run.net, batch).scores()
@@ -64,7 +64,7 @@ def test_batches_are_copied_beside_the_computation(monkeypatch):
     monkeypatch.setattr(Batch, 'to', lambda *a: streams.add(torch.cuda.current_stream()) or real(*a))
     with simulated_cuda() as ledger:
         with ledger.forbid_waits():
-            found = composed(on_device(read(), CUDA))
+            found = composed(copied_ahead(read(), CUDA))
         torch.testing.assert_close([x.cpu() for x in found], expected)
         assert len(streams - {torch.cuda.current_stream()}) == len(streams) == 1
 
@@ -77,7 +77,7 @@ def test_a_copy_that_is_not_waited_for_or_does_not_wait_is_noticed(monkeypatch, 
     with simulated_cuda():
         monkeypatch.setattr(torch.cuda.Stream, left_out, lambda *_: None)
         with pytest.raises(RuntimeError, match=message):
-            composed(on_device(read(), CUDA))
+            composed(copied_ahead(read(), CUDA))
 
 
 def test_an_average_is_renewed_by_one_launch_for_each_type():
