@@ -82,6 +82,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     args.out.mkdir(parents=True, exist_ok=True)
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     ends = [Ending(name, 'not begun') for name in SECTIONS if name in args.only]
+    end = ends[0]
     try:
         for end in ends:
             limit = float('inf') if args.tiny else SECTIONS[end.name][1]  # a busy CPU may take its time

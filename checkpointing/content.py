@@ -10,6 +10,8 @@ from typing import Any
 
 import torch
 
+from common.devices import on_device
+
 from .record import Record
 
 # Tensors of a GPU that together have no more bytes leave it in one copy.
@@ -65,7 +67,7 @@ class HostCopy:
             return
         device = self._sources[0][1].device
         cuda, begin = device.type == 'cuda', 0
-        self._buffer = torch.empty(sum(t.nbytes for _, t in self._sources), dtype=torch.uint8, pin_memory=cuda)
+        self._buffer = _host_memory(sum(t.nbytes for _, t in self._sources), cuda)
         for part in _joined(t.as_strided((t.numel(),), (1,)).view(torch.uint8) for _, t in self._sources):
             self._buffer[begin : begin + len(part)].copy_(part, non_blocking=cuda)
             begin += len(part)
@@ -76,7 +78,8 @@ class HostCopy:
     def arrived(self) -> dict[str, Any]:
         """Wait until all is there; return the content, its tensors with their strides and memory of their own."""
         if self._event is not None:
-            self._event.synchronize()
+            with on_device(self._sources[0][1].device):  # a thread would open the first GPU, too
+                self._event.synchronize()
         begin = 0
         for original, t in self._sources:
             # By NumPy, since torch.save would write the whole buffer for a slice of torch's.
@@ -84,6 +87,14 @@ class HostCopy:
             self._copies[id(original)] = part.view(t.dtype).as_strided(t.shape, t.stride())
             begin += t.nbytes
         return _replaced(self._content, self._copies)
+
+
+def _host_memory(size: int, pinned: bool) -> torch.Tensor:
+    """Return memory of the computer, page-locked if there is so much of that: without, the host waits for the copy."""
+    try:
+        return torch.empty(size, dtype=torch.uint8, pin_memory=pinned)
+    except RuntimeError:
+        return torch.empty(size, dtype=torch.uint8)
 
 
 def _tensors(content: Any) -> Iterator[torch.Tensor]:

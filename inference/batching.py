@@ -37,7 +37,7 @@ class Loaded:
 Item = TypeVar('Item', bound=Loaded)
 Started = tuple[Item, 'Pending | None', int]
 
-# On a GPU. Eight pictures of HD hold 0.8 GB in float16, four of 4K 1.2; in float32 twice that.
+# On a GPU. By arithmetic, eight pictures of HD hold 0.8 GB in float16, four of 4K 1.2; in float32 twice that.
 MOST_PICTURES, MOST_PIXELS = 8, 2**25
 
 

@@ -5,6 +5,7 @@ A forward pass is hundreds of small operations, which a fast GPU finishes sooner
 
 from __future__ import annotations
 
+import threading
 from collections import OrderedDict
 from collections.abc import Callable, Hashable, Sequence
 from typing import Any
@@ -17,9 +18,9 @@ from common.console import say
 # Takes pictures that are stacked, and what else there is; starts operations of fixed shapes, and waits for none.
 Work = Callable[..., Any]
 
-MOST_GRAPHS = 4  # each keeps its inputs and results, some 150 MB for 8 pictures of HD; the rest is shared
+MOST_GRAPHS = 4  # each keeps its inputs and results, by arithmetic 150 MB for 8 pictures of HD; the rest is shared
 MOST_SEEN = 64  # keys that are remembered until they come again
-WARM_UPS = 3  # before recording: libraries choose their algorithms and take their working memory
+RECORDING = threading.Lock()  # a process can record one graph at a time
 
 
 def stacked(pictures: Sequence[Tensor], device: torch.device) -> Tensor:
@@ -36,9 +37,9 @@ class _Graph:
         self._kept = kept
         stream.wait_stream(torch.cuda.current_stream())
         self._graph = torch.cuda.CUDAGraph()
-        with torch.cuda.stream(stream):  # left also where the end of a failed recording raises
-            for _ in range(WARM_UPS):
-                work(self._pictures, *self._static)
+        with RECORDING, torch.cuda.stream(stream):  # left also where the end of a failed recording raises
+            # Libraries choose their algorithms, and take the working memory of this stream.
+            work(self._pictures, *self._static)
             # Other threads go on to take pinned memory and to wait for events, which 'global' would forbid them.
             with torch.cuda.graph(self._graph, pool, stream, capture_error_mode='thread_local'):
                 self.results = work(self._pictures, *self._static)
@@ -61,7 +62,8 @@ class Graphs:
     What comes once is computed without; from the second time on it is recorded, which takes as long as some batches.
     All share their working memory, since one runs after the other. A full table is emptied as a whole, so that this
     memory goes back, too; and only for a size that comes twice in a row, or pictures of many sizes in any order would
-    be recorded more often than computed. Where recording fails, all is computed without from then on.
+    be recorded more often than computed. A size for which there is no memory is computed without from then on, and all
+    are where recording fails for another reason.
     """
 
     def __init__(self, device: torch.device):
@@ -71,6 +73,7 @@ class Graphs:
         self._seen: OrderedDict[Hashable, None] = OrderedDict()
         self._last: Hashable = None
         self._works = True
+        self._too_large: set[Hashable] = set()
 
     def run(self, key: Hashable, work: Work, pictures: Sequence[Tensor], kept: Sequence[Tensor] = ()) -> Any:
         """Return `work(stacked(pictures), *kept)`.
@@ -90,7 +93,7 @@ class Graphs:
         in_a_row, self._last = self._last == key, key
         graph = self._graphs.get(key)
         if graph is None and self._worth_recording(key, in_a_row):
-            graph = self._record(key, work, stacked(pictures, self._device), kept)
+            graph = self._record(key, work, pictures, kept)
         if graph is not None:
             return graph.replay(pictures, kept)
         results = None
@@ -109,21 +112,25 @@ class Graphs:
         return results
 
     def _worth_recording(self, key: Hashable, in_a_row: bool) -> bool:
-        return self._works and key in self._seen and (in_a_row or len(self._graphs) < MOST_GRAPHS)
+        fits = self._works and key not in self._too_large
+        return fits and key in self._seen and (in_a_row or len(self._graphs) < MOST_GRAPHS)
 
-    def _record(self, key: Hashable, work: Work, pictures: Tensor, kept: Sequence[Tensor]) -> _Graph | None:
+    def _record(self, key: Hashable, work: Work, pictures: Sequence[Tensor], kept: Sequence[Tensor]) -> _Graph | None:
         if len(self._graphs) >= MOST_GRAPHS:
             self._clear()
         self._pool = self._pool or torch.cuda.graph_pool_handle()
         try:
-            self._graphs[key] = _Graph(work, pictures, kept, self._stream, self._pool)
+            self._graphs[key] = _Graph(work, stacked(pictures, self._device), kept, self._stream, self._pool)
+            return self._graphs[key]
+        except torch.OutOfMemoryError:
+            self._too_large.add(key)
         except RuntimeError as error:
             self._works = False
-            self._clear()
-            reason = str(error).strip().partition('\n')[0]
+            # The end of a recording that failed raises an error of its own.
+            reason = str(error.__context__ or error).strip().partition('\n')[0]
             say(f'note: no CUDA graph could be recorded, so all goes on without: {reason}')
-            return None
-        return self._graphs[key]
+        self._clear()
+        return None
 
     def _clear(self) -> None:
         torch.cuda.current_stream().synchronize()  # none may be freed while it runs

@@ -127,7 +127,7 @@ class Pending:
         self._dtype = str(dtype).removeprefix('torch.')
         self._device = finite.device
         with on_device(self._device):
-            self._done = torch.cuda.Event() if finite.is_cuda else None
+            self._done = torch.cuda.Event(blocking=True) if finite.is_cuda else None
             self._results = {name: self._downloaded(x) for name, x in results.items()}
             self._finite = self._downloaded(finite)
             if self._done:

@@ -87,9 +87,14 @@ def open_session(path: Path, device: torch.device, threads: int, optimized: bool
     if device.type == 'cuda':
         providers.insert(0, (PROVIDERS['cuda'], {'device_id': device.index or 0}))
     try:
-        return onnxruntime.InferenceSession(path_or_content(path), options, providers=providers)
+        session = onnxruntime.InferenceSession(path_or_content(path), options, providers=providers)
     except Exception as error:  # its errors have no type in common
         raise ValueError(f'{path}: ONNX Runtime {onnxruntime.__version__} cannot load it: {error}') from None
+    if device.type == 'cuda' and PROVIDERS['cuda'] not in session.get_providers():
+        raise ValueError(
+            f'{path}: ONNX Runtime cannot load its CUDA libraries, of which it prints more above; use --device cpu'
+        )
+    return session
 
 
 def read_about(path: Path) -> Mapping[str, str]:

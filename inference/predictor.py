@@ -225,15 +225,14 @@ class Matting:
             raise ValueError(f'pictures and plates of one batch must be of one size, not {listed}')
         same_plate = all(plate is plates[0] for plate in plates)
         network = self.network_for(srcs[0].shape)
-        refines = type(network) is MattingRefine
-        if refines:
+        if type(network) is MattingRefine:
             check_pair(*[channels_first(srcs[0][None])] * 2)
         work = partial(self._mattes, network, len(srcs), err=err, ref=ref)
         pictures = [*srcs] if same_plate else [*srcs, *(plate.tensor for plate in plates)]
         with self._own_stream(), self._lock:
             kept: Sequence[Tensor] = ()
             if same_plate:
-                kept = self._reduced.get(plates[0]) if refines else [plates[0].tensor[None]]
+                kept = self._reduced.get(plates[0])
             results, finite = self._computed(network, (len(srcs), err, ref), work, pictures, kept)
             return Pending(results, finite, self.dtype)
 
@@ -314,7 +313,7 @@ class Matting:
             return 0
         if not isinstance(self.model, MattingRefine):
             return 8  # the coarse network sees the whole picture
-        return 4 if self.model.refiner.mode == 'full' else 1
+        return 1 if self.model.refiner.mode == 'sampling' else 4
 
     def _replays(self, network: nn.Module) -> bool:
         """Return whether graphs are wanted, the network is known, and its shapes do not follow the pictures' values."""
@@ -337,9 +336,11 @@ class Matting:
                 yield None
                 return
             own.wait_stream(callers)
-            with torch.cuda.stream(own):
-                yield callers
-            callers.wait_stream(own)
+            try:
+                with torch.cuda.stream(own):
+                    yield callers
+            finally:
+                callers.wait_stream(own)
 
     def _run(self, src: Tensor, bgr: Tensor) -> tuple[Tensor, ...]:
         with torch.autocast(self.device.type, dtype=self.dtype, enabled=self._autocast):
@@ -368,9 +369,11 @@ class Matting:
         elif self._compiled:
             network.compile(mode=mode)
 
-    def _reduced_plate(self, plate: Plate) -> Pyramid:
+    def _reduced_plate(self, plate: Plate) -> Sequence[Tensor]:
+        """Return what the network reads of a plate that serves a whole batch."""
         network = self.network_for(plate.tensor.shape)
-        assert isinstance(network, MattingRefine)
+        if type(network) is not MattingRefine:
+            return [plate.tensor[None]]
         return network.pyramid(channels_first(plate.tensor[None]), self._picture_dtype)
 
     @property

@@ -12,6 +12,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from common.devices import on_device
+
 from .cells import CellOps, Cells
 
 BLOCK = 512
@@ -101,10 +103,11 @@ def first_crops(coarse: Tensor, pictures: Sequence[Tensor], cells: Cells, margin
     side, channels = 2 + 2 * margin, coarse.shape[1]
     out = _made(cells, channels + 6, side, coarse)
     inner, outer = coarse.shape[2:], pictures[0].shape[2:]
-    _enlarge[len(cells.row), triton.cdiv(side * side * channels, BLOCK)](
-        coarse, out, *cells, *inner, *outer, channels + 6, *coarse.stride(), *(a / b for a, b in zip(inner, outer)),
-        CHANNELS=channels, MARGIN=margin, BLOCK=BLOCK, **OPTIONS,
-    )  # fmt: skip
+    with on_device(out.device):  # Triton would take the current one
+        _enlarge[len(cells.row), triton.cdiv(side * side * channels, BLOCK)](
+            coarse, out, *cells, *inner, *outer, channels + 6, *coarse.stride(), *(a / b for a, b in zip(inner, outer)),
+            CHANNELS=channels, MARGIN=margin, BLOCK=BLOCK, **OPTIONS,
+        )  # fmt: skip
     return _cropped(pictures, cells, 2, margin, out, channels)
 
 
@@ -116,7 +119,8 @@ def second_crops(pictures: Sequence[Tensor], cells: Cells, margin: int, like: Te
 def put_back(pha: Tensor, fgr: Tensor, refined: Tensor, cells: Cells, keep: Tensor) -> None:
     """Do what `cells.put_back` does."""
     strides = pha.stride(0), *pha.stride()[2:], *fgr.stride(), *refined.stride()
-    _put[len(keep),](pha, fgr, refined, *cells, keep, *strides, **OPTIONS)
+    with on_device(pha.device):
+        _put[len(keep),](pha, fgr, refined, *cells, keep, *strides, **OPTIONS)
 
 
 OPS = CellOps(first_crops, second_crops, put_back)
@@ -129,8 +133,9 @@ def _made(cells: Cells, channels: int, side: int, like: Tensor) -> Tensor:
 
 def _cropped(pictures: Sequence[Tensor], cells: Cells, size: int, margin: int, out: Tensor, offset: int) -> Tensor:
     (first, second), side = pictures, size + 2 * margin
-    _crop[len(cells.row), triton.cdiv(side * side * 6, BLOCK)](
-        first, second, out, *cells, *first.shape[2:], offset, out.shape[1], *first.stride(), *second.stride(),
-        SIZE=size, MARGIN=margin, LEVELS=not first.is_floating_point(), BLOCK=BLOCK, **OPTIONS,
-    )  # fmt: skip
+    with on_device(out.device):
+        _crop[len(cells.row), triton.cdiv(side * side * 6, BLOCK)](
+            first, second, out, *cells, *first.shape[2:], offset, out.shape[1], *first.stride(), *second.stride(),
+            SIZE=size, MARGIN=margin, LEVELS=not first.is_floating_point(), BLOCK=BLOCK, **OPTIONS,
+        )  # fmt: skip
     return out

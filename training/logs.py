@@ -12,6 +12,7 @@ import time
 import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -331,16 +332,17 @@ class Logger:
             return
         if self.events is not None:
             self.events.rest()  # so that never more than these wait to be drawn
-        small = HostCopy({tag: sheets.shrunk(batch) for tag, batch in pictures.items()})
 
-        def draw_grids() -> Summary:
+        def draw_grids(small: HostCopy) -> Summary:
             drawn = Summary()
             with self._sparing('pictures of training'):
                 for tag, batch in small.arrived().items():
                     drawn.value.append(_picture(tag, *sheets.grid(batch)))
             return drawn
 
-        self._write(step, [draw_grids])
+        with self._sparing('pictures of training'):
+            small = HostCopy({tag: sheets.shrunk(batch) for tag, batch in pictures.items()})
+            self._write(step, [partial(draw_grids, small)])
 
     def close(self) -> None:
         """Finish the files and the bar."""

@@ -113,7 +113,7 @@ def shrunk(batch: Tensor) -> Tensor:
     height, width = batch.shape[2:]
     ratio = min(1.0, GRID_SIDE / max(height, width), math.sqrt(GRID_PIXELS / (len(batch) * height * width)))
     size = [max(1, round(side * ratio)) for side in (height, width)]
-    small = F.interpolate(batch.detach().float().clamp(0, 1), size, mode='area')
+    small = F.interpolate(batch.detach().float(), size, mode='area').clamp(0, 1)
     return (small * 255 + 0.5).to(torch.uint8)
 
 

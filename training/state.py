@@ -101,10 +101,10 @@ class TrainingState:
 
     def _changes(self) -> int:
         """Return a number that grows as a step, but the first, changes weights, moments, loss scale or average."""
-        # The optimizer changes a group as a whole, its first parameter with the others or before them.
-        firsts = [group['params'][0] for group in self.optimizer.param_groups]
-        moments = [x for p in firsts for x in self.optimizer.state.get(p, {}).values()]
-        tensors = [*firsts, *moments, *vars(self.scaler).values()]
+        # Adam counts a group's steps before it changes anything else of it; its fused kernel counts nothing by itself.
+        firsts = (group['params'][0] for group in self.optimizer.param_groups)
+        counters = [self.optimizer.state.get(p, {}).get('step') for p in firsts]
+        tensors = [*counters, *vars(self.scaler).values()]
         averaged = self.ema.updates if self.ema is not None else 0
         return averaged + sum(x._version for x in tensors if isinstance(x, Tensor))
 

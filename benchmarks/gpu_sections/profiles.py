@@ -14,7 +14,7 @@ from torch.autograd import DeviceType
 from torch.profiler import ProfilerActivity
 from torch.profiler import profile as profiler
 
-from .networks import CASES, HAS_GRAPHS, TINY, network_on
+from .networks import CASES, TINY, network_on
 from .training import make_trainer
 
 
@@ -29,7 +29,7 @@ def profile(bench: Bench) -> None:
             (batch,) = noise_batches(trainer.plan, 1, bench.cuda, (side, side))
             busy(bench, what, lambda trainer=trainer, batch=batch: trainer.step(batch))
     sides, settings = next(iter(bench.size(CASES, TINY).values()))
-    for who in ('published', 'ours', *(['ours in a graph'] if HAS_GRAPHS else [])):
+    for who in ('published', 'ours', 'ours in a graph'):
         precision = bench.half if bench.cuda else 'float32'
         what = f'HD pass, mobilenetv2 {precision}, {who}'
         with bench.attempt(what), torch.inference_mode():

@@ -15,7 +15,8 @@ import torch
 from torch import Tensor, nn
 
 from benchmarks.published.network import Published
-from dataset.loaders import Batch
+from dataset.augmentation import Draws
+from dataset.loaders import Batch, copied_ahead
 from dataset.sampling import SamplingPlan
 from model import MattingBase, MattingRefine
 from training.distributed import Forward, Ranks, autocast_forward
@@ -129,7 +130,7 @@ class Trainer:
         ])  # fmt: skip
         self.run: Run = script.make_run(args, Ranks(device))
         self.run.state.module.train()
-        self.bad_steps, self.meter = BadSteps(self.run.state), Meter()
+        self.bad_steps, self.meter = BadSteps(self.run.state), Meter(device)
 
     @property
     def plan(self) -> SamplingPlan:
@@ -138,7 +139,8 @@ class Trainer:
 
     def step(self, batch: Batch) -> Tensor:
         """Make a step and return its loss, on the device."""
-        return _train_step(self.run, iter([batch]), self.bad_steps, self.meter).losses['total']
+        batches = copied_ahead([batch], self.run.ranks.device)
+        return _train_step(self.run, batches, self.bad_steps, self.meter).losses['total']
 
 
 def noise_batches(plan: SamplingPlan, count: int, pin: bool, crop: tuple[int, int] | None = None) -> list[Batch]:
@@ -148,7 +150,7 @@ def noise_batches(plan: SamplingPlan, count: int, pin: bool, crop: tuple[int, in
         height, width = crop or plan.crop(i)
         samples = [replace(sample, height=height, width=width) for sample in plan.step(i)]
         mattes, backgrounds = (_noise(len(samples), height, width, channels) for channels in (4, 3))
-        batch = Batch(mattes, backgrounds, samples, ['noise'] * len(samples), [])
+        batch = Batch(mattes, backgrounds, Draws.from_samples(samples), samples, ['noise'] * len(samples), [])
         batches.append(batch.pin_memory() if pin else batch)
     return batches
 

@@ -8,8 +8,10 @@ from support.runs import ROOT, assert_same, flags, load, names, server
 
 import train_base
 import train_refine
+from common.network import PUBLISHED, SIZES
 from inference import Matting
 from model import MattingRefine
+from model.cells import EAGER
 from training import loop
 from training.distributed import launch
 
@@ -44,8 +46,6 @@ def test_a_resume_keeps_the_loss_scale(in_tmp, one_gpu):
 
 @pytest.mark.parametrize('precision', PRECISIONS)
 def test_a_resumed_deterministic_run_is_the_uninterrupted_one(in_tmp, precision):
-    if not hasattr(train_base.parse(flags('run')), 'deterministic'):
-        pytest.skip('training knows no --deterministic')
     same = {**ONE, 'precision': precision, 'deterministic': True}
     environment = {'CUDA_VISIBLE_DEVICES': '0'}
     for words in (
@@ -101,6 +101,30 @@ def test_a_dry_run_tells_the_memory_of_the_gpu(in_tmp, one_gpu, capsys):
     total = torch.cuda.get_device_properties(0).total_memory / 1e9
     assert f' GB of {total:.2f} GB, at that crop' in capsys.readouterr().out
     assert list(in_tmp.iterdir()) == []
+
+
+@pytest.mark.parametrize('precision', PRECISIONS)
+@pytest.mark.parametrize('one_plate', [True, False])
+@pytest.mark.parametrize(('name', 'count'), [('hd', 8), ('4k', 4)])
+def test_graphs_and_kernels_give_what_is_computed_without(precision, one_plate, name, count):
+    size, (scale, pixels) = SIZES[name], PUBLISHED[name]
+    torch.manual_seed(0)
+    network = MattingRefine('mobilenetv2', scale, refine_sample_pixels=pixels).eval()
+    spread_out(network)
+    rooms = [room(seed, *size) for seed in range(1 if one_plate else count)]
+    batches = [[photo(rooms[i % len(rooms)], seed + i) for i in range(count)] for seed in (0, 50)]
+    plain, recorded = (Matting(network, 'cuda', precision, graphs=graphs) for graphs in (False, True))
+    assert recorded.model.refiner.ops is not EAGER, 'Triton was not taken'
+    plain.model.refiner.ops = EAGER
+    expected = [plain.batch(batch, rooms, err=True, ref=True) for batch in batches]
+    for turn in range(6):
+        found = recorded.batch(batches[turn % 2], rooms, err=True, ref=True)
+        for one, other in zip(found, expected[turn % 2]):
+            for kind in ('pha', 'fgr', 'err', 'ref'):
+                far = np.abs(getattr(one, kind).astype(int) - getattr(other, kind))
+                # Where predicted errors are nearly equal, rounding decides which cells are refined.
+                assert (far > 2).mean() < 0.01, (turn, kind)
+    assert len(recorded._graphs._graphs) == 1, 'no graph was recorded'
 
 
 @two_gpus

@@ -6,6 +6,7 @@ import importlib.util
 import json
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -279,11 +280,12 @@ def test_each_run_has_as_many_threads_as_torch_and_runs_may_be_side_by_side(
 
 def test_the_runtime_computes_on_the_gpu_that_was_chosen(exported: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     onnxruntime = onnx_network.onnxruntime
-    asked, plain = [], onnxruntime.InferenceSession
+    asked, missing = [], False
 
     def session(path: str, options: object, providers: list[object]) -> object:
         asked.append(providers)
-        return plain(path, options, providers=['CPUExecutionProvider'])
+        names = [x if isinstance(x, str) else x[0] for x in providers]
+        return SimpleNamespace(get_providers=lambda: names[missing:])
 
     monkeypatch.setattr(onnxruntime, 'InferenceSession', session)
     for device in (torch.device('cuda', 1), CPU):
@@ -292,6 +294,9 @@ def test_the_runtime_computes_on_the_gpu_that_was_chosen(exported: Path, monkeyp
         [('CUDAExecutionProvider', {'device_id': 1}), 'CPUExecutionProvider'],
         ['CPUExecutionProvider'],
     ]
+    missing = True  # ONNX Runtime goes on without what it cannot load
+    with pytest.raises(ValueError, match=r'cannot load its CUDA libraries.*; use --device cpu'):
+        onnx_network.open_session(exported, torch.device('cuda', 1), 1)
 
 
 def test_the_runtime_must_have_the_device(exported: Path) -> None:
