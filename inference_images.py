@@ -90,7 +90,8 @@ def prepare(args: argparse.Namespace, shard: Shard) -> tuple[list[Job], PictureW
     cli.raise_problems(problems)
     waiting = [job for job in mine if writer.waits_for(job.name)]
     if args.skip_existing:
-        notes.append(f'{len(mine) - len(waiting)} of {len(mine)} pictures are there already and skipped')
+        left = len(waiting) + sum(writer.waits_for(job.name) for job in (others if shard.rank == 0 else []))
+        notes.append(f'{len(jobs) - left} of {len(jobs)} pictures are there already and skipped')
     for note in notes if shard.rank == 0 else []:
         print(note, file=sys.stderr)
     return waiting, writer, backend_options.find(args, list({job.size for job in jobs if job.size}))

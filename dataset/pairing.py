@@ -63,6 +63,11 @@ def by_last_parts(names: Iterable[str], others: Iterable[str]) -> dict[str, str]
     return {name: found[0] for name, found in nearest if len(found) == 1}
 
 
+def shared_end(name: str, other: str) -> str:
+    """Return the last parts that two names share; '' if there are none."""
+    return next((tail for tail in _tails(other) if tail in _tails(name)), '')
+
+
 def alike(paths: Sequence[Path]) -> str:
     """Name files that have one name; letters that only differ in how they are stored are escaped."""
     same = len({composed(str(path)) for path in paths}) < len(paths)

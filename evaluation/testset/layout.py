@@ -13,7 +13,7 @@ from typing import Any
 
 from common.console import some
 from common.files import not_a_folder
-from dataset.pairing import alike, by_last_parts, by_name, composed, natural_order
+from dataset.pairing import alike, by_last_parts, by_name, composed, natural_order, shared_end
 from dataset.paths import find_images
 from dataset.readers import ImageError, image_size
 
@@ -179,14 +179,16 @@ def matched(names: Sequence[str], files: dict[str, Path], root: Path) -> dict[st
     """Return files by the names that they belong to: their own, or, if none has one of these, by their last parts.
 
     Args:
-        names: of the pictures; a file belongs to one of them at most.
+        names: of the pictures; a file belongs to one of them at most, and what stands before the parts that are shared
+            is the same for all files: several folders may be of several runs.
         files: by their own names.
         root: the folder of the files, for the line that says so.
     """
     if not files or any(name in files for name in names):
         return files
     others = by_last_parts(names, files)
-    if len(set(others.values())) < len(others):
+    before = {other.removesuffix(shared_end(name, other)) for name, other in others.items()}
+    if len(set(others.values())) < len(others) or len(before) > 1:
         return files
     _say_last_parts(others, files, root)
     return {name: files[other] for name, other in others.items()}

@@ -12,6 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 
+from common.console import some
 from common.files import IMAGE_SUFFIXES, VIDEO_SUFFIXES, kind_of
 from dataset.pairing import alike, by_last_parts, by_name
 from dataset.paths import find_images
@@ -42,7 +43,7 @@ def find_jobs(
     2. that of the nearest folder: `a.png` for everything in `a/`, or the only picture in `a/` that is not some
        picture's own plate by rule 1;
     and if no picture has a plate by rules 1 and 2, in this order:
-    3. `images_bgr` itself if it is a file, or the only picture in it;
+    3. `images_bgr` itself if it is a file, or the only picture in it, unless that is by rule 4 the plate of some;
     4. the only one that shares the most of the last parts of the path: `cam_A.png` for `frame_00000/images/cam_A.png`;
     5. the one at the same place in the order of names, if no picture has a plate by rule 4 and there are as many plates
        as pictures.
@@ -66,7 +67,7 @@ def find_jobs(
         return [], problems, notes
     problems = []
     if same := [alike(paths) for paths in sources.files.values() if len(paths) > 1]:
-        problems.append(f'--images-src: these have one name, rename one of each: {_some(same)}')
+        problems.append(f'--images-src: these have one name, rename one of each: {some(same, most=NAMED)}')
     if images_bgr.is_file():
         matched = dict.fromkeys(sources.files, images_bgr)
     else:
@@ -80,7 +81,7 @@ def find_jobs(
     ]
     twice = [str(job.src) for job in jobs if job.bgr and os.path.realpath(job.src) == os.path.realpath(job.bgr)]
     if twice:
-        problems.append(f'--images-bgr {images_bgr}: these are both picture and plate: {_some(twice)}')
+        problems.append(f'--images-bgr {images_bgr}: these are both picture and plate: {some(twice, most=NAMED)}')
     jobs, misfits = _measure(jobs, resize_bgr)
     return jobs, problems + misfits, notes
 
@@ -145,9 +146,10 @@ def _match(
         return None
 
     found, rule = {name: own for name, own in zip(sources, map(best, sources)) if own}, ''
-    if not found and len(plates) == 1:
+    alike_at_end = {} if found else by_last_parts(sources, plates)
+    if not found and len(plates) == 1 and len(alike_at_end) in (0, len(sources)):
         found = dict.fromkeys(sources, next(iter(plates)))
-    elif not found and (found := by_last_parts(sources, plates)):
+    elif not found and (found := alike_at_end):
         rule = f'{len(found)} pictures are matched by the last parts of their paths'
     elif not found and len(plates) == len(sources):
         found = dict(zip(sources, plates))
@@ -157,15 +159,19 @@ def _match(
     problems = []
     missing = [name for name in sources if name not in found]
     if missing and not (skip_unmatched and found):
-        counts = f'{len(plates)} and {len(sources)}'
-        more = '--skip-unmatched does the others' if found else f'or as many plates as pictures, not {counts}'
+        if not found:
+            more = f'or as many plates as pictures, not {len(plates)} and {len(sources)}'
+        elif alike_at_end and all(PurePosixPath(plate).name.isdigit() for plate in alike_at_end.values()):
+            more = 'the others have no more than a number in common with theirs, which may be chance'
+        else:
+            more = '--skip-unmatched does the others'
         problems.append(
             f'--images-bgr {images_bgr}: no plate for {len(missing)} of {len(sources)} pictures '
-            f'({", ".join(missing)}): give each a plate of its own name, each sub-folder one (cam01.png, or the only '
-            f'picture in cam01/), or name one file as --images-bgr for all; {more}'
+            f'({some(missing, most=NAMED)}): give each a plate of its own name, each sub-folder one (cam01.png, or '
+            f'the only picture in cam01/), or name one file as --images-bgr for all; {more}'
         )
     if several := dict.fromkeys(alike(plates[plate]) for plate in found.values() if len(plates[plate]) > 1):
-        problems.append(f'--images-bgr: plates of one name, keep one of each: {_some([*several])}')
+        problems.append(f'--images-bgr: plates of one name, keep one of each: {some([*several], most=NAMED)}')
     return {name: plates[plate][0] for name, plate in found.items()}, problems, notes
 
 
@@ -183,7 +189,7 @@ def _measure(jobs: list[Job], resize_bgr: bool) -> tuple[list[Job], list[str]]:
         if job.size and job.bgr and (size := bgr_sizes[job.bgr][0]) and size != job.size
     ]
     if differ and not resize_bgr:
-        problems.append(f'sizes differ (--resize-bgr resizes the plate): {_some(differ, "; ")}')
+        problems.append(f'sizes differ (--resize-bgr resizes the plate): {some(differ, "; ", most=NAMED)}')
     return jobs, problems
 
 
@@ -196,8 +202,3 @@ def _size_or_error(path: Path) -> tuple[tuple[int, int] | None, str]:
 
 def _by(size: tuple[int, int]) -> str:
     return f'{size[0]}x{size[1]}'
-
-
-def _some(findings: Sequence[str], separator: str = ', ') -> str:
-    more = len(findings) - NAMED
-    return separator.join(findings[:NAMED]) + (f'{separator}and {more} more' if more > 0 else '')

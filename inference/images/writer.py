@@ -87,12 +87,12 @@ def is_whole(path: Path) -> bool:
         with path.open('rb') as file:
             head = file.read(12)
             size = file.seek(0, os.SEEK_END)
-            file.seek(max(0, size - 12))
+            file.seek(max(0, size - max(12, size // 8)))
             tail = file.read()
     except OSError:
         return False
-    if head[:4] == b'RIFF':
-        return size >= 8 + int.from_bytes(head[4:8], 'little')
+    if head[:4] == b'RIFF':  # WebP, which has no mark at its end; of an even picture the last twentieth can be 0
+        return size >= 8 + int.from_bytes(head[4:8], 'little') and any(tail)
     return tail.endswith(b'IEND\xaeB`\x82' if head[1:4] == b'PNG' else b'\xff\xd9')
 
 
@@ -114,7 +114,9 @@ def overwriting_problems(
         return [f'--output-dir {folder}: {hit[0]} is one of the pictures to read; choose another folder']
     expected = set(_outputs(writer, others))
     held = next((path for path in _files(folder) if path not in expected), None)
-    return not_empty_problems(folder, held, overwrite)
+    return not_empty_problems(
+        folder, held, overwrite, ', or --skip-existing to write only what a run that was cut left out'
+    )
 
 
 def _outputs(writer: PictureWriter, jobs: Iterable[Job]) -> Iterator[Path]:

@@ -20,6 +20,7 @@ from support.evaluate_case import disc, make_set, refused
 from support.inference_case import Case, files, photo, room, save
 from support.testset_case import make_sources, script
 
+import inference_images
 from common.console import say
 from common.files import path_or_content
 from dataset import ImagesDataset
@@ -30,7 +31,8 @@ from dataset.readers import alpha_source, read_alpha, read_rgb
 from evaluation.folders import find_predictions
 from evaluation.testset.layout import find_testset, find_truth
 from inference.images.inputs import find_jobs
-from inference.images.writer import PictureWriter, is_whole
+from inference.images.writer import PictureWriter, is_whole, overwriting_problems
+from inference.processes import Shard
 from training import logs
 
 pytestmark = pytest.mark.usefixtures('one_thread')
@@ -158,6 +160,30 @@ def test_last_parts_count_only_where_they_are_one_files_and_no_path_agrees(
     assert '2 of 2 pictures are missing' in find_predictions(make(tmp_path / 'one', '1.png'), truths).problems[0]
 
 
+def test_a_lone_plate_serves_all_unless_it_is_that_of_some(tmp_path: Path) -> None:
+    names = [f'f{time}/images/{camera}.png' for time in range(2) for camera in 'AB']
+    src, bgr = make(tmp_path / 'src', *names), make(tmp_path / 'bgr', 'A.png')
+    found, (problem,), _ = plates_of(src, bgr)
+    assert found == {name: 'A.png' if name.endswith('A.png') else None for name in names}
+    assert 'no plate for 2 of 4 pictures (f0/images/B, f1/images/B)' in problem
+    assert problem.endswith('--skip-unmatched does the others')
+    assert find_jobs(src, bgr, tmp_path / 'out', False, skip_unmatched=True)[1] == []
+    (bgr / 'A.png').rename(bgr / 'wall.png')
+    assert plates_of(src, bgr) == (dict.fromkeys(names, 'wall.png'), [], [])
+
+
+def test_numbers_alone_are_no_reason_to_go_on(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    src = make(tmp_path / 'src', *(f'subj/{i:04}.png' for i in range(1, 6)))
+    bgr = make(tmp_path / 'bgr', *(f'bg/{i:04}.png' for i in range(3, 8)))
+    _, (problem,), _ = plates_of(src, bgr)
+    assert 'no plate for 2 of 5 pictures (subj/0001, subj/0002)' in problem
+    assert problem.endswith('the others have no more than a number in common with theirs, which may be chance')
+    truths = find_truth(make(tmp_path / 'set', 'pha/0001.png', 'pha/0002.png', kind='L'))
+    predicted = make(tmp_path / 'pred', 'a/0001.png', 'b/0002.png', kind='L')
+    assert '2 of 2 pictures are missing' in find_predictions(predicted, truths).problems[0]
+    assert not caplog.records
+
+
 # Names that are no text
 
 
@@ -248,9 +274,40 @@ def test_what_is_cut_is_not_whole(tmp_path: Path, suffix: str) -> None:
     path = writer.path('pha', 'a')
     assert is_whole(path)
     whole = path.read_bytes()
-    for part in (whole[:-1], whole[:9], b'', bytes(len(whole))):
+    zero_filled = whole[: len(whole) // 2].ljust(len(whole), b'\0')
+    for part in (whole[:-1], whole[:9], b'', bytes(len(whole)), zero_filled):
         path.write_bytes(part)
         assert not is_whole(path)
+
+
+def test_an_even_picture_is_whole(tmp_path: Path) -> None:
+    writer = PictureWriter(tmp_path, {'pha': 'webp'})
+    writer.write_picture('pha', 'a', np.zeros((1080, 1920), np.uint8))
+    path = writer.path('pha', 'a')
+    assert path.read_bytes().endswith(bytes(100))
+    assert is_whole(path)
+
+
+def test_a_folder_that_was_cut_is_refused_with_the_way_on(tmp_path: Path) -> None:
+    writer = PictureWriter(tmp_path, {'pha': 'png'})
+    writer.write_picture('pha', 'a', room(0))
+    (problem,) = overwriting_problems(writer, [], [], False)
+    assert problem.endswith('or --skip-existing to write only what a run that was cut left out')
+
+
+def test_what_is_there_is_counted_over_all_processes(
+    pair: Case, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr('inference.backend_options.find', lambda *_: None)
+    words = ['--model-checkpoint', str(pair.checkpoints['mattingbase']), '--model-type', 'mattingbase',
+             '--model-backbone', 'mobilenetv2', '--images-src', str(pair.src), '--images-bgr', str(pair.bgr),
+             '--output-dir', str(pair.out), '--output-types', 'pha', '--skip-existing']  # fmt: skip
+    writer = PictureWriter(pair.out, {'pha': 'jpg'})
+    for name in ('a', 'shots/b.0001'):
+        writer.write_picture('pha', name, room(0))
+    for rank in range(2):
+        assert inference_images.prepare(inference_images.parse(words), Shard(rank, 2))[0] == []
+    assert capsys.readouterr().err.count('2 of 2 pictures are there already and skipped') == 1
 
 
 def test_pictures_without_a_plate_cost_the_others_nothing_if_that_is_asked_for(
