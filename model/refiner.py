@@ -99,7 +99,7 @@ class Refiner(nn.Module):
         parts = (Cells(*part) for part in zip(*(x.split(at_once) for x in cells)))
         refined = torch.cat([self._refine_cells(coarse, (src, bgr), part) for part in parts])
         pha, fgr = (_resize(x.to(dtype), height, width) for x in (pha, fgr))
-        self._ops.put_back(pha, fgr, refined, cells, keep)
+        _ops_of(self).put_back(pha, fgr, refined, cells, keep)
         return pha, fgr, ref
 
     def _select(self, err: Tensor) -> tuple[Cells, Tensor, Tensor]:
@@ -131,8 +131,8 @@ class Refiner(nn.Module):
     def _refine_cells(self, coarse: Tensor, pictures: Sequence[Pyramid], cells: Cells) -> Tensor:
         """Return (n, 4, 4, 4): alpha and foreground residual of the 4x4 pixels of each cell."""
         margin1, margin2 = self.margins
-        x = self._ops.first_crops(coarse, [x.half for x in pictures], cells, margin1)
-        return self.convolve(x, self._ops.second_crops([x.full for x in pictures], cells, margin2, x))
+        x = _ops_of(self).first_crops(coarse, [x.half for x in pictures], cells, margin1)
+        return self.convolve(x, _ops_of(self).second_crops([x.full for x in pictures], cells, margin2, x))
 
     def convolve(self, half: Tensor, full: Tensor) -> Tensor:
         """Apply the four convolutions to crops, or to whole padded pictures, at half and at full size."""
@@ -143,14 +143,14 @@ class Refiner(nn.Module):
         return self.conv4(x)
 
     @property
-    def _ops(self) -> CellOps:
-        """The operations on cells; a trace takes those of torch, since it would leave out any other kernel."""
-        return EAGER if torch.jit.is_tracing() else self.ops
-
-    @property
     def margins(self) -> tuple[int, int]:
         """The margins that the convolutions take away from a cell's surroundings, at half and at full size."""
         return (3, 2) if self.kernel_size == 3 else (0, 0)
+
+
+def _ops_of(refiner: Refiner) -> CellOps:
+    """Return the operations on cells; a trace takes those of torch, since it would leave out any other kernel."""
+    return EAGER if torch.jit.is_tracing() else refiner.ops
 
 
 def _may_branch_on(x: Tensor) -> bool:

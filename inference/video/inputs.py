@@ -51,7 +51,9 @@ class VideoInputs:
         self._held = 0  # frames for which a plate that is a video was over
         with ExitStack() as opening:
             nvdec = 'decode' in settings.nvidia_codecs
-            self.reader: VideoReader | PictureReader = open_video(settings.video_src, settings.frame_rate, nvdec)
+            self.reader: VideoReader | PictureReader = open_video(
+                settings.video_src, settings.frame_rate, nvdec, settings.gpu
+            )
             opening.enter_context(self.reader)
             width, height = settings.video_resize or (self.reader.width, self.reader.height)
             self.size = (width, height)
@@ -59,7 +61,7 @@ class VideoInputs:
                 least = f'at least {MIN_SIDE} x {MIN_SIDE} is needed'
                 raise ValueError(f'--video-src {settings.video_src}: {_by(self.size)} is too small: {least}')
             if settings.video_bgr_mode == 'each' and settings.video_bgr:
-                self._plates = open_video(settings.video_bgr, settings.frame_rate, nvdec)
+                self._plates = open_video(settings.video_bgr, settings.frame_rate, nvdec, settings.gpu)
                 opening.enter_context(self._plates)
                 self._check_plate((self._plates.width, self._plates.height))
             else:

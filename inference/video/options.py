@@ -45,7 +45,7 @@ def add_video_arguments(parser: argparse.ArgumentParser) -> None:
         'is held at its last frame')  # fmt: skip
     add('--video-target-bgr', type=Path, metavar='FILE',
         help='picture or video, repeated as needed, behind the subject in com; plain green if left out')  # fmt: skip
-    add('--frame-rate', type=Fraction, metavar='FPS',
+    add('--frame-rate', type=_rate, metavar='FPS',
         help='of frames that are pictures, such as 24 or 24000/1001; 25 if left out')  # fmt: skip
     add('--video-resize', type=int, nargs=2, metavar=('W', 'H'), help='compute and write at this size, in pixels')
     add('--resize-bgr', action=argparse.BooleanOptionalAction, default=False,
@@ -66,6 +66,13 @@ def add_video_output_arguments(parser: cli.Parser) -> None:
         help='on an NVIDIA GPU: decode by NVDEC, to the same frames; encode .mp4 by NVENC, with less CPU time and '
         'larger files of equal quality; the CPU does what the GPU cannot')  # fmt: skip
     options.add_output_arguments(parser, '--sequence-format')
+
+
+def _rate(text: str) -> Fraction:
+    try:
+        return Fraction(text)
+    except (ValueError, ZeroDivisionError):
+        raise argparse.ArgumentTypeError(f'{text}: must be a number such as 24 or 24000/1001') from None
 
 
 def video_problems(args: argparse.Namespace) -> list[str]:

@@ -62,7 +62,7 @@ def open_outputs(inputs: VideoInputs, flags: Mapping[str, Any]) -> PictureSequen
     nvenc = 'encode' in settings.nvidia_codecs
     make = partial(
         VideoWriter, quality=settings.video_quality, pixel_aspect=aspect, origin=reader.origin,
-        recorded=reader.recorded, nvenc=nvenc,
+        recorded=reader.recorded, nvenc=nvenc, gpu=settings.gpu,
     )  # fmt: skip
     sounding = None if is_sequence(settings.video_src) else settings.video_src
     writers: dict[str, VideoWriter] = {}

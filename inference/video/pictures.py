@@ -13,7 +13,7 @@ from dataset.readers import read_rgb
 
 from .colour import Colour
 from .reader import Frame, VideoReader
-from .settings import DEFAULT_RATE, is_sequence, sequence_paths
+from .settings import DEFAULT_RATE, is_sequence, sequence_gaps, sequence_paths
 
 
 @dataclass(frozen=True)
@@ -36,15 +36,17 @@ class PictureReader:
     """A folder of pictures, or a name with their number such as `%05d.png`, with the attributes of a `VideoReader`.
 
     Raises:
-        ValueError: there are none, one within is missing, or the first cannot be read.
+        ValueError: `sequence_paths` refuses them, or the first cannot be read.
     """
 
-    note = damage = None
+    damage = None
     origin, pixel_aspect = 0, Fraction(1)
 
     def __init__(self, path: Path, rate: Fraction):
         self.path, self.rate, self.time_base = path, rate, 1 / rate
         self._paths = sequence_paths(path)
+        gaps = sequence_gaps(self._paths)
+        self.note = f'warning: {path}: {gaps}' if gaps else None
         self.height, self.width = read_rgb(self._paths[0]).shape[:2]
         self.colour, self.recorded, self.expected = Colour(), dict[str, str](), len(self._paths)
 
@@ -69,6 +71,8 @@ class PictureReader:
         """Nothing is held open."""
 
 
-def open_video(path: Path, rate: Fraction | None = None, nvdec: bool = False) -> VideoReader | PictureReader:
+def open_video(
+    path: Path, rate: Fraction | None = None, nvdec: bool = False, gpu: int = 0
+) -> VideoReader | PictureReader:
     """Open a video, or pictures that are one at a rate of frames per second."""
-    return PictureReader(path, rate or DEFAULT_RATE) if is_sequence(path) else VideoReader(path, nvdec)
+    return PictureReader(path, rate or DEFAULT_RATE) if is_sequence(path) else VideoReader(path, nvdec, gpu)

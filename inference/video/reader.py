@@ -9,7 +9,6 @@ from __future__ import annotations
 import itertools
 import math
 import re
-from collections import Counter
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
@@ -29,7 +28,7 @@ from .colour import Colour, to_rgb
 SLACK = Fraction(1, 2)  # seconds that a header may claim more than there is, before a file counts as cut
 JUMP = Fraction(1, 2)  # seconds back in time from which on it is a new beginning, as in joined files, not disorder
 LEAP = Fraction(3600)  # seconds forward in time from which on it is one, too: nobody waits so long for a frame
-FILM = 100  # packets of a track among several, until which each film has a second one; a still has none
+FILM = 3000  # packets of all tracks, until which each film among them has a second one; a still has none
 RECORDED = ('creation_time', 'timecode')
 MOST_ERRORS = 100  # errors of reading, one after the other, until the rest of a file is given up
 INDEXED = {'mov,mp4,m4a,3gp,3g2,mj2', 'matroska,webm'}  # containers in which seeking lands where it should
@@ -77,6 +76,7 @@ class VideoReader:
         path: a file of any format that FFmpeg reads.
         nvdec: let an NVIDIA GPU decode if its first frame is the CPU's to the bit; where it fails later, or a frame is
             damaged, the CPU goes on. Damage within a frame that the GPU conceals is not seen.
+        gpu: the number of that GPU.
 
     Attributes:
         width, height: of the upright frames, in pixels.
@@ -94,8 +94,8 @@ class VideoReader:
         ValueError: the file is no video, or not one frame of it can be decoded.
     """
 
-    def __init__(self, path: str | Path, nvdec: bool = False):
-        self.path = Path(path)
+    def __init__(self, path: str | Path, nvdec: bool = False, gpu: int = 0):
+        self.path, self._gpu = Path(path), gpu
         self.note: str | None = None
         if not self.path.is_file():
             raise FileNotFoundError(f'{path}: no such file')
@@ -143,11 +143,11 @@ class VideoReader:
         tracks = sorted(self._container.streams.video, key=lambda track: not track.disposition & Disposition.default)
         if len(tracks) == 1:
             return tracks[0]
-        packets: Counter[int] = Counter()
+        packets = dict.fromkeys((track.index for track in tracks), 0)
         with suppress(av.FFmpegError), av.open(str(self.path.absolute()), metadata_errors='replace') as container:
-            for packet in container.demux(container.streams.video):
+            for packet in itertools.islice(container.demux(container.streams.video), FILM):
                 packets[packet.stream_index] += bool(packet.size)
-                if packets[packet.stream_index] == FILM:
+                if packets[tracks[0].index] > 1:
                     break
         return max(tracks, key=lambda track: packets[track.index] > 1)
 
@@ -226,7 +226,7 @@ class VideoReader:
             found = next(frames, None)
             same = found is not None and np.array_equal(to_rgb(found, self.colour), to_rgb(first, self.colour))
             reason = None if same else 'its first frame is another'
-        except (av.FFmpegError, NotImplementedError, ValueError) as error:
+        except (av.FFmpegError, RuntimeError, ValueError) as error:  # the second where it does not know the codec
             reason = hardware_reason(error)
         if reason is None:
             self._frames = _continued(frames, self._frames)
@@ -235,7 +235,7 @@ class VideoReader:
 
     def _decoded_by_nvdec(self) -> Iterator[av.VideoFrame]:
         """Yield the frames of an undamaged file; raise a ValueError at the first damage that is seen."""
-        accelerator = HWAccel('cuda', allow_software_fallback=False)
+        accelerator = HWAccel('cuda', device=str(self._gpu), allow_software_fallback=False)
         with av.open(str(self.path.absolute()), metadata_errors='replace', hwaccel=accelerator) as container:
             for packet in container.demux(container.streams[self._stream.index]):
                 frames = cast(list[av.VideoFrame], packet.decode())

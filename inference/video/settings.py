@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import itertools
 import re
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
+from common.console import some
 from common.files import IMAGE_SUFFIXES
 
 SEQUENCES = 'image_sequences'  # a folder of numbered pictures per type, in place of a format of videos
@@ -77,6 +80,7 @@ class VideoSettings:
     audio: bool
     frame_rate: Fraction | None  # of pictures as source; None for `DEFAULT_RATE`
     nvidia_codecs: Sequence[str]  # of `NVIDIA_CODECS`
+    device: str
     png_compression: int
     jpeg_quality: int
 
@@ -85,6 +89,12 @@ class VideoSettings:
         """Take the values of a command line, but for `picture_formats`."""
         values = {field.name: options[field.name] for field in fields(VideoSettings)}
         return VideoSettings(**values | {'picture_formats': picture_formats})
+
+    @property
+    def gpu(self) -> int:
+        """The number of the GPU that `device` names; the first if it names none."""
+        named = re.fullmatch(r'cuda:(\d+)', self.device)
+        return int(named[1]) if named else 0
 
 
 def video_paths(folder: Path, kinds: Sequence[str], file_format: str) -> dict[str, Path]:
@@ -106,24 +116,41 @@ def sequence_paths(path: Path) -> list[Path]:
     """Return the pictures of a sequence by the numbers in their names.
 
     Raises:
-        ValueError: there are none, or of those named by number one within is missing.
+        ValueError: there are none, two have one number, or of those named by number one within is missing.
     """
+    from dataset.pairing import alike, natural_order
+
     folder = path if path.is_dir() else path.parent
     pictures = [entry for entry in folder.glob('[!.]*') if entry.suffix.lower() in IMAGE_SUFFIXES]
-    if path.is_dir():
-        found = sorted(pictures, key=_by_numbers)
-    else:
+    if not path.is_dir():
         before, after = NUMBER.split(path.name, maxsplit=1)
-        name = re.compile(rf'{re.escape(before)}(\d+){re.escape(after)}')
-        numbers = {int(match[1]): entry for entry in pictures if (match := name.fullmatch(entry.name))}
-        found = [numbers[number] for number in sorted(numbers)]
-        if numbers and (missing := set(range(min(numbers), max(numbers))) - set(numbers)):
-            raise ValueError(f'{path}: {len(missing)} of the pictures are missing, such as number {min(missing)}')
-    if not found:
+        name = re.compile(rf'{re.escape(before)}\d+{re.escape(after)}')
+        pictures = [entry for entry in pictures if name.fullmatch(entry.name)]
+    if not pictures:
         raise ValueError(f'{path}: no such pictures ({", ".join(IMAGE_SUFFIXES)})')
+    found = sorted(pictures, key=lambda entry: natural_order(entry.name))
+    numbered = defaultdict(list)
+    for entry in found:
+        numbered[tuple(_numbers(entry))].append(entry)
+    if same := [alike(entries) for entries in numbered.values() if len(entries) > 1]:
+        raise ValueError(f'{path}: of one number, keep one of each: {some(same)}')
+    if not path.is_dir() and (gaps := sequence_gaps(found)):
+        raise ValueError(f'{path}: {gaps}')
     return found
 
 
-def _by_numbers(path: Path) -> list[str | int]:
-    parts = re.split(r'(\d+)', path.name)
-    return [int(part) if index % 2 else part for index, part in enumerate(parts)]
+def sequence_gaps(paths: Sequence[Path]) -> str | None:
+    """Return how many numbers are missing between those of a sequence, in words; None if none is."""
+    missing, first = 0, 0
+    for names in itertools.pairwise(map(_numbers, paths)):
+        match [turn for turn in itertools.zip_longest(*names) if turn[0] != turn[1]]:
+            case [(int(before), int(after))] if after > before + 1:
+                missing, first = missing + after - before - 1, first if missing else before + 1
+    return f'{missing} of the pictures are missing, the first is number {first}' if missing else None
+
+
+def _numbers(path: Path) -> list[str | int]:
+    """Return the text and the numbers of a name by turns."""
+    from dataset.pairing import natural_order
+
+    return natural_order(path.stem)[0][0]

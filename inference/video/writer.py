@@ -60,6 +60,7 @@ class VideoWriter:
         origin: the source's time that becomes 0 here, for picture and sound, in units of the time base.
         recorded: `creation_time` and `timecode`, as the source's reader has them.
         nvenc: encode H.264 on an NVIDIA GPU if that can be; its quality is a constant quantizer.
+        gpu: the number of that GPU.
 
     Attributes:
         frames: how many were written.
@@ -84,6 +85,7 @@ class VideoWriter:
         origin: int = 0,
         recorded: Mapping[str, str] | None = None,
         nvenc: bool = False,
+        gpu: int = 0,
     ):
         self.path, self.frames = path, 0
         self.note: str | None = None
@@ -101,12 +103,13 @@ class VideoWriter:
         self._end = 0  # of the last one
         self._closed = False
         self._unfinished = unfinished_name(path.absolute())
-        for encoding in (NVENC, self._format) if nvenc else (self._format,):
+        nvidia = replace(NVENC, options={**NVENC.options, 'gpu': str(gpu)})
+        for encoding in (nvidia, self._format) if nvenc else (self._format,):
             try:
                 self._container, self._encoder = self._opened(encoding, rate, quality, pixel_aspect)
                 break
             except (av.FFmpegError, ValueError) as error:  # the latter where this FFmpeg was built without it
-                if encoding is not NVENC:
+                if encoding is not nvidia:
                     reason = f'{encoding.encoder} cannot encode {size[0]}x{size[1]} pixels: {reason_of(error)}'
                     raise ValueError(f'{path}: {reason}') from None
                 self.note = f'{path}: NVENC cannot encode it, the CPU does: {hardware_reason(error)}'
@@ -117,6 +120,20 @@ class VideoWriter:
         self, encoding: VideoFormat, rate: Fraction, quality: int, pixel_aspect: Fraction
     ) -> tuple[OutputContainer, VideoCodecContext]:
         container = _container(self._unfinished, encoding.muxer, self._time_base)
+        try:
+            return container, self._added(container, encoding, rate, quality, pixel_aspect)
+        except BaseException:
+            container.close()
+            raise
+
+    def _added(
+        self,
+        container: OutputContainer,
+        encoding: VideoFormat,
+        rate: Fraction,
+        quality: int,
+        pixel_aspect: Fraction,
+    ) -> VideoCodecContext:
         options = encoding.encoder_options(quality)
         encoder = container.add_stream(encoding.encoder, rate=rate, options=options).codec_context
         assert isinstance(encoder, VideoCodecContext)
@@ -129,7 +146,7 @@ class VideoWriter:
         encoder.thread_type = 'AUTO'  # PyAV's default is threads within a frame: x264 gets worse, ProRes has but one
         encoder.flags |= Flags.frame_duration  # else every frame lasts 1 / rate
         encoder.open()
-        return container, encoder
+        return encoder
 
     @property
     def notes(self) -> list[str]:

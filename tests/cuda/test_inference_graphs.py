@@ -31,7 +31,6 @@ def networks():
 
 @pytest.fixture
 def ledger(monkeypatch):
-    monkeypatch.setattr(graphs, 'WARM_UPS', 1)
     with simulated_cuda(2) as found:
         yield found
 

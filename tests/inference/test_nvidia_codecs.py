@@ -5,9 +5,8 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import fields, replace
 from fractions import Fraction
-from functools import partial
 from pathlib import Path
 
 import av
@@ -20,8 +19,10 @@ from support.videos import SIZE, moving, noise, times_of, write_video
 from inference.video import reader as reader_module
 from inference.video import writer
 from inference.video.colour import Colour, to_rgb
+from inference.video.inputs import VideoInputs
+from inference.video.outputs import open_outputs
 from inference.video.reader import VideoReader
-from inference.video.settings import H264, NVENC
+from inference.video.settings import H264, NVENC, VideoSettings
 from inference.video.writer import VideoWriter
 
 __all__ = ['case', 'loaded_once']
@@ -47,6 +48,10 @@ def gpu(monkeypatch) -> Gpu:
 
     monkeypatch.setattr(av, 'open', opened)
     return gpu
+
+
+def no_gpu(kind: str, **options) -> HWAccel:
+    return HWAccel(kind, **options | {'device': '99'})
 
 
 @pytest.fixture
@@ -111,7 +116,7 @@ def test_another_picture_is_not_taken(tmp_path, film, gpu):
 
 
 def test_a_machine_without_nvdec(film, monkeypatch):
-    monkeypatch.setattr(reader_module, 'HWAccel', partial(HWAccel, device='99'))
+    monkeypatch.setattr(reader_module, 'HWAccel', no_gpu)
     frames, reader = read(film, True)
     assert frames == read(film, False)[0]
     assert reader.note.startswith(f'{film}: NVDEC cannot decode it, the CPU does: ')
@@ -165,7 +170,7 @@ def test_quality_is_nvencs_own_number():
 
 
 def test_a_run_says_at_its_beginning_what_the_cpu_does(case, capsys, monkeypatch):
-    monkeypatch.setattr(reader_module, 'HWAccel', partial(HWAccel, device='99'))
+    monkeypatch.setattr(reader_module, 'HWAccel', no_gpu)
     assert case.run('--nvidia-codecs', 'encode', 'decode') == 0
     said = ''.join(capsys.readouterr()).splitlines()
     assert [line.partition(': ')[0] for line in said if 'the CPU does' in line] == [
@@ -179,3 +184,59 @@ def test_a_run_says_at_its_beginning_what_the_cpu_does(case, capsys, monkeypatch
 def test_formats_that_nvenc_does_not_write_are_refused(case, capsys):
     assert case.run('--nvidia-codecs', 'encode', '--output-format', 'webm') == 2
     assert '--nvidia-codecs encode: writes H.264, not webm' in capsys.readouterr().err
+
+
+def test_a_codec_that_no_gpu_knows_is_left_to_the_cpu(tmp_path):
+    path = write_video(tmp_path / 'a.mov', moving(3), codec='prores_ks', pixel_format='yuv422p10le')
+    frames, reader = read(path, True)
+    assert frames == read(path, False)[0]
+    assert reader.note.startswith(f'{path}: NVDEC cannot decode it, the CPU does: ')
+
+
+def test_the_gpu_is_the_one_that_was_chosen(case, monkeypatch):
+    asked = []
+
+    def accelerator(kind: str, **options) -> HWAccel:
+        asked.append(options['device'])
+        return no_gpu(kind, **options)
+
+    def added(self, container, encoding, *more):
+        asked.append(encoding.options.get('gpu'))
+        return add(self, container, encoding, *more)
+
+    add = VideoWriter._added
+    monkeypatch.setattr(reader_module, 'HWAccel', accelerator)
+    monkeypatch.setattr(VideoWriter, '_added', added)
+    flags = {'video_src': case.src, 'video_bgr': case.bgr, 'video_bgr_mode': 'median', 'output_dir': case.out,
+             'output_format': 'video', 'nvidia_codecs': ['encode', 'decode'], 'resize_bgr': False, 'audio': False,
+             'video_quality': 18}  # fmt: skip
+    options = dict.fromkeys(field.name for field in fields(VideoSettings)) | flags
+    for device, number in (('cuda:1', '1'), ('cuda', '0'), ('auto', '0')):
+        settings = VideoSettings.from_options(options | {'device': device}, {'pha': 'jpg'})
+        with VideoInputs(settings) as inputs:
+            open_outputs(inputs, {})
+        assert asked == [number, number, None]
+        asked.clear()
+
+
+def test_a_failed_attempt_leaves_no_file_open(tmp_path, monkeypatch):
+    opened = []
+
+    class Container:
+        """A real one that tells whether it was closed."""
+
+        def __init__(self, real):
+            self.real, self.closed = real, False
+            opened.append(self)
+
+        def __getattr__(self, name):
+            return getattr(self.real, name)
+
+        def close(self):
+            self.closed = True
+            self.real.close()
+
+    make = writer._container
+    monkeypatch.setattr(writer, '_container', lambda *words: Container(make(*words)))
+    with VideoWriter(tmp_path / 'a.mp4', 'video', SIZE, Fraction(1, 1000), Fraction(25), Colour(), nvenc=True):
+        assert [container.closed for container in opened] == [True, False]

@@ -69,7 +69,7 @@ def test_what_is_wrong_with_pictures_is_one_line(case, frames, capsys):
 
     assert f'--video-src {frames / "x%d.png"}: no such pictures' in said(frames / 'x%d.png')
     (frames / 'shot.1003.png').unlink()
-    assert '1 of the pictures are missing, such as number 1003' in said(frames / 'shot.%d.png')
+    assert '1 of the pictures are missing, the first is number 1003' in said(frames / 'shot.%d.png')
     save(frames / 'shot.1004.png', moving(1, WIDTH + 32)[0])
     assert f'shot.1004.png: is {WIDTH + 32}x64, the first picture {WIDTH}x64' in said(frames, 1)
     case.out = frames.parent
@@ -85,3 +85,26 @@ def test_a_file_with_a_percent_sign_is_itself(tmp_path):
     with pytest.raises(ValueError, match='no such pictures'):
         sequence_paths(tmp_path / 'b%d.png')
     assert PictureReader(tmp_path, Fraction(25)).expected == 1
+
+
+def test_a_folder_has_one_picture_of_each_number_and_says_what_is_missing(frames):
+    assert open_video(frames).note is None
+    for name, twin in (('shot.0999.png', 'shot.999.png'), ('shot.999.jpg', 'shot.999.png')):
+        save(frames / name, moving(1)[0])
+        with pytest.raises(ValueError, match=f'of one number, keep one of each: .*{name} and .*{twin}'):
+            sequence_paths(frames)
+        (frames / name).unlink()
+    for number in (1000, 1003, 1004):
+        (frames / f'shot.{number}.png').unlink()
+    note = '3 of the pictures are missing, the first is number 1000'
+    assert open_video(frames).note == f'warning: {frames}: {note}'
+    with pytest.raises(ValueError, match=note):
+        sequence_paths(frames / 'shot.%d.png')
+
+
+@pytest.mark.parametrize('rate', ['24/0', 'film', 'nan'])
+def test_a_rate_that_is_no_number_is_refused_in_words(case, capsys, rate):
+    with pytest.raises(SystemExit) as left:
+        case.run('--frame-rate', rate)
+    assert left.value.code == 2
+    assert f'--frame-rate: {rate}: must be a number such as 24 or 24000/1001' in capsys.readouterr().err

@@ -125,13 +125,23 @@ def test_an_avi_cut_between_two_frames_is_known_to_be_cut(tmp_path, codec, pixel
 
 
 @pytest.mark.parametrize(
-    ('tracks', 'default', 'film'),
-    [([1, 30], None, 1), ([1, 30], 0, 1), ([30, 1], 1, 0), ([30, 25], None, 0), ([30, 25], 1, 1), ([1, 1], 1, 1)],
+    ('tracks', 'default', 'film', 'slow'),
+    [
+        ([1, 30], None, 1, 1),
+        ([1, 30], 0, 1, 1),
+        ([30, 1], 1, 0, 1),
+        ([30, 25], None, 0, 1),
+        ([30, 25], 1, 1, 1),
+        ([1, 1], 1, 1, 1),
+        ([130, 2], 1, 1, 125),
+    ],
 )
-def test_of_several_tracks_the_film_that_players_show_is_read(tmp_path, tracks, default, film):
+def test_of_several_tracks_the_film_that_players_show_is_read(tmp_path, tracks, default, film, slow):
     path = tmp_path / 'a.mkv'
     with av.open(str(path), 'w') as container:
-        streams = [container.add_stream('mpeg4', rate=25) for _ in tracks]
+        streams = [
+            container.add_stream('mpeg4', rate=Fraction(25, slow if i == default else 1)) for i in range(len(tracks))
+        ]
         for index, stream in enumerate(streams):
             stream.height, stream.width, stream.pix_fmt = HEIGHT, WIDTH + 2 * index, 'yuv420p'
             stream.disposition = Disposition.default if index == default else 0
