@@ -7,13 +7,15 @@ from __future__ import annotations
 
 import threading
 from collections import OrderedDict
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Hashable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from common.console import say
+from common.devices import on_device
 
 # Takes pictures that are stacked, and what else there is; starts operations of fixed shapes, and waits for none.
 Work = Callable[..., Any]
@@ -27,6 +29,29 @@ def stacked(pictures: Sequence[Tensor], device: torch.device) -> Tensor:
     """Put pictures (H, W, 3) of one size on a device, in one batch (B, H, W, 3); a single one is not copied again."""
     moved = [x.to(device, non_blocking=True) for x in pictures]
     return torch.stack(moved) if len(moved) > 1 else moved[0][None]
+
+
+@contextmanager
+def in_default_stream(device: torch.device) -> Iterator[torch.cuda.Stream | None]:
+    """Start on a GPU, and in its default stream, what this thread starts inside the block; other devices need nothing.
+
+    It comes after what the caller has started there before, and before what the caller starts afterwards. Yields the
+    caller's stream if that is another one.
+    """
+    if device.type != 'cuda':
+        yield None
+        return
+    with on_device(device):
+        callers, default = torch.cuda.current_stream(), torch.cuda.default_stream()
+        if callers == default:
+            yield None
+            return
+        default.wait_stream(callers)
+        try:
+            with torch.cuda.stream(default):
+                yield callers
+        finally:
+            callers.wait_stream(default)
 
 
 class _Graph:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import copy
 import threading
-from collections.abc import Callable, Hashable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from collections.abc import Callable, Hashable, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -25,7 +25,7 @@ from model.refiner import Pyramid, fastest_ops
 from model.weights import LoadReport
 
 from .compositing import fitted
-from .graphs import Graphs, Work, stacked
+from .graphs import Graphs, Work, in_default_stream, stacked
 from .matte import Matte, NotFiniteError, Pending
 from .networks import FoundNetwork, find_network
 from .pipeline import Recent
@@ -197,7 +197,7 @@ class Matting:
     def _uploaded(self, pixels: np.ndarray, size: tuple[int, int] | None) -> Plate:
         if size is not None:
             pixels = fitted(pixels, size)
-        with self._own_stream():
+        with in_default_stream(self.device):
             return Plate(pixels, self.staged(pixels).to(self.device, non_blocking=True))
 
     def staged(self, pixels: np.ndarray) -> Tensor:
@@ -229,7 +229,7 @@ class Matting:
             check_pair(*[channels_first(srcs[0][None])] * 2)
         work = partial(self._mattes, network, len(srcs), err=err, ref=ref)
         pictures = [*srcs] if same_plate else [*srcs, *(plate.tensor for plate in plates)]
-        with self._own_stream(), self._lock:
+        with in_default_stream(self.device), self._lock:
             kept: Sequence[Tensor] = ()
             if same_plate:
                 kept = self._reduced.get(plates[0])
@@ -278,7 +278,7 @@ class Matting:
         """
         network = self.network_for(src.shape[2:])
         replays = self._replays(network) and src.dtype == bgr.dtype
-        with self._own_stream() as callers, self._lock:
+        with in_default_stream(self.device) as callers, self._lock:
             if not replays:
                 results = self._floats((src, bgr), err, ref)
             else:
@@ -319,28 +319,6 @@ class Matting:
         """Return whether graphs are wanted, the network is known, and its shapes do not follow the pictures' values."""
         refines = type(network) is MattingRefine and network.refiner.mode != 'thresholding'
         return self._graphs is not None and (refines or type(network) is MattingBase)
-
-    @contextmanager
-    def _own_stream(self) -> Iterator[torch.cuda.Stream | None]:
-        """Start on the predictor's GPU, and in one stream of it, what this thread starts inside the block.
-
-        It comes after what the caller has started there before, and before what the caller starts afterwards. Yields
-        the caller's stream if that is another one.
-        """
-        if self.device.type != 'cuda':
-            yield None
-            return
-        with on_device(self.device):
-            callers, own = torch.cuda.current_stream(), torch.cuda.default_stream()
-            if callers == own:
-                yield None
-                return
-            own.wait_stream(callers)
-            try:
-                with torch.cuda.stream(own):
-                    yield callers
-            finally:
-                callers.wait_stream(own)
 
     def _run(self, src: Tensor, bgr: Tensor) -> tuple[Tensor, ...]:
         with torch.autocast(self.device.type, dtype=self.dtype, enabled=self._autocast):
