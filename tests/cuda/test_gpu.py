@@ -1,5 +1,6 @@
 """What only a GPU can prove; skipped where there is none, or where there are too few."""
 
+import cv2
 import numpy as np
 import pytest
 import torch
@@ -103,9 +104,10 @@ def test_a_dry_run_tells_the_memory_of_the_gpu(in_tmp, one_gpu, capsys):
     assert list(in_tmp.iterdir()) == []
 
 
-@pytest.mark.parametrize('precision', PRECISIONS)
 @pytest.mark.parametrize('one_plate', [True, False])
-@pytest.mark.parametrize(('name', 'count'), [('hd', 8), ('4k', 4)])
+@pytest.mark.parametrize(
+    ('precision', 'name', 'count'), [*((precision, 'hd', 8) for precision in PRECISIONS), ('float16', '4k', 4)]
+)
 def test_graphs_and_kernels_give_what_is_computed_without(precision, one_plate, name, count):
     size, (scale, pixels) = SIZES[name], PUBLISHED[name]
     torch.manual_seed(0)
@@ -117,11 +119,11 @@ def test_graphs_and_kernels_give_what_is_computed_without(precision, one_plate, 
     assert recorded.model.refiner.ops is not EAGER, 'Triton was not taken'
     plain.model.refiner.ops = EAGER
     expected = [plain.batch(batch, rooms, err=True, ref=True) for batch in batches]
-    for turn in range(6):
+    for turn in range(4):
         found = recorded.batch(batches[turn % 2], rooms, err=True, ref=True)
         for one, other in zip(found, expected[turn % 2]):
             for kind in ('pha', 'fgr', 'err', 'ref'):
-                far = np.abs(getattr(one, kind).astype(int) - getattr(other, kind))
+                far = cv2.absdiff(getattr(one, kind), getattr(other, kind))
                 # Where predicted errors are nearly equal, rounding decides which cells are refined.
                 assert (far > 2).mean() < 0.01, (turn, kind)
     assert len(recorded._graphs._graphs) == 1, 'no graph was recorded'
