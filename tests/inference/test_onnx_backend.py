@@ -341,6 +341,7 @@ def test_the_speed_of_a_file_and_of_weights_that_are_exported_for_it(
     monkeypatch.setattr(onnx_file, 'convert', converted)
     weights = str(checkpoints['mattingrefine'])
     flags = [*FLAGS, '--model-checkpoint', weights, '--model-refine-sample-pixels', '800']
+    flags += ['--model-backbone-scale', '0.25']  # that of the file which stands for the export
     assert inference_speed_test.main([*flags, '--backend', 'pytorch', 'onnx', '--json', str(file), '-y']) == 0
     assert made == [{**ABOUT, 'precision': 'float32'}]  # once for both sizes
     rows = json.loads(file.read_text())['rows']
