@@ -17,7 +17,7 @@ from inference.images.inputs import Job
 
 from .folders import PredictionFiles, as_clips, clip_problems, compare_sizes, find_predictions
 from .results import Results
-from .tables import FOREGROUND, TITLES, read_json
+from .tables import COLOUR_METRICS, TITLES, read_json
 from .testset.layout import MANIFEST, Truth, find_testset, find_truth
 
 if TYPE_CHECKING:
@@ -59,6 +59,11 @@ class ScoringPlan:
     settings: dict[str, Any] = field(default_factory=dict)  # of all new rows alike, in plain values
     earlier: list[Results] = field(default_factory=list)  # rows that are there already
     notes: list[str] = field(default_factory=list)  # to be printed for the user
+
+    @property
+    def with_fgr(self) -> bool:
+        """Whether colours are scored, not alpha alone."""
+        return not COLOUR_METRICS.isdisjoint(self.metrics)
 
 
 def prepare(request: ScoringRequest) -> ScoringPlan:
@@ -119,7 +124,7 @@ def _plan_for_predictions(request: ScoringRequest, folder: Path) -> tuple[Scorin
         return ScoringPlan(), [f'--truth {error}']
     sizes, problems = _sizes(f'--truth {folder}', truths)
     found: dict[str, PredictionFiles] = {}
-    with_fgr = request.metrics is None or bool(FOREGROUND & {*request.metrics})
+    with_fgr = request.metrics is None or not COLOUR_METRICS.isdisjoint(request.metrics)
     for name, predicted in zip(_row_names(request.predictions), request.predictions):
         try:
             found[name] = find_predictions(predicted, truths, with_fgr)
@@ -154,9 +159,9 @@ def _metrics(
     """Return the metrics to compute, and why some of those asked for cannot be."""
     lacking: dict[str, str] = {}
     if not any(truth.fgr for truth in truths):
-        lacking |= dict.fromkeys(FOREGROUND, 'there is no true foreground')
+        lacking |= dict.fromkeys(COLOUR_METRICS, 'there is no true foreground')
     elif not has_fgr:
-        lacking |= dict.fromkeys(FOREGROUND, 'there is no predicted foreground')
+        lacking |= dict.fromkeys(COLOUR_METRICS, 'there is no predicted foreground')
     if max(Counter(truth.clip for truth in truths if truth.clip is not None).values(), default=0) < 2:
         lacking['dtssd'] = 'there are no clips of two frames or more; --clips takes each folder of pictures for one'
     asked = request.metrics or [metric for metric in TITLES if metric not in lacking and metric != 'fg_mse_bmv2']

@@ -28,7 +28,6 @@ from .networks import EvaluatedNetwork
 from .plan import ScoringPlan, base_only
 from .results import Results
 from .scores import OF_PAIRS, Frame, Pixels, PixelSource, figures, read_frame, unsteadiness, with_previous
-from .tables import FOREGROUND
 from .testset.layout import Truth
 
 # Scoring takes about 150 bytes for a pixel: this many are scored at the same time, or one picture.
@@ -67,7 +66,7 @@ def rows(plan: ScoringPlan, compute: ComputeSettings, folder: Path | None) -> It
     """
     for name, found in plan.predictions.items():
         settings = {**plan.settings, 'predictions': str(found.folder)}
-        predict = partial(_from_files, found, plan.truths, bool(FOREGROUND & {*plan.metrics}))
+        predict = partial(_from_files, found, plan.truths, plan.with_fgr)
         threads = options.share_cores('files', len(plan.truths), 1, num_workers=compute.num_workers)
         yield Row(name, f'{len(found.pha)} files', settings, threads, predict, found.pha.__getitem__)
     for name, network in plan.networks.items():
@@ -164,7 +163,7 @@ def _from_network(
     loaded = pipeline.ahead(partial(load_pair, matting=matting, resize=False, align=False), plan.jobs, threads.files)
     spread = partial(pipeline.ahead, threads=threads.batches) if threads.batches > 1 else map
     for item, pending, index in compute(loaded, matting, batch_size, set(), spread):
-        yield partial(_finish, item, pending, index, writer, bool(FOREGROUND & {*plan.metrics}))
+        yield partial(_finish, item, pending, index, writer, plan.with_fgr)
 
 
 def _finish(

@@ -14,7 +14,7 @@ from dataset.readers import read_alpha, read_rgb
 from metrics import matting as metrics
 from metrics.trimap import trimap, unknown
 
-from .tables import FOREGROUND
+from .tables import COLOUR_METRICS
 from .testset.layout import Truth
 
 OF_PAIRS = 'dtssd'  # the one metric that needs two frames
@@ -69,7 +69,7 @@ def figures(frame: Frame, names: Sequence[str], scaling: str) -> dict[str, float
     for name in names:
         if name == OF_PAIRS:
             continue
-        if name not in FOREGROUND:
+        if name not in COLOUR_METRICS:
             value = getattr(metrics, name)(pred, true, region).item()
         elif frame.pred_fgr is None or frame.true_fgr is None:
             value = math.nan

@@ -24,7 +24,7 @@ TITLES = {
     'sad': 'SAD', 'mse': 'MSE', 'grad': 'Grad', 'conn': 'Conn', 'fg_mse': 'FG-MSE', 'fg_mse_bmv2': 'FG-MSE BMV2',
     'mad': 'MAD', 'dtssd': 'dtSSD'
 }  # fmt: skip
-FOREGROUND = {'fg_mse', 'fg_mse_bmv2'}  # of colour, not of alpha
+COLOUR_METRICS = {'fg_mse', 'fg_mse_bmv2'}
 DIGITS = 4  # of the largest number in a column
 NOTHING = Mean(math.nan, math.nan, math.nan, 0, 0, 0)
 
