@@ -340,9 +340,11 @@ class Logger:
                     drawn.value.append(_picture(tag, *sheets.grid(batch)))
             return drawn
 
+        drawings: list[Callable[[], Summary]] = []
         with self._sparing('pictures of training'):
             small = HostCopy({tag: sheets.shrunk(batch) for tag, batch in pictures.items()})
-            self._write(step, [partial(draw_grids, small)])
+            drawings.append(partial(draw_grids, small))
+        self._write(step, drawings)
 
     def close(self) -> None:
         """Finish the files and the bar."""

@@ -6,6 +6,7 @@ import sys
 import time
 
 import pytest
+import torch
 from support.tensorboards import accumulated, shown
 from torch.utils.tensorboard import SummaryWriter
 
@@ -153,6 +154,19 @@ def test_a_run_that_does_not_go_on_cuts_no_curves_of_another(tmp_path):
     logger.scalars(3, {'loss': 2.0})
     logger.close()
     assert before in [path.read_bytes() for path in (tmp_path / 'run').iterdir()]
+
+
+def test_pictures_that_find_no_memory_cost_themselves_and_not_the_training(tmp_path, monkeypatch, caplog):
+    def full(*_):
+        raise torch.OutOfMemoryError('CUDA out of memory.')
+
+    monkeypatch.setattr(training.logs.sheets, 'shrunk', full)
+    logger = Logger(tmp_path / 'run', 0, 9, mark=MARK)
+    logger.pictures(0, {'train_pred_pha': torch.zeros(1, 1, 16, 16)})
+    logger.scalars(1, {'loss': 0.5})
+    logger.close()
+    assert 'pictures of training cannot be made: CUDA out of memory.; training goes on' in caplog.text
+    assert_shown(tmp_path, 'run', [(1, 0.5)])
 
 
 def test_ranks_but_the_first_write_nothing(tmp_path):
