@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from common import cli, console
+from common import cli, console, path_checks
 from common.console import megabytes, table
 
 if TYPE_CHECKING:
@@ -51,7 +51,8 @@ def parse(
     found = cli.at_least_problems(args, least)
     if args.command in ('show', 'diff', 'average', 'convert'):  # these import torch, which takes seconds
         paths = [path for name in ('file', 'first', 'second') if (path := getattr(args, name, None))]
-        found += [f'{path}: no such file' for path in [*paths, *getattr(args, 'files', ())] if not path.exists()]
+        paths += getattr(args, 'files', ())
+        found += [f'{path}: {why}' for path in paths if (why := path_checks.file_problem(path))]
     if args.command == 'average':
         found += _average_problems(args)
     cli.raise_problems(found)

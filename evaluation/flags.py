@@ -38,7 +38,8 @@ def _input_problems(args: argparse.Namespace) -> list[str]:
     if not (args.checkpoint or args.predictions or args.results or found):
         found.append('nothing to score: give --checkpoint and --testset, or --predictions and --truth')
     found += [f'--checkpoint {path}: {why}' for path in args.checkpoint if (why := path_checks.file_problem(path))]
-    return found + [f'--results {path}: no such file' for path in args.results if not path.is_file()]
+    found += [f'--results {path}: no such file' for path in args.results if not path.is_file()]
+    return found + path_checks.folder_problems(args, 'testset', 'truth')
 
 
 def _useless_flag_problems(args: argparse.Namespace) -> list[str]:

@@ -327,6 +327,13 @@ def test_diff_of_equals_and_of_nothing(run, capsys):
     assert call(capsys, 'diff', run / 'best.pth', run / 'epoch-0-iter-7.state.pth')[0] == 2
 
 
+@pytest.mark.parametrize('words', [['show'], ['diff', 'best.pth'], ['convert', '-o', 'new.pth']])
+def test_a_folder_is_not_a_damaged_file(run, capsys, words):
+    code, out, err = call(capsys, words[0], run, *words[1:])
+    assert (code, out) == (2, '')
+    assert f'{run}: a folder, not a file; give a file in it, such as {run / "best.pth"}' in err
+
+
 def test_links_are_known_where_there_are_no_hard_links(run, capsys):
     copy = (run / 'best.pth').read_bytes()
     (run / 'best.pth').unlink()

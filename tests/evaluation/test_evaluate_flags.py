@@ -69,7 +69,10 @@ def test_flags_that_make_no_sense_are_refused_together(
     ):  # fmt: skip
         assert part in error, part
     assert 'nothing to score' in refused(capsys)
-    assert '--checkpoint x.pth: no such file' in refused(capsys, '--checkpoint', 'x.pth', '--testset', testset)
+    error = refused(capsys, '--checkpoint', 'x.pth', '--testset', tmp_path / 'nowhere')
+    assert '--checkpoint x.pth: no such file' in error
+    assert '--testset' in error  # at once, before the network is read
+    assert 'nowhere: no such folder' in error
     both = ('--checkpoint', base, '--testset', testset, '--predictions', testset, '--truth', testset)
     assert 'one at a time' in refused(capsys, *both)
     run = ('--testset', testset, '--checkpoint')
