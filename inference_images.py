@@ -58,11 +58,13 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     options.add_model_arguments(parser)
     options.add_picture_arguments(parser)
     options.add_output_arguments(parser, '--output-format')
-    parser.group('output').add_argument(
-        '--skip-existing', action='store_true',
+    add = parser.group('output').add_argument
+    add('--srgb', action='store_true',
+        help='convert pictures with another colour profile to sRGB; without it outputs have the profile of '
+        'their picture')  # fmt: skip
+    add('--skip-existing', action='store_true',
         help='write only what is not there yet as a whole file; with what flags and weights files were made cannot be '
-        'seen of them, so give the same again',
-    )  # fmt: skip
+        'seen of them, so give the same again')  # fmt: skip
     options.add_device_arguments(parser)
     return parser.parse_args(argv)
 
@@ -114,7 +116,9 @@ def run(jobs: list[Job], matting: Matting, writer: PictureWriter, args: argparse
     threads = options.share_cores(
         matting.device.type, batches, pixels, network, args.num_workers, args.compile, shard.local_world
     )
-    stage_load = partial(load_pair, matting=matting, resize=args.resize_bgr, align=args.preprocess_alignment)
+    stage_load = partial(
+        load_pair, matting=matting, resize=args.resize_bgr, align=args.preprocess_alignment, srgb=args.srgb
+    )
     stage_write = partial(write, writer=writer)
     report, start = Report(), time.monotonic()
     with Pipeline() as pipeline, torch_threads(threads.each):

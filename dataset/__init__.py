@@ -2,7 +2,8 @@
 
 A sample goes through these modules in this order, and each imports earlier ones only:
 
-- `pairing`, `paths`, `readers`, `images`, `checks`: find picture files, pair them, decode them, look them over;
+- `pairing`, `paths`, `tags`, `readers`, `images`, `checks`: find picture files, pair them, decode them into sRGB,
+  look them over;
 - `fringes`, then `sources` or `drawing` and `synthetic`: subjects and backgrounds, by index;
 - `sampling`: which of them a step takes, and the seeds of all random draws;
 - `geometry`: the affine that warps a picture to the crop;

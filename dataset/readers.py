@@ -23,8 +23,20 @@ import cv2
 import numpy as np
 from PIL import ExifTags, Image, ImageFile, PngImagePlugin
 
+from .tags import Profile, Tags, converted, kept_exif, own_colours
+
 Image.MAX_IMAGE_PIXELS = None
 PngImagePlugin.MAX_TEXT_CHUNK = PngImagePlugin.MAX_TEXT_MEMORY = 2**30
+
+
+def _read_cicp(stream: PngImagePlugin.PngStream, _: int, length: int) -> bytes:
+    """Note a chunk of PNG that Pillow passes over: the primaries and the transfer of film and television."""
+    content = stream.fp.read(length) if stream.fp else b''
+    stream.im_info['cicp'] = tuple(content[:2])
+    return content
+
+
+PngImagePlugin.PngStream.chunk_cICP = _read_cicp  # type: ignore[attr-defined]
 
 _UPRIGHT = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -53,20 +65,33 @@ class ImageError(ValueError):
     """A file cannot be read as a picture. The message names the file and the cause."""
 
 
-def read_rgb(path: Path, min_size: tuple[int, int] | None = None) -> np.ndarray:
-    """Read a picture's colour as uint8 RGB (H, W, 3). An alpha channel is dropped.
+def read_rgb(path: Path, min_size: tuple[int, int] | None = None, profile: Profile = None) -> np.ndarray:
+    """Read a picture's colour as uint8 RGB (H, W, 3), in sRGB. An alpha channel is dropped.
 
     Args:
         path: a picture; 8 or 16 bit, grey, palette, CMYK, with or without alpha.
         min_size: (width, height) of the upright picture that is enough, None for all there is. The result is smaller
             than the file by 2, 4 or 8 where both sides stay at least that large. JPEG decodes faster then.
+        profile: the colours to convert into, whatever the file's own, instead of sRGB; `read_tagged` gives it.
 
     Raises:
         ImageError: the file is no picture, or a damaged one.
         FileNotFoundError: there is no such file.
     """
-    pixels, size = decode(path, 'colour', min_size)
+    pixels, size = decode(path, 'colour', min_size, profile)
     return reduce(pixels, size, min_size)
+
+
+def read_tagged(path: Path, srgb: bool = False) -> tuple[np.ndarray, Tags]:
+    """Read a picture's colour in its own profile, and what files that are made of it carry.
+
+    `srgb` converts it, and the tags are without a profile. Otherwise like `read_rgb`.
+    """
+    with open_picture(path) as image:
+        pixels, profile, _ = _decoded(path, image, 'colour', None)
+        if srgb:
+            pixels, profile = converted(pixels, profile, None), None
+        return pixels, Tags(profile, kept_exif(image))
 
 
 def read_alpha(path: Path, min_size: tuple[int, int] | None = None) -> np.ndarray:
@@ -95,7 +120,7 @@ def image_size(path: Path) -> tuple[int, int]:
 
 
 def decode(
-    path: Path, kind: Literal['colour', 'matte'], min_size: tuple[int, int] | None
+    path: Path, kind: Literal['colour', 'matte'], min_size: tuple[int, int] | None, profile: Profile = None
 ) -> tuple[np.ndarray, tuple[int, int]]:
     """Decode an upright picture: 'colour' as `read_rgb` does, a 'matte' as `read_alpha` does.
 
@@ -104,13 +129,8 @@ def decode(
         whole picture.
     """
     with open_picture(path) as image:
-        full, mode = upright_size(image), 'RGB' if kind == 'colour' else 'L'
-        simple = image.format == 'JPEG' and image.mode in ('RGB', 'L') and _orientation(image) == 1
-        image.draft(mode, min_size and _swapped(min_size, image))
-        pixels = _whole_jpeg(path, mode, reduction(full, min_size)) if simple else None
-        if pixels is None or pixels.shape[:2] != image.size[::-1]:
-            pixels = rgb_pixels(image) if kind == 'colour' else _matte_pixels(image)
-        return pixels, full
+        pixels, own, full = _decoded(path, image, kind, min_size)
+        return converted(pixels, own, profile), full
 
 
 def reduction(size: tuple[int, int], min_size: tuple[int, int] | None) -> int:
@@ -167,13 +187,16 @@ def upright_size(image: Image.Image) -> tuple[int, int]:
     return _swapped(image.size, image)
 
 
-def rgb_pixels(image: Image.Image) -> np.ndarray:
-    """Return the colour of an opened picture, upright, as uint8 RGB (H, W, 3). An alpha channel is dropped.
+def rgb_pixels(image: Image.Image, name: object) -> tuple[np.ndarray, Profile]:
+    """Return the colour of an opened picture, upright, as uint8 RGB (H, W, 3), and its profile; see `own_colours`.
+
+    An alpha channel is dropped.
 
     Raises:
         ImageError: it is one of floating point numbers.
     """
-    return _rgb(upright(image))
+    image = upright(image)
+    return own_colours(image, _rgb(image), name)
 
 
 def alpha_channel(image: ImageFile.ImageFile) -> np.ndarray | None:
@@ -188,6 +211,21 @@ def alpha_channel(image: ImageFile.ImageFile) -> np.ndarray | None:
     else:
         return None
     return None if alpha.getextrema() == (255, 255) else np.array(upright(alpha, _orientation(image)))
+
+
+def _decoded(
+    path: Path, image: ImageFile.ImageFile, kind: Literal['colour', 'matte'], min_size: tuple[int, int] | None
+) -> tuple[np.ndarray, Profile, tuple[int, int]]:
+    """Return the pixels of an opened picture, the profile of colour, and the (width, height) of the whole picture."""
+    full, mode = upright_size(image), 'RGB' if kind == 'colour' else 'L'
+    simple = image.format == 'JPEG' and image.mode in ('RGB', 'L') and _orientation(image) == 1
+    image.draft(mode, min_size and _swapped(min_size, image))
+    pixels = _whole_jpeg(path, mode, reduction(full, min_size)) if simple else None
+    if pixels is not None and pixels.shape[:2] != image.size[::-1]:
+        pixels = None
+    if kind == 'matte':
+        return _matte_pixels(image) if pixels is None else pixels, None, full
+    return *(rgb_pixels(image, path) if pixels is None else own_colours(image, pixels, path)), full
 
 
 def _orientation(image: Image.Image) -> int:

@@ -14,6 +14,7 @@ from typing import Any
 from common.console import progress
 from common.devices import choose_device, torch_threads
 from dataset.readers import read_alpha, read_rgb
+from dataset.tags import converted
 from inference import options
 from inference.coarse import coarse_only
 from inference.images.report import PictureResult
@@ -177,4 +178,4 @@ def _finish(
         raise ValueError(f'{item.job.src}: {error}') from error
     if writer is not None:
         writer.write(item.job.name, matte)
-    return matte.pha, matte.fgr if with_fgr else None
+    return matte.pha, converted(matte.fgr, item.tags.profile, None) if with_fgr else None

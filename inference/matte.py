@@ -6,6 +6,7 @@ import io
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -15,8 +16,10 @@ from torch import Tensor
 
 from common.devices import on_device
 from common.files import write_atomic
+from dataset.tags import NO_TAGS, Tags, converted
 
 from .compositing import composite, covering
+from .options import COLOURED_TYPES
 from .pixels import Picture, as_pixels
 
 KINDS = ('com', 'pha', 'fgr', 'err', 'ref')
@@ -36,12 +39,14 @@ class Matte:
         fgr: the subject's colour, RGB (H, W, 3); any where alpha is 0.
         err: predicted error of the coarse alpha (H, W), if asked for.
         ref: regions that were refined, 255, or not, 0 (H, W), if asked for.
+        tags: colour profile of `fgr`, and EXIF, as the picture had them.
     """
 
     pha: np.ndarray
     fgr: np.ndarray
     err: np.ndarray | None = None
     ref: np.ndarray | None = None
+    tags: Tags = NO_TAGS
 
     @property
     def com(self) -> np.ndarray:
@@ -55,12 +60,12 @@ class Matte:
         """Set the subject before another background.
 
         Args:
-            background: a colour: (red, green, blue), 0..255, or a name that CSS or Pillow knows, such as 'white' or
-                '#78ff9b'; or a picture in any form that `Matting` takes, of which the largest middle part with the
-                matte's proportions is resized to its size.
+            background: a colour of sRGB: (red, green, blue), 0..255, or a name that CSS or Pillow knows, such as
+                'white' or '#78ff9b'; or a picture in any form that `Matting` takes, of which the largest middle part
+                with the matte's proportions is resized to its size.
 
         Returns:
-            uint8 RGB (H, W, 3), `fgr * pha + background * (1 - pha)`.
+            uint8 RGB (H, W, 3), `fgr * pha + background * (1 - pha)`, in the colours of `fgr`.
 
         Raises:
             ValueError: neither a colour nor a picture.
@@ -69,13 +74,16 @@ class Matte:
         height, width = self.pha.shape
         colour = _colour(background)
         if colour is not None:
-            backdrop = np.full((height, width, 3), colour, np.uint8)
+            pixel = converted(np.full((1, 1, 3), colour, np.uint8), None, self.tags.profile)
+            backdrop = np.full((height, width, 3), pixel)
         else:
-            backdrop = covering(as_pixels(background), (width, height))  # type: ignore[arg-type]
+            backdrop = covering(as_pixels(background, self.tags.profile), (width, height))  # type: ignore[arg-type]
         return composite(self.pha, self.fgr, backdrop)
 
     def save(self, path: str | Path, kind: str = 'com') -> None:
         """Write one of the results as a picture, whole or not at all; a file of that name is replaced.
+
+        The cut-out and the foreground carry the picture's colour profile, date and camera.
 
         Args:
             path: ends in .png or .webp, which lose nothing, or in .jpg, which has no alpha.
@@ -94,7 +102,10 @@ class Matte:
             why = 'jpg has no alpha' if picture_format else 'not a format of pictures'
             raise ValueError(f'{path}: {why}; use {", ".join(FORMATS if kind != "com" else [".png", ".webp"])}')
         content = io.BytesIO()
-        Image.fromarray(picture).save(content, picture_format, quality=95, lossless=True, exact=True)
+        tags = self.tags if kind in COLOURED_TYPES else NO_TAGS
+        Image.fromarray(picture).save(
+            content, picture_format, quality=95, lossless=True, exact=True, icc_profile=tags.profile, exif=tags.exif
+        )
         write_atomic(path, content.getvalue())
 
 
@@ -151,7 +162,8 @@ class Pending:
             advice = 'the weights are damaged' if self._dtype == 'float32' else 'use --precision float32'
             advice += ' or bfloat16' if self._dtype == 'float16' else ''
             raise NotFiniteError(f'not finite in {self._dtype}; {advice}')
-        return Matte(**{name: x[index].numpy() for name, x in self._results.items()})
+        results: dict[str, Any] = {name: x[index].numpy() for name, x in self._results.items()}
+        return Matte(**results)
 
     def result(self) -> list[Matte]:
         """Return all pictures' results; see `matte`."""

@@ -18,6 +18,7 @@ from common.network import BACKBONES, MODEL_TYPES, NetworkSettings
 
 BACKENDS = ('pytorch', 'torchscript', 'onnx')
 OUTPUT_TYPES = ('com', 'pha', 'fgr', 'err', 'ref')
+COLOURED_TYPES = ('com', 'fgr')  # which carry the tags of their picture
 PICTURE_FORMATS = ('png', 'jpg', 'webp')
 DEFAULT_FORMATS = {'com': 'png', 'pha': 'jpg', 'fgr': 'jpg', 'err': 'jpg', 'ref': 'jpg'}
 

@@ -10,22 +10,36 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
-from dataset.readers import read_rgb, rgb_pixels
+from dataset.readers import read_tagged, rgb_pixels
+from dataset.tags import Profile, Tags, converted, kept_exif
 
 Picture = str | Path | Image.Image | np.ndarray | Tensor
 
 
-def as_pixels(picture: Picture) -> np.ndarray:
-    """Return a picture of any kind that `Matting` takes as uint8 RGB (H, W, 3); an array is not copied.
+def as_pixels(picture: Picture, profile: Profile = None) -> np.ndarray:
+    """Return a picture of any kind that `Matting` takes as uint8 RGB (H, W, 3) in a profile; see `as_tagged`."""
+    pixels, tags = as_tagged(picture)
+    return converted(pixels, tags.profile, profile)
+
+
+def as_tagged(picture: Picture) -> tuple[np.ndarray, Tags]:
+    """Return a picture of any kind that `Matting` takes as uint8 RGB (H, W, 3) in its own colours, and its tags.
+
+    An array is not copied; like a tensor, it is in sRGB.
 
     Raises:
         ValueError: it is none of them; `dataset.readers.ImageError` if a file cannot be read.
         FileNotFoundError: no such file.
     """
     if isinstance(picture, (str, Path)):
-        return read_rgb(Path(picture))
+        return read_tagged(Path(picture))
     if isinstance(picture, Image.Image):
-        return rgb_pixels(picture)
+        pixels, profile = rgb_pixels(picture, 'a PIL image')
+        return pixels, Tags(profile, kept_exif(picture))
+    return _untagged(picture), Tags()
+
+
+def _untagged(picture: np.ndarray | Tensor) -> np.ndarray:
     if isinstance(picture, Tensor):
         floats = picture.is_floating_point()
         if picture.ndim != 3 or len(picture) != 3 or not (floats or picture.dtype == torch.uint8):

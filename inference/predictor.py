@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from common.devices import choose_device, choose_precision, on_device
 from common.network import PUBLISHED, RefinerSettings, Size
 from dataset.readers import read_rgb
+from dataset.tags import Profile
 from model import MattingBase, MattingRefine
 from model.base import check_pair
 from model.folding import folded
@@ -29,7 +30,7 @@ from .graphs import Graphs, Work, in_default_stream, stacked
 from .matte import Matte, NotFiniteError, Pending
 from .networks import FoundNetwork, find_network
 from .pipeline import Recent
-from .pixels import Picture, as_pixels, channels_first, enlarged, to_bytes, to_float
+from .pixels import Picture, as_pixels, as_tagged, channels_first, enlarged, to_bytes, to_float
 
 __all__ = ['Matte', 'Matting', 'NotFiniteError', 'Plate']
 
@@ -53,8 +54,10 @@ class Matting:
 
     Pictures are RGB, of any size from 16 x 16, and may be: paths (str or Path; turned upright, alpha dropped); PIL
     images of any mode but F (the same is done); NumPy arrays uint8 (H, W, 3), 0..255; tensors (3, H, W) on any device,
-    uint8 0..255 or float 0..1, which are rounded to 8 bits. Results are uint8, see `Matte`. A plate given as a path is
-    read once and kept on the device for the pictures that follow; `plate` does that with others.
+    uint8 0..255 or float 0..1, which are rounded to 8 bits. Results are uint8, see `Matte`, in the picture's own
+    colours: those of its colour profile if it is a path or a PIL image with one, else sRGB. Its plate is converted into
+    them. A plate given as a path is read once and kept on the device for the pictures that follow; `plate` does that
+    with others.
 
     Attributes:
         about: one line: what the checkpoint holds, and which settings were taken from where; '' without a checkpoint.
@@ -102,7 +105,7 @@ class Matting:
         # Settings by the size of pictures, where they follow it, and the network with each.
         self._refiner_for: Callable[[Size], RefinerSettings | None] | None = None
         self._with_settings = Recent(len(PUBLISHED), self._refining)
-        self._plates = Recent(PLATES_KEPT, lambda key: self._uploaded(read_rgb(key[0]), key[2]))
+        self._plates = Recent(PLATES_KEPT, lambda key: self._uploaded(read_rgb(key[0], profile=key[3]), key[2]))
         self._reduced = Recent(1, self._reduced_plate)
 
     @classmethod
@@ -182,17 +185,20 @@ class Matting:
         """Matte pictures of equal size at once; `bgrs` holds one plate for all, or one each. Otherwise like a call."""
         if not srcs or len(bgrs) not in (1, len(srcs)):
             raise ValueError(f'{len(srcs)} pictures and {len(bgrs)} plates: give one plate for all, or one each')
-        plates = [self.plate(bgr) for bgr in bgrs] * (len(srcs) // len(bgrs))
-        return self.submit([self.staged(as_pixels(x)) for x in srcs], plates, err, ref).result()
+        pictures, tags = zip(*map(as_tagged, srcs))
+        wanted = [(i % len(bgrs), tag.profile) for i, tag in enumerate(tags)]
+        plates = {(i, profile): self.plate(bgrs[i], profile=profile) for i, profile in dict.fromkeys(wanted)}
+        pending = self.submit([self.staged(x) for x in pictures], [plates[key] for key in wanted], err, ref)
+        return [replace(matte, tags=tag) for matte, tag in zip(pending.result(), tags)]
 
-    def plate(self, source: Picture, size: tuple[int, int] | None = None) -> Plate:
+    def plate(self, source: Picture, size: tuple[int, int] | None = None, profile: Profile = None) -> Plate:
         """Put a plate on the device, resized to `size`, (width, height), if given; any thread may call it.
 
-        The last few that came from files are kept.
+        It is converted into the colour profile of its pictures. The last few that came from files are kept.
         """
         if not isinstance(source, (str, Path)):
-            return self._uploaded(as_pixels(source).copy(), size)  # the caller may go on to change it
-        return self._plates.get((Path(source).absolute(), Path(source).stat().st_mtime_ns, size))
+            return self._uploaded(as_pixels(source, profile).copy(), size)  # the caller may go on to change it
+        return self._plates.get((Path(source).absolute(), Path(source).stat().st_mtime_ns, size, profile))
 
     def _uploaded(self, pixels: np.ndarray, size: tuple[int, int] | None) -> Plate:
         if size is not None:

@@ -6,6 +6,7 @@ from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
+from dataset.tags import NO_TAGS, Tags
 from inference.batching import Loaded
 
 from .inputs import NAMED, Job
@@ -13,9 +14,10 @@ from .inputs import NAMED, Job
 
 @dataclass(frozen=True)
 class PictureResult(Loaded):
-    """A job on its way through the stages: why it failed, if it did, and whether its plate is to blame."""
+    """A job on its way through the stages: tags of the picture, why it failed, if it did, and if for its plate."""
 
     job: Job
+    tags: Tags = NO_TAGS
     error: str | None = None
     bad_plate: bool = False
 

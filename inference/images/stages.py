@@ -14,7 +14,7 @@ import cv2
 
 from common.cli import out_of_memory
 from common.network import MIN_SIDE
-from dataset.readers import ImageError, read_rgb
+from dataset.readers import ImageError, read_tagged
 from inference.batching import compute_batches
 from inference.matte import NotFiniteError, Pending
 from inference.plates.agreement import plate_agreement
@@ -30,17 +30,20 @@ NAMES = (errno.ENAMETOOLONG, errno.EILSEQ, errno.EINVAL)
 SPARE_MEMORY = 'lower --batch-size, --model-backbone-scale or --model-refine-sample-pixels, or --precision float16'
 
 
-def load_pair(job: Job, matting: Matting, resize: bool, align: bool) -> PictureResult:
-    """Decode a picture, put its plate on the device and compare the two: the first stage, on threads."""
+def load_pair(job: Job, matting: Matting, resize: bool, align: bool, srgb: bool = False) -> PictureResult:
+    """Decode a picture, put its plate on the device and compare the two: the first stage, on threads.
+
+    The picture stays in its own colours, into which its plate is converted, or both are converted to sRGB.
+    """
     if job.bgr is None:
         return PictureResult(job, error=f'{job.src}: it has no plate')
     try:
-        src = read_rgb(job.src)
+        src, tags = read_tagged(job.src, srgb)
         height, width = src.shape[:2]
         if min(height, width) < MIN_SIDE:
             raise ValueError(f'{width}x{height} is too small: pictures must be at least 16 x 16')
         try:
-            plate = matting.plate(job.bgr, (width, height) if resize else None)
+            plate = matting.plate(job.bgr, (width, height) if resize else None, tags.profile)
         except (ImageError, OSError) as error:
             return PictureResult(job, error=str(error), bad_plate=True)
         unaligned = None
@@ -49,7 +52,7 @@ def load_pair(job: Job, matting: Matting, resize: bool, align: bool) -> PictureR
             unaligned = aligned.warning
             plate = plate if aligned.homography is None else matting.plate(aligned.bgr)
         misfit = tuple(plate_agreement(src, plate.pixels).warnings())
-        return PictureResult(job, inputs=(matting.staged(src), plate), misfit=misfit, unaligned=unaligned)
+        return PictureResult(job, tags, inputs=(matting.staged(src), plate), misfit=misfit, unaligned=unaligned)
     except (ImageError, OSError) as error:
         return PictureResult(job, error=str(error))
     except (ValueError, MemoryError, RuntimeError, cv2.error) as error:
@@ -61,7 +64,7 @@ def write(computed: tuple[PictureResult, Pending | None, int], writer: PictureWr
     item, pending, index = computed
     try:
         if pending is not None:
-            writer.write(item.job.name, pending.matte(index))
+            writer.write(item.job.name, replace(pending.matte(index), tags=item.tags))
     except (NotFiniteError, MemoryError) as error:
         return _failed(item, error)
     except OSError as error:

@@ -12,6 +12,8 @@ import numpy as np
 
 from common.files import write_atomic
 from common.path_checks import not_empty_problems, output_folder_problems
+from dataset.tags import NO_TAGS, Tags
+from inference.options import COLOURED_TYPES
 
 if TYPE_CHECKING:
     from inference.matte import Matte
@@ -23,7 +25,7 @@ class PictureWriter:
     """A writer of `<folder>/<type>/<name>.<format>` for each type asked for.
 
     `com` is RGBA: the foreground where alpha is above 0, else 0, and alpha. `pha`, `err` and `ref` are grey, `fgr` is
-    RGB.
+    RGB. `com` and `fgr` carry the tags of their picture.
 
     Args:
         folder: made when the first file is written, with the sub-folders.
@@ -67,9 +69,9 @@ class PictureWriter:
             OSError: a file cannot be encoded or written. The message names it.
         """
         for kind in self.formats:
-            self.write_picture(kind, name, getattr(matte, kind))
+            self.write_picture(kind, name, getattr(matte, kind), matte.tags if kind in COLOURED_TYPES else NO_TAGS)
 
-    def write_picture(self, kind: str, name: str, picture: np.ndarray) -> None:
+    def write_picture(self, kind: str, name: str, picture: np.ndarray, tags: Tags = NO_TAGS) -> None:
         """Write one output, uint8 grey (H, W), RGB (H, W, 3) or RGBA (H, W, 4), like `write`. A `com` is used up."""
         path = self.path(kind, name)
         if self.keep and is_whole(path):
@@ -78,7 +80,7 @@ class PictureWriter:
             order = cv2.COLOR_RGB2BGR if picture.shape[2] == 3 else cv2.COLOR_RGBA2BGRA
             # The cut-out is made for this one use, so its channels may be swapped where they are.
             picture = cv2.cvtColor(picture, order, picture if kind == 'com' else None)
-        write_atomic(path, _encoded(path, picture, self._parameters[self.formats[kind]]).data)
+        write_atomic(path, _encoded(path, picture, self._parameters[self.formats[kind]], tags).data)
 
 
 def is_whole(path: Path) -> bool:
@@ -129,9 +131,12 @@ def _files(folder: Path) -> Iterator[Path]:
         yield from (Path(parent) / name for name in names if not name.startswith('.'))
 
 
-def _encoded(path: Path, picture: np.ndarray, parameters: list[int]) -> np.ndarray:
+def _encoded(path: Path, picture: np.ndarray, parameters: list[int], tags: Tags) -> np.ndarray:
+    exif = tags.exif.removeprefix(b'Exif\0\0')  # which OpenCV adds where a format has it
+    contents = {cv2.IMAGE_METADATA_ICCP: tags.profile, cv2.IMAGE_METADATA_EXIF: exif}
+    held = {kind: np.frombuffer(content, np.uint8) for kind, content in contents.items() if content}
     try:
-        fine, data = cv2.imencode(path.suffix, picture, parameters)
+        fine, data = cv2.imencodeWithMetadata(path.suffix, picture, [*held], [*held.values()], parameters)
     except cv2.error as error:
         raise OSError(f'{path}: cannot be encoded: {error.err}') from error
     if not fine:

@@ -73,9 +73,9 @@ def test_files_are_read_and_a_plate_only_once(
     read: list[str] = []
     plain = inference.predictor.read_rgb
 
-    def counted(path: Path) -> np.ndarray:
+    def counted(path: Path, profile: bytes | None) -> np.ndarray:
         read.append(path.name)
-        return plain(path)
+        return plain(path, profile=profile)
 
     monkeypatch.setattr(inference.predictor, 'read_rgb', counted)
     for _ in range(3):
