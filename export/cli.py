@@ -40,12 +40,12 @@ class TrainedNetwork:
     report: str  # one line for the console
 
 
-def export_parser(description: str | None, output: str) -> argparse.ArgumentParser:
+def export_parser(description: str | None, output: str, metavar: str = 'FILE') -> argparse.ArgumentParser:
     """Return a parser with the flags for network, output and comparison; `output` is the help of `--output`."""
     parser = cli.Parser(description)
     options.add_model_arguments(parser)
     add = parser.add_argument_group('output').add_argument
-    add('--output', type=Path, required=True, metavar='FILE', help=output)
+    add('--output', type=Path, required=True, metavar=metavar, help=output)
     add('-y', dest='overwrite', action='store_true', help='replace it if it is there')
     add('--validate', action=argparse.BooleanOptionalAction, default=True,
         help='compare with the original on pictures that it did not see; write nothing if results differ')  # fmt: skip
@@ -62,15 +62,21 @@ def add_form_argument(group: argparse._ArgumentGroup, default: str) -> None:
         f'if left out {default}')  # fmt: skip
 
 
-def export_problems(args: argparse.Namespace, suffixes: Sequence[str], modules: Sequence[str] = ()) -> list[str]:
-    """Return what is wrong with the flags of `export_parser`, and which of the needed modules are not installed."""
+def export_problems(
+    args: argparse.Namespace, suffixes: Sequence[str], modules: Sequence[str] = (), marker: str | None = None
+) -> list[str]:
+    """Return what is wrong with the flags of `export_parser`, and which of the needed modules are not installed.
+
+    `suffixes` are those that the output may have, none where any will do; `marker` is the file that says of a folder
+    that it is an output of this kind, and may be replaced.
+    """
     found = options.model_problems(args)
-    if args.output.suffix not in suffixes:
+    if suffixes and args.output.suffix not in suffixes:
         found.append(f'--output {args.output}: must end in {" or ".join(suffixes)}')
     pair = args.validate_pair or ()
     if args.model_checkpoint.suffix in EXPORTED:
         found.append(f'--model-checkpoint {args.model_checkpoint}: exported already; give the weights it was made of')
-    found += _name_problems(args.output, args.overwrite, [args.model_checkpoint, *pair])
+    found += _name_problems(args.output, args.overwrite, marker, [args.model_checkpoint, *pair])
     for path in pair:
         if why := path_checks.file_problem(path, ['picture']):
             found.append(f'--validate-pair {path}: {why}')
@@ -94,9 +100,10 @@ def outputs_problems(args: argparse.Namespace, more: Sequence[str] = ()) -> list
     return [f'--outputs {" ".join(foreign)}: {args.model_type} has {", ".join(allowed)}'] if foreign else []
 
 
-def _name_problems(output: Path, overwrite: bool, inputs: Collection[Path] = ()) -> list[str]:
-    # Only a folder that is a package may be replaced by one.
-    replaces_folder = output.suffix == PACKAGE and (output.is_file() or (output / MANIFEST).is_file())
+def _name_problems(output: Path, overwrite: bool, marker: str | None, inputs: Collection[Path] = ()) -> list[str]:
+    marker = MANIFEST if output.suffix == PACKAGE else marker
+    # Only a folder that has the marker may be replaced by one.
+    replaces_folder = marker is not None and (output.is_file() or (output / marker).is_file())
     return path_checks.output_file_problems('--output', output, overwrite, inputs, replaces_folder)
 
 
@@ -122,7 +129,7 @@ def read_trained_network(args: argparse.Namespace, sizes: Sequence[Size] = ()) -
 
 
 @contextlib.contextmanager
-def placed(output: Path, overwrite: bool, validated: bool, more: str = '') -> Iterator[Path]:
+def placed(output: Path, overwrite: bool, validated: bool, more: str = '', marker: str | None = None) -> Iterator[Path]:
     """Give a path beside the output; what is there gets the output's name when the block ends without an error.
 
     Then print the name and size, `more`, and whether the block did not compare it with the original.
@@ -134,7 +141,7 @@ def placed(output: Path, overwrite: bool, validated: bool, more: str = '') -> It
     with tempfile.TemporaryDirectory(prefix=f'.{output.name}.', dir=output.parent) as folder:
         path = Path(folder) / output.name
         yield path
-        cli.raise_problems(_name_problems(output, overwrite))
+        cli.raise_problems(_name_problems(output, overwrite, marker))
         files.replace_whole(path, output)
     parts = output.rglob('*') if output.is_dir() else [output]
     size = sum(path.stat().st_size for path in parts if path.is_file())

@@ -258,10 +258,11 @@ def pairs(width: int, height: int, files: Sequence[Path] = ()) -> list[Pair]:
         blossom = np.clip((red - np.maximum(green, blue) * 0.9 - 20) / 60, 0, 1)[..., None]
         src = np.round(temple + (flower.astype(np.float32) - temple) * blossom).astype(np.uint8)
         photographs = Pair(f'photograph {width}x{height}', src, temple)
-    return [photographs, _drawn(width, height)]
+    return [photographs, drawn(width, height)]
 
 
-def _drawn(width: int, height: int) -> Pair:
+def drawn(width: int, height: int) -> Pair:
+    """Return a drawn subject before a drawn plate."""
     cut_out = SyntheticMattes(1, seed=7).read(0, (height, height))
     plate = cv2.resize(SyntheticBackgrounds(1, seed=7).read(0, (width, height)), (width, height))
     side = min(width, height)

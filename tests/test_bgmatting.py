@@ -67,7 +67,7 @@ def test_a_mistyped_command_is_one_line(capsys):
 @pytest.mark.parametrize(
     ('line', 'expected'),
     [
-        ('bgmatting exp', 'export-coreml export-onnx export-torchscript'),
+        ('bgmatting exp', 'export-coreml export-onnx export-torchscript export-web'),
         ('bgmatting images --prec', '--precision'),
         ('bgmatting images --precision b', 'bfloat16'),
         ('bgmatting webcam --sour', ''),  # an older spelling

@@ -145,6 +145,7 @@ def test_an_installation_adds_the_command_alone():
         ('export_coreml', '--plate-state'),
         ('export_onnx', '--onnx-opset-version'),
         ('export_torchscript', '--refine-form'),
+        ('export_web', '--runtime'),
         ('make_testset', '--backgrounds-per-foreground'),
         ('evaluate', '--base-only'),
         ('checkpoints', 'convert'),

@@ -11,6 +11,7 @@ import cv2
 import numpy as np
 import pytest
 import torch
+from support.export_case import package
 from support.pictures import noise, save, smooth
 from support.videos import moving, write_video
 from support.webcam_case import FakeWindow
@@ -37,6 +38,7 @@ SMALL = {
         'float32',
     ],
     'export_coreml': ['--resolution', str(SIDE), str(SIDE)],
+    'export_web': ['--runtime', 'runtime.tgz'],
     'inference_webcam': ['--video-src', 'talk.mp4', '--resolution', '96', '64'],
 }
 
@@ -62,6 +64,7 @@ def write_data() -> None:
         save(Path(f'pictures/{i:04d}.jpg'), np.where(pha[..., None] > 127, fgr, room))
         save(Path(f'plates/{i:04d}.jpg'), room)
     save(Path('plate.jpg'), room)
+    package(Path('runtime.tgz'))
     frames = moving(100)
     write_video(Path('talk.mp4'), frames)
     save(Path('plate.png'), np.median(frames, 0).astype(np.uint8))

@@ -25,6 +25,7 @@ FLAGS = {
     'inference_speed_test': MODEL,
     'export_onnx': f'{MODEL} --output w.onnx',
     'export_torchscript': f'{MODEL} --output w.pt --no-validate',
+    'export_web': f'{MODEL} --output web --no-validate --runtime plate.png',
     'export_coreml': f'{MODEL} --output w.mlpackage --resolution 512 512 --no-validate',
     'evaluate': '--checkpoint w.pth --testset pictures',
     'make_testset': '--fgr pictures --pha pictures --bgr pictures --output-dir out',

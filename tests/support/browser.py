@@ -11,8 +11,9 @@ import os
 import re
 import shutil
 import subprocess
+import time
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import pytest
 
@@ -39,3 +40,68 @@ def seen_by_chrome(page: Path, *flags: str, silent: bool = True) -> Any:
     assert left, done.stderr
     assert left[1], 'the steps did not come to their end'
     return json.loads(html.unescape(left[1]))
+
+
+class Chrome:
+    """A page in a browser that tests drive: Chromium's own protocol, by two pipes, in a profile of its own."""
+
+    def __init__(self, home: Path, *flags: str):
+        to_browser, self._to = os.pipe()
+        self._from, from_browser = os.pipe()
+        command = [str(CHROME), *QUIET, f'--user-data-dir={home / "chrome"}', '--remote-debugging-pipe', *flags]
+        # It reads from 3 and writes to 4.
+        shell = f'exec "$@" 3<&{to_browser} 4>&{from_browser}'
+        environment = {**os.environ, 'HOME': str(home), 'XDG_CONFIG_HOME': str(home)}
+        self._process = subprocess.Popen(
+            ['bash', '-c', shell, 'bash', *command], pass_fds=(to_browser, from_browser), env=environment,
+            stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+        )  # fmt: skip
+        os.close(to_browser)
+        os.close(from_browser)
+        self._read, self._count, self._session = os.fdopen(self._from, 'rb'), 0, {}
+        target = self.call('Target.createTarget', url='about:blank')['targetId']
+        attached = self.call('Target.attachToTarget', targetId=target, flatten=True)
+        self._session = {'sessionId': attached['sessionId']}
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._process.terminate()
+        self._process.wait()
+        self._read.close()
+        os.close(self._to)
+
+    def call(self, method: str, **params: object) -> Any:
+        """Call a method of the protocol; return its result."""
+        self._count += 1
+        message = {'id': self._count, 'method': method, 'params': params, **self._session}
+        os.write(self._to, json.dumps(message).encode() + b'\0')
+        while True:
+            answer = bytearray()
+            while (byte := self._read.read(1)) != b'\0':
+                assert byte, 'the browser has ended'
+                answer += byte
+            found = json.loads(answer)
+            if found.get('id') == self._count:
+                assert 'error' not in found, found
+                return found['result']
+
+    def evaluate(self, expression: str) -> Any:
+        """Return the value of an expression, or what it promises."""
+        found = self.call('Runtime.evaluate', expression=expression, awaitPromise=True, returnByValue=True)
+        assert 'exceptionDetails' not in found, found
+        return found['result'].get('value')
+
+    def until(self, expression: str, seconds: float = 200) -> Any:
+        """Wait until an expression is true; return its value."""
+        end = time.monotonic() + seconds
+        while not (found := self.evaluate(expression)):
+            assert time.monotonic() < end, self.evaluate('document.body.innerText')
+            time.sleep(0.1)
+        return found
+
+    def choose(self, selector: str, path: Path) -> None:
+        """Choose a file as a person does."""
+        node = self.call('Runtime.evaluate', expression=f'document.querySelector({json.dumps(selector)})')['result']
+        self.call('DOM.setFileInputFiles', objectId=node['objectId'], files=[str(path)])
