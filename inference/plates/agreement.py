@@ -7,7 +7,9 @@ few milliseconds. Pictures are uint8 RGB (H, W, 3), both of the same size.
 
 from __future__ import annotations
 
+import functools
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import cv2
@@ -19,6 +21,8 @@ LEAST_NEAR = 0.05  # 98 of 100 wrong plates stay below; right ones reach 18 % at
 LEAST_EXPOSURE = 0.17  # as a logarithm, of mid-grey: 19 % brighter, 16 % darker
 LEAST_CAST = 0.1  # the same between channels, 10 %
 LEAST_SHIFT = 0.006  # of the width; 2 pixels of the copy
+CLEARLY = 0.6  # of the error of the second best reading, is that of the best one at most
+LEAST_ERROR = 1.0  # levels by which the second best reading must be wrong
 MID_GREY = 0.5  # where gains are read off: another gamma alone changes dark scenes more, bright ones less
 GAMMAS = (1.0, 0.85, 1.15)  # that are tried first
 
@@ -72,6 +76,22 @@ def plate_agreement(src: np.ndarray, bgr: np.ndarray) -> PlateAgreement:
     second = sorted(quarters, key=lambda move: math.hypot(*move))[-2:-1]
     dx, dy = max([whole, *second], key=lambda move: math.hypot(*move))
     return PlateAgreement(near, corrected, gain, (dx / src.shape[1], dy / src.shape[0]))
+
+
+def clearly_closest(readings: Sequence[np.ndarray], known: np.ndarray) -> int | None:
+    """Return which reading of a picture's colours is a known picture's of the same scene; None if none clearly is.
+
+    All are uint8 RGB (H, W, 3). They are compared where any reading agrees.
+    """
+    known = _small(known)
+    read = [_small(reading) for reading in readings]
+    alike = functools.reduce(cv2.bitwise_or, [_equal(reading, known) for reading in read])
+    if cv2.countNonZero(alike) < LEAST_NEAR * alike.size:
+        return None
+    errors = [np.linalg.norm(cv2.mean(cv2.absdiff(reading, known), alike)[:3]) for reading in read]
+    best, second = np.argsort(errors)[:2]
+    clear = errors[best] < CLEARLY * errors[second] and errors[second] > LEAST_ERROR
+    return int(best) if clear else None
 
 
 def _small(picture: np.ndarray) -> np.ndarray:

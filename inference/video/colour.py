@@ -7,7 +7,7 @@ and the file is labelled with them. Primaries and transfer are carried over as l
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import av
@@ -34,20 +34,21 @@ class Colour:
     full_range: bool = False  # black to white is 0..255 in 8 bits, not 16..235
     primaries: int = UNSPECIFIED  # AVColorPrimaries
     transfer: int = UNSPECIFIED  # AVColorTransferCharacteristic
+    assumed: bool = field(default=False, compare=False)  # the file does not say the matrix
 
     @classmethod
-    def of(cls, frame: av.VideoFrame) -> Colour:
+    def of(cls, frame: av.VideoFrame, matrix: int | None = None) -> Colour:
         """Read what a decoded frame says; where it says nothing, players assume BT.709 for HD, else BT.601.
 
-        Frames of RGB have no matrix: what is made of them is written by BT.709.
+        Frames of RGB have no matrix: what is made of them is written by BT.709. A `matrix` stands for the frame's own.
         """
-        matrix = int(frame.colorspace)
+        matrix = int(frame.colorspace) if matrix is None else matrix
         if frame.format.is_rgb:
             return cls(primaries=int(frame.color_primaries), transfer=int(frame.color_trc))
-        if matrix not in MATRICES:
+        if assumed := matrix not in MATRICES:
             matrix = BT709 if min(frame.width, frame.height) >= LEAST_HD_SIDE else BT601
         full = frame.color_range == ColorRange.JPEG or frame.format.name.startswith('yuvj')
-        return cls(matrix, full, int(frame.color_primaries), int(frame.color_trc))
+        return cls(matrix, full, int(frame.color_primaries), int(frame.color_trc), assumed)
 
     @property
     def range(self) -> ColorRange:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterator
 from contextlib import ExitStack
-from typing import NamedTuple
+from functools import partial
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -13,9 +14,9 @@ from common.network import MIN_SIDE
 from inference.compositing import covering, fitted
 
 from .pictures import PictureReader, open_video
-from .plate import read_plate, repeated
+from .plate import fit_matrix, read_plate, repeated
 from .reader import Frame, VideoReader
-from .settings import VideoSettings, is_picture
+from .settings import MATRICES, VideoSettings, is_picture
 
 
 class FrameError(ValueError):
@@ -50,10 +51,12 @@ class VideoInputs:
         self._targets: Iterator[Frame] | None = None
         self._held = 0  # frames for which a plate that is a video was over
         with ExitStack() as opening:
-            nvdec = 'decode' in settings.nvidia_codecs
-            self.reader: VideoReader | PictureReader = open_video(
-                settings.video_src, settings.frame_rate, nvdec, settings.gpu
+            matrix = MATRICES[settings.video_matrix] if settings.video_matrix else None
+            reading: dict[str, Any] = {'deinterlace': settings.deinterlace, 'matrix': matrix}
+            opened = partial(
+                open_video, rate=settings.frame_rate, nvdec='decode' in settings.nvidia_codecs, gpu=settings.gpu
             )
+            self.reader: VideoReader | PictureReader = opened(settings.video_src, **reading)
             opening.enter_context(self.reader)
             width, height = settings.video_resize or (self.reader.width, self.reader.height)
             self.size = (width, height)
@@ -61,22 +64,36 @@ class VideoInputs:
                 least = f'at least {MIN_SIDE} x {MIN_SIDE} is needed'
                 raise ValueError(f'--video-src {settings.video_src}: {_by(self.size)} is too small: {least}')
             if settings.video_bgr_mode == 'each' and settings.video_bgr:
-                self._plates = open_video(settings.video_bgr, settings.frame_rate, nvdec, settings.gpu)
-                opening.enter_context(self._plates)
-                self._check_plate((self._plates.width, self._plates.height))
+                self._plates = plates = opened(settings.video_bgr, **reading)
+                opening.enter_context(plates)
+                self._fit_matrices(plates)
+                self._check_plate((plates.width, plates.height))
             else:
+                if settings.video_bgr and not is_picture(settings.video_bgr):
+                    with open_video(settings.video_bgr, **reading) as plates:
+                        self._fit_matrices(plates)
+                        reading['matrix'] = plates.colour.matrix
                 plate = read_plate(
-                    settings.video_bgr or settings.video_src, settings.video_bgr_time, settings.frame_rate
+                    settings.video_bgr or settings.video_src, settings.video_bgr_time, settings.frame_rate, **reading
                 )
+                if settings.video_bgr and is_picture(settings.video_bgr):
+                    fit_matrix(self.reader, plate)
                 self._check_plate(plate.shape[1::-1])
                 self.plate = fitted(plate, self.size)
             if settings.video_target_bgr and is_picture(settings.video_target_bgr):
                 self.target = covering(read_plate(settings.video_target_bgr), self.size)
             elif settings.video_target_bgr:
-                frames = repeated(settings.video_target_bgr)
+                frames = repeated(settings.video_target_bgr, deinterlace=settings.deinterlace)
                 opening.callback(frames.close)
                 self._targets = itertools.chain([next(frames)], frames)  # a broken file is known now
             self._open = opening.pop_all()
+
+    def _fit_matrices(self, plates: VideoReader | PictureReader) -> None:
+        """Let the one of video and plate that says by which matrix its colours are stored tell the other's."""
+        if not self.reader.colour.assumed:
+            fit_matrix(plates, self.reader.peek(1)[0].pixels())
+        elif not plates.colour.assumed:
+            fit_matrix(self.reader, plates.peek(1)[0].pixels())
 
     def _check_plate(self, size: tuple[int, ...]) -> None:
         own = (self.reader.width, self.reader.height)

@@ -17,6 +17,7 @@ from .settings import (
     DEFAULT_QUALITY,
     FORMATS,
     H264,
+    MATRICES,
     NVIDIA_CODECS,
     SEQUENCES,
     WORST_QUALITY,
@@ -47,6 +48,11 @@ def add_video_arguments(parser: argparse.ArgumentParser) -> None:
         help='picture or video, repeated as needed, behind the subject in com; plain green if left out')  # fmt: skip
     add('--frame-rate', type=_rate, metavar='FPS',
         help='of frames that are pictures, such as 24 or 24000/1001; 25 if left out')  # fmt: skip
+    add('--deinterlace', action=argparse.BooleanOptionalAction, default=True,
+        help='make whole frames of interlaced ones, as many, at their times')  # fmt: skip
+    add('--video-matrix', choices=tuple(MATRICES),
+        help='by which the colours of the video, and of a plate that is one, are stored; if left out as they say, else '
+        'as fits a plate whose colours are known, else bt709 from 720 lines on, bt601 below')  # fmt: skip
     add('--video-resize', type=int, nargs=2, metavar=('W', 'H'), help='compute and write at this size, in pixels')
     add('--resize-bgr', action=argparse.BooleanOptionalAction, default=False,
         help='resize a plate of another size than the video\'s instead of refusing it')  # fmt: skip

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -55,6 +57,10 @@ class PictureReader:
         for index, path in enumerate(self._paths):
             yield PictureFrame(index, index, 1, path, (self.width, self.height))
 
+    def peek(self, count: int) -> list[PictureFrame]:
+        """Return the first frames."""
+        return list(itertools.islice(self, count))
+
     def seek(self, seconds: float) -> bool:
         """Return False: going through them costs nothing."""
         del seconds
@@ -71,8 +77,6 @@ class PictureReader:
         """Nothing is held open."""
 
 
-def open_video(
-    path: Path, rate: Fraction | None = None, nvdec: bool = False, gpu: int = 0
-) -> VideoReader | PictureReader:
-    """Open a video, or pictures that are one at a rate of frames per second."""
-    return PictureReader(path, rate or DEFAULT_RATE) if is_sequence(path) else VideoReader(path, nvdec, gpu)
+def open_video(path: Path, rate: Fraction | None = None, **reading: Any) -> VideoReader | PictureReader:
+    """Open a video, read as a `VideoReader` is told to, or pictures that are one at a rate of frames per second."""
+    return PictureReader(path, rate or DEFAULT_RATE) if is_sequence(path) else VideoReader(path, **reading)

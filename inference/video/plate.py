@@ -2,28 +2,34 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator
+from collections.abc import Generator, Mapping
+from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
-from common.console import progress
+from common.console import progress, say
 from dataset.readers import read_rgb
+from inference.compositing import fitted
+from inference.plates.agreement import clearly_closest
 
+from .colour import BT601, BT709
 from .pictures import PictureReader, open_video
 from .reader import Frame, VideoReader
-from .settings import is_picture
+from .settings import MATRICES, is_picture
 
 MEDIAN_FRAMES = 25  # at most, at least half of them; their median has a quarter of one frame's noise
+PEEKED = 6  # frames of a film from which the first and the last one tell its matrix
 BAND = 64  # rows of which the median is taken at once: all frames of a whole 4K picture would be sorted in 1.5 GB
 
 
-def read_plate(path: Path, seconds: float | None = None, rate: Fraction | None = None) -> np.ndarray:
+def read_plate(path: Path, seconds: float | None = None, rate: Fraction | None = None, **reading: Any) -> np.ndarray:
     """Read the plate, uint8 RGB (H, W, 3), that a picture or a video holds.
 
     `seconds` takes the frame of a video that is shown at this time from its start; else it is the median of frames
-    spread over it. `rate` is that of pictures that are frames.
+    spread over it. `rate` is that of pictures that are frames, and `reading` how a `VideoReader` reads.
 
     Raises:
         FileNotFoundError: there is no such file.
@@ -32,15 +38,34 @@ def read_plate(path: Path, seconds: float | None = None, rate: Fraction | None =
     if is_picture(path):
         return read_rgb(path)
     if seconds is not None:
-        return _frame_at(path, seconds, rate).pixels()
-    with open_video(path) as reader:
+        return _frame_at(path, seconds, rate, reading).pixels()
+    with open_video(path, **reading) as reader:
         return _median([frame.pixels() for frame in _spread(reader)])
 
 
-def _frame_at(path: Path, seconds: float, rate: Fraction | None) -> Frame:
+def fit_matrix(film: VideoReader | PictureReader, known: np.ndarray) -> None:
+    """Take for a film that does not say its matrix the one by which it clearly is like a picture of its scene.
+
+    A line says so where it is not the one that players assume. `known` is uint8 RGB (H, W, 3).
+    """
+    if not isinstance(film, VideoReader) or not film.colour.assumed:
+        return
+    names = {number: name for name, number in MATRICES.items() if number in (BT601, BT709)}
+    closest = set()
+    for frame in film.peek(PEEKED)[:: PEEKED - 1]:
+        read = [replace(frame, colour=replace(film.colour, matrix=matrix)).pixels() for matrix in names]
+        closest.add(clearly_closest([fitted(pixels, known.shape[1::-1]) for pixels in read], known))
+    found = [[*names][index] for index in closest if index is not None]
+    if len(found) == 1 and (matrix := found[0]) != film.colour.matrix:
+        other = names[film.colour.matrix]
+        say(f'{film.path}: does not say its matrix: {names[matrix]}, by which it is like the plate, not {other}')
+        film.colour = replace(film.colour, matrix=matrix, assumed=False)
+
+
+def _frame_at(path: Path, seconds: float, rate: Fraction | None, reading: Mapping[str, Any]) -> Frame:
     """Return the frame that is shown at a time."""
     for may_seek in (True, False):
-        with open_video(path, rate) as reader:
+        with open_video(path, rate, **reading) as reader:
             sought = may_seek and reader.seek(seconds)
             shown = None
             for frame in reader:
@@ -77,8 +102,8 @@ def _median(pictures: list[np.ndarray]) -> np.ndarray:
     return plate
 
 
-def repeated(path: Path) -> Generator[Frame]:
+def repeated(path: Path, **reading: Any) -> Generator[Frame]:
     """Yield the frames of a video, from its beginning again whenever it ends."""
     while True:
-        with open_video(path) as reader:
+        with open_video(path, **reading) as reader:
             yield from reader

@@ -23,6 +23,8 @@ from av.codec.hwaccel import HWAccel
 from av.stream import Disposition
 from av.video.stream import VideoStream
 
+from dataset.video import deinterlaced
+
 from .colour import Colour, to_rgb
 
 SLACK = Fraction(1, 2)  # seconds that a header may claim more than there is, before a file counts as cut
@@ -77,6 +79,8 @@ class VideoReader:
         nvdec: let an NVIDIA GPU decode if its first frame is the CPU's to the bit; where it fails later, or a frame is
             damaged, the CPU goes on. Damage within a frame that the GPU conceals is not seen.
         gpu: the number of that GPU.
+        deinterlace: make whole frames of interlaced ones, and say so.
+        matrix: FFmpeg's number of the one by which the colours are stored; None for what the file says.
 
     Attributes:
         width, height: of the upright frames, in pixels.
@@ -94,8 +98,15 @@ class VideoReader:
         ValueError: the file is no video, or not one frame of it can be decoded.
     """
 
-    def __init__(self, path: str | Path, nvdec: bool = False, gpu: int = 0):
-        self.path, self._gpu = Path(path), gpu
+    def __init__(
+        self,
+        path: str | Path,
+        nvdec: bool = False,
+        gpu: int = 0,
+        deinterlace: bool = True,
+        matrix: int | None = None,
+    ):
+        self.path, self._gpu, self._deinterlace = Path(path), gpu, deinterlace
         self.note: str | None = None
         if not self.path.is_file():
             raise FileNotFoundError(f'{path}: no such file')
@@ -122,7 +133,7 @@ class VideoReader:
             raise ValueError(f'{path}: no frame can be decoded{f": {self._cut_off}" if self._cut_off else ""}')
         self.time_base = Fraction(self._stream.time_base or Fraction(1, 1000))
         self.rate = Fraction(self._stream.average_rate or self._stream.guessed_rate or 25)
-        self.colour = Colour.of(self._first)
+        self.colour = Colour.of(self._first, matrix)
         self.width, self.height = self._first.width, self._first.height
         self.pixel_aspect = Fraction(self._stream.sample_aspect_ratio or 1) or Fraction(1)
         if _quarter_turns(self._first) % 2:
@@ -176,13 +187,23 @@ class VideoReader:
         """Yield the frames, once. One of another size than the first is left out, and counts as damage."""
         step = max(1, round(1 / (self.rate * self.time_base)))
         clock = _Clock(step, round(JUMP / self.time_base), min(round(LEAP / self.time_base), 2**30))
-        for index, frame in enumerate(self._of_one_size()):
+        frames = self._of_one_size()
+        if self._deinterlace:
+            frames = deinterlaced(frames, self._stream, self.path)
+        for index, frame in enumerate(frames):
             pts = clock.time(frame.pts, frame.dts)
             duration = frame.duration or step
             self._count, self._length = index + 1, (pts - self._start + duration) * self.time_base
             self._skipped = max(0, -clock.offset) * self.time_base
             yield VideoFrame(index, pts, duration, frame, self.colour)
         self.damage = self._damage()
+
+    def peek(self, count: int) -> list[VideoFrame]:
+        """Return the first frames, without their times, before any is read; they come again."""
+        ahead = list(itertools.islice(self._frames, count - 1))
+        self._frames = itertools.chain(ahead, self._frames)
+        first = [] if self._first is None else [self._first]
+        return [VideoFrame(0, 0, 0, frame, self.colour) for frame in (*first, *ahead)]
 
     def _of_one_size(self) -> Iterator[av.VideoFrame]:
         first, self._first = self._first, None

@@ -19,6 +19,7 @@ WORST_QUALITY = 51
 DEFAULT_QUALITY = 18
 DEFAULT_RATE = Fraction(25)  # of pictures that are frames, per second
 NUMBER = re.compile(r'%0?\d*d')  # in the name of such pictures
+MATRICES = {'bt601': 5, 'bt709': 1, 'bt2020': 9}  # FFmpeg's numbers by name
 NVIDIA_CODECS = ('decode', 'encode')  # what NVDEC and NVENC can do in place of the CPU
 
 
@@ -79,6 +80,8 @@ class VideoSettings:
     video_quality: int
     audio: bool
     frame_rate: Fraction | None  # of pictures as source; None for `DEFAULT_RATE`
+    deinterlace: bool
+    video_matrix: str | None  # key of `MATRICES`; None for what the files say
     nvidia_codecs: Sequence[str]  # of `NVIDIA_CODECS`
     device: str
     png_compression: int

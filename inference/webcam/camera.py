@@ -22,6 +22,7 @@ import cv2
 import numpy as np
 
 from common.files import is_text
+from dataset.video import open_capture
 
 PATIENCE = 15.0  # seconds without a picture after which a camera counts as lost; OpenCV's own limit on Linux is 10
 RETRIES = 5  # a frame damaged by a bad cable does not make a lost camera
@@ -191,7 +192,7 @@ class _Driver:
         before = logging.getLogLevel()
         logging.setLogLevel(logging.LOG_LEVEL_SILENT)  # it prints a page where there is no such camera
         try:
-            self._capture = cv2.VideoCapture(source)
+            self._capture = cv2.VideoCapture(source) if size else open_capture(Path(str(source)))[0]
         finally:
             logging.setLogLevel(before)
         if not self._capture.isOpened():

@@ -9,9 +9,11 @@ from fractions import Fraction
 from pathlib import Path
 
 import av
+import av.filter
 import cv2
 import numpy as np
 
+from inference.video.colour import UNSPECIFIED
 from inference.video.reader import VideoReader
 
 WIDTH, HEIGHT = 96, 64
@@ -19,6 +21,7 @@ MILLISECOND = Fraction(1, 1000)
 SIZE = (64, 48)  # of `picture` and `noise`
 RATE = Fraction(25)
 TICK = 1 / RATE
+INTERLACED = '+ilme+ildct'  # FFmpeg's flags of an encoder
 
 
 def moving(count: int, width: int = WIDTH, height: int = HEIGHT) -> list[np.ndarray]:
@@ -56,6 +59,8 @@ def write_video(
     rate: int = 25,
     crf: int | None = 10,
     audio: Sequence[np.ndarray] = (),
+    said: bool = True,
+    field_order: int = 0,
     **options: str,
 ) -> Path:
     """Encode pictures.
@@ -70,6 +75,8 @@ def write_video(
         colour: (matrix, full range) to convert with and to write down; FFmpeg's defaults, unsaid, if left out.
         rate: frames per second.
         crf: of libx264; None for other codecs.
+        said: whether the file says the matrix of `colour`.
+        field_order: of interlaced pictures, by FFmpeg's number; the encoder marks them if its flags are `INTERLACED`.
         audio: blocks of 16-bit samples (1, N) of one channel at 8 kHz, written as AAC.
         options: of the encoder.
     """
@@ -79,21 +86,24 @@ def write_video(
         stream = container.add_stream(codec, rate=rate, options=options)
         stream.height, stream.width = pictures[0].shape[:2]
         stream.pix_fmt = pixel_format
-        stream.codec_context.time_base = time_base
+        stream.codec_context.time_base, stream.codec_context.field_order = time_base, field_order
         if rotation:
             stream.set_display_rotation(rotation)
         sound = container.add_stream('aac', rate=8000, layout='mono') if len(audio) else None
         if colour is not None:
-            stream.codec_context.colorspace, stream.codec_context.color_range = colour[0], 2 if colour[1] else 1
+            stream.codec_context.colorspace = colour[0] if said else UNSPECIFIED
+            stream.codec_context.color_range = 1 + colour[1]
         for i, picture in enumerate(pictures):
             frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(picture), format='rgb24')
             if colour is not None:
                 frame = frame.reformat(
                     format=pixel_format, dst_colorspace=colour[0], src_color_range=2, dst_color_range=1 + colour[1]
                 )
-                frame.colorspace, frame.color_range = colour[0], 1 + colour[1]
+                frame.colorspace, frame.color_range = colour[0] if said else UNSPECIFIED, 1 + colour[1]
             frame.pts = times[i] if times is not None else round(i / rate / time_base)
             frame.time_base = time_base
+            if field_order:
+                frame = marked(frame, 'tff' if field_order % 2 == 0 else 'bff')
             container.mux(stream.encode(frame))
         container.mux(stream.encode(None))
         position = 0
@@ -105,6 +115,27 @@ def write_video(
         if sound is not None:
             container.mux(sound.encode(None))
     return path
+
+
+def marked(frame: av.VideoFrame, fields: str) -> av.VideoFrame:
+    """A frame that says in which order its fields are shown, which PyAV cannot set."""
+    graph = av.filter.Graph()
+    graph.link_nodes(
+        graph.add_buffer(width=frame.width, height=frame.height, format=frame.format, time_base=frame.time_base),
+        graph.add('setfield', fields),
+        graph.add('buffersink'),
+    ).configure()
+    graph.push(frame)
+    return graph.vpull()
+
+
+def interlaced(count: int, top_first: bool = True) -> list[np.ndarray]:
+    """Grey frames of two fields. The earlier one of frame i is of `moving`'s picture 4 i, the later one of the next."""
+    pictures = [cv2.cvtColor(picture, cv2.COLOR_RGB2GRAY)[..., None].repeat(3, 2) for picture in moving(4 * count)]
+    frames = [earlier.copy() for earlier in pictures[::4]]
+    for frame, later in zip(frames, pictures[1::4]):
+        frame[top_first::2] = later[top_first::2]
+    return frames
 
 
 def decoded(path: Path) -> list[av.VideoFrame]:
