@@ -31,7 +31,10 @@ SLACK = Fraction(1, 2)  # seconds that a header may claim more than there is, be
 JUMP = Fraction(1, 2)  # seconds back in time from which on it is a new beginning, as in joined files, not disorder
 LEAP = Fraction(3600)  # seconds forward in time from which on it is one, too: nobody waits so long for a frame
 FILM = 3000  # packets of all tracks, until which each film among them has a second one; a still has none
-RECORDED = ('creation_time', 'timecode')
+DATED = ('creation_time', 'timecode')
+PHONES = ('creationdate', 'location.ISO6709', 'make', 'model', 'software')
+CAMERA = ('make', 'model', *(f'com.apple.quicktime.{word}' for word in PHONES))
+RECORDED = (*DATED, 'location', *CAMERA)
 MOST_ERRORS = 100  # errors of reading, one after the other, until the rest of a file is given up
 INDEXED = {'mov,mp4,m4a,3gp,3g2,mj2', 'matroska,webm'}  # containers in which seeking lands where it should
 RUN_UP = 10.0  # seconds before the time that is wanted: the first frames after a key frame can be incomplete
@@ -90,7 +93,7 @@ class VideoReader:
         origin: time at which the file begins, with sound or picture, in units of the time base; most begin at 0.
         pixel_aspect: width of a pixel by its height, upright.
         note: why the GPU does not decode although it was to, or None.
-        recorded: `creation_time` and `timecode` of the first frame, as far as the file says them.
+        recorded: date, timecode of the first frame, place and camera by the names in `RECORDED`, as far as it says them.
         damage: once all frames were read, what was wrong with the file, in one line; else None.
 
     Raises:
@@ -144,7 +147,8 @@ class VideoReader:
         self.origin = min(math.floor(begin), self._start)
         self._count, self._length = 0, Fraction(0)  # frames and seconds read so far
         said = (*self._container.metadata.items(), *self._stream.metadata.items())  # Matroska says TIMECODE
-        self.recorded = {key.lower(): value for key, value in said if key.lower() in RECORDED}
+        names = {name.lower(): name for name in RECORDED}
+        self.recorded = {names[key.lower()]: value for key, value in said if key.lower() in names}
         self._skipped = Fraction(0)  # seconds of gaps that were too long to be kept
         if nvdec:
             self._use_nvdec(self._first)

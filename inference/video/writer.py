@@ -25,7 +25,7 @@ from common.files import unfinished_name, unlink_quietly
 
 from .audio import AudioCopy
 from .colour import Colour, to_frame
-from .reader import hardware_reason, reason_of
+from .reader import CAMERA, DATED, RECORDED, hardware_reason, reason_of
 from .settings import DEFAULT_QUALITY, FORMATS, H264, NVENC, PRORES, WORST_QUALITY, VideoFormat
 
 LONGEST = 2**30  # units of the time base that the last frame may last: MP4 has 31 bits for it
@@ -58,7 +58,7 @@ class VideoWriter:
         pixel_aspect: width of a pixel by its height; WebM is written without.
         audio: the file whose sound goes along, all its streams.
         origin: the source's time that becomes 0 here, for picture and sound, in units of the time base.
-        recorded: `creation_time` and `timecode`, as the source's reader has them.
+        recorded: date, timecode, place and camera, as the source's reader has them; WebM gets the first two.
         nvenc: encode H.264 on an NVIDIA GPU if that can be; its quality is a constant quantizer.
         gpu: the number of that GPU.
 
@@ -102,6 +102,8 @@ class VideoWriter:
         self._held: av.VideoFrame | None = None  # the last one; it is encoded with the next, which tells its duration
         self._end = 0  # of the last one
         self._closed = False
+        kept = DATED if self._format.muxer == 'webm' else RECORDED
+        self._recorded = {key: value for key, value in (recorded or {}).items() if key in kept}
         self._unfinished = unfinished_name(path.absolute())
         nvidia = replace(NVENC, options={**NVENC.options, 'gpu': str(gpu)})
         for encoding in (nvidia, self._format) if nvenc else (self._format,):
@@ -113,13 +115,14 @@ class VideoWriter:
                     reason = f'{encoding.encoder} cannot encode {size[0]}x{size[1]} pixels: {reason_of(error)}'
                     raise ValueError(f'{path}: {reason}') from None
                 self.note = f'{path}: NVENC cannot encode it, the CPU does: {hardware_reason(error)}'
-        self._container.metadata.update(recorded or {})
+        self._container.metadata.update(self._recorded)
         self._audio = AudioCopy(audio, self._container, -origin * time_base) if audio else None
 
     def _opened(
         self, encoding: VideoFormat, rate: Fraction, quality: int, pixel_aspect: Fraction
     ) -> tuple[OutputContainer, VideoCodecContext]:
-        container = _container(self._unfinished, encoding.muxer, self._time_base)
+        named = not self._recorded.keys().isdisjoint(CAMERA)
+        container = _container(self._unfinished, encoding.muxer, self._time_base, named)
         try:
             return container, self._added(container, encoding, rate, quality, pixel_aspect)
         except BaseException:
@@ -239,12 +242,13 @@ class VideoWriter:
         self.close(complete=kind is None)
 
 
-def _container(path: Path, muxer: str, time_base: Fraction) -> OutputContainer:
+def _container(path: Path, muxer: str, time_base: Fraction, named_tags: bool = False) -> OutputContainer:
     options = {}
     if muxer != 'webm':
         # The offset of a track from the file's start is in the file's units, by default milliseconds: take the
         # video's, as fine as it needs to be for the sound.
         units = time_base.denominator
         fine = units * -(-10_000 // units)
-        options = {'movflags': '+faststart', 'video_track_timescale': str(units), 'movie_timescale': str(fine)}
+        flags = '+faststart+use_metadata_tags' if named_tags else '+faststart'
+        options = {'movflags': flags, 'video_track_timescale': str(units), 'movie_timescale': str(fine)}
     return av.open(str(path), 'w', format=muxer, container_options=options)

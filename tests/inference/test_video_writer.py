@@ -154,6 +154,21 @@ def test_timecode_and_date_go_along(path, timecode, rate):
     assert reader.recorded == {'creation_time': date} | ({'timecode': timecode} if fits else {})
 
 
+@pytest.mark.parametrize('words', ['phone', 'camera', 'place alone'])
+def test_place_and_camera_go_along(path, words):
+    apple = {'creationdate': '2024-05-06T09:08:09+0200', 'make': 'Apple', 'model': 'iPhone 15', 'software': '17.4',
+             'location.ISO6709': '+47.3769+008.5417+408.000/'}  # fmt: skip
+    recorded = {'creation_time': '2024-05-06T07:08:09.000000Z'} | {
+        'phone': {f'com.apple.quicktime.{word}': said for word, said in apple.items()},
+        'camera': {'make': 'Sony', 'model': 'FX3'},
+        'place alone': {'location': '+47.3769+008.5417/'},
+    }[words]
+    write(path, [picture(0)] * 2, recorded=recorded | {'comment': 'not of the camera'})
+    with VideoReader(path) as reader:
+        expected = {'creation_time': recorded['creation_time']} if path.suffix == '.webm' else recorded
+        assert reader.recorded == expected
+
+
 def test_pixel_aspect_is_kept(path):
     write(path, [picture(0)] * 3, pixel_aspect=Fraction(16, 11))
     with av.open(str(path)) as container:
