@@ -58,10 +58,16 @@ def start(argv: Sequence[str] | None) -> int:
             from inference.images.stages import SPARE_MEMORY
             from inference.video.inputs import VideoInputs
             from inference.video.job import matte_video
-            from inference.video.outputs import open_outputs
+            from inference.video.outputs import open_outputs, without_whole
             from inference.video.settings import VideoSettings
 
             settings = VideoSettings.from_options(vars(args), options.output_formats(args))
+            if args.skip_existing and args.output_format != video_options.SEQUENCES:
+                settings, whole = without_whole(settings)
+                for path in whole:
+                    print(f'{path}: is whole, skipped')
+                if not settings.picture_formats:
+                    return 0
             inputs = opened.enter_context(VideoInputs(settings))
             found = backend_options.find(args, [inputs.size], still=False)
             matting, loaded = load_found(found, vars(args))

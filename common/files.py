@@ -41,7 +41,7 @@ def is_text(name: str) -> bool:
 
 def kind_of(path: Path) -> str:
     """Return what a path seems to be: 'folder', or by its name 'picture', 'video' or 'file'."""
-    if path.is_dir():
+    if os.path.isdir(path):  # pathlib raises an error where a name is too long
         return 'folder'
     suffix = path.suffix.lower()
     return 'picture' if suffix in IMAGE_SUFFIXES else 'video' if suffix in VIDEO_SUFFIXES else 'file'

@@ -31,7 +31,7 @@ def file_problem(path: Path, kinds: Sequence[str] = ()) -> str:
         if not kinds and (best := path / 'best.pth').is_file():
             hint = f'; give a file in it, such as {best}'
         return f'a folder, not a file{hint}'
-    if not path.is_file():
+    if not os.path.isfile(path):
         return 'no such file'
     if kind == 'file' or kind in kinds:
         return ''

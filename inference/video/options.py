@@ -72,6 +72,9 @@ def add_video_output_arguments(parser: cli.Parser) -> None:
         help='on an NVIDIA GPU: decode by NVDEC, to the same frames; encode .mp4 by NVENC, with less CPU time and '
         'larger files of equal quality; the CPU does what the GPU cannot')  # fmt: skip
     options.add_output_arguments(parser, '--sequence-format')
+    add('--skip-existing', action='store_true',
+        help='make nothing again that is there as a whole: a video of as many frames as the source, pictures to their '
+        'last byte; the flags and weights they were made with cannot be seen')  # fmt: skip
 
 
 def _rate(text: str) -> Fraction:
@@ -147,4 +150,4 @@ def _overwriting_problems(args: argparse.Namespace) -> list[str]:
         return [f'--output-dir {folder}: {hit[0]} is to be read; choose another folder']
     shown = (path for path in folder.iterdir() if not path.name.startswith('.')) if folder.is_dir() else iter(())
     resume = ', or to go on with a sequence that was cut' if sequences else ''
-    return path_checks.not_empty_problems(folder, next(shown, None), args.overwrite, resume)
+    return path_checks.not_empty_problems(folder, next(shown, None), args.overwrite or args.skip_existing, resume)

@@ -7,8 +7,9 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, suppress
+from dataclasses import replace
 from fractions import Fraction
 from functools import partial
 from pathlib import Path
@@ -16,24 +17,29 @@ from typing import Any
 
 import numpy as np
 
-from common.console import to_json
+from common.console import progress, to_json
 from common.files import Disk, write_atomic
 from inference.compositing import cut_out
 from inference.images.writer import PictureWriter
 from inference.matte import Matte
 
+from .colour import Colour
 from .inputs import VideoInputs
-from .settings import SEQUENCES, is_sequence, sequence_paths, video_paths
+from .pictures import open_video
+from .reader import VideoReader
+from .settings import SEQUENCES, VideoSettings, is_sequence, sequence_paths, video_paths
 from .stages import FrameItem
-from .writer import ROOM, VideoWriter
+from .writer import ROOM, VideoWriter, whole_extent
 
 RECORD = 'sequence.json'
+MILLISECOND = Fraction(1, 1000)  # the unit of WebM's times
 GREEN = (120, 255, 155)  # behind the subject where there is neither a background nor alpha, as published
 # Flags that decide where and how fast something is computed, or where it lands, and not what.
 NOT_IN_PICTURES = (
     'device', 'compile', 'cuda_graphs', 'num_workers', 'batch_size', 'output_dir', 'overwrite', 'audio',
-    'video_quality', 'nvidia_codecs',
+    'video_quality', 'nvidia_codecs', 'skip_existing',
 )  # fmt: skip
+NEWER = ('frame_rate', 'deinterlace', 'video_matrix')  # flags that older versions lack
 Drawn = tuple[FrameItem, Any]
 
 
@@ -49,8 +55,10 @@ def open_outputs(inputs: VideoInputs, flags: Mapping[str, Any]) -> PictureSequen
     settings, folder = inputs.settings, inputs.settings.output_dir
     on_target = settings.video_target_bgr is not None
     if settings.output_format == SEQUENCES:
-        writer = PictureWriter(folder, settings.picture_formats, settings.png_compression, settings.jpeg_quality)
-        return PictureSequences(writer, _record(flags), on_target)
+        writer = PictureWriter(
+            folder, settings.picture_formats, settings.png_compression, settings.jpeg_quality, settings.skip_existing
+        )
+        return PictureSequences(writer, _record({**flags, **_read_otherwise(inputs)}), on_target)
     alpha = settings.output_format in ('prores4444', 'webm') and not on_target
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -75,11 +83,50 @@ def open_outputs(inputs: VideoInputs, flags: Mapping[str, Any]) -> PictureSequen
     return VideoFiles(folder, writers, alpha)
 
 
+def _read_otherwise(inputs: VideoInputs) -> dict[str, Any]:
+    """Return by which flags the video is read otherwise than by older versions."""
+    if not isinstance(inputs.reader, VideoReader):
+        return {}
+    first = inputs.reader.peek(1)[0].decoded
+    matrix = inputs.reader.colour.matrix
+    return {
+        'deinterlace': inputs.settings.deinterlace and first.interlaced_frame,
+        'video_matrix': None if matrix == Colour.of(first).matrix else matrix,
+    }
+
+
+def without_whole(settings: VideoSettings) -> tuple[VideoSettings, list[Path]]:
+    """Leave out the types of output whose video is there as a whole; return what is left, and these files.
+
+    Whole is a file of the source's number of frames and time of the last one, from its first byte to its last.
+    """
+    paths = video_paths(settings.output_dir, tuple(settings.picture_formats), settings.output_format)
+    found = {kind: extent for kind, path in paths.items() if (extent := whole_extent(path))}
+    whole: list[str] = []
+    for given in _extents(settings) if found else ():
+        whole = [kind for kind, own in found.items() if own[0] == given[0] and abs(own[1] - given[1]) < MILLISECOND]
+        if len(whole) == len(found):
+            break
+    left = {kind: value for kind, value in settings.picture_formats.items() if kind not in whole}
+    return replace(settings, picture_formats=left), [paths[kind] for kind in whole]
+
+
+def _extents(settings: VideoSettings) -> Iterator[tuple[int, Fraction]]:
+    """Yield how many frames the source gives and when the last is shown: by its packets, and, slowly, as decoded."""
+    with open_video(settings.video_src, settings.frame_rate, deinterlace=False) as reader:
+        begin = reader.origin * reader.time_base
+        if isinstance(reader, VideoReader):
+            count, last, _ = reader.packets()
+            yield count, last - begin
+        times = [frame.pts for frame in progress(reader, lambda: reader.expected, ' frames compared')]
+        yield len(times), times[-1] * reader.time_base - begin
+
+
 def _record(flags: Mapping[str, Any]) -> str:
     """Return what pictures follow from, as JSON: flags, and the files they name by size and time of change."""
-    # A flag that older versions lack is left out where it is not given, so that a sequence of theirs goes on.
+    # A flag that older versions lack is left out where it changes nothing, so that a sequence of theirs goes on.
     kept = {name: value for name, value in flags.items() if name not in NOT_IN_PICTURES}
-    kept = {name: value for name, value in kept.items() if name != 'frame_rate' or value}
+    kept = {name: value for name, value in kept.items() if name not in NEWER or value}
     for name, value in kept.items():
         if isinstance(value, Path):
             stats = [path.stat() for path in (sequence_paths(value) if is_sequence(value) else [value])]
@@ -92,7 +139,8 @@ class PictureSequences:
     """Numbered pictures: `<folder>/<type>/000000.png`, ...
 
     Beside them lies `sequence.json` with the settings of the run, so that a run with the same ones goes on with a
-    sequence that was cut: what is there is whole, and is kept. With other settings all is made anew.
+    sequence that was cut: what is there is whole, and is kept. With other settings all is made anew,
+    unless `pictures` keeps what is whole.
 
     Args:
         pictures: writes them. The folder gets the record now.
@@ -109,13 +157,13 @@ class PictureSequences:
         self._pictures, self._on_target = pictures, on_target
         path = self.folder / RECORD
         earlier = path.read_text(errors='replace') if path.is_file() else None
-        self._resumes = earlier == record
+        self._resumes = earlier == record and not pictures.keep
         self.note = None
         if self._resumes:
             self.note = f'{self.folder}: goes on with this sequence; pictures that are there are kept'
-        else:
+        elif earlier != record:
             write_atomic(path, record.encode())
-            if earlier is not None:
+            if earlier is not None and not pictures.keep:
                 self.note = f'{self.folder}: made with other settings, so all pictures are made anew'
         self._since = path.stat().st_mtime_ns  # older pictures were made with other settings
 
@@ -124,6 +172,8 @@ class PictureSequences:
 
     def done(self, index: int) -> bool:
         """Return whether all pictures of a frame are there."""
+        if self._pictures.keep:
+            return not self._pictures.waits_for(_name(index))
         paths = [self._path(kind, index) for kind in self.kinds]
         return self._resumes and all(path.is_file() and path.stat().st_mtime_ns >= self._since for path in paths)
 

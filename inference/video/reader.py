@@ -93,7 +93,7 @@ class VideoReader:
         origin: time at which the file begins, with sound or picture, in units of the time base; most begin at 0.
         pixel_aspect: width of a pixel by its height, upright.
         note: why the GPU does not decode although it was to, or None.
-        recorded: date, timecode of the first frame, place and camera by the names in `RECORDED`, as far as it says them.
+        recorded: date, timecode of the first frame, place and camera, named as in `RECORDED`, as far as said.
         damage: once all frames were read, what was wrong with the file, in one line; else None.
 
     Raises:
@@ -298,6 +298,15 @@ class VideoReader:
         self._frames = self._decoded()
         self._first = next(self._frames, None)
         return True
+
+    def packets(self) -> tuple[int, Fraction, bytes]:
+        """Read the film without decoding; return the number of its packets, the last time and the last content."""
+        with av.open(str(self.path.absolute()), metadata_errors='replace') as container:
+            count, last, content = 0, 0, b''
+            for packet in container.demux(container.streams[self._stream.index]):
+                if packet.size and packet.pts is not None:
+                    count, last, content = count + 1, max(last, packet.pts), bytes(packet)
+            return count, last * self.time_base, content
 
     def seconds(self, frame: Frame) -> float:
         """Return when a frame is shown, from the start of the video."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import os
 import re
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
@@ -85,6 +86,7 @@ class VideoSettings:
     nvidia_codecs: Sequence[str]  # of `NVIDIA_CODECS`
     device: str
     png_compression: int
+    skip_existing: bool
     jpeg_quality: int
 
     @staticmethod
@@ -112,7 +114,7 @@ def is_picture(path: Path) -> bool:
 
 def is_sequence(path: Path) -> bool:
     """Return whether a path means pictures that are frames: a folder of them, or a name such as `%05d.png`."""
-    return path.is_dir() or (NUMBER.search(path.name) is not None and not path.is_file())
+    return os.path.isdir(path) or (NUMBER.search(path.name) is not None and not os.path.isfile(path))
 
 
 def sequence_paths(path: Path) -> list[Path]:

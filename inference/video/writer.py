@@ -25,7 +25,7 @@ from common.files import unfinished_name, unlink_quietly
 
 from .audio import AudioCopy
 from .colour import Colour, to_frame
-from .reader import CAMERA, DATED, RECORDED, hardware_reason, reason_of
+from .reader import CAMERA, DATED, RECORDED, VideoReader, hardware_reason, reason_of
 from .settings import DEFAULT_QUALITY, FORMATS, H264, NVENC, PRORES, WORST_QUALITY, VideoFormat
 
 LONGEST = 2**30  # units of the time base that the last frame may last: MP4 has 31 bits for it
@@ -252,3 +252,35 @@ def _container(path: Path, muxer: str, time_base: Fraction, named_tags: bool = F
         flags = '+faststart+use_metadata_tags' if named_tags else '+faststart'
         options = {'movflags': flags, 'video_track_timescale': str(units), 'movie_timescale': str(fine)}
     return av.open(str(path), 'w', format=muxer, container_options=options)
+
+
+def whole_extent(path: Path) -> tuple[int, Fraction] | None:
+    """Return the number of a video's frames and when the last is shown, in seconds; None where it is not whole.
+
+    The video is one that a `VideoWriter` wrote; copying and power cuts leave parts, and zeros in place of data.
+    """
+    try:
+        if not _ends_as_it_says(path):
+            return None
+        with VideoReader(path, deinterlace=False) as reader:
+            count, last, tail = reader.packets()
+    except (av.FFmpegError, OSError, ValueError):
+        return None
+    return (count, last) if any(tail) else None
+
+
+def _ends_as_it_says(path: Path) -> bool:
+    """Return whether a file ends with the last of its parts: boxes of MP4 and QuickTime, or elements of WebM."""
+    with path.open('rb') as file:
+        size, at = file.seek(0, os.SEEK_END), 0
+        while at < size:
+            file.seek(at)
+            head = file.read(16).ljust(16, b'\0')
+            if path.suffix == '.webm':  # the leading zeros of a name and of a length say how many bytes they have
+                name = 9 - head[0].bit_length()
+                length = 9 - head[min(name, 8)].bit_length()
+                at += name + length + int.from_bytes(head[name : name + length]) % (1 << 7 * length)
+            else:
+                at += max(8, int.from_bytes(head[8:16] if head[:4] == b'\0\0\0\1' else head[:4]))
+        file.seek(max(0, size - 16))
+        return at == size and (path.suffix != '.webm' or any(file.read()))  # the others may end with silence

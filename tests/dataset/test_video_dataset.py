@@ -7,10 +7,13 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+from support.videos import INTERLACED, edges, interlaced, write_video
 
 from dataset import VideoDataset, ZipDataset
+from inference.webcam.camera import Camera
 
 FRAMES = 12
+UNMARKED = {'codec': 'png', 'pixel_format': 'rgb24'}
 
 
 @pytest.fixture
@@ -131,6 +134,21 @@ def test_a_stream_without_header_or_index(tmp_path):
 def test_transforms_and_zip(video):
     with VideoDataset(video, transforms=shade) as dataset:
         assert list(ZipDataset([dataset, range(3)]))[:5] == [(0, 0), (1, 1), (2, 2), (3, 0), (4, 1)]
+
+
+@pytest.mark.parametrize(('suffix', 'options'), [('mp4', {'flags': INTERLACED}), ('mov', UNMARKED)])
+def test_interlaced_frames_are_whole_or_as_they_are_but_never_garbled(tmp_path, suffix, options):
+    frames = interlaced(FRAMES)
+    path = write_video(tmp_path / f'a.{suffix}', frames, field_order=2, **options)
+    for deinterlace, later in ((True, 0), (False, 2)):
+        with VideoDataset(path, deinterlace=deinterlace) as dataset:
+            assert (len(dataset), dataset.width, dataset.height, dataset.frame_rate) == (FRAMES, 96, 64, 25)
+            for index in (0, 1, 7, 3, FRAMES - 1):
+                assert edges(np.asarray(dataset[index])) == {8 * index % 72 + 4, 8 * index % 72 + 4 + later}
+                assert np.abs(np.asarray(dataset[index]).astype(int) - frames[index]).mean() < 8
+    with Camera(str(path), (0, 0), every=True) as camera:
+        seen = [edges(camera.latest(5).picture) for _ in range(FRAMES)]
+    assert seen == [{8 * index % 72 + 4} for index in range(FRAMES)]
 
 
 def test_files_that_are_no_video(tmp_path):

@@ -138,6 +138,11 @@ def interlaced(count: int, top_first: bool = True) -> list[np.ndarray]:
     return frames
 
 
+def edges(pixels: np.ndarray) -> set[int]:
+    """Where the square of `interlaced` begins, in each of its rows."""
+    return {int(np.flatnonzero(row > 182)[0]) for row in pixels[26:38, :, 1]}
+
+
 def decoded(path: Path) -> list[av.VideoFrame]:
     """All frames; those of WebM by the decoder that knows alpha."""
     with av.open(str(path)) as container:
