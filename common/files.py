@@ -25,7 +25,9 @@ BLOCK = 1 << 20
 UNSUPPORTED = (errno.EINVAL, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP)
 
 # Of files that are read, in lower case.
-IMAGE_SUFFIXES = ('.jpg', '.jpeg', '.png', '.webp')
+IMAGE_SUFFIXES = ('.jpg', '.jpeg', '.png', '.webp', '.tif', '.tiff', '.heic', '.heif', '.avif', '.exr')
+IMAGES = f'{", ".join(suffix[1:] for suffix in IMAGE_SUFFIXES[:-1])} or {IMAGE_SUFFIXES[-1][1:]}'
+LOSSLESS_SUFFIXES = ('.png', '.tif', '.tiff', '.exr')
 VIDEO_SUFFIXES = ('.mp4', '.mov', '.mkv', '.webm', '.avi', '.m4v', '.mpg', '.mpeg', '.mts', '.wmv')
 
 

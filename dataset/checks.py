@@ -10,10 +10,11 @@ from pathlib import Path
 from typing import TypeVar
 
 from common.console import some
+from common.files import IMAGES
 
 from .images import SampleDataset
 from .pairing import alike, match_listed
-from .paths import IMAGE_SUFFIXES, DataPaths, drawn_part, find_images
+from .paths import DataPaths, drawn_part, find_images
 from .readers import ImageError, alpha_source, image_size, read_alpha, read_rgb
 
 _HEADERS = 2000  # most pairs per folder whose sizes are compared, which takes about a second on a local disk
@@ -132,9 +133,7 @@ def _listed(label: str, folder: Path, report: DataReport) -> list[Path]:
         report.findings.append(f'{label}: {error}. Correct the path in the data configuration.')
         return []
     if not names:
-        report.findings.append(
-            f'{label}: {folder} holds no pictures ({" ".join(IMAGE_SUFFIXES)}), nor do its sub-folders.'
-        )
+        report.findings.append(f'{label}: {folder} holds no pictures ({IMAGES}), nor do its sub-folders.')
     return names
 
 

@@ -23,6 +23,8 @@ import cv2
 import numpy as np
 from PIL import ExifTags, Image, ImageFile, PngImagePlugin
 
+from common.installation import import_problem
+
 from .tags import Profile, Tags, converted, kept_exif, own_colours
 
 Image.MAX_IMAGE_PIXELS = None
@@ -165,15 +167,37 @@ def average(pixels: np.ndarray, factor: int) -> np.ndarray:
 def open_picture(path: Path) -> Iterator[ImageFile.ImageFile]:
     """Open a picture with Pillow; whatever goes wrong with it inside the block becomes an `ImageError`."""
     try:
-        with Image.open(path) as image:
+        with _opened(path) as image:
+            if image.format == 'TIFF':
+                image.filename = ''  # or Pillow maps files that lie on their side into memory with wrong sides
             yield image
     except FileNotFoundError:
         raise FileNotFoundError(f'{path}: no such file') from None
     except MemoryError:
         raise
     except Exception as error:  # Pillow's decoders raise a dozen types on damaged files
-        cause = 'not a picture' if isinstance(error, Image.UnidentifiedImageError) else error
+        cause: object = 'not a picture' if isinstance(error, Image.UnidentifiedImageError) else error
+        if isinstance(error, ImportError):
+            cause = import_problem(error) or error
         raise ImageError(f'{path}: cannot be read: {cause}') from error
+
+
+def _opened(path: Path) -> ImageFile.ImageFile:
+    """Open a picture; where Pillow does not know its format, by the package of an extra if there is one for it."""
+    try:
+        return Image.open(path)
+    except Image.UnidentifiedImageError:
+        with open(path, 'rb') as file:
+            head = file.read(11)
+        if head[4:] in (b'ftyphei', b'ftyphev', b'ftypmif', b'ftypmsf'):
+            import pillow_heif
+
+            pillow_heif.register_heif_opener()
+        elif head[:4] == b'v/1\x01':
+            from . import exr  # noqa: F401
+        else:
+            raise
+    return Image.open(path)
 
 
 def upright(image: Image.Image, orientation: int | None = None) -> Image.Image:
@@ -219,7 +243,8 @@ def _decoded(
     """Return the pixels of an opened picture, the profile of colour, and the (width, height) of the whole picture."""
     full, mode = upright_size(image), 'RGB' if kind == 'colour' else 'L'
     simple = image.format == 'JPEG' and image.mode in ('RGB', 'L') and _orientation(image) == 1
-    image.draft(mode, min_size and _swapped(min_size, image))
+    if image.format != 'HEIF':  # it would decode a thumbnail in place of the picture
+        image.draft(mode, min_size and _swapped(min_size, image))
     pixels = _whole_jpeg(path, mode, reduction(full, min_size)) if simple else None
     if pixels is not None and pixels.shape[:2] != image.size[::-1]:
         pixels = None
@@ -229,6 +254,8 @@ def _decoded(
 
 
 def _orientation(image: Image.Image) -> int:
+    if image.format == 'TIFF':  # Pillow turns them itself, as libheif does HEIF files
+        return 1
     try:
         # The base class's method: PNG's own decodes the whole picture in case EXIF follows it, which is rare enough
         # to be ignored. Pillow keeps the answer, so it is the same before and after decoding.

@@ -8,6 +8,8 @@ from pathlib import Path
 import cv2
 import numpy as np
 
+from common.files import LOSSLESS_SUFFIXES
+
 from .fringes import cut_out
 from .readers import ImageError, decode, read_rgb, reduce, reduction
 
@@ -30,9 +32,9 @@ class MatteFiles:
 
         Where alpha is 0, colour is whatever the matting tool left there, often black. Resampling would mix it into
         the soft edge as a dark fringe. So near the subject it is replaced (`cut_out`), and a picture is reduced by
-        averaging only pixels of alpha above 0; these keep their colour exactly. Lossy files (JPEG, WebP) need more:
-        their alpha has specks around edges, so values up to 8 count as 0, and a foreground that the codec reduced
-        has the outside mixed in, so colour within a pixel of alpha 0 is replaced as well.
+        averaging only pixels of alpha above 0; these keep their colour exactly. Lossy files (JPEG, WebP, HEIC, AVIF)
+        need more: their alpha has specks around edges, so values up to 8 count as 0, and a foreground that the codec
+        reduced has the outside mixed in, so colour within a pixel of alpha 0 is replaced as well.
 
         Raises:
             ImageError: a file cannot be read, or the two differ in size.
@@ -46,9 +48,9 @@ class MatteFiles:
                 f'{fgr} is {size[0]}x{size[1]} and its alpha {pha} is {alpha_size[0]}x{alpha_size[1]}: '
                 'make both the same size'
             )
-        specks = 8 if pha.suffix.lower() != '.png' else 0
+        specks = 8 if pha.suffix.lower() not in LOSSLESS_SUFFIXES else 0
         known = _above(alpha, specks)
-        mixed = fgr.suffix.lower() != '.png' and reduction(size, min_size) > 1
+        mixed = fgr.suffix.lower() not in LOSSLESS_SUFFIXES and reduction(size, min_size) > 1
         if not mixed and alpha.shape == size[::-1]:
             rgb = _reduce_where(rgb, known, size, min_size)
             alpha = reduce(alpha, size, min_size)

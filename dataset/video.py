@@ -14,7 +14,7 @@ import numpy as np
 from PIL import Image
 
 from common.console import say
-from common.files import is_text
+from common.files import is_text, kind_of
 
 if TYPE_CHECKING:
     import av
@@ -160,7 +160,7 @@ class VideoDataset:
 
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: the file holds no frame that OpenCV can decode.
+        ValueError: by its name it is a picture, or it holds no frame that OpenCV can decode.
     """
 
     def __init__(
@@ -169,6 +169,8 @@ class VideoDataset:
         self.path, self.transforms = Path(path), transforms
         if not self.path.is_file():
             raise FileNotFoundError(f'{path}: no such file')
+        if kind_of(self.path) == 'picture':
+            raise ValueError(f'{path}: a picture, not a video; ImagesDataset reads pictures')
         if not is_text(str(path)):
             raise ValueError(f'{path}: its name is no valid UTF-8, which OpenCV needs; rename it')
         self._deinterlace = deinterlace

@@ -14,12 +14,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from common import cli, devices, path_checks
+from common.installation import missing_problems
 from common.network import BACKBONES, MODEL_TYPES, NetworkSettings
 
 BACKENDS = ('pytorch', 'torchscript', 'onnx')
 OUTPUT_TYPES = ('com', 'pha', 'fgr', 'err', 'ref')
 COLOURED_TYPES = ('com', 'fgr')  # which carry the tags of their picture
-PICTURE_FORMATS = ('png', 'jpg', 'webp')
+PICTURE_FORMATS = ('png', 'jpg', 'webp', 'exr')
 DEFAULT_FORMATS = {'com': 'png', 'pha': 'jpg', 'fgr': 'jpg', 'err': 'jpg', 'ref': 'jpg'}
 
 
@@ -128,7 +129,7 @@ def add_output_arguments(parser: cli.Parser, *old_format_flags: str) -> None:
         help='cut-out with alpha, alpha, foreground, predicted error, refined regions')  # fmt: skip
     add('--picture-format', *old_format_flags, dest='picture_formats', nargs='+', default=[], metavar='TYPE=FORMAT',
         help=f'such as pha=png fgr=webp, of {", ".join(PICTURE_FORMATS)}; com is png and the others jpg if left out. '
-        'jpg has no alpha, so com cannot be jpg')  # fmt: skip
+        'jpg has no alpha, so com cannot be jpg; exr has scene-linear halves')  # fmt: skip
     add('--png-compression', type=int, default=1, metavar='0-9',
         help='1 is fast; 9 halves the file at best and takes ten times as long')  # fmt: skip
     add('--jpeg-quality', type=int, default=95, metavar='1-100', help='of jpg and webp; webp at 100 is lossless')
@@ -148,6 +149,8 @@ def output_problems(args: argparse.Namespace) -> list[str]:
             )
         elif kind == 'com' and picture_format == 'jpg':
             found.append('--picture-format com=jpg: jpg has no alpha; use png or webp')
+        elif picture_format == 'exr':
+            found += missing_problems('OpenEXR', needed_by=f'--picture-format {entry}: ')
     return found + cli.range_problems(args, {'png_compression': (0, 9), 'jpeg_quality': (1, 100)})
 
 

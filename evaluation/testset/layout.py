@@ -12,7 +12,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from common.console import some
-from common.files import not_a_folder
+from common.files import IMAGES, not_a_folder
 from dataset.pairing import alike, by_last_parts, by_name, composed, natural_order, shared_end
 from dataset.paths import find_images
 from dataset.readers import ImageError, image_size
@@ -113,7 +113,7 @@ def _match(folder: Path, alphas: Path, sources: Path | None = None) -> list[Trut
         clip = plate if of_clip else None
         truths.append(Truth(name, clip, pha[name], fgr.get(name), trimap.get(name), src.get(name), bgr.get(plate)))
     if lacking:
-        raise ValueError(f'{folder}: {len(lacking)} pictures are missing: {some(lacking)} (png, jpg, jpeg or webp)')
+        raise ValueError(f'{folder}: {len(lacking)} pictures are missing: {some(lacking)} ({IMAGES})')
     return sorted(truths, key=lambda truth: (natural_order(truth.clip or truth.name), natural_order(truth.name)))
 
 

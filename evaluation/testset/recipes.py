@@ -10,6 +10,7 @@ from pathlib import Path, PurePosixPath
 import numpy as np
 
 from common.console import some
+from common.files import IMAGES
 from dataset.images import SampleDataset
 from dataset.pairing import alike, match_listed
 from dataset.paths import drawn_part, find_images
@@ -154,7 +155,7 @@ def _listed(sources: Sources) -> tuple[list[tuple[Path, Path]], list[Path], list
         share = sources.bgr_share if kind == 'bgr' else sources.share
         names[kind] = drawn_part(found, share, sources.split)
         if not found:
-            problems.append(f'{folder}: no pictures (jpg, jpeg, png or webp) in it, nor in its sub-folders')
+            problems.append(f'{folder}: no pictures ({IMAGES}) in it, nor in its sub-folders')
         elif not names[kind]:
             problems.append(
                 f'{folder}: with valid = {share} none of its {len(found)} pictures is of --split {sources.split}'

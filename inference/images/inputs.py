@@ -13,13 +13,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 
 from common.console import some
-from common.files import IMAGE_SUFFIXES, VIDEO_SUFFIXES, kind_of
+from common.files import IMAGE_SUFFIXES, IMAGES, VIDEO_SUFFIXES, kind_of
 from dataset.pairing import alike, by_last_parts, by_name
 from dataset.paths import find_images
 from dataset.readers import ImageError, image_size
 from inference.options import OUTPUT_TYPES
 
-READ = 'jpg, jpeg, png or webp'
 NAMED = 5  # findings of one kind that a message names before it counts the rest
 
 
@@ -100,7 +99,7 @@ def _listed(flag: str, root: Path, skip: Sequence[Path]) -> _Listed:
     if root.is_file():
         if root.suffix.lower() not in IMAGE_SUFFIXES:
             video = '; inference_video.py takes videos' if kind_of(root) == 'video' else ''
-            return _Listed(root, {}, [f'{flag} {root}: must be {READ}, or a folder of such pictures{video}'])
+            return _Listed(root, {}, [f'{flag} {root}: must be {IMAGES}, or a folder of such pictures{video}'])
         return _Listed(root.parent, by_name([Path(root.name)], root.parent), [])
     # Resolved once and not for each picture: `..` and links in the flags are what makes one folder have two names.
     real_root = Path(os.path.realpath(root))
@@ -123,8 +122,8 @@ def _listed(flag: str, root: Path, skip: Sequence[Path]) -> _Listed:
         holds = f', but it holds {counted}' if counted else ''
         if any(suffix in VIDEO_SUFFIXES for suffix in others):
             holds += '; inference_video.py takes videos, one at a time'
-        return _Listed(root, {}, [f'{flag} {root}: no pictures found ({READ}){holds}'])
-    return _Listed(root, pictures, [], f'{flag} {root}: not {READ}, so left out: {counted}' if counted else '')
+        return _Listed(root, {}, [f'{flag} {root}: no pictures found ({IMAGES}){holds}'])
+    return _Listed(root, pictures, [], f'{flag} {root}: not {IMAGES}, so left out: {counted}' if counted else '')
 
 
 def _match(
@@ -197,6 +196,8 @@ def _size_or_error(path: Path) -> tuple[tuple[int, int] | None, str]:
     try:
         return image_size(path), ''
     except (OSError, ImageError) as error:
+        if isinstance(error.__cause__, ImportError):  # the others of its format would fail as well
+            raise
         return None, str(error)
 
 

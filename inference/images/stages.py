@@ -64,7 +64,7 @@ def write(computed: tuple[PictureResult, Pending | None, int], writer: PictureWr
     item, pending, index = computed
     try:
         if pending is not None:
-            writer.write(item.job.name, replace(pending.matte(index), tags=item.tags))
+            writer.write(item.job.name, replace(pending.matte(index), tags=item.tags), item.job.src)
     except (NotFiniteError, MemoryError) as error:
         return _failed(item, error)
     except OSError as error:

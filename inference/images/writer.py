@@ -12,7 +12,8 @@ import numpy as np
 
 from common.files import write_atomic
 from common.path_checks import not_empty_problems, output_folder_problems
-from dataset.tags import NO_TAGS, Tags
+from dataset.tags import NO_TAGS, Tags, converted
+from inference.compositing import fitted
 from inference.options import COLOURED_TYPES
 
 if TYPE_CHECKING:
@@ -25,11 +26,11 @@ class PictureWriter:
     """A writer of `<folder>/<type>/<name>.<format>` for each type asked for.
 
     `com` is RGBA: the foreground where alpha is above 0, else 0, and alpha. `pha`, `err` and `ref` are grey, `fgr` is
-    RGB. `com` and `fgr` carry the tags of their picture.
+    RGB. `com` and `fgr` carry the tags of their picture. See `dataset.exr.encoded` for what becomes of them in EXR files.
 
     Args:
         folder: made when the first file is written, with the sub-folders.
-        formats: type to 'png', 'jpg' or 'webp'.
+        formats: type to 'png', 'jpg', 'webp' or 'exr'.
         png_compression: 0..9. 1 takes OpenCV's fastest settings, also for the filter.
         jpeg_quality: 1..100, of jpg and webp; webp at 100 is lossless, but for the colour where alpha is 0.
         keep: leave whole files alone that are there already.
@@ -58,23 +59,45 @@ class PictureWriter:
         """Return whether an output of a picture is still to be written."""
         return not (self.keep and all(is_whole(self.path(kind, name)) for kind in self.formats))
 
-    def write(self, name: str, matte: Matte) -> None:
+    def write(self, name: str, matte: Matte, src: Path | None = None) -> None:
         """Write all outputs of one picture.
 
         Args:
             name: path below the type's folder, '/' between its parts, without suffix.
             matte: the result; what is asked for must be in it.
+            src: the picture; see `lost`.
 
         Raises:
             OSError: a file cannot be encoded or written. The message names it.
         """
+        lost = self.lost(src)
         for kind in self.formats:
-            self.write_picture(kind, name, getattr(matte, kind), matte.tags if kind in COLOURED_TYPES else NO_TAGS)
+            tags = matte.tags if kind in COLOURED_TYPES else NO_TAGS
+            self.write_picture(kind, name, getattr(matte, kind), tags, lost)
 
-    def write_picture(self, kind: str, name: str, picture: np.ndarray, tags: Tags = NO_TAGS) -> None:
-        """Write one output, uint8 grey (H, W), RGB (H, W, 3) or RGBA (H, W, 4), like `write`. A `com` is used up."""
+    def lost(self, src: Path | None) -> np.ndarray | None:
+        """Return what 8 bits lose of a picture, such as values above 1, where both it and output of colour are EXR."""
+        if src is None or src.suffix.lower() != '.exr' or 'exr' not in map(self.formats.get, ('com', 'fgr')):
+            return None
+        from dataset import exr
+
+        return exr.beyond_bytes(src)
+
+    def write_picture(
+        self, kind: str, name: str, picture: np.ndarray, tags: Tags = NO_TAGS, lost: np.ndarray | None = None
+    ) -> None:
+        """Write one output, uint8 grey (H, W), RGB (H, W, 3) or RGBA (H, W, 4), like `write`. A `com` is used up.
+
+        What was `lost` of the source is added to colour in EXR files.
+        """
         path = self.path(kind, name)
         if self.keep and is_whole(path):
+            return
+        if self.formats[kind] == 'exr':
+            from dataset import exr
+
+            picture = converted(picture, tags.profile, None) if tags.profile else picture
+            write_atomic(path, exr.encoded(picture, None if lost is None else fitted(lost, picture.shape[1::-1])))
             return
         if picture.ndim == 3:
             order = cv2.COLOR_RGB2BGR if picture.shape[2] == 3 else cv2.COLOR_RGBA2BGRA
@@ -93,6 +116,10 @@ def is_whole(path: Path) -> bool:
             tail = file.read()
     except OSError:
         return False
+    if head[:4] == b'v/1\x01':
+        from dataset import exr
+
+        return exr.is_whole(path)
     if head[:4] == b'RIFF':  # WebP, which has no mark at its end; of an even picture the last twentieth can be 0
         return size >= 8 + int.from_bytes(head[4:8], 'little') and any(tail)
     return tail.endswith(b'IEND\xaeB`\x82' if head[1:4] == b'PNG' else b'\xff\xd9')

@@ -179,10 +179,11 @@ class PictureSequences:
 
     def draw(self, item: FrameItem, matte: Matte) -> None:
         """Write a frame's pictures. Any thread may call it, in any order."""
+        lost = self._pictures.lost(item.path)
         for kind in self.kinds:
             on_target = kind == 'com' and self._on_target
             picture = _before_target(item, matte) if on_target else getattr(matte, kind)
-            self._pictures.write_picture(kind, _name(item.index), picture)
+            self._pictures.write_picture(kind, _name(item.index), picture, lost=None if on_target else lost)
 
     def writers(self) -> list[Callable[[Drawn], Drawn]]:
         """Return a stage that counts: nothing else is left to do in order."""

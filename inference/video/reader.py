@@ -23,6 +23,7 @@ from av.codec.hwaccel import HWAccel
 from av.stream import Disposition
 from av.video.stream import VideoStream
 
+from common.files import IMAGES
 from dataset.video import deinterlaced
 
 from .colour import Colour, to_rgb
@@ -35,6 +36,15 @@ DATED = ('creation_time', 'timecode')
 PHONES = ('creationdate', 'location.ISO6709', 'make', 'model', 'software')
 CAMERA = ('make', 'model', *(f'com.apple.quicktime.{word}' for word in PHONES))
 RECORDED = (*DATED, 'location', *CAMERA)
+# FFmpeg's names of what holds films. Others that it opens hold a still, of which it may decode one tile, or linear
+# light as if it were none; or text.
+FILMS = {
+    'apng', 'apv', 'asf', 'asf_o', 'av1', 'avi', 'cavsvideo', 'cine', 'dirac', 'dnxhd', 'dv', 'evc', 'flic', 'flv',
+    'gif', 'gxf', 'h261', 'h263', 'h264', 'hevc', 'ivf', 'kux', 'lxf', 'm4v', 'matroska,webm', 'mjpeg', 'mjpeg_2000',
+    'mlv', 'mov,mp4,m4a,3gp,3g2,mj2', 'mpeg', 'mpegts', 'mpegvideo', 'mxf', 'mxg', 'nsv', 'nut', 'nuv', 'obu', 'ogg',
+    'pva', 'r3d', 'rm', 'ser', 'swf', 'ty', 'vc1', 'vvc', 'wtv', 'yuv4mpegpipe',
+}  # fmt: skip
+STILLS = ('hei', 'mif', 'avif')  # how the brands of HEIC and AVIF begin, which lie in a container of films
 MOST_ERRORS = 100  # errors of reading, one after the other, until the rest of a file is given up
 INDEXED = {'mov,mp4,m4a,3gp,3g2,mj2', 'matroska,webm'}  # containers in which seeking lands where it should
 RUN_UP = 10.0  # seconds before the time that is wanted: the first frames after a key frame can be incomplete
@@ -117,6 +127,10 @@ class VideoReader:
             self._container = av.open(str(self.path.absolute()), metadata_errors='replace')
         except (av.FFmpegError, ValueError) as error:
             raise ValueError(f'{path}: cannot be read as a video: {reason_of(error)}') from None
+        brand = self._container.metadata.get('major_brand', '')
+        if self._container.format.name not in FILMS or brand.startswith(STILLS):
+            self.close()
+            raise ValueError(f'{path}: not a film, for which FFmpeg takes it; of pictures, {IMAGES} are read')
         if not self._container.streams.video:
             self.close()
             raise ValueError(f'{path}: holds no video')

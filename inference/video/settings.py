@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from common.console import some
-from common.files import IMAGE_SUFFIXES
+from common.files import IMAGE_SUFFIXES, IMAGES
 
 SEQUENCES = 'image_sequences'  # a folder of numbered pictures per type, in place of a format of videos
 WORST_QUALITY = 51
@@ -132,7 +132,7 @@ def sequence_paths(path: Path) -> list[Path]:
         name = re.compile(rf'{re.escape(before)}\d+{re.escape(after)}')
         pictures = [entry for entry in pictures if name.fullmatch(entry.name)]
     if not pictures:
-        raise ValueError(f'{path}: no such pictures ({", ".join(IMAGE_SUFFIXES)})')
+        raise ValueError(f'{path}: no such pictures ({IMAGES})')
     found = sorted(pictures, key=lambda entry: natural_order(entry.name))
     numbered = defaultdict(list)
     for entry in found:

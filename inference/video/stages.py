@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,6 +17,7 @@ from inference.plates.steady import SteadyPlate
 from inference.predictor import Matting, Plate
 
 from .inputs import FrameError, FrameInputs, VideoInputs
+from .pictures import PictureFrame
 
 
 @dataclass(frozen=True)
@@ -25,6 +27,7 @@ class FrameItem(Loaded):
     index: int
     pts: int  # in units of the reader's time base
     duration: int  # how long it is shown if it is the last one, in the same unit
+    path: Path | None = None  # of a frame that is a picture
     target: np.ndarray | None = None  # behind the subject, uint8 RGB (H, W, 3); None for plain green
 
 
@@ -46,7 +49,8 @@ class Loader:
     def __call__(self, read: FrameInputs) -> FrameItem:
         """Convert to RGB, resize, find the plate, and put both where the device can take them."""
         frame = read.frame
-        item = FrameItem(frame.index, frame.pts, frame.duration)
+        path = frame.path if isinstance(frame, PictureFrame) else None
+        item = FrameItem(frame.index, frame.pts, frame.duration, path)
         done = self._done(frame.index)
         if done and self._align is None:
             return item

@@ -10,6 +10,7 @@ import cv2
 import numpy as np
 import pytest
 
+from common.files import IMAGES
 from common.network import NetworkSettings, RefinerSettings
 from inference.images.inputs import Job, find_jobs
 from inference.options import Threads, share_cores
@@ -102,7 +103,7 @@ def test_an_empty_folder_is_a_problem(tmp_path: Path, empty: str) -> None:
     for name in ('src', 'bgr'):
         make(tmp_path / name, *([] if name == empty else ['a.png']))
         (tmp_path / name).mkdir(exist_ok=True)
-    assert pairs(tmp_path)[1] == [f'--images-{empty} {tmp_path / empty}: no pictures found (jpg, jpeg, png or webp)']
+    assert pairs(tmp_path)[1] == [f'--images-{empty} {tmp_path / empty}: no pictures found ({IMAGES})']
 
 
 def test_sizes_are_those_of_the_upright_picture_and_must_agree(tmp_path: Path) -> None:
@@ -179,20 +180,20 @@ def test_a_picture_is_not_its_own_plate(tmp_path: Path) -> None:
 
 
 def test_files_of_other_formats_are_counted(tmp_path: Path) -> None:
-    src = make(tmp_path / 'src', 'a.png', 'b.tif', 'sub/c.TIF', 'out/d.bmp')
+    src = make(tmp_path / 'src', 'a.png', 'b.bmp', 'sub/c.BMP', 'out/d.gif')
     (src / 'notes').write_text('')
     (src / '.hidden.txt').write_text('')
     plate = make(tmp_path, 'plate.png') / 'plate.png'
     jobs, problems, notes = find_jobs(src, plate, src / 'out', False)
     assert ([job.name for job in jobs], problems) == (['a'], [])
-    assert notes == [f'--images-src {src}: not jpg, jpeg, png or webp, so left out: 2 .tif, 1 without suffix']
+    assert notes == [f'--images-src {src}: not {IMAGES}, so left out: 2 .bmp, 1 without suffix']
     (src / 'a.png').unlink()
     _, (problem,), _ = find_jobs(src, plate, src / 'out', False)
-    assert problem.endswith('no pictures found (jpg, jpeg, png or webp), but it holds 2 .tif, 1 without suffix')
-    _, problems, _ = find_jobs(src / 'b.tif', src / 'b.tif', tmp_path / 'out', False)
+    assert problem.endswith(f'no pictures found ({IMAGES}), but it holds 2 .bmp, 1 without suffix')
+    _, problems, _ = find_jobs(src / 'b.bmp', src / 'b.bmp', tmp_path / 'out', False)
     assert [problem.split(':')[0] for problem in problems] == [
-        f'--images-src {src}/b.tif',
-        f'--images-bgr {src}/b.tif',
+        f'--images-src {src}/b.bmp',
+        f'--images-bgr {src}/b.bmp',
     ]
 
 

@@ -54,7 +54,7 @@ def test_all_that_is_wrong_is_said_at_once_and_nothing_is_touched(case, capsys):
         (('--video-bgr-time', 1), 'is a picture; leave one of the two out'),
         (('--video-bgr-mode', 'each'), 'needs a video as --video-bgr'),
         (('--picture-format', 'pha=png'), 'needs --output-format image_sequences'),
-        (('--video-target-bgr', '.'), '.: no such pictures (.jpg'),
+        (('--video-target-bgr', '.'), '.: no such pictures (jpg'),
         (('--video-target-bgr', __file__), 'only com shows it'),
     ],
 )
