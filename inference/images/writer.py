@@ -26,7 +26,8 @@ class PictureWriter:
     """A writer of `<folder>/<type>/<name>.<format>` for each type asked for.
 
     `com` is RGBA: the foreground where alpha is above 0, else 0, and alpha. `pha`, `err` and `ref` are grey, `fgr` is
-    RGB. `com` and `fgr` carry the tags of their picture. See `dataset.exr.encoded` for what becomes of them in EXR files.
+    RGB. `com` and `fgr` carry the tags of their picture. In EXR files they are in the primaries of sRGB, see
+    `dataset.exr.encoded`.
 
     Args:
         folder: made when the first file is written, with the sub-folders.
@@ -96,7 +97,9 @@ class PictureWriter:
         if self.formats[kind] == 'exr':
             from dataset import exr
 
-            picture = converted(picture, tags.profile, None) if tags.profile else picture
+            if tags.profile:
+                colour = converted(np.ascontiguousarray(picture[..., :3]), tags.profile, None)
+                picture = np.dstack([colour, picture[..., 3:]])
             write_atomic(path, exr.encoded(picture, None if lost is None else fitted(lost, picture.shape[1::-1])))
             return
         if picture.ndim == 3:
