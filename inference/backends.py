@@ -139,7 +139,7 @@ def _as_it_is(network: nn.Module, device: torch.device, dtype: torch.dtype) -> M
 
 def _onnx(path: Path, settings: NetworkSettings, device: torch.device, precision: str) -> Matting:
     """Load an ONNX file, if it is what is asked for."""
-    from .onnx_network import OnnxNetwork
+    from .onnx_network import UNKNOWN, OnnxNetwork
 
     network = OnnxNetwork(path, device)
     asked = settings.values
@@ -147,7 +147,7 @@ def _onnx(path: Path, settings: NetworkSettings, device: torch.device, precision
         asked['precision'] = precision
     for name, value in asked.items():
         held = network.about.get(name)
-        if held is None or type(value)(held) != value:
+        if held not in (None, UNKNOWN) and type(value)(held) != value:
             given = flag(name if name == 'precision' else f'model_{name.removeprefix("model_")}')
             raise ValueError(
                 f'{given} {value}: {network.path} was exported with {held}, which cannot be changed; give that, or '

@@ -70,8 +70,8 @@ class FoundNetwork:
         return follows and self.backend == 'pytorch' and self.model_type == 'mattingrefine'
 
     def refiner_for(self, size: Size) -> RefinerSettings | None:
-        """Return how pictures of a size are refined; None where there is no refiner."""
-        if self.model_type == 'mattingbase':
+        """Return how pictures of a size are refined; None without a refiner, or where an ONNX file does not say it."""
+        if self.model_type == 'mattingbase' or (self.backend == 'onnx' and self.known is None):
             return None
         known = self.known or RefinerSettings.published(published_size(size, self.still))
         return replace(known, **self.given, refine_kernel_size=self.kernel_size)
@@ -90,7 +90,9 @@ class FoundNetwork:
         """Say in one line what the file is and what was taken from where."""
         kind = {'torchscript': ', TorchScript', 'onnx': ', ONNX'}.get(self.backend, '')
         parts = [f'{self.path}: {self.model_type} with {self.backbone}{kind}']
-        if self.model_type == 'mattingrefine':
+        if self.model_type == 'mattingrefine' and self.settings.refiner is None:
+            parts.append('how it refines is fixed, and not said by the file')
+        elif self.model_type == 'mattingrefine':
             parts += [f'{source}: {", ".join(texts)}' for source, texts in self._sources().items()]
             parts += self._notes()
         if unread := [name.replace('_', ' ') for name in self.given if not self._reads(name)]:
@@ -161,10 +163,12 @@ def find_network(
     given = {name: value for name, value in given.items() if value is not None}
     RefinerSettings(**given)  # refuses a name that there is not, also where no refiner would read it
     if path.suffix == '.onnx' and backend in (None, 'onnx'):
-        from .onnx_network import read_about
+        from .onnx_network import UNKNOWN, read_about
 
         about, backend = read_about(path), 'onnx'
         held = about['model_type'], about['backbone'], int(about.get('refine_kernel_size', 3))
+        if held[1] == UNKNOWN:
+            held = held[0], backbone or UNKNOWN, given.get('refine_kernel_size', 3)
     else:
         weights = read_network(path)
         about = archive_about(path)

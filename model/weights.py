@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import json
 import pickle
+import re
 import zipfile
 from collections import OrderedDict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
@@ -22,8 +23,14 @@ from common.console import some
 from common.installation import missing_problems
 
 ARCHIVE = 'TorchScript archive'
+# Where weights of unknown networks are looked for; those of matting networks are found wherever they are.
 WRAPPERS = ('state_dict', 'model_state_dict', 'model_state', 'model')
-PREFIXES = ('module.', '_orig_mod.', 'model.')  # of DataParallel, torch.compile, published TorchScript archives
+PREFIXES = ('module.', '_orig_mod.', 'model.')
+# Parts of names that DataParallel, torch.compile, FSDP and activation checkpoints put in, at any depth.
+PUT_IN = r'(?:(?:module|_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module)\.)'
+# By the name of this tensor a matting network is known; what stands before it is the prefix of the others.
+MARK = re.compile(rf'(.*?\.|)decoder\.{PUT_IN}*conv4\.weight')
+AVERAGE = re.compile('ema|average|swa|shadow', re.IGNORECASE)  # in the names of moving averages
 STORAGES = {
     'FloatStorage': torch.float32, 'HalfStorage': torch.float16, 'BFloat16Storage': torch.bfloat16,
     'DoubleStorage': torch.float64, 'LongStorage': torch.int64, 'IntStorage': torch.int32, 'ShortStorage': torch.int16,
@@ -35,6 +42,8 @@ OTHER_FILES = {
     b'version https://': 'a Git LFS pointer: fetch the file itself with git lfs pull',
     b'<': 'a web page',
 }
+# By the suffix, since these begin with nothing that tells them.
+PROGRAMS = {'.onnx': 'an ONNX file', '.pt2': 'a program of torch.export'}
 
 
 class _Refused(ValueError):
@@ -76,8 +85,10 @@ class LoadReport:
 def read_weights(path: str | Path, plain: bool = True) -> WeightFile:
     """Read a weight file of any common kind.
 
-    That is a bare state_dict, one wrapped under `state_dict`, `model_state_dict`, `model_state` or `model`, names
-    prefixed by `module.`, `_orig_mod.` or `model.`, a TorchScript archive, or a .safetensors file.
+    That is a pickle of torch, a TorchScript archive or a .safetensors file. A matting network is found at any depth,
+    whatever its names begin with, as in a checkpoint of Lightning or behind a wrapper; of one and its moving average
+    the network itself is taken. Weights of other networks may be wrapped under `state_dict`, `model_state_dict`,
+    `model_state` or `model`, and their names prefixed by `module.`, `_orig_mod.` or `model.`.
 
     Args:
         path: of the file.
@@ -92,16 +103,14 @@ def read_weights(path: str | Path, plain: bool = True) -> WeightFile:
         raise FileNotFoundError(f'{path}: no such weight file')
     try:
         kind, content = _read(path)
-        state, wrapped = _unwrap(content, path)
-        state, prefix = _strip_prefixes(state)
+        state, wrapped, prefix = _matting_network(content, path) or _plain_weights(content, path)
     except (_Refused, MemoryError):
         raise
     except Exception as error:  # zipfile, pickle and torch raise a dozen types on damaged files
         # For a pickle that it cannot read, torch advises loading it without the guard, which users must not be told.
         reason = str(error).partition('\n')[0] if not isinstance(error, pickle.UnpicklingError) else 'its pickle'
         raise _Refused(f'{path}: not a weight file, or a damaged one ({reason or type(error).__name__})') from None
-    kind += f' under {wrapped!r}' if wrapped else ''
-    kind += f' with prefix {prefix!r}' if prefix else ''
+    kind += _place(wrapped, prefix)
     if plain and (odd := [f'{name} ({what})' for name, tensor in state.items() if (what := unusual(tensor))]):
         raise _Refused(f'{path}: holds tensors that are not dense, or without values: {some(odd)}; save them as such, '
                        'by to_dense() or dequantize(), where the file came from')  # fmt: skip
@@ -184,6 +193,8 @@ def _misfit(report: LoadReport, state: Mapping[str, Tensor]) -> str:
 def _read(path: Path) -> tuple[str, Any]:
     if path.suffix == '.safetensors':
         return 'safetensors', _read_safetensors(path)
+    if what := PROGRAMS.get(path.suffix):
+        raise _Refused(f'{path}: {what}, from which no weights are read; give those that it was made of')
     with path.open('rb') as file:
         begin = file.read(16)
     if not begin.startswith((b'PK', b'\x80')):  # zip archives, and pickles of the protocols that torch writes
@@ -195,15 +206,33 @@ def _read(path: Path) -> tuple[str, Any]:
 
 
 def _read_pickle(path: Path) -> Any:
+    """Read a pickle of torch; what beside the weights is of a class that torch does not know is read as `_Inert`."""
+    foreign: list[str] = []
     try:
-        return torch.load(path, map_location='cpu', weights_only=True)
-    except pickle.UnpicklingError as error:
-        if 'Unsupported global' not in str(error) and 'was not an allowed global' not in str(error):
+        foreign = torch.serialization.get_unsafe_globals_in_checkpoint(path) if zipfile.is_zipfile(path) else []
+        inert: list[Any] = [
+            type(name, (_Inert,), {'__module__': home}) for home, _, name in (x.rpartition('.') for x in foreign)
+        ]
+        with torch.serialization.safe_globals(inert):
+            return torch.load(path, map_location='cpu', weights_only=True)
+    except Exception as error:
+        if not foreign and not re.search('Unsupported global|was not an allowed global', str(error)):
             raise
-        raise _Refused(
-            f'{path}: holds more than tensors (a whole pickled model?); loading it would run code from the file. '
-            'Save model.state_dict() where it came from and give that file'
-        ) from None
+        raise _Refused(_more_than_tensors(path)) from None
+
+
+class _Inert:
+    """A stand-in for any class or function that a pickle names: it makes a dictionary, and nothing runs."""
+
+    def __new__(cls, *_: Any, **__: Any) -> OrderedDict[str, Any]:  # type: ignore[misc]
+        return OrderedDict()
+
+
+def _more_than_tensors(path: Path) -> str:
+    return (
+        f'{path}: holds more than tensors (a whole pickled model?); loading it would run code from the file. '
+        'Save model.state_dict() where it came from and give that file'
+    )
 
 
 def _read_safetensors(path: Path) -> dict[str, Tensor]:
@@ -252,7 +281,10 @@ class _ScriptUnpickler(pickle.Unpickler):
     ALLOWED: ClassVar[dict[tuple[str, str], Any]] = {
         ('collections', 'OrderedDict'): OrderedDict,
         ('torch._utils', '_rebuild_tensor_v2'): torch._utils._rebuild_tensor_v2,
+        ('torch', 'device'): torch.device,
+        ('torch.jit._pickle', 'restore_type_tag'): lambda value, _: value,
     }
+    LISTS = ('build_intlist', 'build_doublelist', 'build_boollist', 'build_tensorlist')
 
     def __init__(self, archive: zipfile.ZipFile, root: str):
         super().__init__(archive.open(f'{root}/data.pkl'))
@@ -263,7 +295,7 @@ class _ScriptUnpickler(pickle.Unpickler):
             return _ScriptObject
         if module == 'torch' and name.endswith('Storage'):
             return name
-        if module == 'torch.jit._pickle' and name in ('build_intlist', 'build_doublelist', 'build_boollist'):
+        if module == 'torch.jit._pickle' and name in self.LISTS:
             return list
         if (module, name) in self.ALLOWED:
             return self.ALLOWED[module, name]
@@ -296,10 +328,50 @@ def _read_torchscript(path: Path) -> dict[str, Tensor]:
     return state
 
 
-def _unwrap(content: Any, path: Path) -> tuple[dict[str, Tensor], str]:
+def _place(wrapped: str, prefix: str) -> str:
+    """Say where in a file weights are: under which key, and what their names begin with."""
+    return (f' under {wrapped!r}' if wrapped else '') + (f' with prefix {prefix!r}' if prefix else '')
+
+
+def _mappings(content: Any, keys: tuple[str, ...] = ()) -> Iterator[tuple[str, Mapping[str, Any]]]:
+    """Yield the dictionaries with names in a file's content, each after the keys that lead to it, joined by dots."""
+    if isinstance(content, Mapping) and all(isinstance(name, str) for name in content):
+        yield '.'.join(keys), content
+        for name, value in content.items() if len(keys) < 4 else ():
+            yield from _mappings(value, (*keys, name))
+
+
+def _matting_network(content: Any, path: Path) -> tuple[dict[str, Tensor], str, str] | None:
+    """Return the tensors of the one matting network by its own names, under which key, with which prefix; else None."""
+    found = [
+        (wrapped, mark[1], held)
+        for wrapped, held in _mappings(content)
+        for name, value in held.items()
+        if (mark := MARK.fullmatch(name)) and isinstance(value, Tensor)
+    ]
+
+    def rank(place: tuple[str, str, Any]) -> tuple[bool, int]:
+        wrapped, prefix, _ = place
+        return bool(AVERAGE.search(wrapped + prefix)), ('', *WRAPPERS, wrapped).index(wrapped)
+
+    best = [place for place in found if rank(place) == min(map(rank, found))]
+    if len(best) > 1:
+        places = some([_place(*place[:2]).strip() or 'without prefix' for place in best])
+        raise _Refused(f'{path}: holds several networks ({places}); save one of them alone and give that file')
+    if not best:
+        return None
+    wrapped, prefix, held = best[0]
+    tensors = {k.removeprefix(prefix): v for k, v in held.items() if k.startswith(prefix) and isinstance(v, Tensor)}
+    return {re.sub(rf'(?<![^.]){PUT_IN}', '', name): tensor for name, tensor in tensors.items()}, wrapped, prefix
+
+
+def _plain_weights(content: Any, path: Path) -> tuple[dict[str, Tensor], str, str]:
+    """Return named tensors of any network, the key that they were under, and the prefix of their names."""
     held = content if isinstance(content, Mapping) else {}
     wrapped = next((key for key in WRAPPERS if isinstance(held.get(key), Mapping)), '')
     content = held[wrapped] if wrapped else content
+    if content == {}:
+        raise _Refused(_more_than_tensors(path))
     if not isinstance(content, Mapping):
         raise _Refused(f'{path}: holds a {type(content).__name__}, not named tensors')
     tensors = {k: v for k, v in content.items() if isinstance(v, Tensor)}
@@ -308,12 +380,8 @@ def _unwrap(content: Any, path: Path) -> tuple[dict[str, Tensor], str]:
         if 'optimizer' in content:
             hint = '; it is the training state beside a checkpoint: give the .pth file of the same name without .state'
         raise _Refused(f'{path}: not a state_dict (its keys: {some([*content])}){hint}')
-    return tensors, wrapped
-
-
-def _strip_prefixes(state: dict[str, Tensor]) -> tuple[dict[str, Tensor], str]:
     stripped = ''
-    while prefix := next((p for p in PREFIXES if all(k.startswith(p) for k in state)), ''):
-        state = {k.removeprefix(prefix): v for k, v in state.items()}
+    while prefix := next((p for p in PREFIXES if all(k.startswith(p) for k in tensors)), ''):
+        tensors = {k.removeprefix(prefix): v for k, v in tensors.items()}
         stripped += prefix
-    return state, stripped
+    return tensors, wrapped, stripped

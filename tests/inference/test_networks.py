@@ -9,14 +9,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from support import small_encoder
+from support import published, small_encoder
 from support.inference_case import Case, files, photo, read, room, save_networks, with_record
-from torch import Tensor, nn
 
 import checkpoints as checkpoints_script
 import inference_images
 from common.network import RefinerSettings, published_size
-from export.portable import PortableRefine
 from inference import Matting
 from inference.networks import find_network
 from model import MattingBase
@@ -108,38 +106,24 @@ def test_what_is_made_of_weights_keeps_their_settings(small: Path, in_tmp: Path)
         assert find_network(target).settings.refiner == TRAINED
 
 
-class Published(nn.Module):
-    """What the published export wraps a network in: settings on top of `model`."""
-
-    def __init__(self, network: PortableRefine):
-        super().__init__()
-        self.model = network
-        self.backbone_scale, self.refine_mode = network.backbone_scale, network.refine_mode
-        self.refine_sample_pixels, self.refine_threshold = network.refine_sample_pixels, network.refine_threshold
-
-    def forward(self, src: Tensor, bgr: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
-        self.model.backbone_scale, self.model.refine_mode = self.backbone_scale, self.refine_mode
-        self.model.refine_sample_pixels, self.model.refine_threshold = self.refine_sample_pixels, self.refine_threshold
-        return self.model(src, bgr)
-
-
+@pytest.mark.parametrize('precision', ['float32', 'float16'])
 @pytest.mark.filterwarnings('ignore:.torch.jit')
-def test_a_published_archive_is_known_by_its_tensors(pair: Case, small: Path, capsys) -> None:
+def test_a_published_archive_is_known_by_its_tensors(pair: Case, small: Path, capsys, precision: str) -> None:
     network, _ = find_network(small).build()
-    path = small.with_name('torchscript_mobilenetv2_fp32.pth')
-    torch.jit.script(Published(PortableRefine(network))).save(str(path))
-    found: dict[str, np.ndarray] = {}
-    for name, weights in (('archive', path), ('weights', small)):
-        flags = ['--model-checkpoint', weights, '--images-src', pair.src, '--images-bgr', pair.bgr, '--output-dir',
-                 pair.out / name, '--output-types', 'pha', '--output-format', 'pha=png', '--device', 'cpu']  # fmt: skip
-        assert inference_images.main(list(map(str, flags))) == 0
-        found[name] = read(pair.out / name / 'pha/a.png').astype(int)
+    path = small.with_name(f'torchscript_mobilenetv2_{precision}.pth')
+    published.save_archive(network, path, getattr(torch, precision))  # type: ignore[arg-type]
+    flags = ['--model-checkpoint', path, '--images-src', pair.src, '--images-bgr', pair.bgr, '--output-dir', pair.out,
+             '--output-types', 'pha', '--output-format', 'pha=png', '--device', 'cpu']  # fmt: skip
+    assert inference_images.main(list(map(str, flags))) == 0
     line = capsys.readouterr().out.splitlines()[0]
     assert line.startswith(
         f'{path}: mattingrefine with mobilenetv2, TorchScript; no record, so as published for 512px: '
     )
-    assert np.abs(found['archive'] - found['weights']).max() <= 1
     assert find_network(path, backend='pytorch').by_size
+    bgr = room(0)
+    own = Matting.from_checkpoint(path, device='cpu')(photo(bgr, 1), bgr).pha.astype(int)
+    assert np.abs(read(pair.out / 'pha/a.png').astype(int) - own).max() <= 1
+    assert own.std() > 5
 
 
 def test_a_predictor_follows_each_size_and_shares_its_weights(small: Path, monkeypatch: pytest.MonkeyPatch) -> None:

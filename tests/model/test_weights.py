@@ -1,9 +1,13 @@
 """Weight files of every kind, and what is said of those that do not fit."""
 
+import os
 import pickle
 import random
 import re
 import warnings
+from argparse import Namespace
+from datetime import datetime
+from pathlib import Path
 
 import pytest
 import torch
@@ -13,6 +17,18 @@ from model import MattingBase, MattingRefine
 from model.backbone import widen_stem
 from model.pretrained import initialize
 from model.weights import load_weights, read_weights
+
+
+class Malicious:
+    def __reduce__(self):
+        return (open, ('owned', 'w'))
+
+
+class Command:
+    """Of a module that torch never lets through."""
+
+    def __reduce__(self):
+        return (os.system, ('touch owned',))
 
 
 @pytest.fixture(scope='module')
@@ -53,6 +69,87 @@ def test_kinds_of_pickles(tmp_path, base, wrap, kind):
         torch.testing.assert_close(loaded[name], tensor, atol=1e-3, rtol=1e-3)
 
 
+SMALL = {name: torch.full((2,), float(i)) for i, name in enumerate(
+    ('backbone.features.0.0.weight', 'aspp.project.0.weight', 'decoder.conv4.weight', 'refiner.conv1.weight')
+)}  # fmt: skip
+AVERAGED = {name: tensor + 10 for name, tensor in SMALL.items()}
+
+
+def named(prefix, state=SMALL):
+    return {prefix + name: tensor for name, tensor in state.items()}
+
+
+@pytest.mark.parametrize(
+    ('content', 'kind'),
+    [
+        (named('net.'), "state_dict with prefix 'net.'"),
+        (named('ema.module.'), "state_dict with prefix 'ema.module.'"),
+        (named('_orig_mod.module.model.'), "state_dict with prefix '_orig_mod.module.model.'"),
+        ({'n_averaged': torch.tensor(3), **named('module.')}, "state_dict with prefix 'module.'"),
+        ({**named('model.'), **named('ema_model.', AVERAGED), 'loss.weight': torch.ones(1)},
+         "state_dict with prefix 'model.'"),
+        ({'model': SMALL, 'model_ema': AVERAGED, 'optimizer': {'state': {0: {'exp_avg': torch.ones(2)}}}},
+         "state_dict under 'model'"),
+        ({'state_dict': named('net.'), 'current_model_state': AVERAGED},
+         "state_dict under 'state_dict' with prefix 'net."),
+        ({'ema': {'state_dict': named('module.')}}, "state_dict under 'ema.state_dict' with prefix 'module.'"),
+        ({'epoch': 3, 'networks': {'matting': SMALL}}, "state_dict under 'networks.matting'"),
+        ({name.replace('conv4', '_orig_mod.conv4').replace('features', 'module.features'): tensor
+          for name, tensor in named('model.').items()}, "state_dict with prefix 'model.'"),
+    ],
+)  # fmt: skip
+def test_a_matting_network_is_found_whatever_it_is_wrapped_in(tmp_path, content, kind):
+    torch.save(content, tmp_path / 'w.pth')
+    found = read_weights(tmp_path / 'w.pth')
+    assert found.kind.startswith(kind)
+    assert found.state_dict.keys() == SMALL.keys()
+    assert all(torch.equal(tensor, SMALL[name]) for name, tensor in found.state_dict.items())
+
+
+def test_of_two_networks_none_is_guessed(tmp_path):
+    torch.save({**named('student.'), **named('teacher.', AVERAGED)}, tmp_path / 'w.pth')
+    with pytest.raises(
+        ValueError, match=r"several networks \(with prefix 'student\.', with prefix 'teacher\.'\); save one"
+    ):
+        read_weights(tmp_path / 'w.pth')
+
+
+class Settings(dict):
+    """As Lightning keeps hyperparameters: a dictionary of a class of its own."""
+
+
+def lightning(**more):
+    """A checkpoint with the parts that Lightning writes."""
+    held = Settings(args=Namespace(root=Path('x')), loss=torch.nn.L1Loss(), when=datetime(2026, 1, 1), f=len)
+    loops = {'fit_loop': {'state_dict': {}, 'epoch_progress': {'total': {'ready': 1}}}}
+    states = {'state_dict': named('model.') | {'loss.weight': torch.ones(1)}, 'optimizer_states': [], 'loops': loops}
+    return {'epoch': 1, 'global_step': 2, 'pytorch-lightning_version': '2.6.0', 'hparams_name': 'kwargs', **states,
+            'hyper_parameters': held, **more}  # fmt: skip
+
+
+def test_a_checkpoint_of_lightning_is_read_whatever_its_settings_are(in_tmp):
+    torch.save(lightning(callbacks={'x': Malicious()}), 'w.ckpt')
+    found = read_weights('w.ckpt')
+    assert found.kind == "state_dict under 'state_dict' with prefix 'model.'"
+    assert found.state_dict.keys() == SMALL.keys()
+    assert not (in_tmp / 'owned').exists()
+
+
+@pytest.mark.parametrize('content', [lambda: {'model': torch.nn.Linear(2, 2)}, lambda: lightning(callbacks=Command())])
+def test_what_needs_unsafe_objects_is_refused_with_advice(in_tmp, content):
+    torch.save(content(), 'w.ckpt')
+    with pytest.raises(ValueError, match=r'^w\.ckpt: holds more .* Save model\.state_dict\(\) where it came from'):
+        read_weights('w.ckpt')
+    assert not (in_tmp / 'owned').exists()
+
+
+@pytest.mark.parametrize('name', ['w.onnx', 'w.pt2'])
+def test_files_that_hold_no_weights_of_their_own_are_named(tmp_path, name):
+    (tmp_path / name).write_bytes(b'PK\x03\x04')
+    with pytest.raises(ValueError, match=r'from which no weights are read; give those that it was made of'):
+        read_weights(tmp_path / name)
+
+
 def test_safetensors(tmp_path, base):
     save_file(base.state_dict(), tmp_path / 'w.safetensors')
     model = other()
@@ -70,9 +167,27 @@ def test_torchscript_archive_is_read_without_running_it(tmp_path, base):
     assert same(model, base.state_dict())
 
 
-class Malicious:
-    def __reduce__(self):
-        return (open, ('owned', 'w'))
+class Attributes(torch.nn.Module):
+    """Attributes of every kind that a scripted wrapper has, beside its tensors."""
+
+    names: list[str]
+    counts: dict[str, int]
+    tensors: list[torch.Tensor]
+
+    def __init__(self):
+        super().__init__()
+        self.names, self.counts, self.tensors = ['a'], {'b': 1}, [torch.ones(2)]
+        self.sizes, self.nothing, self.device = [(1, 2)], None, torch.device('cpu')
+        self.layer = torch.nn.Linear(2, 2)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.layer(x)
+
+
+@pytest.mark.filterwarnings('ignore:.torch.jit')
+def test_attributes_of_an_archive_do_no_harm(tmp_path):
+    torch.jit.script(Attributes()).save(str(tmp_path / 'w.pt'))
+    assert read_weights(tmp_path / 'w.pt').state_dict.keys() == {'layer.weight', 'layer.bias'}
 
 
 def test_code_in_a_file_does_not_run(in_tmp):
