@@ -27,7 +27,7 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from common.devices import peak_mib
-from common.network import NetworkSettings
+from common.network import BACKBONES, NetworkSettings
 from inference import backends, networks
 from inference.graphs import stacked
 from inference.pixels import channels_first, to_float
@@ -167,9 +167,11 @@ def _gmac(row: SpeedRow, src: Tensor, bgr: Tensor) -> float | None:
     """Count 10^9 multiplications for one picture, with tensors that hold nothing.
 
     How many cells exceed a threshold depends on weights and picture, so there the network is run; None where its
-    weights lie in an ONNX file.
+    weights lie in an ONNX file, or such a file does not say which network it is.
     """
     refiner = row.network.refiner
+    if row.backend == 'onnx' and row.network.backbone not in BACKBONES:
+        return None
     if refiner and refiner.refine_mode == 'thresholding':
         if row.backend == 'onnx':
             return None

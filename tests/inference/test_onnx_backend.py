@@ -77,6 +77,43 @@ def exported(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
+def without_metadata(exported: Path, path: Path, **sides: int) -> Path:
+    """A copy as another exporter writes it, of fixed sides where these are given: batch, height, width."""
+    model = onnx.load(exported)
+    del model.metadata_props[:]
+    for value in model.graph.input if sides else ():
+        for axis, name in ((0, 'batch'), (2, 'height'), (3, 'width')):
+            value.type.tensor_type.shape.dim[axis].dim_value = sides[name]
+    onnx_file.save(model, path)
+    return path
+
+
+def test_a_file_of_another_exporter_is_known_by_its_inputs_and_outputs(
+    pair: Case, exported: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = without_metadata(exported, tmp_path / 'onnx_mobilenetv2_hd.onnx')
+    assert pair.run('--model-checkpoint', path, '--model-backbone-scale', 0.5) == 0
+    line = f'{path}: mattingrefine with mobilenetv2, ONNX; how it refines is fixed, and not said by the file; '
+    assert capsys.readouterr().out.startswith(f'{line}given, but of no effect: ')
+    bgr = room(0)
+    assert np.abs(read(pair.out / 'pha/a.png') - difference(photo(bgr, 1), bgr)).max() <= 1
+    speed_flags = ['--model-checkpoint', str(path), '--resolution', '64', '48', '--repeats', '1', '--device', 'cpu']
+    assert inference_speed_test.main(speed_flags) == 0
+    assert 'mattingrefine unknown backbone' in capsys.readouterr().out
+
+
+def test_a_file_of_a_fixed_size_takes_pictures_of_that_size_one_by_one(exported: Path, tmp_path: Path) -> None:
+    path = without_metadata(exported, tmp_path / 'fixed.onnx', batch=1, height=64, width=96)
+    matting, _ = backends.load_found(find_network(path), {'device': 'cpu', 'precision': 'auto'})
+    shots = np.stack([photo(room(0), i) for i in range(3)])
+    src, bgr = (torch.from_numpy(x).permute(0, 3, 1, 2) / 255 for x in (shots, np.stack([room(0)] * 3)))
+    pha = matting.model(src, bgr)[0][:, 0].numpy() * 255
+    for shot, found in zip(shots, pha):
+        assert np.abs(found - difference(shot, room(0))).max() <= 1
+    with pytest.raises(ValueError, match=r'fixed\.onnx takes pictures of 96x64 alone, not 48x64'):
+        matting.model(src[..., :48], bgr[..., :48])
+
+
 def difference(src: np.ndarray, bgr: np.ndarray) -> np.ndarray:
     """The alpha of `exported`."""
     return np.abs(src.astype(int) - bgr).mean(2)
@@ -222,7 +259,12 @@ def test_files_of_another_kind_are_refused(
     weights = pair.checkpoints['mattingrefine']
     for path, backend, types, message in (
         (text, 'onnx', ('pha',), f'{text}: ONNX Runtime '),
-        (foreign, 'onnx', ('pha',), f'{foreign}: not made by export_onnx.py (its inputs: image), so how to use it'),
+        (
+            foreign,
+            'onnx',
+            ('pha',),
+            f'{foreign}: neither made by export_onnx.py nor a published network',
+        ),
         (weights, 'onnx', ('pha',), f'--backend onnx: needs an .onnx file, not {weights}; make one of it with export_'),
         (weights, 'torchscript', ('pha',), f'--backend torchscript: needs a TorchScript archive, not {weights}; make'),
         (program, 'pytorch', ('pha',), f'--model-checkpoint {program}: a program of torch.export, which no --backend'),
