@@ -1,6 +1,7 @@
 """Peak of resident memory of inference_video.py for videos of several lengths: it must not grow with them.
 
 python benchmarks/video_memory.py --frames 1000 10000
+python benchmarks/video_memory.py --published --frames 40 --resolution 1920 1080 --output-types com pha fgr
 
 The videos show a square that moves in front of a texture; the weights are random.
 """
@@ -28,6 +29,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument('--resolution', type=int, nargs=2, default=[160, 96], metavar=('W', 'H'))
     parser.add_argument('--output-types', nargs='+', default=['com', 'pha'])
     parser.add_argument('--output-format', default='video')
+    parser.add_argument('--published', action='store_true', help='measure the published way as well, and the ratio')
     cli.add_device_argument(parser.add_argument)
     parser.add_argument('--json', type=Path, help='write the numbers to this file, too')
     args = parser.parse_args(argv)
@@ -51,6 +53,12 @@ def main(argv: Sequence[str] | None = None) -> None:
                 f'{last["frames_written"]} written, {last["frames_per_second"]:.1f} per second',
                 flush=True,
             )
+            if args.published:
+                rows[-1] |= published(Path(folder, str(count)), weights, args)
+                ratio = last['peak_mib'] / rows[-1]['published_peak_mib']
+                print(
+                    f'{count:6} frames: {ratio:.3f} x the {rows[-1]["published_peak_mib"]:.0f} MiB of the published way'
+                )
     machine.write_json(args.json, {'rows': rows})
 
 
@@ -66,13 +74,8 @@ def measured(folder: Path, weights: Path, count: int, args: argparse.Namespace) 
         '--output-format': args.output_format, '--device': args.device,
     }  # fmt: skip
     words = [str(word) for pair in flags.items() for word in pair]
-    numbers = folder / 'numbers.json'
     command = [sys.executable, str(machine.ROOT / 'inference_video.py'), *words, '--output-types', *args.output_types]
-    measure = [sys.executable, str(machine.ROOT / 'benchmarks/helpers/measured.py'), str(numbers)]
-    subprocess.run([*measure, *command], check=True, stdout=subprocess.DEVNULL)
-    took = json.loads(numbers.read_text())
-    if took['exit_code']:
-        sys.exit('inference_video.py failed')
+    took = numbers_of(command, folder)
     written = sorted(folder.glob(f'out/{args.output_types[0]}.*'))
     if written:
         with VideoReader(written[0]) as reader:
@@ -85,6 +88,29 @@ def measured(folder: Path, weights: Path, count: int, args: argparse.Namespace) 
         'peak_mib': took['peak_bytes'] / 2**20,
         'frames_per_second': count / (took['end'] - took['start']),
     }
+
+
+def published(folder: Path, weights: Path, args: argparse.Namespace) -> dict[str, float]:
+    """Run the published way once on the video that is there, and return its peak."""
+    flags = {
+        '--video-src': folder / 'source.mp4', '--video-bgr': folder / 'plate.png', '--checkpoint': weights,
+        '--output-dir': folder / 'published', '--backbone': 'mobilenetv2', '--device': args.device,
+    }  # fmt: skip
+    words = [str(word) for pair in flags.items() for word in pair]
+    command = [sys.executable, '-m', 'benchmarks.published.video', *words, '--output-types', *args.output_types]
+    took = numbers_of(command, folder)
+    return {'published_peak_mib': took['peak_bytes'] / 2**20}
+
+
+def numbers_of(command: Sequence[str], folder: Path) -> dict[str, float]:
+    """Run a command in the repository's root, and return its times and its peak of memory."""
+    numbers = folder / 'numbers.json'
+    measure = [sys.executable, str(machine.ROOT / 'benchmarks/helpers/measured.py'), str(numbers)]
+    subprocess.run([*measure, *command], check=True, stdout=subprocess.DEVNULL, cwd=machine.ROOT)
+    took = json.loads(numbers.read_text())
+    if took['exit_code']:
+        sys.exit(f'{command[1]} failed')
+    return took
 
 
 def draw(folder: Path, count: int, width: int, height: int) -> tuple[Path, Path]:

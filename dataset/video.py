@@ -24,10 +24,10 @@ FIELD_ORDERS = {2: 'tff', 3: 'bff', 4: 'tff', 5: 'bff'}  # the earlier field, by
 # Codecs that mark every frame as interlaced or not; of others the container's mark counts, for all frames.
 MARKING = {'dnxhd', 'dvvideo', 'ffv1', 'h264', 'hevc', 'mpeg1video', 'mpeg2video', 'mpeg4', 'prores', 'vc1', 'wmv3'}
 MADE_WHOLE = "FFmpeg's bwdif makes whole frames of it (inference_video.py --no-deinterlace leaves it)"
-_told: set[Path] = set()
+_told: set[Path | str] = set()
 
 
-def deinterlaced(frames: Iterable[av.VideoFrame], stream: VideoStream, path: Path) -> Iterator[av.VideoFrame]:
+def deinterlaced(frames: Iterable[av.VideoFrame], stream: VideoStream, path: Path | str) -> Iterator[av.VideoFrame]:
     """Yield a stream's decoded frames, as many and at their times, with whole ones in place of interlaced ones.
 
     FFmpeg's bwdif completes the earlier field of each. Progressive frames pass as they are. A line tells the user of a

@@ -3,7 +3,7 @@
 python -m benchmarks.published.video --video-src film.mp4 --video-bgr plate.jpg --checkpoint model.pth \\
     --output-dir out/ --backbone mobilenetv2
 
-Run it in the repository's root. Writes com.mp4, over green, and pha.mp4 in the output folder.
+Run it in the repository's root. Writes com.mp4, over green, pha.mp4 and, if asked for, fgr.mp4 in the output folder.
 """
 
 from __future__ import annotations
@@ -28,6 +28,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument('--output-dir', type=Path, required=True)
     parser.add_argument('--backbone', required=True)
     parser.add_argument('--device', default='cpu')
+    parser.add_argument('--output-types', nargs='+', default=['com', 'pha'])
     args = parser.parse_args(argv)
 
     import cv2
@@ -44,15 +45,16 @@ def main(argv: Sequence[str] | None = None) -> None:
     code = cv2.VideoWriter.fourcc(*'mp4v')
     films = {
         kind: cv2.VideoWriter(str(args.output_dir / f'{kind}.mp4'), code, frames.rate, frames.size)
-        for kind in ('com', 'pha')
+        for kind in args.output_types
     }
     green = torch.tensor(GREEN, device=args.device).view(1, 3, 1, 1)
     with torch.no_grad():
         for src, bgr in DataLoader(frames, pin_memory=args.device != 'cpu'):  # type: ignore[arg-type]
             src, bgr = (x.to(args.device, non_blocking=True) for x in (src, bgr))
             pha, fgr = model(src, bgr)[:2]
-            write(films['com'], fgr * pha + green * (1 - pha))
-            write(films['pha'], pha.expand(-1, 3, -1, -1))
+            results = {'com': fgr * pha + green * (1 - pha), 'pha': pha.expand(-1, 3, -1, -1), 'fgr': fgr}
+            for kind, film in films.items():
+                write(film, results[kind])
     for film in films.values():
         film.release()
 

@@ -11,7 +11,6 @@ from contextlib import suppress
 from fractions import Fraction
 from functools import partial
 from io import BytesIO
-from pathlib import Path
 from typing import cast
 
 import av
@@ -19,7 +18,9 @@ from av.audio.stream import AudioStream
 from av.container import InputContainer, OutputContainer
 from av.stream import Discard
 
-from .reader import JUMP, LEAP, reason_of
+from .containers import open_container, reason_of
+from .reader import JUMP, LEAP
+from .settings import Source
 
 # Codecs that players understand in a container, which are fewer than it can hold.
 PCM = {f'pcm_{kind}' for kind in ('s16le', 's16be', 's24le', 's24be', 's32le', 's32be', 'f32le', 'f32be')}
@@ -40,12 +41,12 @@ class AudioCopy:
     Damaged sound never costs the video: what cannot be read is left out, and a note says so.
 
     Args:
-        path: a file with any number of audio streams, all of which are copied.
+        path: a file or URL with any number of audio streams, all of which are copied.
         output: the container, which gets a stream for each; its header must not be written yet.
         shift: seconds to add to all times.
     """
 
-    def __init__(self, path: Path, output: OutputContainer, shift: Fraction = Fraction(0)):
+    def __init__(self, path: Source, output: OutputContainer, shift: Fraction = Fraction(0)):
         self.notes: list[str] = []  # to tell the user, one line each
         self._path, self._output, self._shift = path, output, shift
         self._input: InputContainer | None = None
@@ -54,7 +55,7 @@ class AudioCopy:
         self._packets: Iterator[av.Packet] = iter(())
         self._waiting: tuple[Fraction, av.Packet] | None = None  # the next one, and when it begins
         try:
-            self._input = av.open(str(path.absolute()), metadata_errors='replace')
+            self._input = open_container(path)
         except (av.FFmpegError, OSError, ValueError) as error:
             self._note(f'cannot be read: {reason_of(error)}')
             return

@@ -36,6 +36,7 @@ class VideoInputs:
 
     Attributes:
         size: (width, height) of all that is computed and written.
+        deep: frames are written with more than 8 bits.
         plate: of all frames, uint8 RGB (H, W, 3) of `size`; None where it is a video that is followed.
         target: behind the subject in all frames, in the same form; None where it is a video, or nothing.
 
@@ -58,6 +59,7 @@ class VideoInputs:
             )
             self.reader: VideoReader | PictureReader = opened(settings.video_src, **reading)
             opening.enter_context(self.reader)
+            self.deep = settings.output_format == 'prores4444' and self.reader.colour.bits > 8
             width, height = settings.video_resize or (self.reader.width, self.reader.height)
             self.size = (width, height)
             if min(self.size) < MIN_SIDE:
@@ -120,6 +122,7 @@ class VideoInputs:
     def warnings(self) -> list[str]:
         """Return what was wrong with the files, one line each. Call it when all is read."""
         found = [f'{self.reader.damage}; what can be decoded is done'] if self.reader.damage else []
+        found += [self.reader.scaled] if self.reader.scaled else []
         if self._held:
             plate = self.settings.video_bgr
             found.append(f'--video-bgr {plate}: ended {self._held} frames early; its last frame was held')

@@ -14,7 +14,7 @@ from inference.pipeline import Pipeline
 from inference.predictor import Matting
 
 from .inputs import VideoInputs
-from .outputs import PictureSequences, VideoFiles
+from .outputs import PictureSequences, VideoFiles, losses
 from .stages import FrameItem, Loader, render
 
 
@@ -28,7 +28,7 @@ def matte_video(
         OSError: a file cannot be written.
     """
     load = Loader(inputs, matting, outputs.done)
-    for note in filter(None, (inputs.reader.note, outputs.note)):
+    for note in filter(None, (inputs.reader.note, *losses(inputs), outputs.note)):
         say(note)
     findings, complete, begin = Findings(), False, time.monotonic()
     with Pipeline():  # around all: a signal is answered when the files are finished

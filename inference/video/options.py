@@ -20,7 +20,10 @@ from .settings import (
     MATRICES,
     NVIDIA_CODECS,
     SEQUENCES,
+    STDIN,
+    TIMES,
     WORST_QUALITY,
+    as_source,
     is_picture,
     is_sequence,
     sequence_paths,
@@ -34,11 +37,12 @@ FASTEST = 1000  # frames per second
 def add_video_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the flags for the video, its plate and what is made of them."""
     add = parser.add_argument_group('video').add_argument
-    add('--video-src', type=Path, required=True, metavar='PATH',
-        help='the video, or its frames: a folder of pictures, or their numbered name, frames/%%05d.png')  # fmt: skip
-    add('--video-bgr', type=Path, metavar='FILE',
-        help='its plate: a picture, or a video of the scene, whose median is taken; where everybody moves, the video '
-        'itself will do')  # fmt: skip
+    add('--video-src', type=as_source, required=True, metavar='PATH',
+        help='the video: a file, a URL, or - for standard input; or its frames: a folder of pictures, or their '
+        'numbered name, frames/%%05d.png')  # fmt: skip
+    add('--video-bgr', type=as_source, metavar='FILE',
+        help='its plate: a picture, or a video (also a URL) of the scene, whose median is taken; where everybody '
+        'moves, the video itself will do')  # fmt: skip
     add('--video-bgr-time', type=float, metavar='SECONDS',
         help='the plate is the frame at this time, of --video-bgr if given, else of the video itself')  # fmt: skip
     add('--video-bgr-mode', choices=('median', 'each'), default='median',
@@ -47,7 +51,7 @@ def add_video_arguments(parser: argparse.ArgumentParser) -> None:
     add('--video-target-bgr', type=Path, metavar='FILE',
         help='picture or video, repeated as needed, behind the subject in com; plain green if left out')  # fmt: skip
     add('--frame-rate', type=_rate, metavar='FPS',
-        help='of frames that are pictures, such as 24 or 24000/1001; 25 if left out')  # fmt: skip
+        help=f'of frames that are pictures, such as 24 or 24000/1001; left out: by their {TIMES}, else 25')  # fmt: skip
     add('--deinterlace', action=argparse.BooleanOptionalAction, default=True,
         help='make whole frames of interlaced ones, as many, at their times')  # fmt: skip
     add('--video-matrix', choices=tuple(MATRICES),
@@ -89,6 +93,8 @@ def video_problems(args: argparse.Namespace) -> list[str]:
     found = missing_problems('av', needed_by='videos: ')
     for name, kinds in (('video_src', ['video']), ('video_bgr', BOTH), ('video_target_bgr', BOTH)):
         path = getattr(args, name)
+        if isinstance(path, str):  # a URL is known when it is opened
+            continue
         if path is None or not is_sequence(path):
             found += path_checks.file_problems(args, name, kinds=kinds)
             continue
@@ -98,6 +104,8 @@ def video_problems(args: argparse.Namespace) -> list[str]:
             found.append(f'{cli.flag(name)} {error}')
     if args.frame_rate is not None and not 0 < args.frame_rate <= FASTEST:
         found.append(f'--frame-rate {args.frame_rate}: must be above 0 and at most {FASTEST}')
+    if args.video_src == STDIN and args.skip_existing:
+        found.append('--skip-existing: compares with the video, and standard input can be read once; leave it out')
     found += _plate_problems(args)
     if args.video_resize and min(args.video_resize) < MIN_SIDE:
         width, height = args.video_resize
@@ -121,6 +129,8 @@ def _plate_problems(args: argparse.Namespace) -> list[str]:
     if path is None and seconds is None:
         return ['--video-bgr: give a picture or video of the empty scene, or --video-bgr-time, when the scene is empty']
     found = []
+    if (path or args.video_src) == STDIN:
+        found.append('--video-src -: standard input can be read once: give the plate as a picture or a file of its own')
     picture = path is not None and is_picture(path)
     if seconds is not None and not (math.isfinite(seconds) and seconds >= 0):
         found.append(f'--video-bgr-time {seconds:g}: must be 0 or more, in seconds from the start')
@@ -139,7 +149,8 @@ def _plate_problems(args: argparse.Namespace) -> list[str]:
 def _overwriting_problems(args: argparse.Namespace) -> list[str]:
     """Return what would be lost in an output folder that can be written to."""
     folder, sequences = args.output_dir, args.output_format == SEQUENCES
-    inputs = {path.resolve() for path in (args.video_src, args.video_bgr, args.video_target_bgr) if path is not None}
+    given = args.video_src, args.video_bgr, args.video_target_bgr
+    inputs = {path.resolve() for path in given if isinstance(path, Path)}
     if sequences:
         written = {(folder / kind).resolve() for kind in args.output_types}
         hit = [path for path in inputs if not written.isdisjoint((path, path.parent))]

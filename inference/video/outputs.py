@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, suppress
@@ -19,15 +20,15 @@ import numpy as np
 
 from common.console import progress, to_json
 from common.files import Disk, write_atomic
-from inference.compositing import cut_out
+from inference.compositing import composite, cut_out, with_detail
 from inference.images.writer import PictureWriter
 from inference.matte import Matte
 
-from .colour import Colour
+from .colour import HDR, Colour
 from .inputs import VideoInputs
-from .pictures import open_video
+from .pictures import open_video, written_times
 from .reader import VideoReader
-from .settings import SEQUENCES, VideoSettings, is_sequence, sequence_paths, video_paths
+from .settings import SEQUENCES, STDIN, TIMES, VideoSettings, is_sequence, sequence_paths, video_paths
 from .stages import FrameItem
 from .writer import ROOM, VideoWriter, whole_extent
 
@@ -58,7 +59,13 @@ def open_outputs(inputs: VideoInputs, flags: Mapping[str, Any]) -> PictureSequen
         writer = PictureWriter(
             folder, settings.picture_formats, settings.png_compression, settings.jpeg_quality, settings.skip_existing
         )
-        return PictureSequences(writer, _record({**flags, **_read_otherwise(inputs)}), on_target)
+        return PictureSequences(
+            writer,
+            _record({**flags, **_read_otherwise(inputs)}),
+            on_target,
+            inputs.reader.time_base,
+            inputs.reader.origin,
+        )
     alpha = settings.output_format in ('prores4444', 'webm') and not on_target
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -72,7 +79,7 @@ def open_outputs(inputs: VideoInputs, flags: Mapping[str, Any]) -> PictureSequen
         VideoWriter, quality=settings.video_quality, pixel_aspect=aspect, origin=reader.origin,
         recorded=reader.recorded, nvenc=nvenc, gpu=settings.gpu,
     )  # fmt: skip
-    sounding = None if is_sequence(settings.video_src) else settings.video_src
+    sounding = None if is_sequence(settings.video_src) or settings.video_src == STDIN else settings.video_src
     writers: dict[str, VideoWriter] = {}
     with ExitStack() as opening:
         for kind, path in video_paths(folder, tuple(settings.picture_formats), video_format).items():
@@ -122,13 +129,35 @@ def _extents(settings: VideoSettings) -> Iterator[tuple[int, Fraction]]:
         yield len(times), times[-1] * reader.time_base - begin
 
 
+def losses(inputs: VideoInputs) -> list[str]:
+    """Return what the source has and the outputs cannot have, one line each."""
+    settings = inputs.settings
+    found = []
+    if settings.video_src == STDIN and settings.audio and settings.output_format != SEQUENCES:
+        found.append(f'{STDIN}: standard input is read once, so its sound is left out')
+    colour, keeps = inputs.reader.colour, 10 if settings.output_format == 'prores4444' else 8
+    lost = [f'{colour.bits} bit become {keeps}'] if colour.bits > keeps else []
+    if transfer := HDR.get(colour.transfer):
+        tags = 'pictures are not labelled so' if settings.output_format == SEQUENCES else 'labelled so'
+        lost.append(
+            f'its {transfer} is kept as it is, {tags}, and what is set behind the subject is not converted to it'
+        )
+        lost += ['its mastering data are left out'] if colour.light and keeps == 8 else []
+    if lost:
+        best = '' if keeps == 10 else '; --output-format prores4444 keeps 10 bit and mastering data'
+        found.append(f'{settings.video_src}: {"; ".join(lost)}{best}')
+    return found
+
+
 def _record(flags: Mapping[str, Any]) -> str:
     """Return what pictures follow from, as JSON: flags, and the files they name by size and time of change."""
     # A flag that older versions lack is left out where it changes nothing, so that a sequence of theirs goes on.
     kept = {name: value for name, value in flags.items() if name not in NOT_IN_PICTURES}
     kept = {name: value for name, value in kept.items() if name not in NEWER or value}
     for name, value in kept.items():
-        if isinstance(value, Path):
+        if name == 'video_src' and isinstance(value, str):
+            kept[name] = [value, time.time_ns()]  # it may be another film each time
+        elif isinstance(value, Path):
             stats = [path.stat() for path in (sequence_paths(value) if is_sequence(value) else [value])]
             size, changed = sum(stat.st_size for stat in stats), max(stat.st_mtime_ns for stat in stats)
             kept[name] = [str(value.resolve()), size, changed]
@@ -138,21 +167,24 @@ def _record(flags: Mapping[str, Any]) -> str:
 class PictureSequences:
     """Numbered pictures: `<folder>/<type>/000000.png`, ...
 
-    Beside them lies `sequence.json` with the settings of the run, so that a run with the same ones goes on with a
-    sequence that was cut: what is there is whole, and is kept. With other settings all is made anew,
-    unless `pictures` keeps what is whole.
+    With each type lies `timestamps.txt`, which says when each is shown. Beside the types lies `sequence.json` with the
+    settings of the run, so that a run with the same ones goes on with a sequence that was cut: what is there is whole,
+    and is kept. With other settings all is made anew, unless `pictures` keeps what is whole.
 
     Args:
         pictures: writes them. The folder gets the record now.
         record: all that the pictures follow from.
         on_target: `com` is the subject before a background, not a cut-out with alpha.
+        time_base: unit of the frames' times, in seconds.
+        origin: the time that becomes 0.
 
     Attributes:
         note: what to tell the user about pictures of an earlier run, or None.
         frames: how many are done, in order.
     """
 
-    def __init__(self, pictures: PictureWriter, record: str, on_target: bool):
+    def __init__(self, pictures: PictureWriter, record: str, on_target: bool, time_base: Fraction, origin: int):
+        self._time_base, self._times, self._origin = time_base, [0], origin
         self.folder, self.kinds, self.frames = pictures.folder, tuple(pictures.formats), 0
         self._pictures, self._on_target = pictures, on_target
         path = self.folder / RECORD
@@ -191,12 +223,22 @@ class PictureSequences:
 
     def _count(self, drawn: Drawn) -> Drawn:
         self.frames += 1
+        begin = drawn[0].pts - self._origin
+        self._times[-1:] = [begin, begin + drawn[0].duration]  # the last one ends the last frame
         return drawn
 
     def finish(self, complete: bool) -> list[str]:
-        """Return which other pictures lie in the folders; every one of this run's is whole already."""
+        """Write when each picture is shown; return which others lie in the folders. This run's are whole already."""
+        times = written_times(time * self._time_base for time in self._times)
+        for kind in self.kinds if self.frames else ():
+            write_atomic(self.folder / kind / TIMES, times)
         names = {self._path(kind, i) for kind in self.kinds for i in range(self.frames)}
-        others = sorted(path for kind in self.kinds for path in (self.folder / kind).glob('*') if path not in names)
+        others = sorted(
+            path
+            for kind in self.kinds
+            for path in (self.folder / kind).glob('*')
+            if path not in names and path.name != TIMES
+        )
         if not complete or not others:
             return []
         return [f'{self.folder}: holds {len(others)} pictures that are not of this video, such as {others[0]}']
@@ -229,6 +271,8 @@ class VideoFiles:
         return {kind: writer.prepared(self._picture(kind, item, matte)) for kind, writer in self._writers.items()}
 
     def _picture(self, kind: str, item: FrameItem, matte: Matte) -> np.ndarray:
+        if item.deep is not None and kind in ('com', 'fgr'):
+            matte = replace(matte, fgr=with_detail(matte.fgr, item.deep))
         if kind != 'com':
             return getattr(matte, kind)
         return cut_out(matte.pha, matte.fgr) if self._alpha else _before_target(item, matte)
@@ -273,7 +317,9 @@ class VideoFiles:
 
 
 def _before_target(item: FrameItem, matte: Matte) -> np.ndarray:
-    return matte.composite(GREEN if item.target is None else item.target)
+    return composite(
+        matte.pha, matte.fgr, np.full((*matte.pha.shape, 3), GREEN, np.uint8) if item.target is None else item.target
+    )
 
 
 def _name(index: int) -> str:

@@ -18,14 +18,14 @@ from inference.plates.agreement import clearly_closest
 from .colour import BT601, BT709
 from .pictures import PictureReader, open_video
 from .reader import Frame, VideoReader
-from .settings import MATRICES, is_picture
+from .settings import MATRICES, Source, is_picture
 
 MEDIAN_FRAMES = 25  # at most, at least half of them; their median has a quarter of one frame's noise
 PEEKED = 6  # frames of a film from which the first and the last one tell its matrix
 BAND = 64  # rows of which the median is taken at once: all frames of a whole 4K picture would be sorted in 1.5 GB
 
 
-def read_plate(path: Path, seconds: float | None = None, rate: Fraction | None = None, **reading: Any) -> np.ndarray:
+def read_plate(path: Source, seconds: float | None = None, rate: Fraction | None = None, **reading: Any) -> np.ndarray:
     """Read the plate, uint8 RGB (H, W, 3), that a picture or a video holds.
 
     `seconds` takes the frame of a video that is shown at this time from its start; else it is the median of frames
@@ -35,7 +35,7 @@ def read_plate(path: Path, seconds: float | None = None, rate: Fraction | None =
         FileNotFoundError: there is no such file.
         ValueError: it cannot be read, or ends before that time.
     """
-    if is_picture(path):
+    if isinstance(path, Path) and is_picture(path):
         return read_rgb(path)
     if seconds is not None:
         return _frame_at(path, seconds, rate, reading).pixels()
@@ -62,7 +62,7 @@ def fit_matrix(film: VideoReader | PictureReader, known: np.ndarray) -> None:
         film.colour = replace(film.colour, matrix=matrix, assumed=False)
 
 
-def _frame_at(path: Path, seconds: float, rate: Fraction | None, reading: Mapping[str, Any]) -> Frame:
+def _frame_at(path: Source, seconds: float, rate: Fraction | None, reading: Mapping[str, Any]) -> Frame:
     """Return the frame that is shown at a time."""
     for may_seek in (True, False):
         with open_video(path, rate, **reading) as reader:

@@ -25,32 +25,20 @@ from av.video.stream import VideoStream
 
 from common.files import IMAGES
 from dataset.video import deinterlaced
+from inference.compositing import fitted
 
 from .colour import Colour, to_rgb
+from .containers import RECORDED, hardware_reason, holds_film, open_container, reason_of
+from .settings import STDIN, Source
 
 SLACK = Fraction(1, 2)  # seconds that a header may claim more than there is, before a file counts as cut
 JUMP = Fraction(1, 2)  # seconds back in time from which on it is a new beginning, as in joined files, not disorder
 LEAP = Fraction(3600)  # seconds forward in time from which on it is one, too: nobody waits so long for a frame
 FILM = 3000  # packets of all tracks, until which each film among them has a second one; a still has none
-DATED = ('creation_time', 'timecode')
-PHONES = ('creationdate', 'location.ISO6709', 'make', 'model', 'software')
-CAMERA = ('make', 'model', *(f'com.apple.quicktime.{word}' for word in PHONES))
-RECORDED = (*DATED, 'location', *CAMERA)
-# FFmpeg's names of what holds films. Others that it opens hold a still, of which it may decode one tile, or linear
-# light as if it were none; or text.
-FILMS = {
-    'apng', 'apv', 'asf', 'asf_o', 'av1', 'avi', 'cavsvideo', 'cine', 'dirac', 'dnxhd', 'dv', 'evc', 'flic', 'flv',
-    'gif', 'gxf', 'h261', 'h263', 'h264', 'hevc', 'ivf', 'kux', 'lxf', 'm4v', 'matroska,webm', 'mjpeg', 'mjpeg_2000',
-    'mlv', 'mov,mp4,m4a,3gp,3g2,mj2', 'mpeg', 'mpegts', 'mpegvideo', 'mxf', 'mxg', 'nsv', 'nut', 'nuv', 'obu', 'ogg',
-    'pva', 'r3d', 'rm', 'ser', 'swf', 'ty', 'vc1', 'vvc', 'wtv', 'yuv4mpegpipe',
-}  # fmt: skip
-STILLS = ('hei', 'mif', 'avif')  # how the brands of HEIC and AVIF begin, which lie in a container of films
 MOST_ERRORS = 100  # errors of reading, one after the other, until the rest of a file is given up
 INDEXED = {'mov,mp4,m4a,3gp,3g2,mj2', 'matroska,webm'}  # containers in which seeking lands where it should
 RUN_UP = 10.0  # seconds before the time that is wanted: the first frames after a key frame can be incomplete
 SETTLED = 1.0  # seconds of a video after which its length in frames is estimated by what was read of it
-
-av.logging.set_level(av.logging.PANIC)  # FFmpeg's lines would tear the progress display; what matters is said in one
 
 
 @dataclass(frozen=True)
@@ -61,8 +49,8 @@ class Frame:
     pts: int  # when it is shown, in units of the reader's time base; rises from frame to frame
     duration: int  # how long, in the same unit; by the frame rate where the file does not say
 
-    def pixels(self) -> np.ndarray:
-        """Return it as uint8 RGB (H, W, 3). Takes a while; any thread may call it."""
+    def pixels(self, deep: bool = False) -> np.ndarray:
+        """Return it as uint8 RGB (H, W, 3), or uint16 if `deep`. Takes a while; any thread may call it."""
         raise NotImplementedError
 
 
@@ -72,12 +60,13 @@ class VideoFrame(Frame):
 
     decoded: av.VideoFrame
     colour: Colour  # of the video
+    size: tuple[int, int]  # width and height of the video
 
-    def pixels(self) -> np.ndarray:
-        """Convert it to uint8 RGB (H, W, 3)."""
+    def pixels(self, deep: bool = False) -> np.ndarray:
+        """Convert it to uint8 RGB (H, W, 3), uint16 if `deep`; scaled to the video's size where its own is another."""
         turns = _quarter_turns(self.decoded)
-        pixels = to_rgb(self.decoded, self.colour)
-        return np.ascontiguousarray(np.rot90(pixels, turns)) if turns else pixels
+        pixels = to_rgb(self.decoded, self.colour, 'rgb48le' if deep else 'rgb24')
+        return fitted(np.ascontiguousarray(np.rot90(pixels, turns)) if turns else pixels, self.size)
 
 
 class VideoReader:
@@ -88,7 +77,7 @@ class VideoReader:
     on from where they were.
 
     Args:
-        path: a file of any format that FFmpeg reads.
+        path: of any format that FFmpeg reads; also a URL, or `STDIN`, in which nothing is sought.
         nvdec: let an NVIDIA GPU decode if its first frame is the CPU's to the bit; where it fails later, or a frame is
             damaged, the CPU goes on. Damage within a frame that the GPU conceals is not seen.
         gpu: the number of that GPU.
@@ -113,24 +102,24 @@ class VideoReader:
 
     def __init__(
         self,
-        path: str | Path,
+        path: Source,
         nvdec: bool = False,
         gpu: int = 0,
         deinterlace: bool = True,
         matrix: int | None = None,
     ):
-        self.path, self._gpu, self._deinterlace = Path(path), gpu, deinterlace
+        self.path, self._gpu, self._deinterlace = path, gpu, deinterlace
         self.note: str | None = None
-        if not self.path.is_file():
+        if isinstance(path, Path) and not path.is_file():
             raise FileNotFoundError(f'{path}: no such file')
         try:
-            self._container = av.open(str(self.path.absolute()), metadata_errors='replace')
+            self._container = open_container(path)
         except (av.FFmpegError, ValueError) as error:
             raise ValueError(f'{path}: cannot be read as a video: {reason_of(error)}') from None
-        brand = self._container.metadata.get('major_brand', '')
-        if self._container.format.name not in FILMS or brand.startswith(STILLS):
+        if not holds_film(self._container):
             self.close()
-            raise ValueError(f'{path}: not a film, for which FFmpeg takes it; of pictures, {IMAGES} are read')
+            files = '' if isinstance(path, Path) else 'files of '
+            raise ValueError(f'{path}: not a film, for which FFmpeg takes it; of pictures, {files}{IMAGES} are read')
         if not self._container.streams.video:
             self.close()
             raise ValueError(f'{path}: holds no video')
@@ -141,17 +130,18 @@ class VideoReader:
         # Several threads within a frame, but one frame at a time: several at a time would lose good frames at an error.
         self._stream.thread_type = 'SLICE'
         self.damage: str | None = None
-        self._undecodable = self._corrupt = 0
+        self._undecodable = self._corrupt = self._scaled = 0
         self._cut_off: str | None = None
         self._frames = self._decoded()
         self._first = next(self._frames, None)
         if self._first is None:
             self.close()
-            raise ValueError(f'{path}: no frame can be decoded{f": {self._cut_off}" if self._cut_off else ""}')
+            hint = '; an MP4 file from a pipe must have its index first (faststart)' if path == STDIN else ''
+            raise ValueError(f'{path}: no frame can be decoded{f": {self._cut_off}" if self._cut_off else ""}{hint}')
         self.time_base = Fraction(self._stream.time_base or Fraction(1, 1000))
         self.rate = Fraction(self._stream.average_rate or self._stream.guessed_rate or 25)
         self.colour = Colour.of(self._first, matrix)
-        self.width, self.height = self._first.width, self._first.height
+        self.width, self.height = self._stored = self._first.width, self._first.height
         self.pixel_aspect = Fraction(self._stream.sample_aspect_ratio or 1) or Fraction(1)
         if _quarter_turns(self._first) % 2:
             self.width, self.height = self.height, self.width
@@ -164,16 +154,16 @@ class VideoReader:
         names = {name.lower(): name for name in RECORDED}
         self.recorded = {names[key.lower()]: value for key, value in said if key.lower() in names}
         self._skipped = Fraction(0)  # seconds of gaps that were too long to be kept
-        if nvdec:
+        if nvdec and path != STDIN:
             self._use_nvdec(self._first)
 
     def _film(self) -> VideoStream:
         """Return the track that players show: the default one, else the first; but no still beside a film."""
         tracks = sorted(self._container.streams.video, key=lambda track: not track.disposition & Disposition.default)
-        if len(tracks) == 1:
+        if len(tracks) == 1 or self.path == STDIN:
             return tracks[0]
         packets = dict.fromkeys((track.index for track in tracks), 0)
-        with suppress(av.FFmpegError), av.open(str(self.path.absolute()), metadata_errors='replace') as container:
+        with suppress(av.FFmpegError), open_container(self.path) as container:
             for packet in itertools.islice(container.demux(container.streams.video), FILM):
                 packets[packet.stream_index] += bool(packet.size)
                 if packets[tracks[0].index] > 1:
@@ -202,10 +192,10 @@ class VideoReader:
         return None if end is None else end - self._start * self.time_base
 
     def __iter__(self) -> Iterator[VideoFrame]:
-        """Yield the frames, once. One of another size than the first is left out, and counts as damage."""
+        """Yield the frames, once. One of another size than the first is scaled to it."""
         step = max(1, round(1 / (self.rate * self.time_base)))
         clock = _Clock(step, round(JUMP / self.time_base), min(round(LEAP / self.time_base), 2**30))
-        frames = self._of_one_size()
+        frames = self._from_first()
         if self._deinterlace:
             frames = deinterlaced(frames, self._stream, self.path)
         for index, frame in enumerate(frames):
@@ -213,7 +203,8 @@ class VideoReader:
             duration = frame.duration or step
             self._count, self._length = index + 1, (pts - self._start + duration) * self.time_base
             self._skipped = max(0, -clock.offset) * self.time_base
-            yield VideoFrame(index, pts, duration, frame, self.colour)
+            self._scaled += (frame.width, frame.height) != self._stored
+            yield VideoFrame(index, pts, duration, frame, self.colour, (self.width, self.height))
         self.damage = self._damage()
 
     def peek(self, count: int) -> list[VideoFrame]:
@@ -221,18 +212,20 @@ class VideoReader:
         ahead = list(itertools.islice(self._frames, count - 1))
         self._frames = itertools.chain(ahead, self._frames)
         first = [] if self._first is None else [self._first]
-        return [VideoFrame(0, 0, 0, frame, self.colour) for frame in (*first, *ahead)]
+        return [VideoFrame(0, 0, 0, frame, self.colour, (self.width, self.height)) for frame in (*first, *ahead)]
 
-    def _of_one_size(self) -> Iterator[av.VideoFrame]:
+    @property
+    def scaled(self) -> str | None:
+        """How many of the frames read so far were of another size than the first, in one line; None if none was."""
+        if not self._scaled:
+            return None
+        return f'{self.path}: {self._scaled} frames are of another size, and scaled to {self.width}x{self.height}'
+
+    def _from_first(self) -> Iterator[av.VideoFrame]:
         first, self._first = self._first, None
-        if first is None:
-            return
-        yield first
-        for frame in self._frames:
-            if (frame.width, frame.height) == (first.width, first.height):
-                yield frame
-            else:
-                self._undecodable += 1
+        if first is not None:
+            yield first
+            yield from self._frames
 
     def _decoded(self) -> Iterator[av.VideoFrame]:
         """Yield all that the decoder makes of the file, and count errors."""
@@ -275,7 +268,7 @@ class VideoReader:
     def _decoded_by_nvdec(self) -> Iterator[av.VideoFrame]:
         """Yield the frames of an undamaged file; raise a ValueError at the first damage that is seen."""
         accelerator = HWAccel('cuda', device=str(self._gpu), allow_software_fallback=False)
-        with av.open(str(self.path.absolute()), metadata_errors='replace', hwaccel=accelerator) as container:
+        with open_container(self.path, accelerator) as container:
             for packet in container.demux(container.streams[self._stream.index]):
                 frames = cast(list[av.VideoFrame], packet.decode())
                 if packet.is_corrupt or any(frame.is_corrupt for frame in frames):
@@ -315,7 +308,7 @@ class VideoReader:
 
     def packets(self) -> tuple[int, Fraction, bytes]:
         """Read the film without decoding; return the number of its packets, the last time and the last content."""
-        with av.open(str(self.path.absolute()), metadata_errors='replace') as container:
+        with open_container(self.path) as container:
             count, last, content = 0, 0, b''
             for packet in container.demux(container.streams[self._stream.index]):
                 if packet.size and packet.pts is not None:
@@ -399,14 +392,3 @@ def _seconds(text: str) -> Fraction | None:
 def _quarter_turns(frame: av.VideoFrame) -> int:
     """Return how often to turn by 90 degrees, counter-clockwise."""
     return round(frame.rotation / 90) % 4
-
-
-def reason_of(error: Exception) -> str:
-    """Return FFmpeg's own words alone."""
-    return str(getattr(error, 'strerror', None) or error)
-
-
-def hardware_reason(error: Exception) -> str:
-    """Return what FFmpeg logged last, where its error is only the general 'Operation not permitted'."""
-    logged = getattr(error, 'log', None)
-    return logged[2].strip() if logged else reason_of(error)

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from inference.batching import Loaded
-from inference.compositing import covering, fitted
+from inference.compositing import as_levels, covering, fitted
 from inference.matte import Matte, Pending
 from inference.plates.agreement import plate_agreement
 from inference.plates.steady import SteadyPlate
@@ -28,6 +28,7 @@ class FrameItem(Loaded):
     pts: int  # in units of the reader's time base
     duration: int  # how long it is shown if it is the last one, in the same unit
     path: Path | None = None  # of a frame that is a picture
+    deep: np.ndarray | None = None  # the frame, uint16 RGB (H, W, 3), where that is written
     target: np.ndarray | None = None  # behind the subject, uint8 RGB (H, W, 3); None for plain green
 
 
@@ -54,7 +55,8 @@ class Loader:
         done = self._done(frame.index)
         if done and self._align is None:
             return item
-        src = fitted(frame.pixels(), self._inputs.size)
+        deep = fitted(frame.pixels(deep=True), self._inputs.size) if self._inputs.deep else None
+        src = fitted(frame.pixels(), self._inputs.size) if deep is None else as_levels(deep, np.dtype(np.uint8))
         plate, unaligned = self._plate_for(read, src)
         if done:  # aligned all the same, so that the alignment goes on as if there had been no break
             return item
@@ -63,7 +65,7 @@ class Loader:
             misfit = tuple(plate_agreement(src, plate.pixels).warnings())
         target = self._inputs.target if read.target is None else covering(read.target.pixels(), self._inputs.size)
         inputs = self._matting.staged(src), plate
-        return replace(item, inputs=inputs, target=target, misfit=misfit, unaligned=unaligned)
+        return replace(item, inputs=inputs, deep=deep, target=target, misfit=misfit, unaligned=unaligned)
 
     def _plate_for(self, read: FrameInputs, src: np.ndarray) -> tuple[Plate, str | None]:
         if read.plate is not None:

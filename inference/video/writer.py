@@ -21,12 +21,14 @@ from av.codec.context import Flags
 from av.container import OutputContainer
 from av.video.codeccontext import VideoCodecContext
 
+from common.devices import cores
 from common.files import unfinished_name, unlink_quietly
 
 from .audio import AudioCopy
 from .colour import Colour, to_frame
-from .reader import CAMERA, DATED, RECORDED, VideoReader, hardware_reason, reason_of
-from .settings import DEFAULT_QUALITY, FORMATS, H264, NVENC, PRORES, WORST_QUALITY, VideoFormat
+from .containers import CAMERA, DATED, RECORDED, add_boxes, ends_as_it_says, hardware_reason, reason_of
+from .reader import VideoReader
+from .settings import DEFAULT_QUALITY, FORMATS, H264, NVENC, PRORES, WORST_QUALITY, Source, VideoFormat
 
 LONGEST = 2**30  # units of the time base that the last frame may last: MP4 has 31 bits for it
 ROOM = 2**26  # bytes that finishing a file takes at most: its index, and the frames that the encoder holds back
@@ -56,7 +58,7 @@ class VideoWriter:
         quality: 0..51, smaller is better and larger: the constant rate factor of H.264, where 0 is lossless and few
             players show it; scaled to 0..63 for VP9. ProRes has one quality.
         pixel_aspect: width of a pixel by its height; WebM is written without.
-        audio: the file whose sound goes along, all its streams.
+        audio: the file or URL whose sound goes along, all its streams.
         origin: the source's time that becomes 0 here, for picture and sound, in units of the time base.
         recorded: date, timecode, place and camera, as the source's reader has them; WebM gets the first two.
         nvenc: encode H.264 on an NVIDIA GPU if that can be; its quality is a constant quantizer.
@@ -81,7 +83,7 @@ class VideoWriter:
         alpha: bool = False,
         quality: int = DEFAULT_QUALITY,
         pixel_aspect: Fraction = Fraction(1),
-        audio: Path | None = None,
+        audio: Source | None = None,
         origin: int = 0,
         recorded: Mapping[str, str] | None = None,
         nvenc: bool = False,
@@ -98,6 +100,7 @@ class VideoWriter:
         self._shape, self._alpha, self._pixel_format = size[::-1], alpha, pixel_format
         self._colour = replace(colour, full_range=False) if self._format is PRORES else colour
         self._time_base, self._origin = time_base, origin
+        self._light = colour.light if self._format is PRORES else b''
         self._usual = max(1, round(1 / (rate * time_base)))  # duration of a frame
         self._held: av.VideoFrame | None = None  # the last one; it is encoded with the next, which tells its duration
         self._end = 0  # of the last one
@@ -122,7 +125,8 @@ class VideoWriter:
         self, encoding: VideoFormat, rate: Fraction, quality: int, pixel_aspect: Fraction
     ) -> tuple[OutputContainer, VideoCodecContext]:
         named = not self._recorded.keys().isdisjoint(CAMERA)
-        container = _container(self._unfinished, encoding.muxer, self._time_base, named)
+        flags = {'faststart': not self._light, 'use_metadata_tags': named}
+        container = _container(self._unfinished, encoding.muxer, self._time_base, flags)
         try:
             return container, self._added(container, encoding, rate, quality, pixel_aspect)
         except BaseException:
@@ -146,6 +150,7 @@ class VideoWriter:
         encoder.sample_aspect_ratio = pixel_aspect
         encoder.colorspace, encoder.color_range = self._colour.matrix, self._colour.range
         encoder.color_primaries, encoder.color_trc = self._colour.primaries, self._colour.transfer
+        encoder.thread_count = max(1, cores() // 2)  # each holds frames; of themselves they are 1.5 per core, and file
         encoder.thread_type = 'AUTO'  # PyAV's default is threads within a frame: x264 gets worse, ProRes has but one
         encoder.flags |= Flags.frame_duration  # else every frame lasts 1 / rate
         encoder.open()
@@ -159,10 +164,11 @@ class VideoWriter:
     def prepared(self, pixels: np.ndarray) -> av.VideoFrame:
         """Convert a picture to a frame in the file's colours. Any thread may call it, in any order.
 
-        The picture is uint8 RGB (H, W, 3) or grey (H, W); with alpha, RGBA (H, W, 4).
+        The picture is uint8 RGB (H, W, 3) or grey (H, W); with alpha, RGBA (H, W, 4). ProRes takes uint16, too.
         """
         allowed = [(*self._shape, 4)] if self._alpha else [(*self._shape, 3), self._shape]
-        if pixels.dtype != np.uint8 or pixels.shape not in allowed:
+        depths = [np.uint8, np.uint16] if self._format is PRORES else [np.uint8]
+        if pixels.dtype not in depths or pixels.shape not in allowed:
             expected = ' or '.join(map(str, allowed))
             raise ValueError(f'{self.path}: a frame of {pixels.dtype} {pixels.shape}, expected uint8 {expected}')
         if self._format is H264:
@@ -216,6 +222,8 @@ class VideoWriter:
                 if self._audio:
                     self._audio.finish(None if complete else self._end * self._time_base)
                 self._container.close()
+                if self._light:
+                    add_boxes(self._unfinished, self._light)
                 os.replace(self._unfinished, self.path)
         self._release()
 
@@ -242,15 +250,16 @@ class VideoWriter:
         self.close(complete=kind is None)
 
 
-def _container(path: Path, muxer: str, time_base: Fraction, named_tags: bool = False) -> OutputContainer:
-    options = {}
+def _container(path: Path, muxer: str, time_base: Fraction, flags: Mapping[str, bool]) -> OutputContainer:
+    options: dict[str, str] = {}
     if muxer != 'webm':
         # The offset of a track from the file's start is in the file's units, by default milliseconds: take the
         # video's, as fine as it needs to be for the sound.
         units = time_base.denominator
         fine = units * -(-10_000 // units)
-        flags = '+faststart+use_metadata_tags' if named_tags else '+faststart'
-        options = {'movflags': flags, 'video_track_timescale': str(units), 'movie_timescale': str(fine)}
+        chosen = ''.join(f'+{flag}' for flag, is_set in flags.items() if is_set)
+        options = {'movflags': chosen} if chosen else {}
+        options |= {'video_track_timescale': str(units), 'movie_timescale': str(fine)}
     return av.open(str(path), 'w', format=muxer, container_options=options)
 
 
@@ -260,27 +269,10 @@ def whole_extent(path: Path) -> tuple[int, Fraction] | None:
     The video is one that a `VideoWriter` wrote; copying and power cuts leave parts, and zeros in place of data.
     """
     try:
-        if not _ends_as_it_says(path):
+        if not ends_as_it_says(path):
             return None
         with VideoReader(path, deinterlace=False) as reader:
             count, last, tail = reader.packets()
     except (av.FFmpegError, OSError, ValueError):
         return None
     return (count, last) if any(tail) else None
-
-
-def _ends_as_it_says(path: Path) -> bool:
-    """Return whether a file ends with the last of its parts: boxes of MP4 and QuickTime, or elements of WebM."""
-    with path.open('rb') as file:
-        size, at = file.seek(0, os.SEEK_END), 0
-        while at < size:
-            file.seek(at)
-            head = file.read(16).ljust(16, b'\0')
-            if path.suffix == '.webm':  # the leading zeros of a name and of a length say how many bytes they have
-                name = 9 - head[0].bit_length()
-                length = 9 - head[min(name, 8)].bit_length()
-                at += name + length + int.from_bytes(head[name : name + length]) % (1 << 7 * length)
-            else:
-                at += max(8, int.from_bytes(head[8:16] if head[:4] == b'\0\0\0\1' else head[:4]))
-        file.seek(max(0, size - 16))
-        return at == size and (path.suffix != '.webm' or any(file.read()))  # the others may end with silence

@@ -112,9 +112,9 @@ def test_pictures_that_are_whole_stay_whatever_flags_they_were_made_with(tmp_pat
     (tmp_path / 'sequence.json').write_text('other flags')
     kept = (tmp_path / 'pha/000000.png').read_bytes()
     kinds = {'pha': 'png', 'err': 'png'}
-    outputs = PictureSequences(PictureWriter(tmp_path, kinds, keep=True), 'record', False)
+    outputs = PictureSequences(PictureWriter(tmp_path, kinds, keep=True), 'record', False, Fraction(1, 25), 0)
     assert (outputs.note, [outputs.done(index) for index in range(4)]) == (None, [False, True, False, False])
     outputs.draw(FrameItem(0, 0, 0), Namespace(pha=grey, err=grey))
     assert outputs.done(0)
     assert (tmp_path / 'pha/000000.png').read_bytes() == kept
-    assert PictureSequences(PictureWriter(tmp_path, kinds), 'other flags', False).done(1) is False
+    assert PictureSequences(PictureWriter(tmp_path, kinds), 'other flags', False, Fraction(1, 25), 0).done(1) is False

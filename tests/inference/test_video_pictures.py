@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 from support.inference_case import files, read, save
 from support.video_case import COUNT, case, loaded_once
-from support.videos import WIDTH, moving, pictures_of, square, times_of
+from support.videos import WIDTH, moving, pictures_of, square, times_of, write_video
 
-from inference.video.pictures import PictureReader, open_video
+from inference.video.pictures import PictureReader, open_video, read_times, written_times
 from inference.video.plate import read_plate
 from inference.video.settings import sequence_paths
 
@@ -41,7 +41,7 @@ def test_a_film_of_pictures_is_that_of_a_video(case, frames):
     case.src = frames / 'shot.%d.png'
     assert case.run(*flags) == 0
     written = {f'pha/{index:06d}.png' for index in range(COUNT)}
-    assert files(case.out) == written | {'sequence.json'}
+    assert files(case.out) == written | {'sequence.json', 'pha/timestamps.txt'}
     before = {name: (case.out / name).stat().st_mtime_ns for name in written}
     (case.out / 'pha/000003.png').unlink()
     assert case.run(*flags, '-y') == 0  # goes on
@@ -108,3 +108,53 @@ def test_a_rate_that_is_no_number_is_refused_in_words(case, capsys, rate):
         case.run('--frame-rate', rate)
     assert left.value.code == 2
     assert f'--frame-rate: {rate}: must be a number such as 24 or 24000/1001' in capsys.readouterr().err
+
+
+def test_times_survive_pictures(case, tmp_path):
+    times = [0, 40, 1000, 1001, 1501, 1541, 1581, 1621, 1661, 1701, 1741, 1781]
+    case.src = write_video(tmp_path / 'film.mkv', moving(COUNT), times)
+    assert case.run('--output-format', 'image_sequences') == 0
+    assert (case.out / 'pha/timestamps.txt').read_text().splitlines()[:3] == [
+        '# timestamp format v2',
+        '0.0000000000',
+        '40.0000000000',
+    ]
+    with open_video(case.out / 'pha') as reader:
+        assert [frame.pts * reader.time_base for frame in reader] == [Fraction(time, 1000) for time in times]
+    with open_video(case.out / 'pha', Fraction(10)) as reader:  # a rate that is given stands above the file
+        assert [reader.seconds(frame) for frame in reader] == [index / 10 for index in range(COUNT)]
+
+
+def test_times_in_text_are_exact(tmp_path):
+    path = tmp_path / 'timestamps.txt'
+    times = [Fraction(1001 * index, 24000) + Fraction(1, 90000) for index in (0, 1, 2, 300_000)]
+    path.write_bytes(written_times(times))
+    assert read_times(path) == times
+
+
+def test_a_folder_takes_times_with_or_without_an_end(frames):
+    for count, last in ((COUNT, 40), (COUNT + 1, 500)):
+        lines = [40 * index for index in range(COUNT)] + [40 * (COUNT - 1) + last]
+        text = '\n'.join(['# timecode format v2', *map(str, lines[:count])])
+        (frames / 'timestamps.txt').write_text(text)
+        with open_video(frames / 'shot.%d.png') as reader:
+            found = list(reader)
+            assert reader.rate == 25
+            assert [frame.pts * reader.time_base for frame in found] == [Fraction(i, 25) for i in range(COUNT)]
+            assert found[-1].duration * reader.time_base == Fraction(last, 1000)
+
+
+@pytest.mark.parametrize(
+    ('text', 'line'),
+    [
+        ('# timestamp format v2\n0\n40\n', '2 times for 12 pictures'),
+        ('# timestamp format v2\n0\n40\n40\n', 'its times do not rise'),
+        ('# timestamp format v2\n0\nsoon\n', 'cannot be read as times'),
+        ('0\n40\n', 'no "# timestamp format v2" in its first line'),
+        ('', 'no "# timestamp format v2" in its first line'),
+    ],
+)
+def test_times_that_cannot_be_are_refused_in_one_line(frames, text, line):
+    (frames / 'timestamps.txt').write_text(text)
+    with pytest.raises(ValueError, match=line):
+        PictureReader(frames)

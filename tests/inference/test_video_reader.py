@@ -2,6 +2,7 @@
 
 import itertools
 import re
+from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
 
@@ -11,6 +12,7 @@ import pytest
 from av.stream import Disposition
 from support.videos import HEIGHT, WIDTH, moving, square, times_of, write_video
 
+from inference.compositing import fitted
 from inference.video.colour import BT601, BT709, Colour, to_frame, to_rgb
 from inference.video.plate import MEDIAN_FRAMES, read_plate, repeated
 from inference.video.reader import VideoReader
@@ -84,7 +86,7 @@ def test_to_yuv_and_back(pixel_format):
     ramp = np.dstack([ramp, x.astype(np.uint8)]) if 'a' in pixel_format else ramp
     for colour in (Colour(BT601), Colour(BT709, True), Colour(BT2020, False, 9, 16)):
         frame = to_frame(ramp, pixel_format, colour)
-        assert Colour.of(frame) == colour
+        assert Colour.of(frame) == replace(colour, bits=10 if '10' in pixel_format else 8)
         assert np.abs(to_rgb(frame, colour).astype(int) - ramp[..., :3]).max() <= (5 if '420' in pixel_format else 2)
 
 
@@ -335,15 +337,19 @@ def test_pixels_that_are_not_square_turn_with_the_picture(tmp_path):
         assert (reader.width, reader.height, reader.pixel_aspect) == (HEIGHT, WIDTH, Fraction(3, 4))
 
 
-def test_frames_of_another_size_are_left_out_and_counted(tmp_path):
-    one = write_video(tmp_path / 'one.ts', moving(10), time_base=Fraction(1, 25)).read_bytes()
-    other = write_video(tmp_path / 'other.ts', moving(5, 64, 48), time_base=Fraction(1, 25)).read_bytes()
-    path = tmp_path / 'both.ts'
+def test_frames_of_another_size_are_scaled_and_counted(tmp_path):
+    one = write_video(tmp_path / 'one.h264', moving(10), time_base=Fraction(1, 25)).read_bytes()
+    other = write_video(tmp_path / 'other.h264', moving(5, 64, 48), time_base=Fraction(1, 25)).read_bytes()
+    path = tmp_path / 'both.h264'
     path.write_bytes(one + other)
     frames, reader = frames_of(path)
     assert {pixels.shape for _, pixels in frames} == {(HEIGHT, WIDTH, 3)}
-    assert len(frames) == 10
-    assert '5 frames or parts of them cannot be decoded' in reader.damage
+    assert len(frames) == 15
+    assert reader.damage is None
+    assert reader.scaled == f'{path}: 5 frames are of another size, and scaled to {WIDTH}x{HEIGHT}'
+    for index, (_, pixels) in enumerate(frames[10:]):
+        scaled = fitted(moving(5, 64, 48)[index], (WIDTH, HEIGHT))
+        assert np.abs(pixels.astype(int) - scaled).mean() < 4
 
 
 def test_a_codec_that_nobody_knows_is_refused_in_one_line(tmp_path):

@@ -91,8 +91,8 @@ def test_a_background_that_breaks_stops_the_run_and_keeps_what_is_done(case, cap
 
     repeated = inputs.repeated
 
-    def breaking(path):
-        yield from itertools.islice(repeated(path), 5)
+    def breaking(path, **reading):
+        yield from itertools.islice(repeated(path, **reading), 5)
         raise ValueError(f'{path}: cannot be read as a video')
 
     monkeypatch.setattr(inputs, 'repeated', breaking)
