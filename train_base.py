@@ -41,6 +41,7 @@ if TYPE_CHECKING:
     from model.weights import LoadReport
     from training.distributed import Forward, Ranks
     from training.loop import Run
+    from training.recipes import Recipe
     from training.validation import Prediction
 
 
@@ -48,7 +49,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     """Read and check the command line; raise ValueError with all that is wrong."""
     parser = cli.Parser(__doc__)
     options.add_arguments(
-        parser, batch_size=8, resolution=512, crop_unit=1, epoch_end=8, images_interval=2000,
+        parser, 'base', batch_size=8, resolution=512, crop_unit=1, epoch_end=8, images_interval=2000,
         valid_interval=5000,
     )  # fmt: skip
     parser.group('model').add_argument(
@@ -78,16 +79,16 @@ def make_run(args: argparse.Namespace, ranks: Ranks) -> Run:
         source = args.model_pretrain_initialization
         return initialize(network, source if source == 'imagenet' else read_original(Path(source)).file)
 
-    def step(network: Forward, batch: Batch) -> Prediction:
+    def step(recipe: Recipe, network: Forward, batch: Batch) -> Prediction:
         true = batch.compose()
         pred_pha, pred_fgr, pred_err, _ = network(true.src, true.bgr)
-        losses = base_loss(pred_pha, pred_fgr, pred_err, true.pha, true.fgr)
+        losses = base_loss(pred_pha, pred_fgr, pred_err, true.pha, true.fgr, recipe)
         return Prediction(losses, pred_pha, pred_fgr, {'train_pred_err': pred_err}, true)
 
     settings = TrainingSettings.from_options(vars(args))
     data = open_data(settings.data, ranks, matte_scale=(0.4, 1), crop_unit=1)
     network = ranks.build(lambda: MattingBase(args.model_backbone))
-    optimizer = make_optimizer(network, {'backbone': 1e-4, 'aspp': 5e-4, 'decoder': 5e-4}, args.learning_rate_scale)
+    optimizer = make_optimizer(network, {'backbone': 1e-4, 'aspp': 5e-4, 'decoder': 5e-4})
     first = pretrain if args.model_pretrain_initialization else None
     return begin('base', settings, ranks, data, network, optimizer, step, pretrain=first)
 

@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from dataset.loaders import Batch
     from training.distributed import Forward, Ranks
     from training.loop import Run
+    from training.recipes import Recipe
     from training.validation import Prediction
 
 
@@ -46,7 +47,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     """Read and check the command line; raise ValueError with all that is wrong."""
     parser = cli.Parser(__doc__)
     options.add_arguments(
-        parser, batch_size=4, resolution=2048, crop_unit=4, epoch_end=1, images_interval=1000,
+        parser, 'refine', batch_size=4, resolution=2048, crop_unit=4, epoch_end=1, images_interval=1000,
         valid_interval=2000,
     )  # fmt: skip
     add = parser.group('model').add_argument
@@ -66,17 +67,17 @@ def make_run(args: argparse.Namespace, ranks: Ranks) -> Run:
     from training.stage import begin, make_optimizer, open_data
     from training.validation import Prediction
 
-    def step(network: Forward, batch: Batch) -> Prediction:
+    def step(recipe: Recipe, network: Forward, batch: Batch) -> Prediction:
         true = batch.compose()
         pred_pha, pred_fgr, pred_pha_sm, pred_fgr_sm, pred_err_sm, ref_sm = network(true.src, true.bgr)
-        losses = refine_loss(pred_pha, pred_fgr, pred_pha_sm, pred_fgr_sm, pred_err_sm, true.pha, true.fgr)
+        losses = refine_loss(pred_pha, pred_fgr, pred_pha_sm, pred_fgr_sm, pred_err_sm, true.pha, true.fgr, recipe)
         return Prediction(losses, pred_pha, pred_fgr, {'train_pred_err': pred_err_sm, 'train_pred_ref': ref_sm}, true)
 
     settings, refiner = TrainingSettings.from_options(vars(args)), RefinerSettings.from_options(vars(args))
     data = open_data(settings.data, ranks, matte_scale=(0.3, 1), crop_unit=4)
     network = ranks.build(lambda: MattingRefine(args.model_backbone, **vars(refiner)))
     rates = {'backbone': 5e-5, 'aspp': 5e-5, 'decoder': 1e-4, 'refiner': 3e-4}
-    optimizer = make_optimizer(network, rates, args.learning_rate_scale)
+    optimizer = make_optimizer(network, rates)
     return begin('refine', settings, ranks, data, network, optimizer, step, refiner)
 
 

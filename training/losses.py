@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from functools import reduce
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from .recipes import PUBLISHED, Recipe
+
 
 def base_loss(
-    pred_pha: Tensor, pred_fgr: Tensor, pred_err: Tensor, true_pha: Tensor, true_fgr: Tensor
+    pred_pha: Tensor, pred_fgr: Tensor, pred_err: Tensor, true_pha: Tensor, true_fgr: Tensor, recipe: Recipe = PUBLISHED
 ) -> dict[str, Tensor]:
     """Compute the loss of the coarse network.
 
@@ -16,9 +20,9 @@ def base_loss(
 
     The error's target is detached: it teaches the network to know its errors, not to make them.
     """
-    terms = _matte_terms(pred_pha, pred_fgr, true_pha, true_fgr)
+    terms = _matte_terms(pred_pha, pred_fgr, true_pha, true_fgr, recipe)
     terms['err'] = F.mse_loss(pred_err, (pred_pha.detach() - true_pha).abs())
-    terms['total'] = terms['pha'] + terms['pha_sobel'] + terms['fgr'] + terms['err']
+    terms['total'] = reduce(torch.add, terms.values())
     return terms
 
 
@@ -30,6 +34,7 @@ def refine_loss(
     pred_err_sm: Tensor,
     true_pha: Tensor,
     true_fgr: Tensor,
+    recipe: Recipe = PUBLISHED,
 ) -> dict[str, Tensor]:
     """Compute the loss of the whole network: mattes at full and backbone resolution, and predicted error.
 
@@ -37,8 +42,8 @@ def refine_loss(
     script leaves the error's target attached (its issue 196); here it is detached, which changes the gradient only.
     """
     size_sm, size = pred_pha_sm.shape[2:], true_pha.shape[2:]
-    terms = _matte_terms(pred_pha, pred_fgr, true_pha, true_fgr)
-    coarse = _matte_terms(pred_pha_sm, pred_fgr_sm, _resize(true_pha, size_sm), _resize(true_fgr, size_sm))
+    terms = _matte_terms(pred_pha, pred_fgr, true_pha, true_fgr, recipe)
+    coarse = _matte_terms(pred_pha_sm, pred_fgr_sm, _resize(true_pha, size_sm), _resize(true_fgr, size_sm), recipe)
     terms.update({f'{name}_sm': term for name, term in coarse.items()})
     true_err = (_resize(pred_pha_sm.detach(), size) - true_pha).abs()
     terms['err_sm'] = F.mse_loss(_resize(pred_err_sm, size), true_err)
@@ -46,12 +51,17 @@ def refine_loss(
     return terms
 
 
-def _matte_terms(pred_pha: Tensor, pred_fgr: Tensor, true_pha: Tensor, true_fgr: Tensor) -> dict[str, Tensor]:
-    visible, kernels = true_pha > 0, _sobel_kernels(true_pha)
+def _matte_terms(
+    pred_pha: Tensor, pred_fgr: Tensor, true_pha: Tensor, true_fgr: Tensor, recipe: Recipe
+) -> dict[str, Tensor]:
+    kernels = _sobel_kernels(true_pha)
+    # Opaque pixels outnumber those of the soft edge, and there the source already is the foreground: of equal weight,
+    # they hold the predicted residual at 0 everywhere.
+    weight = (true_pha > 0) * (1 + recipe.fgr_edge * (true_pha < 1))
     return {
         'pha': F.l1_loss(pred_pha, true_pha),
         'pha_sobel': F.l1_loss(_sobel(pred_pha, kernels), _sobel(true_pha, kernels)),
-        'fgr': F.l1_loss(pred_fgr * visible, true_fgr * visible),
+        'fgr': recipe.fgr * F.l1_loss(pred_fgr * weight, true_fgr * weight),
     }
 
 

@@ -19,6 +19,8 @@ from common.files import not_a_folder
 from common.network import BACKBONES
 from common.signals import StopRequest, listening
 
+from .recipes import DEFAULTS, RECIPES
+
 if TYPE_CHECKING:
     from .distributed import Ranks
 
@@ -29,6 +31,7 @@ MOST_OF_TMPDIR = 70
 
 def add_arguments(
     parser: cli.Parser,
+    stage: str,
     *,
     batch_size: int,
     resolution: int,
@@ -37,7 +40,7 @@ def add_arguments(
     images_interval: int,
     valid_interval: int,
 ) -> None:
-    """Add the shared flags; the arguments are the stage's defaults."""
+    """Add the flags that both stages share; `stage` is 'base' or 'refine', the others are its defaults."""
     add = parser.group('data').add_argument
     add(
         '--dataset-name',
@@ -96,10 +99,10 @@ def add_arguments(
         help='between epochs that are validated and saved; the last epoch always is')  # fmt: skip
     add('--checkpoint-minutes', type=float, metavar='MIN',
         help='save as well when the last checkpoint is so many minutes old')  # fmt: skip
-    add('--monitor', type=monitor_name, default='valid_loss', metavar='METRIC',
+    add('--monitor', type=monitor_name, metavar='METRIC',
         help='validation metric that decides which is best: loss, sad, mse, mad, grad, fg_mse or conn, over whole '
         'pictures; conn, which is slow, is measured only if asked for here; ema_sad and so on are those of the average '
-        'by --ema-decay')  # fmt: skip
+        'by --ema-decay (default: loss, or ema_loss where the recipe has an average)')  # fmt: skip
     add('--monitor-mode', choices=('min', 'max'), default='min', help='whether lower or higher is better')
     add('--monitor-threshold', type=float, metavar='X', help='nothing worse than this is ever called best')
     add('--checkpoint-best', type=int, default=1, metavar='K', help='keep the K best, whatever else is removed')
@@ -118,13 +121,16 @@ def add_arguments(
     )  # fmt: skip
 
     add = parser.group('optimization').add_argument
-    add('--learning-rate-scale', type=float, default=1.0, metavar='X', help='multiplies all learning rates')
-    add('--lr-schedule', choices=('constant', 'cosine'), default='constant',
-        help='cosine falls to 0 at the end of the run')  # fmt: skip
-    add('--warmup-steps', type=int, default=0, metavar='N', help='steps in which learning rates rise from 0')
-    add('--clip-grad', type=float, metavar='NORM', help='largest norm of the gradient; not clipped if left out')
+    add('--recipe', choices=tuple(RECIPES),
+        help='what the loss weighs, and the values of the next four flags where they are left out; "published" is the '
+        f"paper's way (default: {DEFAULTS[stage]}; a run that goes on keeps its own)")  # fmt: skip
+    add('--learning-rate-scale', type=float, metavar='X', help='multiplies all learning rates')
+    add('--lr-schedule', choices=('constant', 'cosine'), help='cosine falls to 0 at the end of the run')
+    add('--warmup-steps', type=int, metavar='N', help='steps in which learning rates rise from 0')
     add('--ema-decay', type=float, metavar='D',
-        help='keep an exponential moving average of the weights, such as 0.999; none if left out')  # fmt: skip
+        help='keep an exponential moving average of the weights, such as 0.999; 0 keeps none; a run that goes on keeps '
+        'its own')  # fmt: skip
+    add('--clip-grad', type=float, metavar='NORM', help='largest norm of the gradient; not clipped if left out')
     add('--accumulate', type=int, default=1, metavar='N', help='batches of a step, one after the other')
 
     add = parser.group('machine').add_argument
@@ -193,12 +199,12 @@ def problems(args: argparse.Namespace, crop_unit: int = 1) -> list[str]:
         found.append(
             f'--crop-multiple {args.crop_multiple}: must be {needed}at most half of --train-resolution, {most}'
         )
-    if not args.learning_rate_scale > 0:
+    if args.learning_rate_scale is not None and not args.learning_rate_scale > 0:
         found.append(f'--learning-rate-scale {args.learning_rate_scale}: must be above 0')
     if args.clip_grad is not None and not args.clip_grad > 0:
         found.append(f'--clip-grad {args.clip_grad}: must be above 0; leave it out to not clip')
-    if args.ema_decay is not None and not 0 < args.ema_decay < 1:
-        found.append(f'--ema-decay {args.ema_decay}: must be between 0 and 1, such as 0.999')
+    if args.ema_decay is not None and not 0 <= args.ema_decay < 1:
+        found.append(f'--ema-decay {args.ema_decay}: must be below 1, such as 0.999; 0 keeps no average')
     if args.epoch_start is not None and args.epoch_start >= args.epoch_end:
         found.append(f'--epoch-start {args.epoch_start}: must be below --epoch-end {args.epoch_end}')
     if args.model_name in ('', '.', '..') or Path(args.model_name).name != args.model_name:

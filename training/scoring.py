@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     State = Mapping[str, Tensor]
 
 # What scoring takes from the record of a checkpoint where no flag says otherwise.
-OF_THE_RUN = ('data_config', 'synthetic_size', 'valid_samples', 'train_resolution', 'batch_size', 'seed')
+OF_THE_RUN = ('data_config', 'synthetic_size', 'valid_samples', 'train_resolution', 'batch_size', 'seed', 'recipe')
 OF_THE_REFINER = (
     'model_backbone_scale', 'model_refine_mode', 'model_refine_sample_pixels', 'model_refine_threshold',
 )  # fmt: skip
@@ -237,7 +237,8 @@ def _command_line(
         raise ValueError('--dataset-name: these are weights of no matting network, which cannot be scored')
     refines, values = network[0] == 'mattingrefine', {}
     if record is not None:
-        values = {name: record.options[name] for name in OF_THE_RUN if record.options.get(name) is not None}
+        recorded = {'recipe': 'published', **record.options}  # versions without recipes trained the published way
+        values = {name: recorded[name] for name in OF_THE_RUN if recorded.get(name) is not None}
         if refines and record.refiner is not None:
             values |= {f'model_{name}': value for name, value in vars(record.refiner).items()}
     for name in OF_THE_RUN + OF_THE_REFINER + OF_THE_MACHINE:

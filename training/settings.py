@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -12,6 +12,7 @@ from common.cli import flag
 
 # What it means for the curves if a run goes on with another value; None where the learning rates say it.
 MEANINGS = {
+    'recipe': 'the loss weighs other things',
     'learning_rate_scale': 'multiplies all learning rates',
     'lr_schedule': None,
     'warmup_steps': None,
@@ -98,6 +99,7 @@ class RunSettings:
     epoch_start: int | None
     checkpoint_dir: Path
     log_dir: Path
+    learning_rate_scale: float
     ema_decay: float | None
     precision: str
     compile: bool
@@ -133,6 +135,16 @@ class TrainingSettings:
             Policy.from_options(options),
             plain,
         )
+
+    def changed(self, options: Mapping[str, Any]) -> TrainingSettings:
+        """Return the settings with other values of some flags, which are no paths."""
+
+        def part(settings: Any) -> Any:
+            return replace(settings, **{name: x for name, x in options.items() if hasattr(settings, name)})
+
+        parts = {name: part(getattr(self, name)) for name in ('loop', 'schedule', 'run')}
+        every = {**self.options, **options}
+        return replace(self, **parts, policy=Policy.from_options(every), options=every)
 
 
 def changes_since(

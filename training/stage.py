@@ -10,6 +10,7 @@ import multiprocessing
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -37,16 +38,17 @@ from dataset.synthetic import SyntheticBackgrounds, SyntheticMattes
 from model.weights import LoadReport, load_weights
 
 from . import distributed
-from .distributed import Ranks
+from .distributed import Forward, Ranks
 from .dry_run import UntouchedDisk
 from .ending import tell_what_next
 from .failures import explain, known_cause
 from .logs import Logger, mark_of, set_up_logging
 from .loop import Run, TrainingStopped
+from .recipes import Recipe, settle
 from .schedule import Schedule
 from .settings import DataSettings, ScheduleSettings, TrainingSettings, changes_since
 from .state import EMA, Progress, TrainingState, make_scaler
-from .validation import Step
+from .validation import Prediction
 
 log = logging.getLogger(__name__)
 
@@ -230,20 +232,12 @@ def _plan(settings: DataSettings, unit: int, sources: tuple[Source, Source], ran
     return plan
 
 
-def make_optimizer(network: nn.Module, rates: Mapping[str, float], scale: float) -> torch.optim.Optimizer:
-    """Make the optimizer, Adam.
-
-    Args:
-        network: on its device.
-        rates: learning rate of each of the network's children that is trained.
-        scale: multiplies all rates.
-    """
+def make_optimizer(network: nn.Module, rates: Mapping[str, float]) -> torch.optim.Optimizer:
+    """Make the optimizer, Adam, of a network on its device; `rates` are those of its children that are trained."""
     groups: list[dict[str, Any]] = [
-        {'name': name, 'params': list(getattr(network, name).parameters()), 'lr': rate * scale}
+        {'name': name, 'params': list(getattr(network, name).parameters()), 'lr': rate, 'initial_lr': rate}
         for name, rate in rates.items()
     ]
-    for group in groups:
-        group['initial_lr'] = group['lr']
     device = groups[0]['params'][0].device.type
     return torch.optim.Adam(groups, fused=device in ('cuda', 'cpu'))
 
@@ -255,7 +249,7 @@ def begin(
     data: Data,
     network: nn.Module,
     optimizer: torch.optim.Optimizer,
-    step: Step,
+    step: Callable[[Recipe, Forward, Any], Prediction],
     refiner: RefinerSettings | None = None,
     pretrain: Callable[[], LoadReport] | None = None,
 ) -> Run:
@@ -269,8 +263,8 @@ def begin(
         ranks: that train.
         data: what is trained on.
         network: on its device.
-        optimizer: of the network.
-        step: makes a prediction, with its losses, for a batch.
+        optimizer: of the network; the recipe and flags scale its learning rates.
+        step: makes a prediction, with the losses of a recipe, for a batch.
         refiner: settings of the refine stage; weights that a new run takes may lack its parameters.
         pretrain: gives the network the pretrained weights of a run that neither goes on nor takes weights.
 
@@ -303,6 +297,12 @@ def begin(
             raise ValueError(
                 '--checkpoint-dir: the ranks see different checkpoints; all machines must share that folder'
             )
+        # Versions without the flags trained the published way.
+        unnamed = {'recipe': 'published', 'crop_multiple': data.plan.unit}
+        before = None if resume.record is None else {**unnamed, **resume.record.options}
+        recipe, settings = settle(settings, stage, before)
+        for group in optimizer.param_groups:
+            group['initial_lr'] = group['lr'] = group['lr'] * settings.run.learning_rate_scale
         if resume.record is None:
             _first_weights(settings, network, resume, folder, pretrain, () if refiner is None else ('refiner.',), ranks)
         dtype = _precision(settings.run.precision, resume.record, ranks.device)
@@ -312,19 +312,19 @@ def begin(
         _put_in_place(settings, state, resume, schedule)
         position = state.progress.step
         log.info(
-            '%s stage on %s in %s, %d rank%s; %d + %d training pictures, %d steps of an epoch; steps %d to %d',
-            stage, ranks.device, str(dtype).removeprefix('torch.'), ranks.world, 's' * (ranks.world > 1),
+            '%s stage by the recipe %s on %s in %s, %d rank%s; '
+            '%d + %d training pictures, %d steps of an epoch; steps %d to %d',
+            stage, settings.options['recipe'], ranks.device, str(dtype).removeprefix('torch.'), ranks.world,
+            's' * (ranks.world > 1),
             data.plan.mattes, data.plan.backgrounds, schedule.steps_per_epoch, position, schedule.end,
         )  # fmt: skip
         log_dir = settings.run.log_dir
         mark = mark_of(stage, folder, log_dir)
-        # Versions without the flag made the published crops.
-        before = {} if resume.record is None else {'crop_multiple': data.plan.unit, **resume.record.options}
         if before and settings.data.crop_multiple is None:
             data = replace(data, plan=replace(data.plan, multiple=before['crop_multiple']))
         options = {**settings.options, 'precision': str(dtype).removeprefix('torch.')}
         options['crop_multiple'] = data.plan.multiple
-        if resume.record is not None:
+        if before and resume.record is not None:
 
             def factor(options: Mapping[str, Any]) -> float:
                 return replace(schedule, settings=ScheduleSettings.from_options(options)).learning_rate_factor(position)
@@ -336,7 +336,7 @@ def begin(
             net=distributed.distribute(network, ranks, settings.run.compile),
             batches=data.training_batches(ranks, position, schedule.end),
             valid_batches=data.validation_batches(ranks),
-            step=step,
+            step=partial(step, recipe),
             settings=settings.loop,
             schedule=schedule,
             ranks=ranks,

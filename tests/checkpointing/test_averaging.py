@@ -195,7 +195,7 @@ def test_who_wins_in_words():
 TRAINING = [
     '--dataset-name', 'synthetic', '--model-backbone', 'mobilenetv2', '--model-name', 'whole', '--synthetic-size', '12',
     '--batch-size', '4', '--train-resolution', '64', '--num-workers', '0', '--valid-samples', '2', '--epoch-end', '2',
-    '--device', 'cpu',
+    '--device', 'cpu', '--recipe', 'published',
 ]  # fmt: skip
 
 

@@ -23,7 +23,7 @@ ROOT = HERE.parent
 SMALL = {
     '--dataset-name': 'synthetic', '--model-backbone': 'mobilenetv2', '--synthetic-size': 12, '--batch-size': 4,
     '--train-resolution': 64, '--num-workers': 0, '--valid-samples': 2, '--epoch-end': 2, '--device': 'cpu',
-    '--log-train-loss-interval': 1, '--checkpoint-interval': 2,
+    '--log-train-loss-interval': 1, '--checkpoint-interval': 2, '--recipe': 'published',
 }  # fmt: skip
 # Two epochs of three steps, with everything that a state can hold. Saved are steps 1 (the best, since losses fall and
 # the highest is asked for), 2 (an epoch's end), 3 (the interval) and 5 (the run's end); step 2 is removed again.

@@ -52,7 +52,7 @@ def test_a_foreground_that_is_not_a_number_is_never_the_best():
 @pytest.mark.parametrize(
     ('typed', 'name'),
     [('sad', 'valid_sad'), ('valid_sad', 'valid_sad'), ('ema_fg_mse', 'valid_ema_fg_mse'),
-     ('valid_ema_loss', 'valid_ema_loss'), (None, 'valid_loss')],
+     ('valid_ema_loss', 'valid_ema_loss'), (None, None)],
 )  # fmt: skip
 def test_a_metric_is_named_with_or_without_its_prefix(script, typed, name):
     begin = {'from_scratch': True} if script is train_refine else {}

@@ -20,7 +20,7 @@ DATA = Path(__file__).parents[1] / 'data/begun_by_0.1'
 WORDS = {
     'ema_decay': 0.9, 'clip_grad': 1, 'lr_schedule': 'cosine', 'warmup_steps': 2, 'batch_size': 2, 'accumulate': 2,
     'log_valid_interval': 2, 'checkpoint_interval': 2, 'checkpoint_keep': 3, 'checkpoint_best': 2, 'epoch_end': 3,
-    'checkpoint_best_name': 'best-{step}-{valid_loss:.4f}',
+    'checkpoint_best_name': 'best-{step}-{valid_loss:.4f}', 'recipe': None,
 }  # fmt: skip
 
 
@@ -34,6 +34,7 @@ def continued(tmp_path_factory):
     code, text = server().run(folder, words, ['tiny'])
     assert code == 0, text
     assert 'continuing this run from epoch-1-iter-4.pth' in text
+    assert 'base stage by the recipe published' in text
     assert 'crop-multiple' not in text
     return folder
 
@@ -43,6 +44,7 @@ def tolerance(tmp_path_factory):
     """0 where this processor gives the figures of the one that the run began on, to the bit; else rounding."""
     folder = tmp_path_factory.mktemp('anew')
     anew = {**WORDS, 'checkpoint_keep': None, 'max_steps': 5, 'lr_schedule': 'constant', 'crop_multiple': 1}
+    anew['recipe'] = 'published'
     code, text = server().run(folder, flags('run', **anew), ['tiny'])
     assert code == 0, text
     first, again = load(DATA / 'run/epoch-0.pth'), load(folder / 'checkpoint/run/epoch-0.pth')
@@ -102,7 +104,8 @@ def test_other_crops_than_before_are_told(tmp_path):
 @pytest.mark.parametrize('begun', ['with_format_1', 'before_validation'])
 def test_runs_of_the_first_versions_go_on(tmp_path, begun):
     run = shutil.copytree(DATA.parent / f'begun_{begun}', tmp_path / 'checkpoint/run')
-    words = flags('run', model_last_checkpoint='auto', ema_decay=0.9, precision='float32', log_valid_interval=2)
+    words = {'ema_decay': 0.9, 'precision': 'float32', 'log_valid_interval': 2, 'recipe': None}
+    words = flags('run', model_last_checkpoint='auto', **words)
     code, text = server().run(tmp_path, words, ['tiny'])
     assert code == 0, text
     assert 'the record of epoch-1-iter-3 does not know validation: taken as now' in text
