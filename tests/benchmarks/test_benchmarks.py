@@ -132,6 +132,40 @@ def test_sample_rate(script, tmp_path, capsys):
         assert row['samples_per_second']['1'] > 0
 
 
+def test_recipes_are_trained_once_and_compared(script, tmp_path, capsys):
+    variant = 'edges,laplacian,fringes,plain-clamp,lr_schedule=cosine'
+    arguments = ['--tiny', '--output-dir', str(tmp_path), '--variants', variant]
+    script('recipe').main(arguments)
+    first = capsys.readouterr().out
+    assert [line for line in first.splitlines() if line.endswith('...')] == [
+        f'{name}, seed 0 ...' for name in ('published script', variant)
+    ]
+    row = first.splitlines()[first.splitlines().index(variant) + 1].split()
+    file = tmp_path / f'{variant}-0.json'
+    run = json.loads(file.read_text())
+    figures = run['figures']
+    assert len(figures) == 12
+    assert float(row[1]) == pytest.approx(np.nanmean([each['sad'] for each in figures.values()]), abs=1e-3)
+    script('recipe').main(arguments)
+    again = capsys.readouterr().out
+    assert '...' not in again
+    assert again.splitlines()[1:] == [line for line in first.splitlines() if not line.endswith('...')][1:]
+    run['settings']['steps'] = 9
+    file.write_text(json.dumps(run))
+    with pytest.raises(ValueError, match='has --steps 9, not 2; give another --output-dir'):
+        script('recipe').main(arguments)
+
+
+@pytest.mark.parametrize(
+    ('variant', 'problem'),
+    [('glow', 'glow is no recipe'), ('edges,glow=1', 'glow is no part'), ('edges,glow', 'glow is no ablation')],
+)
+def test_an_unknown_variant_is_refused(script, capsys, variant, problem):
+    with pytest.raises(SystemExit, match='2'):
+        script('recipe').main(['--tiny', '--variants', variant])
+    assert f'--variants {variant}: {problem}; there are ' in capsys.readouterr().err
+
+
 def test_plots(script, tmp_path):
     pytest.importorskip('matplotlib')
     script('helpers.machine').log_plot(tmp_path / 'a.png', 'samples/s', 'processes', {'base': [(2, 90), (1, 44)]})

@@ -32,6 +32,7 @@ FLAGS = {
     'checkpoints': 'show w.pth',
     'bgmatting': 'checkpoints show w.pth',
     'demo': '',
+    'recipe': '--tiny',
     'trivial_predictors': '--dataset-name synthetic',
     'gpu': '--out out',
 }
