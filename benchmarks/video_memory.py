@@ -20,6 +20,8 @@ from helpers import machine
 
 from common import cli
 
+SCALE = 0.25  # of the published way
+
 
 def main(argv: Sequence[str] | None = None) -> None:
     parser = cli.Parser(__doc__)
@@ -39,7 +41,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     from common.network import NetworkSettings, RefinerSettings
     from inference.networks import random_network
 
-    network = NetworkSettings('mattingrefine', 'mobilenetv2', RefinerSettings(backbone_scale=0.5))
+    network = NetworkSettings('mattingrefine', 'mobilenetv2', RefinerSettings(backbone_scale=SCALE))
     rows = []
     with tempfile.TemporaryDirectory() as folder:
         weights = Path(folder, 'weights.pth')
@@ -70,7 +72,7 @@ def measured(folder: Path, weights: Path, count: int, args: argparse.Namespace) 
     source, plate = draw(folder, count, *args.resolution)
     flags = {
         '--model-type': 'mattingrefine', '--model-backbone': 'mobilenetv2', '--model-checkpoint': weights,
-        '--model-backbone-scale': 0.5, '--video-src': source, '--video-bgr': plate, '--output-dir': folder / 'out',
+        '--model-backbone-scale': SCALE, '--video-src': source, '--video-bgr': plate, '--output-dir': folder / 'out',
         '--output-format': args.output_format, '--device': args.device,
     }  # fmt: skip
     words = [str(word) for pair in flags.items() for word in pair]
@@ -92,9 +94,12 @@ def measured(folder: Path, weights: Path, count: int, args: argparse.Namespace) 
 
 def published(folder: Path, weights: Path, args: argparse.Namespace) -> dict[str, float]:
     """Run the published way once on the video that is there, and return its peak."""
+    from common.devices import choose_device
+
     flags = {
         '--video-src': folder / 'source.mp4', '--video-bgr': folder / 'plate.png', '--checkpoint': weights,
-        '--output-dir': folder / 'published', '--backbone': 'mobilenetv2', '--device': args.device,
+        '--output-dir': folder / 'published', '--backbone': 'mobilenetv2',
+        '--device': choose_device(args.device),
     }  # fmt: skip
     words = [str(word) for pair in flags.items() for word in pair]
     command = [sys.executable, '-m', 'benchmarks.published.video', *words, '--output-types', *args.output_types]
