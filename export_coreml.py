@@ -24,7 +24,6 @@ if __name__ == '__main__':
     signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C during the imports is no traceback; `main` answers it better
 
 import argparse
-import math
 import sys
 import time
 from collections.abc import Sequence
@@ -32,7 +31,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from common.cli import raise_problems, run
-from common.network import ALL_OUTPUTS, MIN_SIDE, Size
+from common.network import ALL_OUTPUTS
 from export import cli
 
 if TYPE_CHECKING:
@@ -75,16 +74,8 @@ def read(args: argparse.Namespace) -> cli.TrainedNetwork:
     Raises:
         ValueError: with all that is wrong, one line each.
     """
-    problems = cli.export_problems(args, [cli.PACKAGE], ['coremltools'])
-    if len(args.resolution) % 2:
-        problems.append(f'--resolution {" ".join(map(str, args.resolution))}: width and height, in pairs')
-    raise_problems(problems)
-    return cli.read_trained_network(args, sizes_of(args))
-
-
-def sizes_of(args: argparse.Namespace) -> list[Size]:
-    """Return the sizes (width, height) of the package, each once."""
-    return list(dict.fromkeys(zip(args.resolution[::2], args.resolution[1::2])))
+    raise_problems(cli.export_problems(args, [cli.PACKAGE], ['coremltools']))
+    return cli.read_trained_network(args)
 
 
 def package_settings(args: argparse.Namespace) -> PackageSettings:
@@ -93,10 +84,7 @@ def package_settings(args: argparse.Namespace) -> PackageSettings:
     Raises:
         ValueError: with all that is wrong, one line each.
     """
-    problems, sides, sizes, refines = [], args.resolution, sizes_of(args), args.model_type == 'mattingrefine'
-    least = max(MIN_SIDE, math.ceil(1 / args.model_backbone_scale)) if refines else MIN_SIDE
-    if min(sides) < least or max(sides) > 16_384:
-        problems.append(f'--resolution {" ".join(map(str, sides))}: sides must be in {least}..16384')
+    problems, sizes, refines = [], cli.sizes_of(args), args.model_type == 'mattingrefine'
     needs_18 = ['several sizes'] * (len(sizes) > 1) + ['--plate-state'] * args.plate_state
     target = args.minimum_deployment_target or ('iOS18' if needs_18 else 'iOS16')
     if needs_18 and target != 'iOS18':

@@ -6,13 +6,15 @@ a network as it was trained, or as published for HD if its weights have no recor
 for 4K, in half precision, alpha and foreground alone:
   python export_onnx.py ... --model-backbone-scale 0.125 --model-refine-sample-pixels 320000 \\
       --precision float16 --outputs pha fgr --output model.onnx
+for pictures of one size, which OpenCV 4 and converters for phones want:
+  python export_onnx.py ... --resolution 640 360 --output model.onnx
 try it:
   python inference_images.py ... --model-checkpoint model.onnx
 
-Inputs are src and bgr, (batch, 3, height, width), RGB, 0..1; sides are multiples of 4 if the network refines. Before
-the file gets its name, ONNX Runtime runs it at three sizes, on photographs and drawings, one by one and together, and
-the results are compared with those of the checkpoint's network. Its settings are fixed; its metadata holds them and
-where the weights come from.
+Inputs are src and bgr, (batch, 3, height, width), RGB, 0..1; sides are multiples of 4 if the network refines, unless
+they are fixed. Before the file gets its name, ONNX Runtime runs it at three sizes, or its own, on photographs and
+drawings, one by one and together, and the results are compared with those of the checkpoint's network. Its settings are
+fixed; its metadata holds them and where the weights come from.
 
 Exit code 0: written; 1: it gives other results, or the disk failed; 2: nothing was started; 130: Ctrl-C. Only with 0
 is anything written.
@@ -56,6 +58,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     add('--precision', choices=('float32', 'float16'), default='float32', help='of weights, pictures and results')
     add('--outputs', nargs='+', metavar='NAME', choices=ALL_OUTPUTS,
         help='of pha fgr pha_sm fgr_sm err_sm ref_sm, mattingbase: pha fgr err hid; all if left out')  # fmt: skip
+    cli.add_resolution_argument(group, 'make the file')
     cli.add_form_argument(group, 'gather, but masked for thresholding')
     add_superseded_arguments(
         parser, INSTEAD, onnx_constant_folding={'action': 'store_true'},
@@ -92,11 +95,12 @@ def export(args: argparse.Namespace) -> None:
     from model.folding import folded
 
     network = folded(trained.network)
-    model = onnx_file.convert(network, args.precision, args.refine_form, opset, trained.about)
+    size = next(iter(cli.sizes_of(args)), None)
+    model = onnx_file.convert(network, args.precision, args.refine_form, opset, trained.about, size)
     with cli.placed(args.output, args.overwrite, args.validate) as path:
         onnx_file.save(onnx_file.select_outputs(model, args.outputs) if args.outputs else model, path)
         if args.validate:
-            onnx_file.prove(path, model, trained.network, args.precision, args.validate_pair or ())
+            onnx_file.prove(path, model, trained.network, args.precision, args.validate_pair or (), size)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

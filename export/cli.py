@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 from common import cli, files, path_checks, signals
 from common.console import megabytes
 from common.installation import missing_problems
-from common.network import ALL_OUTPUTS, OUTPUTS, Size
+from common.network import ALL_OUTPUTS, MIN_SIDE, OUTPUTS, Size
 from inference import backend_options, options
 
 from . import ParityError
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 PACKAGE = '.mlpackage'
 MANIFEST = 'Manifest.json'
 EXPORTED = ('.onnx', '.pt2', PACKAGE)  # which hold no weights that could be read
+MAX_SIDE = 16_384
 
 
 @dataclass(frozen=True)
@@ -62,6 +63,32 @@ def add_form_argument(group: argparse._ArgumentGroup, default: str) -> None:
         f'if left out {default}')  # fmt: skip
 
 
+def add_resolution_argument(group: argparse._ArgumentGroup, what: str) -> None:
+    """Add `--resolution` of one size; `what` begins its help."""
+    group.add_argument(
+        '--resolution', type=int, nargs=2, metavar=('WIDTH', 'HEIGHT'),
+        help=f'{what} for one picture of this size alone, as converters for phones want; any sides do')  # fmt: skip
+
+
+def sizes_of(args: argparse.Namespace) -> list[Size]:
+    """Return the sizes (width, height) of `--resolution`, each once; none where the flag is left out or not there."""
+    sides = getattr(args, 'resolution', None) or []
+    return list(dict.fromkeys(zip(sides[::2], sides[1::2])))
+
+
+def resolution_problems(args: argparse.Namespace) -> list[str]:
+    """Return what is wrong with `--resolution`, also for the network's scale where that is known."""
+    sides = getattr(args, 'resolution', None) or []
+    found = []
+    if len(sides) % 2:
+        found.append('width and height, in pairs')
+    if sides and not MIN_SIDE <= min(sides) <= max(sides) <= MAX_SIDE:
+        found.append(f'sides must be in {MIN_SIDE}..{MAX_SIDE}')
+    elif sides and args.model_type == 'mattingrefine' and min(sides) * (args.model_backbone_scale or 1) < 1:
+        found.append(f'too small for --model-backbone-scale {args.model_backbone_scale}')
+    return [f'--resolution {" ".join(map(str, sides))}: {problem}' for problem in found]
+
+
 def export_problems(
     args: argparse.Namespace, suffixes: Sequence[str], modules: Sequence[str] = (), marker: str | None = None
 ) -> list[str]:
@@ -70,7 +97,7 @@ def export_problems(
     `suffixes` are those that the output may have, none where any will do; `marker` is the file that says of a folder
     that it is an output of this kind, and may be replaced.
     """
-    found = options.model_problems(args)
+    found = options.model_problems(args) + resolution_problems(args)
     if suffixes and args.output.suffix not in suffixes:
         found.append(f'--output {args.output}: must end in {" or ".join(suffixes)}')
     pair = args.validate_pair or ()
@@ -107,18 +134,19 @@ def _name_problems(output: Path, overwrite: bool, marker: str | None, inputs: Co
     return path_checks.output_file_problems('--output', output, overwrite, inputs, replaces_folder)
 
 
-def read_trained_network(args: argparse.Namespace, sizes: Sequence[Size] = ()) -> TrainedNetwork:
+def read_trained_network(args: argparse.Namespace) -> TrainedNetwork:
     """Read the checkpoint, and give the flags of the network that were left out what it says.
 
     Args:
         args: flags of which `export_problems` finds none wrong.
-        sizes: (width, height) of the pictures, where the file that is made has fixed ones.
 
     Raises:
         FileNotFoundError: no such file.
-        ValueError: it is damaged, or holds weights of another network than that of the flags.
+        ValueError: it is damaged, or holds weights of another network than that of the flags; or `--resolution` is
+            too small for that.
     """
-    found = backend_options.find(args, sizes, still=False, backend='pytorch')
+    found = backend_options.find(args, sizes_of(args), still=False, backend='pytorch')
+    cli.raise_problems(resolution_problems(args))
     network, _ = found.build()
     assert found.weights is not None
     origin = found.weights.origin

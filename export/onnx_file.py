@@ -1,4 +1,4 @@
-"""Networks as ONNX files for any batch and any sides, compared with the original in ONNX Runtime."""
+"""Networks as ONNX files, for any batch and sides or for a fixed size, compared with the original in ONNX Runtime."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from common.files import path_or_content
-from common.network import OUTPUT_MEANINGS, OUTPUTS
+from common.network import OUTPUT_MEANINGS, OUTPUTS, Size
 from model import MattingBase, MattingRefine
 
 from . import ParityError, parity, without_messages
@@ -37,6 +37,7 @@ def convert(
     form: str | None = None,
     opset: int = 20,
     about: Mapping[str, str] | None = None,
+    size: Size | None = None,
 ) -> onnx.ModelProto:
     """Convert a network with all of its outputs.
 
@@ -47,6 +48,7 @@ def convert(
             shapes would depend on the picture.
         opset: version of the operators, 18 to 25.
         about: metadata for the file, to which precision, outputs and the like are added.
+        size: (width, height) of the one picture that the file takes; any batch and sides if left out.
 
     Raises:
         ValueError: this version of torch cannot write that opset.
@@ -62,7 +64,7 @@ def convert(
     # torch writes a single number, whose shape is an empty list.
     with without_messages('onnx_ir._convenience', 'because it is an empty sequence'):
         made = torch.onnx.export(
-            export_program(portable), (), input_names=['src', 'bgr'], output_names=names, opset_version=opset,
+            export_program(portable, size), (), input_names=['src', 'bgr'], output_names=names, opset_version=opset,
             external_data=False, verbose=False,
         )  # fmt: skip
         assert made is not None
@@ -75,10 +77,12 @@ def convert(
     del graph.value_info[:]
     for thing in (graph, *graph.node, *graph.input, *graph.output):
         del thing.metadata_props[:]
+    multiple = 4 if refines and size is None else 1
     for value in (*graph.input, *graph.output):
-        _name_axes(value)
-        value.doc_string = OUTPUT_MEANINGS.get(value.name) or PICTURE.format(4 if refines else 1)
-    made_with = {'precision': precision, 'sides_multiple_of': '4' if refines else '1', 'torch': torch.__version__}
+        if size is None:
+            _name_axes(value)
+        value.doc_string = OUTPUT_MEANINGS.get(value.name) or PICTURE.format(multiple)
+    made_with = {'precision': precision, 'sides_multiple_of': str(multiple), 'torch': torch.__version__}
     made_with |= {'refine_form': form} if refines else {}
     onnx.helper.set_model_props(model, {**(about or {}), **made_with, 'outputs': ' '.join(names)})
     onnx.checker.check_model(model)
@@ -101,7 +105,12 @@ def select_outputs(model: onnx.ModelProto, outputs: Sequence[str]) -> onnx.Model
 
 
 def prove(
-    path: Path, model: onnx.ModelProto, original: MattingBase, precision: str, files: Sequence[Path] = ()
+    path: Path,
+    model: onnx.ModelProto,
+    original: MattingBase,
+    precision: str,
+    files: Sequence[Path] = (),
+    size: Size | None = None,
 ) -> None:
     """Run a written file in ONNX Runtime, two pictures at once, then one by one at other sizes, and compare.
 
@@ -111,16 +120,17 @@ def prove(
         original: the network, float32, with BatchNorm not folded.
         precision: that it was converted to.
         files: a photograph and its plate, as for `parity.pairs`.
+        size: of the file, as for `convert`; there its pictures are compared one by one, and nowhere else.
 
     Raises:
         ParityError: ONNX Runtime cannot run it, or the results differ.
     """
-    compared = _compare_pictures(path, model, original, precision, files)
+    compared = _compare_pictures(path, model, original, precision, files, size)
     parity.require_equal(compared, LIMITS[precision], 'proved equal by running the file in ONNX Runtime')
 
 
 def _compare_pictures(
-    path: Path, model: onnx.ModelProto, original: MattingBase, precision: str, files: Sequence[Path]
+    path: Path, model: onnx.ModelProto, original: MattingBase, precision: str, files: Sequence[Path], size: Size | None
 ) -> Iterator[PairComparison]:
     refines = isinstance(original, MattingRefine)
     with _as_parity_error(path.name):
@@ -128,7 +138,8 @@ def _compare_pictures(
         if refines and 'ref_sm' not in [output.name for output in sessions[0].get_outputs()]:
             # Only with the refined cells can rounding be told from errors.
             sessions.append(_session(select_outputs(model, ['ref_sm']).SerializeToString()))
-    for name, src, bgr in _pictures(REFINE_SIZES if refines else BASE_SIZES, files):
+    sizes = [size] if size else REFINE_SIZES if refines else BASE_SIZES
+    for name, src, bgr in _pictures(sizes, files, together=size is None):
         expected = parity.outputs_of(original, src, bgr)
         with _as_parity_error(name):
             found = {key: value for session in sessions for key, value in run(session, src, bgr).items()}
@@ -151,11 +162,11 @@ def _session(file: str | bytes) -> onnxruntime.InferenceSession:
     return onnxruntime.InferenceSession(file, options)
 
 
-def _pictures(sizes: Sequence[tuple[int, int]], files: Sequence[Path]) -> Iterator[tuple[str, Tensor, Tensor]]:
-    """Yield names and batches: at the first size all pictures as one, at the others one by one."""
+def _pictures(sizes: Sequence[Size], files: Sequence[Path], together: bool) -> Iterator[tuple[str, Tensor, Tensor]]:
+    """Yield names and batches: one by one, at the first size all pictures as one if `together`."""
     for i, (width, height) in enumerate(sizes):
         pairs = parity.pairs(width, height, files)
-        if i == 0:
+        if i == 0 and together:
             src, bgr = (torch.cat(x) for x in zip(*(pair.tensors() for pair in pairs)))
             yield f'{len(pairs)} of {width}x{height}', src, bgr
         else:

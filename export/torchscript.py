@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
 
+from common.network import Size
 from model import MattingBase, MattingRefine
 
 from . import parity
@@ -36,7 +37,9 @@ LIMITS = {'float32': Limits(mean=1e-5, worst=2e-4, cells=0.002), 'float16': Limi
 MIN_PROGRAM_SIDE = 17
 
 
-def save(network: MattingBase, path: Path, precision: str, form: str, about: Mapping[str, str]) -> None:
+def save(
+    network: MattingBase, path: Path, precision: str, form: str, about: Mapping[str, str], size: Size | None = None
+) -> None:
     """Convert a network and write the file.
 
     Args:
@@ -45,13 +48,14 @@ def save(network: MattingBase, path: Path, precision: str, form: str, about: Map
         precision: of the weights, 'float32' or 'float16'.
         form: of the refiner, as in `PortableRefine`.
         about: metadata for the file.
+        size: (width, height) of the one picture that a program takes; any batch and sides if left out.
     """
     portable = portable_copy(network, getattr(torch, precision), form)
     extra = {ABOUT: json.dumps(dict(about), indent=1)}
     # Not directly to the file: torch's writer hides OSError, and stores the file's name.
     content = io.BytesIO()
     if path.suffix == PROGRAM:
-        torch.export.save(export_program(portable), content, extra_files=extra)
+        torch.export.save(export_program(portable, size), content, extra_files=extra)
     else:
         with quiet():
             torch.jit.save(torch.jit.script(portable), content, _extra_files=extra)
@@ -76,16 +80,23 @@ def portable_copy(network: MattingBase, dtype: torch.dtype, form: str = 'gather'
     return PortableRefine(network, form) if isinstance(network, MattingRefine) else PortableBase(network)
 
 
-def export_program(portable: PortableBase) -> ExportedProgram:
-    """Trace a network with `torch.export`, for any batch and the sides that `allowed_sides` returns."""
+def export_program(portable: PortableBase, size: Size | None = None) -> ExportedProgram:
+    """Trace a network with `torch.export`, for any batch and the sides that `allowed_sides` returns.
+
+    With a size (width, height) it takes one picture of that size, whatever its sides, and computes no shapes.
+    """
     least, multiple = allowed_sides(portable)
-    size = (2, 3, least, 2 * least)  # small, since the file keeps the example, for compilers
-    dtype = portable.decoder.conv4.weight.dtype
+    shape = (2, 3, least, 2 * least)  # small, since the file keeps the example, for compilers
     height, width = (multiple * Dim(name, min=least // multiple) for name in ('height', 'width'))
     sides = {0: Dim('batch'), 2: height, 3: width}
+    if size is not None:
+        shape, sides = (1, 3, size[1], size[0]), {}
+    dtype = portable.decoder.conv4.weight.dtype
     # Two tensors, since one given twice would become one input.
-    example = torch.zeros(size, dtype=dtype), torch.zeros(size, dtype=dtype)
+    example = torch.zeros(shape, dtype=dtype), torch.zeros(shape, dtype=dtype)
     made = torch.export.export(portable, example, dynamic_shapes=(sides, sides), strict=False)
+    if size is not None:
+        made.example_inputs = None  # 50 MB of a file for HD
     for node in made.graph.nodes:
         # Files cannot hold floor; for sides trunc is the same.
         if node.target is math.floor:
@@ -100,7 +111,14 @@ def allowed_sides(network: MattingBase) -> tuple[int, int]:
     return 4 * math.ceil(MIN_PROGRAM_SIDE / network.backbone_scale / 4), 4
 
 
-def prove(path: Path, network: MattingBase, original: MattingBase, precision: str, files: Sequence[Path] = ()) -> None:
+def prove(
+    path: Path,
+    network: MattingBase,
+    original: MattingBase,
+    precision: str,
+    files: Sequence[Path] = (),
+    size: Size | None = None,
+) -> None:
     """Load a written file, run it on pictures of several sizes, an archive with other settings too, and compare.
 
     Args:
@@ -108,6 +126,7 @@ def prove(path: Path, network: MattingBase, original: MattingBase, precision: st
         network: what was saved, float32.
         original: the same with BatchNorm not folded.
         files: a photograph and its plate, as for `parity.pairs`.
+        size: of the file, as for `save`, which it is compared at alone.
 
     Raises:
         ParityError: the results differ.
@@ -116,28 +135,28 @@ def prove(path: Path, network: MattingBase, original: MattingBase, precision: st
     dtype = getattr(torch, precision)
     how = f'proved equal by running the file in torch {torch.__version__} on the CPU, against the network in'
     if dtype != torch.float32:
-        compared = _compare_pictures(exported, original, dtype, files)
+        compared = _compare_pictures(exported, original, dtype, files, size)
         parity.require_equal(compared, parity.MOST, f'{how} float32, but for rounding')
         original = copy.deepcopy(network).to(dtype)  # with the folded weights rounded
-    compared = _compare_pictures(exported, original, dtype, files)
+    compared = _compare_pictures(exported, original, dtype, files, size)
     if isinstance(exported, torch.jit.ScriptModule) and isinstance(original, MattingRefine):
         compared = itertools.chain(compared, _compare_settings(exported, original, dtype, files))
     parity.require_equal(compared, LIMITS[precision], f'{how} {precision}')
 
 
 def _compare_pictures(
-    exported: nn.Module, network: MattingBase, dtype: torch.dtype, files: Sequence[Path]
+    exported: nn.Module, network: MattingBase, dtype: torch.dtype, files: Sequence[Path], size: Size | None
 ) -> Iterator[PairComparison]:
-    """Compare each picture alone at several sizes, and at the first size both as one batch."""
+    """Compare each picture alone, at `size` or several sizes, of which at the first both as one batch, too."""
     least, multiple = allowed_sides(network)
     if isinstance(exported, torch.jit.ScriptModule):
         multiple = 1
-    for i, size in enumerate(SIZES):
-        width, height = (max(least, side // multiple * multiple) for side in size)
+    sizes = [size] if size else [tuple(max(least, side // multiple * multiple) for side in sides) for sides in SIZES]
+    for i, (width, height) in enumerate(sizes):
         pairs = parity.pairs(width, height, files)
         for pair in pairs:
             yield _compare(pair.name, exported, network, dtype, pair.tensors())
-        if i == 0:
+        if i == 0 and size is None:
             both = [torch.cat(x) for x in zip(*(pair.tensors() for pair in pairs))]
             yield _compare(f'both {width}x{height}', exported, network, dtype, both)
 

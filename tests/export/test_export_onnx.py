@@ -22,6 +22,7 @@ from model.folding import folded
 onnx = pytest.importorskip('onnx')
 onnxruntime = pytest.importorskip('onnxruntime')
 from export import onnx_file  # noqa: E402
+from inference.onnx_network import OnnxNetwork  # noqa: E402
 
 pytestmark = [pytest.mark.usefixtures('one_thread'), pytest.mark.timeout(600)]
 SIZES = ((128, 96), (60, 84))
@@ -148,6 +149,26 @@ def test_outputs_can_be_chosen_and_are_proved_by_cells_all_the_same(
     assert len(small.graph.node) < len(whole.graph.node)
 
 
+def test_a_file_of_a_fixed_size_takes_any_sides(
+    tmp_path: Path, checkpoints: dict[str, Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    path, words = tmp_path / 'fixed.onnx', ['--model-refine-mode', 'full', '--model-backbone-scale', 0.25]
+    assert run(checkpoints['mattingrefine'], path, *words, '--resolution', 97, 62) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split(':')[0] for line in lines[3:-2]] == ['  photograph 97x62', '  drawing 97x62']
+    model = onnx.load(path)
+    shapes = [
+        [axis.dim_value for axis in x.type.tensor_type.shape.dim] for x in (*model.graph.input, *model.graph.output)
+    ]
+    assert shapes[:4] == [[1, 3, 62, 97], [1, 3, 62, 97], [1, 1, 62, 97], [1, 3, 62, 97]]
+    assert all(all(shape) for shape in shapes)
+    network, src, bgr = OnnxNetwork(path, torch.device('cpu')), *pictures(97, 62, 2)
+    expected = parity.outputs_of(original(checkpoints['mattingrefine'], refine_mode='full'), src, bgr)
+    torch.testing.assert_close(network(src, bgr)[0], expected['pha'], atol=2e-5, rtol=0)
+    with pytest.raises(ValueError, match='takes pictures of 97x62 alone, not 100x64'):
+        network(*pictures(100, 64))
+
+
 def test_what_differs_leaves_nothing_and_harms_nothing(
     tmp_path: Path,
     converted: Path,
@@ -229,7 +250,7 @@ def test_a_version_that_torch_did_not_write_is_an_error(
     class Made:
         model_proto = onnx.load(exported)
 
-    monkeypatch.setattr(onnx_file, 'export_program', lambda _: None)
+    monkeypatch.setattr(onnx_file, 'export_program', lambda *_: None)
     monkeypatch.setattr(torch.onnx, 'export', lambda *_, **__: Made)
     network = folded(original(checkpoints['mattingrefine']))
     with pytest.raises(ValueError, match=r'--onnx-opset-version 22: torch .* wrote 20; use that'):

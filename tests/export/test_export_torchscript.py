@@ -173,6 +173,25 @@ def test_a_program_takes_any_batch_and_multiples_of_4(
         module(*pictures(160, least - 4))
 
 
+def test_a_program_of_a_fixed_size_takes_any_sides_and_no_other_size(
+    tmp_path: Path, checkpoints: dict[str, Path], capsys
+) -> None:
+    path, words = tmp_path / 'model.pt2', ['--model-refine-mode', 'full', '--model-backbone-scale', 0.25]
+    assert run(checkpoints['mattingrefine'], path, *words, '--resolution', 97, 62) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split(':')[0] for line in lines[3:-2]] == ['  photograph 97x62', '  drawing 97x62']
+    module, about = torchscript.load(path)
+    assert about['resolution'] == '97x62'
+    network = original(checkpoints['mattingrefine'], refine_mode='full')
+    assert_equal(module, network, *pictures(97, 62))
+    with pytest.raises(Exception, match=r'shape\[3\] to be equal to 97, but got 100'):
+        module(*pictures(100, 62))
+    program = torch.export.load(path)
+    shapes = [node.meta['val'].shape for node in program.graph.nodes if isinstance(node.meta.get('val'), Tensor)]
+    assert all(isinstance(side, int) for shape in shapes for side in shape)
+    assert program.example_inputs is None  # which would be most of a file for HD
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(('mode', 'precision'), [('sampling', 'float32'), ('thresholding', 'float16')])
 def test_a_program_that_gathers(tmp_path: Path, checkpoints: dict[str, Path], mode: str, precision: str) -> None:

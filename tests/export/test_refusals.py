@@ -7,9 +7,10 @@ import sys
 from pathlib import Path
 
 import pytest
-from support.export_case import run
+from support.export_case import flags, run
 from support.inference_case import room, save
 
+import export_onnx
 from common.installation import install_command
 
 # For each script: a suffix that it takes, and flags that it needs.
@@ -104,6 +105,7 @@ def test_names_that_cannot_be_written_are_refused_in_one_message(tmp_path: Path,
 @pytest.mark.parametrize(
     ('more', 'message'),
     [
+        (('--resolution', 0, 64), '--resolution 0 64: sides must be in 16..16384'),
         (('--resolution', 64), '--resolution 64: width and height, in pairs'),
         (('--resolution', 64, 8), '--resolution 64 8: sides must be in 16..16384'),
         (('--resolution', 64, 64, '--outputs', 'hid'), '--outputs hid: mattingrefine has com, pha, fgr'),
@@ -117,6 +119,33 @@ def test_names_that_cannot_be_written_are_refused_in_one_message(tmp_path: Path,
 def test_flags_of_core_ml_that_do_not_go_together_are_refused(tmp_path, checkpoints, capsys, more, message) -> None:
     assert run('export_coreml', checkpoints['mattingrefine'], tmp_path / 'x.mlpackage', *more) == 2
     assert message in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ('script', 'suffix', 'more', 'message'),
+    [
+        ('export_onnx', 'onnx', ('--resolution', 0, 64), '--resolution 0 64: sides must be in 16..16384'),
+        ('export_torchscript', 'pt2', ('--resolution', 64, 20000), '--resolution 64 20000: sides must be in'),
+        ('export_torchscript', 'pt', ('--resolution', 64, 64), 'takes any size; leave --resolution out'),
+    ],
+)  # fmt: skip
+def test_sizes_that_a_file_cannot_have_are_refused(
+    tmp_path, checkpoints, capsys, script, suffix, more, message
+) -> None:
+    assert run(script, checkpoints['mattingrefine'], tmp_path / f'x.{suffix}', *more) == 2
+    err = capsys.readouterr().err
+    assert message in err
+    assert err.count('\n') == 1
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_size_is_checked_again_when_the_network_is_known(tmp_path, checkpoints, capsys) -> None:
+    more = ('--resolution', 32, 19, '--model-backbone-scale', 0.05)
+    words = flags(checkpoints['mattingrefine'], tmp_path / 'x.onnx', *more)
+    assert words.pop(0) == '--model-type'
+    assert export_onnx.main(words[1:]) == 2
+    assert capsys.readouterr().err == 'error: --resolution 32 19: too small for --model-backbone-scale 0.05\n'
     assert list(tmp_path.iterdir()) == []
 
 
