@@ -103,12 +103,11 @@ def _listed(flag: str, root: Path, skip: Sequence[Path]) -> _Listed:
         return _Listed(root.parent, by_name([Path(root.name)], root.parent), [])
     # Resolved once and not for each picture: `..` and links in the flags are what makes one folder have two names.
     real_root = Path(os.path.realpath(root))
-    real_skip = [real for path in skip if (real := Path(os.path.realpath(path))) != real_root]
+    # A root that is or lies within a result folder was named by the user: then it is no result.
+    below_root = [real for path in skip if real_root in (real := Path(os.path.realpath(path))).parents]
 
     def skipped(relative: Path) -> bool:
-        place = real_root / relative
-        # A root within a result folder was named by the user: then it is no result.
-        return any(real in (place, *place.parents) for real in real_skip if real_root in real.parents)
+        return any((real_root / relative).is_relative_to(real) for real in below_root)
 
     pictures = by_name((relative for relative in find_images(root) if not skipped(relative)), root)
     others: Counter[str] = Counter()
