@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
 
 from common.console import some
+from common.files import LOSSLESS_SUFFIXES
 from dataset.pairing import natural_order
 from evaluation.testset.layout import Truth, matched, picture_sizes, pictures_by_name
 
@@ -59,9 +60,8 @@ def find_predictions(folder: Path, truths: Sequence[Truth], with_fgr: bool = Tru
     taken = set(found.pha.values())
     if surplus := [name for name, path in alphas.items() if path not in taken]:
         found.notes.append(f'{root}: {len(surplus)} pictures without a truth are left out: {some(surplus)}')
-    lossy = sorted(
-        {path.suffix for path in (*found.pha.values(), *found.fgr.values()) if path.suffix.lower() != '.png'}
-    )
+    suffixes = {path.suffix for path in (*found.pha.values(), *found.fgr.values())}
+    lossy = sorted(suffix for suffix in suffixes if suffix.lower() not in LOSSLESS_SUFFIXES)
     if lossy:
         found.notes.append(f'{folder}: {", ".join(lossy)} may be lossy, and what the format loses counts as error')
     pairs = ((x.pha, held[x.name]) for held in (found.pha, found.fgr) for x in truths if x.name in held)
