@@ -58,6 +58,9 @@ _REDUCED = {
 }
 # What Pillow multiplies grey of few bits by, but not the value that is transparent.
 _GREY_STEPS = {'L;2': 85, 'L;4': 17}
+_NO_WHITE = 'floating point, signed and 32-bit numbers have no defined white: save it with 8 or 16 bits'
+# Tags of TIFF.
+_BITS, _PHOTOMETRIC, _PLANES, _NUMBERS = 258, 262, 284, 339
 _START_OF_SCAN, _END_OF_IMAGE = 0xDA, 0xD9
 # Any marker but a stuffed byte, a fill byte and the eight restart markers.
 _END_OF_SCAN = re.compile(rb'\xff[^\x00\xff\xd0-\xd7]')
@@ -170,6 +173,7 @@ def open_picture(path: Path) -> Iterator[ImageFile.ImageFile]:
         with _opened(path) as image:
             if image.format == 'TIFF':
                 image.filename = ''  # or Pillow maps files that lie on their side into memory with wrong sides
+                _check_tiff(image)
             yield image
     except FileNotFoundError:
         raise FileNotFoundError(f'{path}: no such file') from None
@@ -195,9 +199,22 @@ def _opened(path: Path) -> ImageFile.ImageFile:
             pillow_heif.register_heif_opener()
         elif head[:4] == b'v/1\x01':
             from . import exr  # noqa: F401
+        elif head[:4] in (b'II*\0', b'MM\0*'):
+            message = 'damaged, or a TIFF of a kind that is not read: save it as grey or RGB of 8 or 16 bits'
+            raise ImageError(message) from None
         else:
             raise
     return Image.open(path)
+
+
+def _check_tiff(image: ImageFile.ImageFile) -> None:
+    """Raise an `ImageError` for a TIFF whose white is not defined, or of which Pillow would give wrong pixels."""
+    tags = image.tag_v2  # type: ignore[attr-defined]
+    bits = max(tags.get(_BITS, (1,)))
+    if bits > 16 or not {1, 4}.issuperset(tags.get(_NUMBERS, ())):
+        raise ImageError(_NO_WHITE)
+    if bits == 16 and tags.get(_PLANES) == 2 and len(image.tile) > 1 and image.tile[0][0] == 'raw':
+        raise ImageError('16 bits, one colour after the other, are read only compressed: save it interleaved')
 
 
 def upright(image: Image.Image, orientation: int | None = None) -> Image.Image:
@@ -328,8 +345,12 @@ def _matte_pixels(image: ImageFile.ImageFile) -> np.ndarray:
 
 
 def _deep_grey(image: Image.Image) -> np.ndarray:
-    """Convert 16-bit grey, in any of Pillow's modes for it, to uint8."""
+    """Convert grey of 12 or 16 bits, in any of Pillow's modes for it, to uint8."""
     if image.mode == 'F':
-        raise ImageError('floating point pictures have no defined white: save it with 8 or 16 bits')
-    values = np.array(image).astype(np.uint32).clip(0, 65535)
-    return ((values + 128) // 257).astype(np.uint8)
+        raise ImageError(_NO_WHITE)
+    tags = getattr(image, 'tag_v2', {})
+    white = 2 ** tags.get(_BITS, (16,))[0] - 1
+    values = np.array(image).clip(0, white).astype(np.uint32)
+    if tags.get(_PHOTOMETRIC) == 0:  # white is 0, which Pillow minds with fewer bits
+        values = white - values
+    return ((values * 255 + white // 2) // white).astype(np.uint8)
