@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageCms
 from support.pictures import save, smooth
+from support.png_files import with_chunks
 from support.profiles import P3, SRGB, grey_profile, made, rgb_profile, table_profile
 
 from dataset import ImagesDataset, tags
@@ -156,11 +157,7 @@ def test_chunks_of_png_are_told_where_they_mean_other_colours(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], chunks: dict[bytes, bytes], said: str
 ) -> None:
     path = save(tmp_path / 'a.png', IN_P3)
-    data = path.read_bytes()
-    added = b''.join(
-        struct.pack('>I', len(x)) + name + x + struct.pack('>I', zlib.crc32(name + x)) for name, x in chunks.items()
-    )
-    path.write_bytes(data[:33] + added + data[33:])
+    path.write_bytes(with_chunks(path.read_bytes(), chunks))
     np.testing.assert_array_equal(read_rgb(path), IN_P3)
     told = f'its {said} chunk is of other colours than sRGB, which is not followed: taken as sRGB'
     assert [told in line for line in warned(capsys)] == [True] * bool(said)

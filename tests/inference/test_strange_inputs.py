@@ -8,7 +8,6 @@ import os
 import struct
 import sys
 import unicodedata
-import zlib
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +17,7 @@ from PIL.PngImagePlugin import PngInfo
 from support import pictures
 from support.evaluate_case import disc, make_set, refused
 from support.inference_case import Case, files, photo, room, save
+from support.png_files import png
 from support.testset_case import make_sources, script
 
 import inference_images
@@ -329,19 +329,6 @@ def test_pictures_without_a_plate_cost_the_others_nothing_if_that_is_asked_for(
 
 
 # PNG files
-
-
-def png(rows: np.ndarray, depth: int, colour: int, transparent: bytes) -> bytes:
-    """A PNG of raw rows with a tRNS chunk."""
-
-    def chunk(kind: bytes, data: bytes) -> bytes:
-        return struct.pack('>I', len(data)) + kind + data + struct.pack('>I', zlib.crc32(kind + data))
-
-    width = rows.shape[1] * 8 * rows.itemsize // depth if rows.ndim == 2 else rows.shape[1]
-    head = struct.pack('>IIBBBBB', width, len(rows), depth, colour, 0, 0, 0)
-    content = zlib.compress(b''.join(b'\0' + row.tobytes() for row in rows))
-    chunks = (b'IHDR', head), (b'tRNS', transparent), (b'IDAT', content), (b'IEND', b'')
-    return b'\x89PNG\r\n\x1a\n' + b''.join(chunk(*x) for x in chunks)
 
 
 @pytest.mark.parametrize(
