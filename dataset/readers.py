@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import re
 import struct
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -27,6 +28,8 @@ from common.installation import import_problem
 
 from .tags import Profile, Tags, converted, kept_exif, own_colours
 
+# EXIF that is damaged costs no picture, and what Pillow prints of it names none.
+warnings.filterwarnings('ignore', module=r'PIL\.TiffImagePlugin')
 Image.MAX_IMAGE_PIXELS = None
 PngImagePlugin.MAX_TEXT_CHUNK = PngImagePlugin.MAX_TEXT_MEMORY = 2**30
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import struct
+import subprocess
+import sys
 import warnings
 import zlib
 from pathlib import Path
@@ -257,3 +259,11 @@ def test_pictures_above_pillows_limit_are_opened_without_a_warning(tmp_path):
     with warnings.catch_warnings():
         warnings.simplefilter('error')
         assert image_size(tmp_path / 'a.png') == (20_000, 20_000)
+
+
+def test_damaged_exif_costs_no_picture_and_prints_nothing(tmp_path):
+    path = save(tmp_path / 'a.jpg', noise(16, 16, 3), exif=b'Exif\0\0II*\0\xff\xff\xff\xff')
+    code = f'from dataset.readers import *; print(read_rgb(Path({str(path)!r})).shape)'
+    # In a process of its own: pytest has warnings of its own.
+    ran = subprocess.run([sys.executable, '-c', code], cwd=Path(readers.__file__).parents[1], capture_output=True)
+    assert (ran.stdout, ran.stderr) == (b'(16, 16, 3)\n', b'')
