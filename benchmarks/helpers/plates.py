@@ -51,6 +51,24 @@ def grainy(plate: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     return cv2.add(plate, 0.03 * 255 * rng.standard_normal(plate.shape), dtype=cv2.CV_8U)
 
 
+def relit(plate: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Change the light by up to a tenth, otherwise in each region, and cast a soft shadow of up to a third."""
+    height, width = plate.shape[:2]
+    light = cv2.resize(rng.uniform(0.9, 1.1, (3, 3)).astype(np.float32), (width, height), interpolation=cv2.INTER_CUBIC)
+    shadow = np.zeros((height, width), np.float32)
+    middle = round(rng.uniform(0.2, 0.8) * width), round(rng.uniform(0.3, 0.9) * height)
+    radii = round(rng.uniform(0.1, 0.35) * width), round(rng.uniform(0.1, 0.35) * height)
+    cv2.ellipse(shadow, middle, radii, rng.uniform(0, 180), 0, 360, 1, -1)
+    light *= 1 - rng.uniform(0, 1 / 3) * cv2.GaussianBlur(shadow, (0, 0), 0.05 * width)
+    return np.clip(plate * light[..., None] + 0.5, 0, 255).astype(np.uint8)
+
+
+def taken_again(plate: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Take a scene again later: in other light, disturbed as in test sets, a little softer, compressed."""
+    later = as_in_testsets(relit(plate, rng), rng)
+    return compressed(cv2.GaussianBlur(later, (0, 0), 0.8), rng)
+
+
 def compressed(plate: np.ndarray, _: np.random.Generator) -> np.ndarray:
     return cv2.imdecode(cv2.imencode('.jpg', plate, [cv2.IMWRITE_JPEG_QUALITY, 75])[1], cv2.IMREAD_COLOR)
 
@@ -62,14 +80,18 @@ HARMLESS: dict[str, Change] = {
     'noise of 3 % of white': grainy,
     'JPEG of quality 75': compressed,
     '5 % brighter': exposed(1.05),
+    'in other light': relit,
+    'taken again': taken_again,
 }
 FAULTS: dict[str, tuple[str, Change]] = {
+    'moved by 0.6 % of the width': ('position', moved(0.006)),
     'moved by 1 % of the width': ('position', moved(0.01)),
     'moved by 2 %': ('position', moved(0.02)),
     'moved by 5 %': ('position', moved(0.05)),
     'turned by 2 degrees': ('position', moved(degrees=2)),
     'turned by 4 degrees': ('position', moved(degrees=4)),
     'enlarged by 4 %': ('position', moved(zoom=1.04)),
+    'enlarged by 15 %': ('position', moved(zoom=1.15)),
     'exposed by 0.7': ('exposure', exposed(0.7)),
     'exposed by 0.8': ('exposure', exposed(0.8)),
     'exposed by 1.25': ('exposure', exposed(1.25)),

@@ -21,8 +21,11 @@ LEAST_NEAR = 0.05  # 98 of 100 wrong plates stay below; right ones reach 18 % at
 LEAST_EXPOSURE = 0.17  # as a logarithm, of mid-grey: 19 % brighter, 16 % darker
 LEAST_CAST = 0.1  # the same between channels, 10 %
 LEAST_SHIFT = 0.006  # of the width; 2 pixels of the copy
-CLEARLY = 0.6  # of the error of the second best reading, is that of the best one at most
+CLEARLY = 0.6  # of the error of the second best reading, or of the unmoved plate, is that of the best one at most
 LEAST_ERROR = 1.0  # levels by which the second best reading must be wrong
+LEAST_MATCH = 0.5  # correlation of details from which on they are the background's
+LEAST_DETAIL = 0.01  # of the picture; less tells nothing of where the plate lies
+NOISE = 0.25  # of details, squared levels; fainter ones count less
 MID_GREY = 0.5  # where gains are read off: another gamma alone changes dark scenes more, bright ones less
 GAMMAS = (1.0, 0.85, 1.15)  # that are tried first
 
@@ -181,18 +184,19 @@ def _brightest(picture: np.ndarray) -> np.ndarray:
 def _moves(src: np.ndarray, bgr: np.ndarray) -> list[tuple[int, int]]:
     """Find how the plate has to move, in pixels: all of it, and each quarter, which shows a turn or a zoom."""
 
-    def worthwhile(one: np.ndarray, other: np.ndarray, move: tuple[int, int]) -> tuple[int, int]:
-        return move if _near(one, _moved(other, *move)) > 1.06 * _near(one, other) + 0.005 else (0, 0)
+    def clearly_better(one: np.ndarray, other: np.ndarray, move: tuple[int, int]) -> tuple[int, int]:
+        unmoved, moved = mismatches(one, other, _moved(other, *move))
+        return move if moved < CLEARLY * unmoved else (0, 0)
 
     src_grey, bgr_grey = (cv2.cvtColor(x, cv2.COLOR_RGB2GRAY) for x in (src, bgr))
-    moves = [worthwhile(src, bgr, _common_shift(src_grey, bgr_grey))]
+    moves = [clearly_better(src_grey, bgr_grey, _common_shift(src_grey, bgr_grey))]
     middle_y, middle_x = src.shape[0] // 2, src.shape[1] // 2
     if min(middle_y, middle_x) < 8:  # such quarters tell nothing
         return moves
     for rows in (slice(0, middle_y), slice(middle_y, None)):
         for columns in (slice(0, middle_x), slice(middle_x, None)):
-            found = _best_move(src_grey[rows, columns], bgr_grey[rows, columns], *moves[0], reach=4)
-            moves.append(worthwhile(src[rows, columns], bgr[rows, columns], found))
+            quarters = src_grey[rows, columns], bgr_grey[rows, columns]
+            moves.append(clearly_better(*quarters, _best_move(*quarters, *moves[0], reach=4)))
     return moves
 
 
@@ -231,6 +235,33 @@ def _difference_moved(src: np.ndarray, bgr: np.ndarray, dx: int, dy: int) -> flo
 def difference(one: np.ndarray, other: np.ndarray) -> float:
     """Return the mean difference of two grey pictures in levels, each pixel's at most TRUNCATE."""
     return cv2.mean(cv2.threshold(cv2.absdiff(one, other), TRUNCATE, 0, cv2.THRESH_TRUNC)[1])[0]
+
+
+def mismatches(src: np.ndarray, *plates: np.ndarray) -> list[float]:
+    """Return for each plate how badly the details of the background match: 1 - their mean correlation, 0..2.
+
+    The background is where any of the plates matches. Where it has no details, neither light that changed nor the
+    subject's shape can pass for a move: then all are 1. All are uint8 grey (H, W).
+    """
+    detail = _details(src)
+    energy = _around(detail * detail)
+    correlations = []
+    for plate in map(_details, plates):
+        scale = cv2.sqrt(energy * _around(plate * plate))
+        correlations.append(_around(detail * plate) / np.maximum(scale, NOISE))
+    background = np.maximum.reduce(correlations) > LEAST_MATCH
+    if background.mean() < LEAST_DETAIL:
+        return [1.0] * len(plates)
+    return [1 - float(correlation[background].mean()) for correlation in correlations]
+
+
+def _details(grey: np.ndarray) -> np.ndarray:
+    levels = grey.astype(np.float32)
+    return cv2.GaussianBlur(levels, (0, 0), 1) - cv2.GaussianBlur(levels, (0, 0), 4)
+
+
+def _around(values: np.ndarray) -> np.ndarray:
+    return cv2.blur(values, (15, 15))
 
 
 def _moved(picture: np.ndarray, dx: int, dy: int) -> np.ndarray:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
-from .agreement import check_pair, difference, resized
+from .agreement import CLEARLY, check_pair, mismatches, resized
 
 ALIGN_SIDE = 1280  # longer side of the copies that features are found on
 MOST_FEATURES = 4000
@@ -46,9 +46,11 @@ def align_plate(src: np.ndarray, bgr: np.ndarray) -> AlignmentResult:
     height, width = src.shape[:2]
     if largest_move(homography, width, height) < 0.5:
         return AlignmentResult(bgr, None, inliers, None)
-    before, after = difference(src_grey, bgr_grey), difference(src_grey, warped(bgr_grey, found))
-    if after >= before:
-        reason = f'aligned, it would differ no less from the picture ({after:.1f} grey levels, unaligned {before:.1f})'
+    before, after = mismatches(src_grey, bgr_grey, warped(bgr_grey, found))
+    if after >= CLEARLY * before:
+        reason = (
+            f'aligned, it would fit hardly better (details of the background differ by {after:.0%}, now {before:.0%})'
+        )
         return AlignmentResult(bgr, None, inliers, f'the plate is used unaligned: {reason}')
     return AlignmentResult(warped(bgr, homography), homography, inliers, None)
 

@@ -367,9 +367,7 @@ def test_wrong_flags_are_refused(script, arguments, capsys):
 def test_warnings_about_plates_are_counted(script, capsys):
     script('plate_warnings').main(['--drawings', '1', '--show', 'exposed by 0.7'])
     lines = capsys.readouterr().out.splitlines()
-    assert [line for line in lines if line.startswith('as it is')] == [
-        f'{"as it is":28}    0.0       0.0       0.0    0.0'
-    ]
-    (faulty,) = (line.split() for line in lines if line.startswith('exposed by 0.7'))
-    assert faulty[-3:] == ['100.0*', '0.0', '100.0']
+    rates = {line[:28].rstrip(): line[28:].split() for line in lines}
+    assert rates['as it is'] == ['0.0'] * 6
+    assert rates['exposed by 0.7'] == ['0.0', '100.0*', '0.0', '100.0', '0.0', '0.0']
     assert sum('is exposed otherwise than the plate' in line for line in lines) == 1

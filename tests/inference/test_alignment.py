@@ -9,7 +9,7 @@ from support.rooms import HEIGHT, WIDTH, crop, disturbed, scene, with_subject
 
 from inference.plates import alignment
 from inference.plates.agreement import plate_agreement
-from inference.plates.alignment import align_plate
+from inference.plates.alignment import align_plate, warped
 
 
 @pytest.mark.parametrize('size', [(16, 16), (17, 300), (40, 24)])
@@ -128,7 +128,19 @@ def test_an_alignment_that_makes_it_worse_is_not_used(monkeypatch: pytest.Monkey
     bgr = crop(scene())
     result = align_plate(with_subject(bgr, 0.3), bgr)
     assert result.homography is None
-    assert 'would differ no less' in str(result.warning)
+    assert 'would fit hardly better' in str(result.warning)
+
+
+def test_a_warp_must_make_the_background_fit_clearly_better(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A dark subject lets the mean difference fall although the plate fits worse; a real move is undone as before."""
+    bgr = crop(scene())
+    src = with_subject(bgr, 0.5)
+    plate = warped(bgr, np.array([[1, 0, 0.3], [0, 1, -0.3], [0, 0, 1]], float))
+    slightly = np.array([[1, 0, -0.5], [0, 1, 0.2], [0, 0, 1]], float)
+    monkeypatch.setattr(alignment, 'homography_between', lambda *_: (slightly, 50, ''))
+    result = align_plate(src, plate)
+    assert result.bgr is plate
+    assert 'would fit hardly better' in str(result.warning)
 
 
 def test_the_plate_of_another_scene_is_not_aligned() -> None:
