@@ -5,6 +5,8 @@ your networks, and what the refiner adds:
   python evaluate.py --checkpoint base.pth refine.pth --testset testset/ --base-only
 a table for the paper, a page to look at, and everything in a file:
   python evaluate.py --checkpoint refine.pth --testset testset/ --report report.html --json refine.json
+what a precision costs your network:
+  python evaluate.py --checkpoint refine.pth --testset testset/ --precision float32 bfloat16
 mattes of any program, as files:
   python evaluate.py --predictions out/ --truth testset/
 today's network beside the figures of last week:
@@ -82,7 +84,8 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     add('-y', dest='overwrite', action='store_true', help='replace these files if they are there')
     add = parser.add_argument_group('machine').add_argument
     cli.add_device_argument(add)
-    cli.add_precision_argument(add)
+    add('--precision', choices=cli.PRECISIONS, nargs='+', default=['auto'],
+        help=f'of the networks, a row in each of several; {cli.AUTO_PRECISION}')  # fmt: skip
     add('--batch-size', type=int, default=1, metavar='N', help='pictures of equal size computed at once')
     cli.add_threads_argument(add, 'score')
     parser.set_defaults(compile=False, backend='pytorch')
@@ -109,6 +112,7 @@ def prepared(args: argparse.Namespace) -> ScoringPlan:
         checkpoints=args.checkpoint, testset=args.testset, predictions=args.predictions, truth=args.truth,
         results=args.results, base_only=args.base_only, clips=args.clips, refiner=refiner, metrics=args.metrics,
         region=args.region or 'unknown', scaling=args.scaling or 'bmv2', sort=args.sort, report=args.report is not None,
+        precisions=args.precision,
     ))  # fmt: skip
 
 
@@ -122,7 +126,7 @@ def run(args: argparse.Namespace, plan: ScoringPlan) -> list[str]:
         say(f'note: {note}')
     new: list[Results] = []
     files: dict[str, Callable[[str], Path]] = {}
-    compute = ComputeSettings(args.device, args.precision, args.batch_size, args.num_workers)
+    compute = ComputeSettings(args.device, args.batch_size, args.num_workers)
     with tempfile.TemporaryDirectory(prefix='evaluate-') as folder:
         for row in rows(plan, compute, Path(folder) if args.report else None):
             say(f'{row.name}: {row.report}')

@@ -6,8 +6,9 @@ one network, with random weights:
 all of them at HD and 4K, in two precisions, also as JSON:
   python inference_speed_test.py --model-type mattingrefine --model-backbone all --resolution hd 4k \\
       --precision float32 bfloat16 --json speed.json
-your weights on your picture:
-  python inference_speed_test.py --model-checkpoint model.pth --images-src photo.jpg --images-bgr plate.jpg
+your weights on your picture, and what a precision costs them there:
+  python inference_speed_test.py --model-checkpoint model.pth --images-src photo.jpg --images-bgr plate.jpg \\
+      --precision float32 bfloat16
 the same network by all backends:
   python inference_speed_test.py --model-type mattingrefine --model-backbone mobilenetv2 --device cpu \\
       --backend pytorch torchscript onnx
@@ -18,6 +19,7 @@ copies between computer and device. A row is printed as soon as it is measured:
   fps                 pictures per second, by the median
   GMac                multiply-adds in the convolutions for one picture, in 10^9
   MiB                 most memory in use: the GPU's for tensors; on a CPU the process's, with Python and torch
+  alpha mean, max     of weights on a picture: difference of alpha (0 to 1) from float32 on the CPU
 
 Exit code 0: all is measured; 1: a row failed, or the JSON file was not written; 2: nothing was started; 130 or 143:
 stopped by Ctrl-C or SIGTERM.
@@ -58,7 +60,7 @@ if TYPE_CHECKING:
 
 # Widths of the table's columns; those below 0 are aligned to the left.
 COLUMNS = {'model': -13, 'backbone': -11, 'resolution': 10, 'precision': -9, 'backend': -11, 'median ms': 10,
-           'p10-p90': 17, 'fps': 8, 'GMac': 7, 'MiB': 7}  # fmt: skip
+           'p10-p90': 17, 'fps': 8, 'GMac': 7, 'MiB': 7, 'alpha mean': 10, 'alpha max': 9}  # fmt: skip
 
 
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:
@@ -108,14 +110,17 @@ def run(args: argparse.Namespace, rows: list[SpeedRow], images: Images, device: 
     weights = 'random weights' if args.model_checkpoint is None else str(args.model_checkpoint)
     print('{processor}, {cores} cores, {threads} threads; torch {torch}; on {device}'.format(**machine), end='; ')
     print(f'batch {args.batch_size}, {weights}{", compiled" if args.compile else ""}')
-    print(line(list(COLUMNS)), flush=True)
+    # Weights and pictures mean one network and one size: one alpha for all rows. ONNX files hold no weights to convert.
+    compared = images is not None and args.model_checkpoint is not None and args.model_checkpoint.suffix != '.onnx'
+    reference = measure.float32_alpha(rows[0], images) if compared and images is not None else None
+    print(line(list(COLUMNS)[: None if compared else -2]), flush=True)
     if len(rows) > 1 and not measure.reset_peak(device):
         print('note: MiB is the highest of the row and those before it; only Linux tells rows apart', file=sys.stderr)
     with tempfile.TemporaryDirectory() as folder:
         for row in progress(rows, len(rows), ' rows', show=sys.stderr.isatty(), leave=False):
             try:
                 ready = exported(row, Path(folder)) if is_to_be_exported(row) else row
-                speed = measure.measure(ready, device, images, args.repeats, args.seconds or math.inf)
+                speed = measure.measure(ready, device, images, args.repeats, args.seconds or math.inf, reference)
                 text = line(cells(row, speed))
                 done.append(row.values | asdict(speed))
             except (ValueError, RuntimeError, MemoryError) as error:
@@ -138,7 +143,9 @@ def cells(row: SpeedRow, speed: Speed | None = None) -> list[str]:
     if speed is None:
         return names
     gmac, mib = ('-' if x is None else f'{x:.1f}' for x in (speed.gmac, speed.peak_mib))
-    return [*names, f'{speed.median_ms:.2f}', f'{speed.p10_ms:.2f}-{speed.p90_ms:.2f}', f'{speed.fps:.2f}', gmac, mib]
+    apart = [f'{x:.1e}' for x in (speed.alpha_mean, speed.alpha_max) if x is not None]
+    times = [f'{speed.median_ms:.2f}', f'{speed.p10_ms:.2f}-{speed.p90_ms:.2f}', f'{speed.fps:.2f}']
+    return [*names, *times, gmac, mib, *apart]
 
 
 def line(values: Sequence[str]) -> str:

@@ -23,6 +23,7 @@ class EvaluatedNetwork:
     settings: NetworkSettings
     about: dict[str, Any]  # settings and origin: sha256, and run, epoch and step where a record says so
     report: str  # one line for the console
+    precision: str = 'auto'  # as `common.cli` names it
 
     @property
     def refines(self) -> bool:

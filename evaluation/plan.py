@@ -43,6 +43,7 @@ class ScoringRequest:
     scaling: str
     sort: str | None
     report: bool
+    precisions: Sequence[str] = ('auto',)  # as `common.cli` names them: each network gives a row in each
 
 
 @dataclass(frozen=True)
@@ -108,10 +109,15 @@ def _plan_for_networks(request: ScoringRequest, folder: Path) -> tuple[ScoringPl
     still = all(truth.clip is None for truth in truths)
     networks, wrong = find_networks(request.checkpoints, request.refiner, largest, still, request.base_only)
     metrics, lacking = _metrics(request, '--testset', truths, sizes, has_fgr=True)
+    names = _row_names([network.path for network in networks])
+    precisions = list(dict.fromkeys(request.precisions))
     plan = ScoringPlan(
         truths,
         jobs=[Job(x.name, x.src or x.pha, x.bgr or x.pha, sizes[x.name]) for x in truths],  # a test set has both
-        networks=dict(zip(_row_names([network.path for network in networks]), networks)),
+        networks={
+            f'{name} ({precision})' if len(precisions) > 1 else name: replace(network, precision=precision)
+            for name, network in zip(names, networks) for precision in precisions
+        },
         base_only=request.base_only, metrics=metrics, largest=largest, settings=_settings(request, folder),
     )  # fmt: skip
     return plan, problems + wrong + lacking

@@ -37,10 +37,9 @@ PIXELS_AT_ONCE = 2**24
 
 @dataclass(frozen=True)
 class ComputeSettings:
-    """Device and precision as `common.cli` names them, pictures at once, threads that read; 0: one per core."""
+    """Device as `common.cli` names it, pictures at once, threads that read; 0: one per core."""
 
     device: str = 'auto'
-    precision: str = 'auto'
     batch_size: int = 1
     num_workers: int | None = None
 
@@ -82,7 +81,7 @@ def _network_rows(
     refiner = {} if chosen.refiner is None else vars(chosen.refiner)
     device = choose_device(compute.device)
     matting = Matting.from_checkpoint(
-        network.path, chosen.model_type, chosen.backbone, device=device, precision=compute.precision, **refiner
+        network.path, chosen.model_type, chosen.backbone, device=device, precision=network.precision, **refiner
     )
     precision = str(matting.dtype).removeprefix('torch.')
     settings = {**plan.settings, **network.about, 'device': str(matting.device), 'precision': precision}

@@ -15,7 +15,7 @@ import os
 import platform
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -53,6 +53,8 @@ class Speed:
     peak_mib: float | None
     runs: int  # that were timed
     warm_ups: int  # runs that came before
+    alpha_mean: float | None = None  # difference from `reference`, 0..1, on average and at most; None without one
+    alpha_max: float | None = None
 
 
 def measure(
@@ -61,6 +63,7 @@ def measure(
     images: tuple[np.ndarray, np.ndarray] | None = None,
     repeats: int = 30,
     seconds: float = math.inf,
+    reference: Tensor | None = None,
 ) -> Speed:
     """Warm up until the times settle, then time single runs, each until the device is done.
 
@@ -70,6 +73,7 @@ def measure(
         images: picture and plate, uint8 RGB (H, W, 3) of the row's size, for the whole batch; noise if left out.
         repeats: runs to time.
         seconds: begin no more runs once these have passed since the first.
+        reference: alpha to compare with, see `float32_alpha`.
     """
     if row.compiled:
         torch.compiler.reset()  # or it makes the sides of a second size variable, and gives up after eight
@@ -90,7 +94,20 @@ def measure(
         times.append(run())
     p10, median, p90 = (1000 * float(x) for x in np.percentile(times, [10, 50, 90]))
     fps = 1000 * row.batch_size / median
-    return Speed(median, p10, p90, fps, gmac, peak_mib(device), len(times), warm_ups)
+    peak = peak_mib(device)
+    apart = () if reference is None else _difference(matting.predict(src, bgr)['pha'], reference)
+    return Speed(median, p10, p90, fps, gmac, peak, len(times), warm_ups, *apart)
+
+
+def float32_alpha(row: SpeedRow, images: tuple[np.ndarray, np.ndarray]) -> Tensor:
+    """Return the alpha of the row's weights in float32 on the CPU, (1, 1, H, W) in 0..1."""
+    matting = backends.load_matting(row.checkpoint, row.network, 'pytorch', torch.device('cpu'), 'float32')
+    return matting.predict(*_inputs(replace(row, batch_size=1), matting, images))['pha']
+
+
+def _difference(pha: Tensor, reference: Tensor) -> tuple[float, float]:
+    apart = (pha[:1].float().cpu() - reference).abs()
+    return float(apart.mean()), float(apart.max())
 
 
 def count_gmac(network: nn.Module, src: Tensor, bgr: Tensor) -> float:

@@ -18,6 +18,7 @@ from support.inference_case import Case, photo, read, room, with_record
 from support.pictures import save
 from support.testset_case import make_sources
 
+import evaluate
 import inference_images
 import make_testset
 from common.network import RefinerSettings
@@ -55,6 +56,15 @@ def test_a_network_has_the_figures_of_the_files_that_inference_writes(
     assert rows[0].metrics == ['sad', 'mse', 'grad', 'conn', 'fg_mse', 'mad']
     assert rows[0].figures != rows[1].figures
     assert all(value > 0 for row in rows for found in row.figures.values() for value in found.values())
+
+
+def test_each_network_has_a_row_in_each_precision(testset: Path, case: Case) -> None:
+    checkpoints = [str(case.checkpoints[name]) for name in ('mattingbase', 'mattingrefine')]
+    flags = ['--checkpoint', *checkpoints, '--testset', str(testset), '--precision', 'float32', 'bfloat16', 'float32']
+    networks = evaluate.prepared(evaluate.parse(flags)).networks
+    assert [network.precision for network in networks.values()] == ['float32', 'bfloat16'] * 2
+    assert [name.rpartition(' ')[2] for name in networks] == ['(float32)', '(bfloat16)'] * 2
+    assert [str(network.path) for network in networks.values()] == [path for path in checkpoints for _ in range(2)]
 
 
 def test_by_default_a_checkpoint_has_the_figures_of_the_files_that_inference_writes_from_it(

@@ -64,6 +64,20 @@ def test_a_sweep_prints_its_rows_and_writes_them(tmp_path: Path, capsys: pytest.
     assert report['rows'][0]['gmac'] == report['rows'][1]['gmac'] < report['rows'][2]['gmac']
 
 
+def test_what_a_precision_costs_your_weights_on_your_picture(
+    tmp_path: Path, checkpoints: dict[str, Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    src, bgr = save(tmp_path / 'src.png', room(1, 96, 64)), save(tmp_path / 'bgr.png', room(0, 96, 64))
+    flags = ['--images-src', src, '--images-bgr', bgr, '--model-checkpoint', checkpoints['mattingrefine']]
+    assert run(*flags, '--precision', 'bfloat16', 'float32', '--json', tmp_path / 'speed.json') == 0
+    text = capsys.readouterr().out
+    assert 'alpha mean alpha max' in text
+    half, full = json.loads((tmp_path / 'speed.json').read_text())['rows']
+    assert (full['alpha_mean'], full['alpha_max']) == (0, 0)
+    assert 0 < half['alpha_mean'] < half['alpha_max'] <= 1
+    assert rows(text)[0][-2:] == [f'{half["alpha_mean"]:.1e}', f'{half["alpha_max"]:.1e}']
+
+
 def test_your_weights_on_your_picture(
     tmp_path: Path, checkpoints: dict[str, Path], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
