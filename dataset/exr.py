@@ -74,13 +74,13 @@ def to_linear(values: np.ndarray) -> np.ndarray:
 
 
 def beyond_bytes(path: Path) -> np.ndarray:
-    """Return what 8 bits lose of a file's colour, with the transfer of sRGB, white being 1: float32 (H, W, 1 or 3).
+    """Return what 8 bits lose of a file's colour, with the transfer of sRGB, white being 1: float32 (H, W, 3).
 
     It is half a level at most where the colour is in 0..1.
     """
     with path.open('rb') as file:
         colour = _read(file)[0]
-    return to_srgb(colour) - _in_bytes(colour) / np.float32(255)
+    return np.repeat(to_srgb(colour) - _in_bytes(colour) / np.float32(255), 3 // colour.shape[2], axis=2)
 
 
 def encoded(picture: np.ndarray, beyond: np.ndarray | None = None) -> bytes:
@@ -93,7 +93,10 @@ def encoded(picture: np.ndarray, beyond: np.ndarray | None = None) -> bytes:
     """
     values = picture / np.float32(255)
     if picture.ndim == 3:
-        colour = to_linear((values[..., :3] + (0 if beyond is None else beyond)).clip(0))
+        if beyond is None:  # 256 values to compute, not as many as there are pixels
+            colour = to_linear(np.arange(256, dtype=np.float32) / 255)[picture[..., :3]]
+        else:
+            colour = to_linear((values[..., :3] + beyond).clip(0))
         values[..., :3] = colour * values[..., 3:] if values.shape[2] == 4 else colour
     names = {2: 'Y'}.get(values.ndim) or 'RGBA'[: values.shape[2]]
     header = {'compression': OpenEXR.ZIP_COMPRESSION, 'type': OpenEXR.scanlineimage}

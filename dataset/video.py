@@ -91,12 +91,11 @@ class _InterlacedCapture:
 
         headers = cv2.VideoCapture(str(path))
         self.get, self.set, self.isOpened = headers.get, headers.set, headers.isOpened
-        self.getBackendName = headers.getBackendName
+        self.getBackendName, self._close_headers = headers.getBackendName, headers.release
         self._errors = (StopIteration, av.FFmpegError)
         self._container = av.open(str(path.absolute()), metadata_errors='replace')
-        stream = self._container.streams.video[0]
-        frames = self._container.decode(stream)
-        self._frames = deinterlaced(frames, stream, path) if deinterlace else frames
+        frames = _decoded(self._container)
+        self._frames = deinterlaced(frames, self._container.streams.video[0], path) if deinterlace else frames
 
     def read(self) -> tuple[bool, Any]:
         """Return whether there is one more frame, and it, upright, uint8 BGR (H, W, 3)."""
@@ -111,7 +110,18 @@ class _InterlacedCapture:
 
     def release(self) -> None:
         """Close the file."""
+        self._close_headers()
         self._container.close()
+
+
+def _decoded(container: av.container.InputContainer) -> Iterator[av.VideoFrame]:
+    """Yield the frames of a file's first video stream, going past packets that cannot be decoded."""
+    import av
+
+    with suppress(av.FFmpegError):  # a damaged container ends the stream
+        for packet in container.demux(video=0):
+            with suppress(av.FFmpegError):
+                yield from packet.decode()
 
 
 def open_capture(path: Path, deinterlace: bool = True) -> tuple[cv2.VideoCapture | _InterlacedCapture, bool]:
@@ -127,7 +137,7 @@ def open_capture(path: Path, deinterlace: bool = True) -> tuple[cv2.VideoCapture
 
         with suppress(IndexError, StopIteration, av.FFmpegError, ValueError):
             with av.open(str(path.absolute()), metadata_errors='replace') as container:
-                first = next(container.decode(video=0))
+                first = next(_decoded(container))
                 interlaced = first.interlaced_frame or _container_order(container.streams.video[0])
             if interlaced:
                 return _InterlacedCapture(path, deinterlace), True

@@ -10,6 +10,7 @@ import pytest
 from support.videos import INTERLACED, edges, interlaced, write_video
 
 from dataset import VideoDataset, ZipDataset
+from dataset.video import open_capture
 from inference.webcam.camera import Camera
 
 FRAMES = 12
@@ -149,6 +150,21 @@ def test_interlaced_frames_are_whole_or_as_they_are_but_never_garbled(tmp_path, 
     with Camera(str(path), (0, 0), every=True) as camera:
         seen = [edges(camera.latest(5).picture) for _ in range(FRAMES)]
     assert seen == [{8 * index % 72 + 4} for index in range(FRAMES)]
+
+
+def test_an_interlaced_file_goes_on_after_a_damaged_frame(tmp_path):
+    path = write_video(tmp_path / 'a.mov', interlaced(FRAMES), field_order=2, **UNMARKED)
+    data, mark = path.read_bytes(), b'IHDR'
+    at = [i for i in range(len(data)) if data.startswith(mark, i)][5]
+    path.write_bytes(data[:at] + b'lost' + data[at + len(mark) :])
+    capture, whole = open_capture(path)
+    seen = []
+    while (read := capture.read())[0]:
+        seen.append(min(edges(read[1])))
+    assert whole
+    assert seen == [8 * index % 72 + 4 for index in range(FRAMES) if index != 5]
+    capture.release()
+    assert not capture.isOpened()
 
 
 def test_files_that_are_no_video(tmp_path):

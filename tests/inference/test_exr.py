@@ -76,6 +76,15 @@ def test_the_foreground_keeps_what_8_bits_lose_of_the_source(tmp_path: Path) -> 
 
 
 @needs_exr
+def test_a_grey_source_of_another_size_goes_through(tmp_path: Path) -> None:
+    src = save_exr(tmp_path / 'src.exr', {'Y': np.full((4, 6), 2, np.float16)})
+    writer = PictureWriter(tmp_path, dict.fromkeys(('com', 'fgr'), 'exr'))
+    writer.write('a', Matte(np.full((8, 12), 255, np.uint8), np.full((8, 12, 3), 255, np.uint8)), src)
+    for kind in ('com', 'fgr'):
+        assert [np.unique(load_exr(writer.path(kind, 'a'))[band]).tolist() for band in 'RGB'] == [[2]] * 3
+
+
+@needs_exr
 def test_an_exr_that_was_cut_is_not_whole(tmp_path: Path) -> None:
     writer = PictureWriter(tmp_path, {'pha': 'exr', 'fgr': 'exr'})
     for kind, picture in (('pha', room(0)[..., 0]), ('fgr', room(0, 100, 50)), ('fgr', room(0, 16, 16))):
