@@ -67,12 +67,12 @@ class OnnxNetwork(nn.Module):
             src, bgr = (F.pad(x, pad, mode='replicate') for x in (src, bgr))
         pictures = {name: x.to('cpu', self.dtype).contiguous().numpy() for name, x in (('src', src), ('bgr', bgr))}
         session, step = self._session(), int(self.about.get('batch', len(src)))
-        parts = [
-            session.run(self.outputs, {name: x[i : i + step] for name, x in pictures.items()})
-            for i in range(0, len(src), step)
-        ]
+        parts = []
+        for i in range(0, len(src), step):
+            places = np.arange(i, i + step).clip(max=len(src) - 1)  # the last part is filled with the last picture
+            parts.append(session.run(self.outputs, {name: x[places] for name, x in pictures.items()}))
         results = (torch.from_numpy(np.concatenate(x)) if len(x) > 1 else torch.from_numpy(x[0]) for x in zip(*parts))
-        found = {name: x.to(self.device) for name, x in zip(self.outputs, results)}
+        found = {name: x[: len(src)].to(self.device) for name, x in zip(self.outputs, results)}
         for name in ('pha', 'fgr'):
             found[name] = found[name][..., :height, :width]
         return tuple(map(found.get, OUTPUTS[self.about['model_type']]))

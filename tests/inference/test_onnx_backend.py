@@ -115,6 +115,13 @@ def test_a_file_of_a_fixed_size_takes_pictures_of_that_size_one_by_one(exported:
         matting.model(src[..., :48], bgr[..., :48])
 
 
+def test_a_file_of_a_fixed_batch_takes_what_is_left_over(exported: Path, tmp_path: Path) -> None:
+    path = without_metadata(exported, tmp_path / 'fixed.onnx', batch=2, height=64, width=96)
+    shots = torch.rand(3, 3, 64, 96)
+    matting = onnx_network.OnnxNetwork(path, torch.device('cpu'))
+    assert torch.equal(matting(shots, shots / 2)[0], torch.cat([matting(x, x / 2)[0] for x in shots.split(1)]))
+
+
 def difference(src: np.ndarray, bgr: np.ndarray) -> np.ndarray:
     """The alpha of `exported`."""
     return np.abs(src.astype(int) - bgr).mean(2)
