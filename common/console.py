@@ -5,13 +5,18 @@ from __future__ import annotations
 import json
 import math
 import sys
+import threading
 import time
+import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, TypeVar
 
 T = TypeVar('T')
 
 PLAIN_LINE_SECONDS = 10.0
+# By a checksum of its key: whether `say_once` has said a line. Processes can share bytes, not a set.
+_said: Any = bytearray(2**16)
+_saying: Any = threading.Lock()
 
 
 def progress(
@@ -57,6 +62,31 @@ def say(text: str, to_stdout: bool = False) -> None:
 
     stream = sys.stdout if to_stdout else sys.stderr
     tqdm.write(printable(text, stream), file=stream)
+
+
+def say_once(key: object, text: str) -> None:
+    """Print a line like `say`, but once for each key, whatever thread or worker comes first; see `share_said`."""
+    index = zlib.crc32(repr(key).encode()) % len(_said)
+    with _saying:
+        said, _said[index] = _said[index], 1
+    if not said:
+        say(text)
+
+
+def shared_said() -> tuple[Any, Any]:
+    """Return what has been said once, from now on in memory that a process can share which `multiprocessing` starts."""
+    import multiprocessing
+
+    global _said, _saying
+    if isinstance(_said, bytearray):
+        _said, _saying = multiprocessing.RawArray('B', _said), multiprocessing.Lock()
+    return _said, _saying
+
+
+def share_said(said: tuple[Any, Any]) -> None:
+    """Say once in common with the process whose `shared_said` this is."""
+    global _said, _saying
+    _said, _saying = said
 
 
 def printable(text: str, stream: Any) -> str:

@@ -28,6 +28,7 @@ UNSUPPORTED = (errno.EINVAL, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP)
 IMAGE_SUFFIXES = ('.jpg', '.jpeg', '.png', '.webp', '.tif', '.tiff', '.heic', '.heif', '.avif', '.exr')
 IMAGES = f'{", ".join(suffix[1:] for suffix in IMAGE_SUFFIXES[:-1])} or {IMAGE_SUFFIXES[-1][1:]}'
 LOSSLESS_SUFFIXES = ('.png', '.tif', '.tiff', '.exr')
+EXR_MAGIC = b'v/1\x01'  # how a file of OpenEXR begins
 VIDEO_SUFFIXES = ('.mp4', '.mov', '.mkv', '.webm', '.avi', '.m4v', '.mpg', '.mpeg', '.mts', '.wmv')
 
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import functools
 import io
-import multiprocessing
 import os
 import struct
 from pathlib import Path
@@ -19,9 +18,9 @@ import numpy as np
 import OpenEXR
 from PIL import Image, ImageFile
 
-from common.console import say
+from common.console import say_once
+from common.files import EXR_MAGIC
 
-MAGIC = b'v/1\x01'
 LARGEST = float(np.finfo(np.float16).max)
 
 
@@ -29,7 +28,7 @@ class ExrImageFile(ImageFile.ImageFile):
     """An EXR file as a Pillow picture of 8 bits."""
 
     format = 'EXR'
-    _linear = _noted = False
+    _linear = False
 
     def _open(self) -> None:
         file = OpenEXR.File(self.fp, header_only=True)
@@ -50,17 +49,16 @@ class ExrImageFile(ImageFile.ImageFile):
             assert self.fp is not None
             self.fp.seek(0)
             colour, alpha = _read(self.fp)  # type: ignore[arg-type]
-            main = multiprocessing.parent_process() is None  # workers of a data loader would say it once each
-            if main and not (self._linear or ExrImageFile._noted) and (colour > 1).any():
-                ExrImageFile._noted = True
-                say(f'note: {os.fsdecode(self.filename)}: values above 1 count as 1; other such pictures are not named')
+            if not self._linear and (colour > 1).any():
+                name = os.fsdecode(self.filename)
+                say_once('EXR', f'note: {name}: values above 1 count as 1; other such pictures are not named')
             bands = [_in_bytes(colour, self._linear), _in_bytes(alpha, linear=True)][: 1 + self.mode.endswith('A')]
             pixels = np.concatenate(bands, axis=2)
             self.im = Image.fromarray(pixels[..., 0] if self.mode == 'L' else pixels, self.mode).im
         return super().load()
 
 
-Image.register_open(ExrImageFile.format, ExrImageFile, lambda head: head.startswith(MAGIC))
+Image.register_open(ExrImageFile.format, ExrImageFile, lambda head: head.startswith(EXR_MAGIC))
 
 
 def to_srgb(linear: np.ndarray) -> np.ndarray:
@@ -107,7 +105,7 @@ def encoded(picture: np.ndarray, beyond: np.ndarray | None = None) -> bytes:
 
 def is_whole(path: Path) -> bool:
     """Return whether a file of `encoded` ends where the last of its chunks does, and not in zeros."""
-    data, at = path.read_bytes(), len(MAGIC) + 4
+    data, at = path.read_bytes(), len(EXR_MAGIC) + 4
     try:
         while data[at]:  # attributes of the header: name, type, size of the value, value
             at = data.index(0, data.index(0, at) + 1) + 1

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 import logging
 import os
@@ -16,7 +17,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, default_collate
 
-from common import signals
+from common import console, signals
 from common.devices import cores, keep_memory
 
 from .augmentation import Composite, Draws, compose_training, compose_validation
@@ -124,11 +125,14 @@ def _stack(pictures: Sequence[np.ndarray]) -> Tensor:
     return default_collate([torch.from_numpy(picture) for picture in pictures])
 
 
-def _start_worker(_: int) -> None:
+def _start_worker(said: Any, _: int) -> None:
     """Restrict a worker to one thread, and let it ignore the signals that ask the trainer to save.
+
+    It says once what the trainer, or another worker, has not `said`.
 
     Process groups get these signals as a whole, and the trainer, which goes on until the next step, ends its workers.
     """
+    console.share_said(said)
     keep_memory()  # clearing pages would take up to two fifths of a worker's time at 2048 pixels
     cv2.setNumThreads(0)
     torch.set_num_threads(1)
@@ -137,9 +141,10 @@ def _start_worker(_: int) -> None:
 
 
 def _loader(dataset: WarpedPairs, batches: Any, workers: int, pin: bool) -> DataLoader:
+    started = functools.partial(_start_worker, console.shared_said()) if workers else None
     return DataLoader(
         dataset, batch_sampler=batches, num_workers=workers, collate_fn=collate, pin_memory=pin,
-        worker_init_fn=_start_worker, prefetch_factor=2 if workers else None,
+        worker_init_fn=started, prefetch_factor=2 if workers else None,
     )  # fmt: skip
 
 

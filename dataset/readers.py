@@ -24,6 +24,7 @@ import cv2
 import numpy as np
 from PIL import ExifTags, Image, ImageFile, PngImagePlugin
 
+from common.files import EXR_MAGIC
 from common.installation import import_problem
 
 from .tags import Profile, Tags, converted, kept_exif, own_colours
@@ -200,7 +201,7 @@ def _opened(path: Path) -> ImageFile.ImageFile:
             import pillow_heif
 
             pillow_heif.register_heif_opener()
-        elif head[:4] == b'v/1\x01':
+        elif head[:4] == EXR_MAGIC:
             from . import exr  # noqa: F401
         elif head[:4] in (b'II*\0', b'MM\0*'):
             message = 'damaged, or a TIFF of a kind that is not read: save it as grey or RGB of 8 or 16 bits'

@@ -16,13 +16,13 @@ import cv2
 import numpy as np
 from PIL import ExifTags, Image, ImageCms
 
-from common.console import say
+from common.console import say_once
 
 Profile = bytes | None
 
 _GREY = ('1', 'L', 'LA', 'I', 'I;16', 'I;16B', 'I;16L', 'I;16N')
 _MOST_IN_JPEG = 65_000  # bytes of a profile that OpenCV can write
-# Of cICP: what films of today's and of older television are tagged with is shown as sRGB by everything.
+# Of cICP and nclx: what films of today's and of older television are tagged with is shown as sRGB by everything.
 _PRIMARIES, _TRANSFERS = (1, 2, 5, 6, 7), (1, 2, 6, 13, 14, 15)
 _SRGB_CHROMATICITY = (0.3127, 0.329, 0.64, 0.33, 0.3, 0.6, 0.15, 0.06)
 
@@ -36,7 +36,15 @@ _KEPT_DETAILS = [
     )
 ]  # fmt: skip
 
-_told: dict[tuple[object, str], object] = {}
+
+class _Text(str):
+    """A text of EXIF. Pillow reads Latin-1, whatever it is, but writes '?' for what is not in ASCII."""
+
+    __slots__ = ()
+
+    def encode(self, encoding: str = '', errors: str = '') -> bytes:
+        del encoding, errors
+        return super().encode('latin-1')
 
 
 @dataclass(frozen=True)
@@ -108,7 +116,8 @@ def kept_exif(image: Image.Image) -> bytes:
 
 
 def _chosen(found: Mapping[int, Any], tags: list[ExifTags.Base]) -> dict[int, Any]:
-    return {int(tag): found[tag] for tag in tags if tag in found and len(str(found[tag])) < 1000}
+    held = {int(tag): found[tag] for tag in tags if tag in found and len(str(found[tag])) < 1000}
+    return {tag: _Text(value) if isinstance(value, str) else value for tag, value in held.items()}
 
 
 def _applied(transform: ImageCms.ImageCmsTransform | None, image: Image.Image) -> np.ndarray:
@@ -156,15 +165,16 @@ def _serves(profile: bytes) -> bool:
 
 
 def _unlike_srgb(info: Mapping[Any, Any]) -> str:
-    """Return the chunk of a PNG without a profile that tells of other colours than sRGB; '' if there is none.
+    """Return what tells of other colours than sRGB in a file without a profile, as a PNG's chunk; '' if nothing does.
 
     A gamma of 1.7 to 2.5 is what programs write by habit: FFmpeg 1.96 for every film.
     """
     if 'srgb' in info:
         return ''
-    if 'cicp' in info:
-        fine = all(code in known for code, known in zip(info['cicp'], (_PRIMARIES, _TRANSFERS)))
-        return '' if fine else 'cICP chunk'
+    heif = info.get('nclx_profile')
+    if codes := (heif['color_primaries'], heif['transfer_characteristics']) if heif else info.get('cicp'):
+        fine = all(code in known for code, known in zip(codes, (_PRIMARIES, _TRANSFERS)))
+        return '' if fine else 'nclx box' if heif else 'cICP chunk'
     if not 1 / 2.5 <= info.get('gamma', 1 / 2.2) <= 1 / 1.7:
         return 'gAMA chunk'
     chromaticity = info.get('chromaticity', _SRGB_CHROMATICITY)
@@ -172,7 +182,4 @@ def _unlike_srgb(info: Mapping[Any, Any]) -> str:
 
 
 def _tell(name: object, key: object, text: str) -> None:
-    """Say a line, once for each profile of a process, from whatever thread."""
-    mine = object()
-    if _told.setdefault((key, text), mine) is mine:
-        say(f'warning: {name}: {text}: taken as sRGB; said once of all pictures like it')
+    say_once((key, text), f'warning: {name}: {text}: taken as sRGB; said once of all pictures like it')

@@ -13,7 +13,7 @@ import cv2
 import numpy as np
 from PIL import Image
 
-from common.console import say
+from common.console import say_once
 from common.files import is_text, kind_of
 
 if TYPE_CHECKING:
@@ -24,7 +24,6 @@ FIELD_ORDERS = {2: 'tff', 3: 'bff', 4: 'tff', 5: 'bff'}  # the earlier field, by
 # Codecs that mark every frame as interlaced or not; of others the container's mark counts, for all frames.
 MARKING = {'dnxhd', 'dvvideo', 'ffv1', 'h264', 'hevc', 'mpeg1video', 'mpeg2video', 'mpeg4', 'prores', 'vc1', 'wmv3'}
 MADE_WHOLE = "FFmpeg's bwdif makes whole frames of it (inference_video.py --no-deinterlace leaves it)"
-_told: set[Path | str] = set()
 
 
 def deinterlaced(frames: Iterable[av.VideoFrame], stream: VideoStream, path: Path | str) -> Iterator[av.VideoFrame]:
@@ -39,9 +38,7 @@ def deinterlaced(frames: Iterable[av.VideoFrame], stream: VideoStream, path: Pat
         for frame in alike:
             if bwdif is None and (frame.interlaced_frame or order):
                 bwdif = _Bwdif(frame, order)
-                if path not in _told:
-                    say(f'{path}: is interlaced: {MADE_WHOLE}')
-                    _told.add(path)
+                say_once(str(path), f'{path}: is interlaced: {MADE_WHOLE}')
             if bwdif is None:
                 yield frame
             else:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import cv2
 import numpy as np
 
-from common.files import write_atomic
+from common.files import EXR_MAGIC, write_atomic
 from common.path_checks import not_empty_problems, output_folder_problems
 from dataset.tags import NO_TAGS, Tags, converted
 from inference.compositing import fitted
@@ -119,7 +119,7 @@ def is_whole(path: Path) -> bool:
             tail = file.read()
     except OSError:
         return False
-    if head[:4] == b'v/1\x01':
+    if head[:4] == EXR_MAGIC:
         from dataset import exr
 
         return exr.is_whole(path)

@@ -13,6 +13,7 @@ from support.pictures import save, smooth
 from support.png_files import with_chunks
 from support.profiles import P3, SRGB, grey_profile, made, rgb_profile, table_profile
 
+from common import console
 from dataset import ImagesDataset, tags
 from dataset.readers import read_alpha, read_rgb, read_tagged
 from dataset.sources import BackgroundFiles, MatteFiles
@@ -25,7 +26,7 @@ IN_P3 = np.array([[[185, 71, 50], [89, 158, 97], [128, 128, 128], [38, 30, 134]]
 
 @pytest.fixture(autouse=True)
 def _nothing_told(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(tags, '_told', {})
+    monkeypatch.setattr(console, '_said', bytearray(2**16))
 
 
 def warned(capsys: pytest.CaptureFixture[str]) -> list[str]:
@@ -179,6 +180,20 @@ def test_exif_that_is_worth_keeping(tmp_path: Path) -> None:
     assert kept.get_ifd(0x8769) == {0x9003: '2024:05:06 07:08:08', 0x920A: 35.0}
     assert not kept.get_ifd(0x8825)  # where it was taken
     assert read_tagged(save(tmp_path / 'b.jpg', pixels, exif=b'Exif\0\0MM junk'))[1] == tags.NO_TAGS
+
+
+@pytest.mark.parametrize('encoding', ['latin-1', 'utf-8'])
+def test_names_keep_their_letters(tmp_path: Path, encoding: str) -> None:
+    texts = [text.encode(encoding) for text in ('Zoë Müller', '© 2024 Zoë', 'Objektiv für Köpfe')]
+    fillers = [str(i) * len(text) for i, text in enumerate(texts)]
+    exif = Image.Exif()
+    exif.update({0x013B: fillers[0], 0x8298: fillers[1]})
+    exif.get_ifd(0x8769).update({0xA434: fillers[2]})
+    content = exif.tobytes()
+    for text, filler in zip(texts, fillers):
+        content = content.replace(filler.encode(), text)
+    _, found = read_tagged(save(tmp_path / 'a.jpg', smooth(8, 8), exif=content))
+    assert [text + b'\0' in found.exif for text in texts] == [True] * 3
 
 
 def test_p3_is_as_it_is_defined() -> None:

@@ -13,6 +13,7 @@ from support.exr_files import OPENEXR, save_exr
 from support.pictures import noise, save, smooth
 
 import dataset
+from common import console
 from dataset import ImagesDataset, VideoDataset
 from dataset.checks import check_files
 from dataset.paths import DataPaths, find_images
@@ -105,6 +106,17 @@ def test_a_thumbnail_in_a_heic_is_not_its_picture(tmp_path, heif):
     np.testing.assert_array_equal(
         read_rgb(tmp_path / 'a.heic', least), read_rgb(save(tmp_path / 'a.png', smooth(128, 192)), least)
     )
+
+
+def test_a_heic_of_pq_is_told_of(tmp_path, heif, monkeypatch, capsys):
+    monkeypatch.setattr(console, '_said', bytearray(2**16))
+    for name, codes in (('sdr', (1, 13)), ('pq', (9, 16)), ('p3', (12, 13))):
+        codes = dict(zip(('color_primaries', 'transfer_characteristics'), codes))
+        path = tmp_path / f'{name}.heic'
+        heif.from_pillow(Image.fromarray(smooth(16, 16))).save(path, matrix_coefficients=6, full_range_flag=1, **codes)
+        read_rgb(path)
+        told = 'its nclx box is of other colours than sRGB' in capsys.readouterr().err
+        assert told == (name == 'pq')  # once of all
 
 
 def test_a_heic_that_was_cut_is_refused(tmp_path, heif):
@@ -230,9 +242,7 @@ def test_a_damaged_exr_is_refused(tmp_path):
 
 @needs_exr
 def test_values_above_1_are_said_once(tmp_path, monkeypatch, capsys):
-    from dataset.exr import ExrImageFile
-
-    monkeypatch.setattr(ExrImageFile, '_noted', False)
+    monkeypatch.setattr(console, '_said', bytearray(2**16))
     paths = [save_exr(tmp_path / f'{i}.exr', {'Y': np.array([[i]], np.float16)}) for i in (1, 2, 3)]
     for path in paths:
         read_alpha(path)

@@ -1,6 +1,8 @@
 """Which samples a step sees, and that every draw follows from its key."""
 
 import re
+import threading
+from dataclasses import replace
 from pathlib import Path
 
 import cv2
@@ -10,6 +12,8 @@ import pytest
 import torch
 from torch.utils.data import DataLoader
 
+from common import console
+from common.console import say_once
 from dataset.augmentation import Draws, _affine, _move, _turn_hue, compose_training
 from dataset.geometry import Affine, AffineRange, draw_affine, warp
 from dataset.loaders import TrainingBatches, ValidationBatches, WarpedPairs, collate
@@ -202,6 +206,28 @@ def test_a_sample_looks_the_same_in_any_batch_rank_or_worker(compositions):
             for name in ('src', 'bgr', 'fgr', 'pha'):
                 together = getattr(whole[step], name)[3 * rank : 3 * rank + 3]
                 torch.testing.assert_close(getattr(part, name), together, atol=1e-6, rtol=0)
+
+
+class Telling(SyntheticMattes):
+    def read(self, index, min_size=None):
+        say_once('kind', f'note: {index % 2}')
+        say_once(index % 2, f'note: {index % 2}')
+        return super().read(index, min_size)
+
+
+@pytest.mark.parametrize('workers', [0, 2])
+def test_what_is_said_once_is_said_once_by_all_workers(compositions, workers, capfd, monkeypatch):
+    monkeypatch.setattr(console, '_said', bytearray(2**16))
+    say_once('kind', 'first')
+    for _ in range(2):
+        batches(replace(compositions, mattes=Telling(12)), workers=workers)
+    assert sorted(capfd.readouterr().err.splitlines()) == ['first', 'note: 0', 'note: 1']
+    said = console.shared_said()
+    monkeypatch.setattr(console, '_said', bytearray(2**16))
+    monkeypatch.setattr(console, '_saying', threading.Lock())
+    console.share_said(said)  # as a worker does that does not inherit it
+    say_once('kind', 'second')
+    assert capfd.readouterr().err == ''
 
 
 def is_shared(items):
