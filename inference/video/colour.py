@@ -16,11 +16,18 @@ import av
 import cv2
 import numpy as np
 from av.sidedata.sidedata import Type
-from av.video.reformatter import ColorRange, Interpolation
+from av.video.reformatter import ColorRange, Interpolation, VideoReformatter
 
-# Matrices by FFmpeg's numbers.
+# By FFmpeg's numbers.
 BT709, UNSPECIFIED, BT601 = 1, 2, 5
-MATRICES = {1: 1, 4: 4, 5: 5, 6: 5, 7: 7, 9: 9}  # by the numbers that the converter knows: 5 and 6 are both BT.601
+CONVERTER_MATRICES = {
+    1: 1,
+    4: 4,
+    5: 5,
+    6: 5,
+    7: 7,
+    9: 9,
+}  # by the numbers that the converter knows: 5 and 6 are both BT.601
 HDR = {16: 'PQ', 18: 'HLG'}  # transfers of high dynamic range
 LEAST_HD_SIDE = 720  # pixels, from which on players take what is not labelled for BT.709
 
@@ -52,7 +59,7 @@ class Colour:
         bits, light = frame.format.components[0].bits, _light(frame)
         if frame.format.is_rgb:
             return cls(primaries=int(frame.color_primaries), transfer=int(frame.color_trc), bits=bits, light=light)
-        if assumed := matrix not in MATRICES:
+        if assumed := matrix not in CONVERTER_MATRICES:
             matrix = BT709 if min(frame.width, frame.height) >= LEAST_HD_SIDE else BT601
         full = frame.color_range == ColorRange.JPEG or frame.format.name.startswith('yuvj')
         return cls(matrix, full, int(frame.color_primaries), int(frame.color_trc), bits, light, assumed)
@@ -72,18 +79,28 @@ def _light(frame: av.VideoFrame) -> bytes:
             Fraction(*pair) if pair[1] else Fraction(0) for pair in zip(numbers[:20:2], numbers[1:20:2])
         )
         if all(numbers[20:]):  # both colours and light are there
-            placed = [round(place * 50_000) for place in (*places[2:6], *places[:2], *places[6:])]
-            boxes += struct.pack('>I4s8H2I', 32, b'mdcv', *placed, round(most * 10_000), round(least * 10_000))
+            placed = [_held(place * 50_000, 16) for place in (*places[2:6], *places[:2], *places[6:])]
+            levels = (_held(level * 10_000, 32) for level in (most, least))
+            boxes += struct.pack('>I4s8H2I', 32, b'mdcv', *placed, *levels)
     if side := found.get(Type.CONTENT_LIGHT_LEVEL):
-        boxes += struct.pack('>I4s2H', 12, b'clli', *struct.unpack('2I', bytes(side)[:8]))
+        boxes += struct.pack(
+            '>I4s2H', 12, b'clli', *(_held(level, 16) for level in struct.unpack('2I', bytes(side)[:8]))
+        )
     return boxes
+
+
+def _held(value: Fraction | int, bits: int) -> int:
+    """Round to what so many bits can hold."""
+    return min(max(round(value), 0), 2**bits - 1)
 
 
 def to_rgb(frame: av.VideoFrame, colour: Colour, pixel_format: str = 'rgb24') -> np.ndarray:
     """Convert a decoded frame to uint8 RGB (H, W, 3), or uint16 by 'rgb48le', as it lies in the file, not rotated."""
-    matrix = MATRICES[colour.matrix]
+    matrix = CONVERTER_MATRICES[colour.matrix]
     ranges = {'src_color_range': colour.range, 'dst_color_range': ColorRange.JPEG}
-    return frame.reformat(format=pixel_format, src_colorspace=matrix, **ranges, **EXACT).to_ndarray()
+    # A converter of its own: the one that a frame keeps fails where several threads convert the frame, as a held plate.
+    converted = VideoReformatter().reformat(frame, format=pixel_format, src_colorspace=matrix, **ranges, **EXACT)
+    return converted.to_ndarray()
 
 
 def to_frame(pixels: np.ndarray, pixel_format: str, colour: Colour) -> av.VideoFrame:
@@ -97,7 +114,7 @@ def to_frame(pixels: np.ndarray, pixel_format: str, colour: Colour) -> av.VideoF
         pixels = cv2.cvtColor(pixels, cv2.COLOR_GRAY2RGB)
     formats = ('rgb24', 'rgba') if pixels.dtype == np.uint8 else ('rgb48le', 'rgba64le')
     frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(pixels), format=formats[pixels.shape[2] - 3])
-    matrix = MATRICES[colour.matrix]
+    matrix = CONVERTER_MATRICES[colour.matrix]
     ranges = {'src_color_range': ColorRange.JPEG, 'dst_color_range': colour.range}
     converted = frame.reformat(format=pixel_format, dst_colorspace=matrix, **ranges, **EXACT)
     converted.colorspace, converted.color_range = colour.matrix, colour.range

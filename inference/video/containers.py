@@ -20,13 +20,15 @@ RECORDED = (*DATED, 'location', *CAMERA)
 # FFmpeg's names of what holds films. Others that it opens hold a still, of which it may decode one tile, or linear
 # light as if it were none; or text.
 FILMS = {
-    'apng', 'apv', 'asf', 'asf_o', 'av1', 'avi', 'cavsvideo', 'cine', 'dirac', 'dnxhd', 'dv', 'evc', 'flic', 'flv',
-    'gif', 'gxf', 'h261', 'h263', 'h264', 'hevc', 'ivf', 'kux', 'lxf', 'm4v', 'matroska,webm', 'mjpeg', 'mjpeg_2000',
-    'mlv', 'mov,mp4,m4a,3gp,3g2,mj2', 'mpeg', 'mpegts', 'mpegvideo', 'mxf', 'mxg', 'nsv', 'nut', 'nuv', 'obu', 'ogg',
-    'pva', 'r3d', 'rm', 'ser', 'swf', 'ty', 'vc1', 'vvc', 'wtv', 'yuv4mpegpipe',
+    'apng', 'apv', 'asf', 'asf_o', 'av1', 'avi', 'cavsvideo', 'cine', 'concat', 'dash', 'dirac', 'dnxhd', 'dv', 'evc',
+    'flic', 'flv', 'gif', 'gxf', 'h261', 'h263', 'h264', 'hevc', 'hls', 'ivf', 'kux', 'lxf', 'm4v', 'matroska,webm',
+    'mjpeg', 'mjpeg_2000', 'mlv', 'mov,mp4,m4a,3gp,3g2,mj2', 'mpeg', 'mpegts', 'mpegvideo', 'mpjpeg', 'mxf', 'mxg',
+    'nsv', 'nut', 'nuv', 'obu', 'ogg', 'pva', 'r3d', 'rm', 'rtp', 'rtsp', 'sap', 'sdp', 'ser', 'swf', 'ty', 'vc1',
+    'vvc', 'webm_dash_manifest', 'wtv', 'yuv4mpegpipe',
 }  # fmt: skip
 STILLS = ('hei', 'mif', 'avif')  # how the brands of HEIC and AVIF begin, which lie in a container of films
 PATIENCE = 30.0  # seconds without an answer, until a URL is given up
+RECONNECTING = {'reconnect': '1', 'reconnect_delay_max': '30'}  # servers drop whom they wait for, as for a slow GPU
 
 av.logging.set_level(av.logging.PANIC)  # FFmpeg's lines would tear the progress display; what matters is said in one
 
@@ -35,8 +37,11 @@ def open_container(path: Source, accelerator: HWAccel | None = None) -> InputCon
     """Open what FFmpeg reads; raise its errors."""
     if isinstance(path, Path):
         return av.open(str(path.absolute()), metadata_errors='replace', hwaccel=accelerator)
-    address = 'fd:' if path == STDIN else path  # from a file, unlike 'pipe:', it can seek
-    return av.open(address, metadata_errors='replace', hwaccel=accelerator, timeout=PATIENCE)
+    if path == STDIN:  # what writes it may take its time; from a file 'fd:', unlike 'pipe:', can seek
+        return av.open('fd:', metadata_errors='replace', hwaccel=accelerator)
+    return av.open(
+        path, metadata_errors='replace', hwaccel=accelerator, timeout=PATIENCE, container_options=RECONNECTING
+    )
 
 
 def reason_of(error: Exception) -> str:

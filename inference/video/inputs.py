@@ -53,10 +53,9 @@ class VideoInputs:
         self._held = 0  # frames for which a plate that is a video was over
         with ExitStack() as opening:
             matrix = MATRICES[settings.video_matrix] if settings.video_matrix else None
-            reading: dict[str, Any] = {'deinterlace': settings.deinterlace, 'matrix': matrix}
-            opened = partial(
-                open_video, rate=settings.frame_rate, nvdec='decode' in settings.nvidia_codecs, gpu=settings.gpu
-            )
+            film: dict[str, Any] = {'rate': settings.frame_rate, 'deinterlace': settings.deinterlace}
+            reading = {**film, 'matrix': matrix}
+            opened = partial(open_video, nvdec='decode' in settings.nvidia_codecs, gpu=settings.gpu)
             self.reader: VideoReader | PictureReader = opened(settings.video_src, **reading)
             opening.enter_context(self.reader)
             self.deep = settings.output_format == 'prores4444' and self.reader.colour.bits > 8
@@ -75,9 +74,7 @@ class VideoInputs:
                     with open_video(settings.video_bgr, **reading) as plates:
                         self._fit_matrices(plates)
                         reading['matrix'] = plates.colour.matrix
-                plate = read_plate(
-                    settings.video_bgr or settings.video_src, settings.video_bgr_time, settings.frame_rate, **reading
-                )
+                plate = read_plate(settings.video_bgr or settings.video_src, settings.video_bgr_time, **reading)
                 if settings.video_bgr and is_picture(settings.video_bgr):
                     fit_matrix(self.reader, plate)
                 self._check_plate(plate.shape[1::-1])
@@ -85,7 +82,7 @@ class VideoInputs:
             if settings.video_target_bgr and is_picture(settings.video_target_bgr):
                 self.target = covering(read_plate(settings.video_target_bgr), self.size)
             elif settings.video_target_bgr:
-                frames = repeated(settings.video_target_bgr, deinterlace=settings.deinterlace)
+                frames = repeated(settings.video_target_bgr, **film)
                 opening.callback(frames.close)
                 self._targets = itertools.chain([next(frames)], frames)  # a broken file is known now
             self._open = opening.pop_all()

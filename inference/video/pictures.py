@@ -14,7 +14,6 @@ from typing import Any
 import numpy as np
 
 from dataset.readers import read_rgb
-from inference.compositing import as_levels
 
 from .colour import Colour
 from .reader import Frame, VideoReader
@@ -32,11 +31,12 @@ class PictureFrame(Frame):
 
     def pixels(self, deep: bool = False) -> np.ndarray:
         """Read it, uint8 RGB (H, W, 3); raise a ValueError where it cannot be read or has another size."""
+        del deep  # whatever their bits, pictures are read in 8, and so is `PictureReader.colour`
         pixels = read_rgb(self.path)
         if pixels.shape[1::-1] != self.size:
             expected = '{}x{}'.format(*self.size)
             raise ValueError(f'{self.path}: is {pixels.shape[1]}x{pixels.shape[0]}, the first picture {expected}')
-        return as_levels(pixels, np.dtype(np.uint16)) if deep else pixels
+        return pixels
 
 
 class PictureReader:
@@ -67,7 +67,8 @@ class PictureReader:
         if count != len(times) and count != len(times) - 1:
             raise ValueError(f'{path}: {len(times)} times for {count} pictures; --frame-rate goes without it')
         if count > 1:
-            self.rate = ((count - 1) / (times[count - 1] - times[0])).limit_denominator(1001)
+            step = (times[count - 1] - times[0]) / (count - 1)
+            self.rate = (1 / step).limit_denominator(1001) if step < 1 else 1 / step.limit_denominator(1001)
         times = [*times, times[-1] + 1 / self.rate][: count + 1]
         units = math.lcm(*(time.denominator for time in times))
         units = units if units <= FINEST else FINEST

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Generator, Mapping
 from dataclasses import replace
-from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
@@ -25,11 +24,11 @@ PEEKED = 6  # frames of a film from which the first and the last one tell its ma
 BAND = 64  # rows of which the median is taken at once: all frames of a whole 4K picture would be sorted in 1.5 GB
 
 
-def read_plate(path: Source, seconds: float | None = None, rate: Fraction | None = None, **reading: Any) -> np.ndarray:
+def read_plate(path: Source, seconds: float | None = None, **reading: Any) -> np.ndarray:
     """Read the plate, uint8 RGB (H, W, 3), that a picture or a video holds.
 
     `seconds` takes the frame of a video that is shown at this time from its start; else it is the median of frames
-    spread over it. `rate` is that of pictures that are frames, and `reading` how a `VideoReader` reads.
+    spread over it. `reading` is how `open_video` reads.
 
     Raises:
         FileNotFoundError: there is no such file.
@@ -38,7 +37,7 @@ def read_plate(path: Source, seconds: float | None = None, rate: Fraction | None
     if isinstance(path, Path) and is_picture(path):
         return read_rgb(path)
     if seconds is not None:
-        return _frame_at(path, seconds, rate, reading).pixels()
+        return _frame_at(path, seconds, reading).pixels()
     with open_video(path, **reading) as reader:
         return _median([frame.pixels() for frame in _spread(reader)])
 
@@ -62,10 +61,10 @@ def fit_matrix(film: VideoReader | PictureReader, known: np.ndarray) -> None:
         film.colour = replace(film.colour, matrix=matrix, assumed=False)
 
 
-def _frame_at(path: Source, seconds: float, rate: Fraction | None, reading: Mapping[str, Any]) -> Frame:
+def _frame_at(path: Source, seconds: float, reading: Mapping[str, Any]) -> Frame:
     """Return the frame that is shown at a time."""
     for may_seek in (True, False):
-        with open_video(path, rate, **reading) as reader:
+        with open_video(path, **reading) as reader:
             sought = may_seek and reader.seek(seconds)
             shown = None
             for frame in reader:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import struct
+from argparse import Namespace
 from fractions import Fraction
 from pathlib import Path
 
@@ -10,6 +11,7 @@ import av
 import numpy as np
 import pytest
 import torch
+from av.sidedata.sidedata import Type
 from support.inference_case import save
 from support.videos import decoded
 
@@ -17,7 +19,7 @@ import inference_video
 from inference import Matting
 from inference.compositing import as_levels, composite
 from inference.options import Threads
-from inference.video.colour import Colour
+from inference.video.colour import Colour, _light
 from inference.video.inputs import VideoInputs
 from inference.video.job import matte_video
 from inference.video.outputs import losses, open_outputs
@@ -69,6 +71,17 @@ def planes(frame: av.VideoFrame) -> np.ndarray:
     shift = frame.format.components[0].bits - 10
     rows = [np.frombuffer(plane, np.uint16).reshape(SIDE, -1)[:, :SIDE] >> shift for plane in list(frame.planes)[:3]]
     return np.stack(rows).astype(int)
+
+
+def test_light_beyond_what_a_box_can_hold_is_the_most_it_can():
+    numbers = [2, 1] * 8 + [-1, 1, 500_000, 1, 1, 1]
+    data = {
+        Type.MASTERING_DISPLAY_METADATA: struct.pack('22i', *numbers),
+        Type.CONTENT_LIGHT_LEVEL: struct.pack('2I', 70_000, 400),
+    }
+    boxes = _light(Namespace(side_data=data))
+    assert boxes[8:32] == b'\xff' * 16 + struct.pack('>2I', 2**32 - 1, 0)
+    assert boxes[40:] == struct.pack('>2H', 65_535, 400)
 
 
 @pytest.mark.parametrize('transfer', [1, PQ])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import fields
+from fractions import Fraction
 from pathlib import Path
 
 import av.filter
@@ -14,6 +15,7 @@ from support.videos import INTERLACED, TICK, edges, interlaced, moving, write_vi
 from inference.video import colour
 from inference.video.colour import BT601, BT709
 from inference.video.inputs import VideoInputs
+from inference.video.outputs import _read_otherwise, _record
 from inference.video.reader import VideoReader
 from inference.video.settings import VideoSettings
 
@@ -77,15 +79,43 @@ def test_one_interlaced_frame_that_is_rotated(tmp_path):
     assert np.abs(pixels.astype(int) - moving(1)[0]).mean() < 6
 
 
-# Matrices
-
-
 def opened(src: Path, bgr: Path, **flags) -> VideoInputs:
     values = dict.fromkeys(field.name for field in fields(VideoSettings)) | {
         'video_src': src, 'video_bgr': bgr, 'video_bgr_mode': 'median', 'nvidia_codecs': (), 'device': 'cpu',
         'deinterlace': True,
     }  # fmt: skip
     return VideoInputs(VideoSettings.from_options(values | flags, {}))
+
+
+@pytest.mark.parametrize('mode', ['median', 'each', 'time'])
+def test_a_rate_stands_above_the_times_of_every_folder(tmp_path, mode):
+    for index, pixels in enumerate(moving(COUNT)):
+        save(tmp_path / f'frames/{index}.png', pixels)
+    (folder := tmp_path / 'frames').joinpath('timestamps.txt').write_text('of another film')
+    flags = {'frame_rate': Fraction(24), 'video_target_bgr': folder, 'video_bgr_mode': mode}
+    flags |= {'video_bgr_mode': 'median', 'video_bgr_time': 0.1} if mode == 'time' else {}
+    with opened(folder, folder, **flags) as inputs:
+        assert len([*inputs.read()]) == COUNT
+
+
+@pytest.mark.parametrize('name', ['progressive', 'the container alone, top', 'h264 top'])
+def test_pictures_of_film_that_is_read_otherwise_are_not_gone_on_with(tmp_path, name):
+    file, order, options = FIELDS.get(name, ('a.mkv', 0, {}))
+    film = write_video(tmp_path / file, interlaced(COUNT), field_order=order, **options)
+    plate = save(tmp_path / 'frames/plate.png', interlaced(1)[0])
+    older = _record({})  # there were no such flags
+
+    def record(src: Path, **flags) -> str:
+        with opened(src, plate, **flags) as inputs:
+            return _record(_read_otherwise(inputs))
+
+    assert (record(film) == older) == (name == 'progressive')
+    assert record(film, deinterlace=False) not in (older, record(film))
+    assert record(film, video_matrix='bt709') != record(film)
+    assert record(plate.parent) == older
+
+
+# Matrices
 
 
 def colourful(count: int) -> list[np.ndarray]:

@@ -33,7 +33,7 @@ def test_the_order_is_that_of_the_numbers(frames, name):
         assert [square(frame.pixels()) for frame in reader] == [2 * index + 4 for index in range(COUNT)]
         assert [reader.seconds(frame) for frame in reader] == [index / 24 for index in range(COUNT)]
         assert reader.expected == COUNT
-    assert square(read_plate(frames / name, 0.21, Fraction(24))) == 14
+    assert square(read_plate(frames / name, 0.21, rate=Fraction(24))) == 14
 
 
 def test_a_film_of_pictures_is_that_of_a_video(case, frames):
@@ -123,6 +123,14 @@ def test_times_survive_pictures(case, tmp_path):
         assert [frame.pts * reader.time_base for frame in reader] == [Fraction(time, 1000) for time in times]
     with open_video(case.out / 'pha', Fraction(10)) as reader:  # a rate that is given stands above the file
         assert [reader.seconds(frame) for frame in reader] == [index / 10 for index in range(COUNT)]
+
+
+def test_times_that_are_hours_apart(frames):
+    times = [Fraction(3600 * index, 1) for index in range(COUNT)]
+    (frames / 'timestamps.txt').write_bytes(written_times(times))
+    with open_video(frames) as reader:
+        assert reader.rate == Fraction(1, 3600)
+        assert [reader.seconds(frame) for frame in reader] == times
 
 
 def test_times_in_text_are_exact(tmp_path):

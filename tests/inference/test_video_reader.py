@@ -2,6 +2,8 @@
 
 import itertools
 import re
+import subprocess
+import sys
 from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
@@ -34,6 +36,21 @@ def test_every_frame_once_in_order(tmp_path, suffix, codec):
     assert [square(pixels) for _, pixels in frames] == [2 * i + 4 for i in range(30)]
     assert (reader.width, reader.height, reader.damage) == (WIDTH, HEIGHT, None)
     assert all(pixels.shape == (HEIGHT, WIDTH, 3) for _, pixels in frames)
+
+
+SEVERAL = """
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from inference.video.reader import VideoReader
+with VideoReader(sys.argv[1]) as reader, ThreadPoolExecutor(8) as pool:
+    frame = next(iter(reader))
+    assert len({*pool.map(lambda index: frame.pixels(index % 2 == 1).tobytes(), range(400))}) == 2
+"""
+
+
+def test_one_frame_may_be_converted_by_several_threads(tmp_path):
+    path = write_video(tmp_path / 'a.mp4', moving(2))
+    subprocess.run([sys.executable, '-c', SEVERAL, path], check=True)
 
 
 def test_times_are_those_of_the_file_also_where_the_rate_varies(tmp_path):

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import functools
+import itertools
 import os
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
@@ -12,7 +14,7 @@ from pathlib import Path
 
 import pytest
 from support.video_case import COUNT, case, loaded_once
-from support.videos import moving, noise, times_of, write_video
+from support.videos import moving, noise, square, times_of, write_video
 
 import inference.video.containers as containers
 from inference.video.outputs import _record
@@ -27,24 +29,28 @@ class Quiet(SimpleHTTPRequestHandler):
 
 
 @contextmanager
-def served(folder: Path) -> Iterator[str]:
+def served(folder: Path, handler: type[SimpleHTTPRequestHandler] = Quiet) -> Iterator[str]:
     """The address of a server of a folder's files, on this machine alone."""
-    with ThreadingHTTPServer(('127.0.0.1', 0), functools.partial(Quiet, directory=folder)) as server:
+    with ThreadingHTTPServer(('127.0.0.1', 0), functools.partial(handler, directory=folder)) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
         yield f'http://127.0.0.1:{server.server_port}'
         server.shutdown()
 
 
 @contextmanager
-def piped(path: Path) -> Iterator[None]:
-    """A file's bytes come from standard input, through a pipe."""
-    kept, (end, begin) = os.dup(0), os.pipe()
-    os.dup2(end, 0)
-    os.close(end)
+def piped(path: Path, pause: float = 0) -> Iterator[None]:
+    """A file's bytes come from standard input, through a pipe, some with pauses, in seconds."""
+    kept, (taken, given) = os.dup(0), os.pipe()
+    os.dup2(taken, 0)
+    os.close(taken)
 
     def feed() -> None:
-        with open(begin, 'wb') as pipe:
-            pipe.write(path.read_bytes())
+        with open(given, 'wb') as pipe:
+            data = path.read_bytes()
+            for begin, end in itertools.pairwise([0, *range(len(data) // 2, len(data) // 2 + 3000, 1000), None]):
+                pipe.write(data[begin:end])
+                pipe.flush()
+                time.sleep(pause)
 
     feeding = threading.Thread(target=feed)
     feeding.start()
@@ -82,6 +88,49 @@ def test_a_url_that_does_not_answer_is_one_line(case, tmp_path, capsys, monkeypa
     assert 'no answer for 0.2 seconds' in capsys.readouterr().err
 
 
+class Impatient(Quiet):
+    """A server that knows ranges, and drops whom it has waited for once."""
+
+    protocol_version = 'HTTP/1.1'
+    drops = 0
+
+    def do_GET(self) -> None:
+        data = (Path(self.directory) / self.path[1:]).read_bytes()
+        start = int(self.headers.get('Range', 'bytes=0-')[6:].split('-')[0])
+        self.send_response(206)
+        self.send_header('Content-Length', str(len(data) - start))
+        self.send_header('Content-Range', f'bytes {start}-{len(data) - 1}/{len(data)}')
+        self.end_headers()
+        half = len(data) // 2
+        if start < half:
+            Impatient.drops += 1
+            self.close_connection = True
+        self.wfile.write(data[start : half if start < half else None])
+
+
+def test_a_server_that_drops_a_connection_is_asked_for_the_rest(tmp_path):
+    film = write_video(tmp_path / 'film.ts', [noise(seed) for seed in range(20)])
+    with served(tmp_path, Impatient) as address, VideoReader(f'{address}/{film.name}') as reader:
+        assert len([*reader]) == 20
+        assert reader.damage is None
+    assert Impatient.drops
+
+
+def test_a_pipe_may_take_longer_for_a_frame_than_a_server(tmp_path, monkeypatch):
+    monkeypatch.setattr(containers, 'PATIENCE', 0.1)
+    film = write_video(tmp_path / 'film.mkv', [noise(seed) for seed in range(20)], crf=1)
+    with piped(film, pause=0.3), VideoReader('-', nvdec=True) as reader:
+        assert len([*reader]) == 20
+        assert reader.note == '-: NVDEC would read it twice, the CPU decodes'
+
+
+def test_a_list_of_parts_is_a_film(tmp_path):
+    film = write_video(tmp_path / 'film.m3u8', moving(COUNT), g='4')
+    with VideoReader(film) as reader:
+        assert [square(frame.pixels()) for frame in reader] == [2 * index + 4 for index in range(COUNT)]
+    assert {'rtsp', 'sdp', 'dash', 'concat'} < containers.FILMS
+
+
 def test_a_film_comes_through_a_pipe(case, tmp_path, capsys):
     times = [0, 40, 1000, 1001, 1501, 1541, 1581, 1621, 1661, 1701, 1741, 1781]
     film = write_video(tmp_path / 'film.mkv', moving(COUNT), times)
@@ -92,8 +141,9 @@ def test_a_film_comes_through_a_pipe(case, tmp_path, capsys):
     assert '-: standard input is read once, so its sound is left out' in capsys.readouterr().err
 
 
-def test_pictures_of_a_pipe_are_never_gone_on_with():
-    assert _record({'video_src': '-'}) != _record({'video_src': '-'})
+@pytest.mark.parametrize('flags', [{'video_src': '-'}, {'video_bgr': 'http://127.0.0.1/plate.mp4'}])
+def test_pictures_of_what_may_be_another_film_are_never_gone_on_with(flags):
+    assert _record(flags) != _record(flags)
 
 
 def test_what_is_whole_cannot_be_told_from_a_pipe(case, capsys):
@@ -102,12 +152,15 @@ def test_what_is_whole_cannot_be_told_from_a_pipe(case, capsys):
     assert '--skip-existing: compares with the video' in capsys.readouterr().err
 
 
-@pytest.mark.parametrize('flags', [('--video-bgr', '-'), ('--video-bgr-time', 0)])
-def test_a_pipe_cannot_be_read_twice(case, capsys, flags):
+@pytest.mark.parametrize(
+    ('flags', 'named'), [(('--video-bgr', '-'), '--video-bgr'), (('--video-bgr-time', 0), '--video-src')]
+)
+def test_a_pipe_cannot_be_read_twice(case, capsys, flags, named):
     case.src, case.bgr = '-', None
     assert case.run(*flags) == 2
     assert (
-        'standard input can be read once: give the plate as a picture or a file of its own' in capsys.readouterr().err
+        f'{named} -: standard input can be read once: give the plate as a picture or a file of its own'
+        in capsys.readouterr().err
     )
 
 
