@@ -78,8 +78,6 @@ def prepare(args: argparse.Namespace, shard: Shard) -> tuple[list[Job], PictureW
     unusable = options.picture_problems(args)
     formats = options.output_formats(args)
     writer = PictureWriter(args.output_dir, formats, args.png_compression, args.jpeg_quality, args.skip_existing)
-    if args.skip_existing and args.overwrite:
-        problems.append('--skip-existing: not together with -y, which replaces what is there')
     jobs: list[Job] = []
     notes: list[str] = []
     if not unusable:

@@ -32,7 +32,7 @@ def deinterlaced(frames: Iterable[av.VideoFrame], stream: VideoStream, path: Pat
     FFmpeg's bwdif completes the earlier field of each. Progressive frames pass as they are. A line tells the user of a
     file's first interlaced frame.
     """
-    order = _container_order(stream)
+    order = container_order(stream)
     for _, alike in itertools.groupby(frames, lambda frame: (frame.width, frame.height, frame.format.name)):
         bwdif = None
         for frame in alike:
@@ -47,7 +47,7 @@ def deinterlaced(frames: Iterable[av.VideoFrame], stream: VideoStream, path: Pat
             yield from bwdif.made(None)
 
 
-def _container_order(stream: VideoStream) -> str | None:
+def container_order(stream: VideoStream) -> str | None:
     """Return which field comes first, where the container alone says that all frames are interlaced."""
     if stream.codec_context.codec.canonical_name in MARKING:
         return None
@@ -135,7 +135,7 @@ def open_capture(path: Path, deinterlace: bool = True) -> tuple[cv2.VideoCapture
         with suppress(IndexError, StopIteration, av.FFmpegError, ValueError):
             with av.open(str(path.absolute()), metadata_errors='replace') as container:
                 first = next(_decoded(container))
-                interlaced = first.interlaced_frame or _container_order(container.streams.video[0])
+                interlaced = first.interlaced_frame or container_order(container.streams.video[0])
             if interlaced:
                 return _InterlacedCapture(path, deinterlace), True
     return cv2.VideoCapture(str(path)), False

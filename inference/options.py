@@ -151,6 +151,8 @@ def output_problems(args: argparse.Namespace) -> list[str]:
             found.append('--picture-format com=jpg: jpg has no alpha; use png or webp')
         elif picture_format == 'exr':
             found += missing_problems('OpenEXR', needed_by=f'--picture-format {entry}: ')
+    if args.skip_existing and args.overwrite:
+        found.append('--skip-existing: not together with -y, which replaces what is there')
     return found + cli.range_problems(args, {'png_compression': (0, 9), 'jpeg_quality': (1, 100)})
 
 

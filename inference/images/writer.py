@@ -78,7 +78,7 @@ class PictureWriter:
 
     def lost(self, src: Path | None) -> np.ndarray | None:
         """Return what 8 bits lose of a picture, such as values above 1, where both it and output of colour are EXR."""
-        if src is None or src.suffix.lower() != '.exr' or 'exr' not in map(self.formats.get, ('com', 'fgr')):
+        if src is None or src.suffix.lower() != '.exr' or 'exr' not in map(self.formats.get, COLOURED_TYPES):
             return None
         from dataset import exr
 

@@ -130,7 +130,8 @@ def _plate_problems(args: argparse.Namespace) -> list[str]:
         return ['--video-bgr: give a picture or video of the empty scene, or --video-bgr-time, when the scene is empty']
     found = []
     if (path or args.video_src) == STDIN:
-        found.append('--video-src -: standard input can be read once: give the plate as a picture or a file of its own')
+        flag = '--video-src' if path is None else '--video-bgr'
+        found.append(f'{flag} -: standard input can be read once: give the plate as a picture or a file of its own')
     picture = path is not None and is_picture(path)
     if seconds is not None and not (math.isfinite(seconds) and seconds >= 0):
         found.append(f'--video-bgr-time {seconds:g}: must be 0 or more, in seconds from the start')

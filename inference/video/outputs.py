@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import itertools
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
@@ -23,6 +24,7 @@ from common.files import Disk, write_atomic
 from inference.compositing import composite, cut_out, with_detail
 from inference.images.writer import PictureWriter
 from inference.matte import Matte
+from inference.options import COLOURED_TYPES
 
 from .colour import HDR, Colour
 from .inputs import VideoInputs
@@ -40,7 +42,7 @@ NOT_IN_PICTURES = (
     'device', 'compile', 'cuda_graphs', 'num_workers', 'batch_size', 'output_dir', 'overwrite', 'audio',
     'video_quality', 'nvidia_codecs', 'skip_existing',
 )  # fmt: skip
-NEWER = ('frame_rate', 'deinterlace', 'video_matrix')  # flags that older versions lack
+NEWER = ('frame_rate', 'deinterlace', 'video_matrix')  # flags that older versions lack; left out where None
 Drawn = tuple[FrameItem, Any]
 
 
@@ -83,7 +85,7 @@ def open_outputs(inputs: VideoInputs, flags: Mapping[str, Any]) -> PictureSequen
     writers: dict[str, VideoWriter] = {}
     with ExitStack() as opening:
         for kind, path in video_paths(folder, tuple(settings.picture_formats), video_format).items():
-            audio = sounding if settings.audio and kind in ('com', 'fgr') else None
+            audio = sounding if settings.audio and kind in COLOURED_TYPES else None
             video = make(path, video_format, *pictures, alpha=alpha and kind == 'com', audio=audio)
             writers[kind] = opening.enter_context(video)
         opening.pop_all()
@@ -91,14 +93,15 @@ def open_outputs(inputs: VideoInputs, flags: Mapping[str, Any]) -> PictureSequen
 
 
 def _read_otherwise(inputs: VideoInputs) -> dict[str, Any]:
-    """Return by which flags the video is read otherwise than by older versions."""
-    if not isinstance(inputs.reader, VideoReader):
-        return {}
-    first = inputs.reader.peek(1)[0].decoded
-    matrix = inputs.reader.colour.matrix
+    """Return what was said of these flags, or else found: how the video is read otherwise than by older versions."""
+    settings, interlaced, matrix = inputs.settings, None, None
+    if isinstance(reader := inputs.reader, VideoReader):
+        interlaced = reader.interlaced or None
+        other = reader.colour.matrix != Colour.of(reader.peek(1)[0].decoded).matrix
+        matrix = reader.colour.matrix if other else None
     return {
-        'deinterlace': inputs.settings.deinterlace and first.interlaced_frame,
-        'video_matrix': None if matrix == Colour.of(first).matrix else matrix,
+        'deinterlace': interlaced if settings.deinterlace else False,
+        'video_matrix': settings.video_matrix or matrix,
     }
 
 
@@ -110,22 +113,26 @@ def without_whole(settings: VideoSettings) -> tuple[VideoSettings, list[Path]]:
     paths = video_paths(settings.output_dir, tuple(settings.picture_formats), settings.output_format)
     found = {kind: extent for kind, path in paths.items() if (extent := whole_extent(path))}
     whole: list[str] = []
-    for given in _extents(settings) if found else ():
+    for given in _extents(settings, max(count for count, _ in found.values())) if found else ():
         whole = [kind for kind, own in found.items() if own[0] == given[0] and abs(own[1] - given[1]) < MILLISECOND]
-        if len(whole) == len(found):
+        if whole:  # packets that one of them has are frames
             break
     left = {kind: value for kind, value in settings.picture_formats.items() if kind not in whole}
     return replace(settings, picture_formats=left), [paths[kind] for kind in whole]
 
 
-def _extents(settings: VideoSettings) -> Iterator[tuple[int, Fraction]]:
-    """Yield how many frames the source gives and when the last is shown: by its packets, and, slowly, as decoded."""
+def _extents(settings: VideoSettings, most: int) -> Iterator[tuple[int, Fraction]]:
+    """Yield how many frames the source gives and when the last is shown: by its packets, and, slowly, as decoded.
+
+    Of the latter, one more than `most` are enough.
+    """
     with open_video(settings.video_src, settings.frame_rate, deinterlace=False) as reader:
         begin = reader.origin * reader.time_base
         if isinstance(reader, VideoReader):
             count, last, _ = reader.packets()
             yield count, last - begin
-        times = [frame.pts for frame in progress(reader, lambda: reader.expected, ' frames compared')]
+        compared = progress(itertools.islice(reader, most + 1), lambda: reader.expected, ' frames compared')
+        times = [frame.pts for frame in compared]
         yield len(times), times[-1] * reader.time_base - begin
 
 
@@ -153,9 +160,9 @@ def _record(flags: Mapping[str, Any]) -> str:
     """Return what pictures follow from, as JSON: flags, and the files they name by size and time of change."""
     # A flag that older versions lack is left out where it changes nothing, so that a sequence of theirs goes on.
     kept = {name: value for name, value in flags.items() if name not in NOT_IN_PICTURES}
-    kept = {name: value for name, value in kept.items() if name not in NEWER or value}
+    kept = {name: value for name, value in kept.items() if name not in NEWER or value is not None}
     for name, value in kept.items():
-        if name == 'video_src' and isinstance(value, str):
+        if name in ('video_src', 'video_bgr') and isinstance(value, str):
             kept[name] = [value, time.time_ns()]  # it may be another film each time
         elif isinstance(value, Path):
             stats = [path.stat() for path in (sequence_paths(value) if is_sequence(value) else [value])]
@@ -230,8 +237,10 @@ class PictureSequences:
     def finish(self, complete: bool) -> list[str]:
         """Write when each picture is shown; return which others lie in the folders. This run's are whole already."""
         times = written_times(time * self._time_base for time in self._times)
-        for kind in self.kinds if self.frames else ():
-            write_atomic(self.folder / kind / TIMES, times)
+        for path in (self.folder / kind / TIMES for kind in self.kinds if self.frames):
+            earlier = path.read_bytes() if path.is_file() and (self._resumes or self._pictures.keep) else b''
+            if complete or earlier.count(b'\n') < times.count(b'\n'):  # else an earlier run came farther
+                write_atomic(path, times)
         names = {self._path(kind, i) for kind in self.kinds for i in range(self.frames)}
         others = sorted(
             path
@@ -271,7 +280,7 @@ class VideoFiles:
         return {kind: writer.prepared(self._picture(kind, item, matte)) for kind, writer in self._writers.items()}
 
     def _picture(self, kind: str, item: FrameItem, matte: Matte) -> np.ndarray:
-        if item.deep is not None and kind in ('com', 'fgr'):
+        if item.deep is not None and kind in COLOURED_TYPES:
             matte = replace(matte, fgr=with_detail(matte.fgr, item.deep))
         if kind != 'com':
             return getattr(matte, kind)

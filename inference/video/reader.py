@@ -17,14 +17,13 @@ from pathlib import Path
 from typing import cast
 
 import av
-import av.logging
 import numpy as np
 from av.codec.hwaccel import HWAccel
 from av.stream import Disposition
 from av.video.stream import VideoStream
 
 from common.files import IMAGES
-from dataset.video import deinterlaced
+from dataset.video import container_order, deinterlaced
 from inference.compositing import fitted
 
 from .colour import Colour, to_rgb
@@ -50,7 +49,7 @@ class Frame:
     duration: int  # how long, in the same unit; by the frame rate where the file does not say
 
     def pixels(self, deep: bool = False) -> np.ndarray:
-        """Return it as uint8 RGB (H, W, 3), or uint16 if `deep`. Takes a while; any thread may call it."""
+        """Return it as uint8 RGB (H, W, 3); uint16 if `deep`, but for pictures. Slow; any thread may call it."""
         raise NotImplementedError
 
 
@@ -91,6 +90,7 @@ class VideoReader:
         colour: of the frames.
         origin: time at which the file begins, with sound or picture, in units of the time base; most begin at 0.
         pixel_aspect: width of a pixel by its height, upright.
+        interlaced: whether its first frame or the container says so; later frames may be, too.
         note: why the GPU does not decode although it was to, or None.
         recorded: date, timecode of the first frame, place and camera, named as in `RECORDED`, as far as said.
         damage: once all frames were read, what was wrong with the file, in one line; else None.
@@ -141,6 +141,7 @@ class VideoReader:
         self.time_base = Fraction(self._stream.time_base or Fraction(1, 1000))
         self.rate = Fraction(self._stream.average_rate or self._stream.guessed_rate or 25)
         self.colour = Colour.of(self._first, matrix)
+        self.interlaced = bool(self._first.interlaced_frame or container_order(self._stream))
         self.width, self.height = self._stored = self._first.width, self._first.height
         self.pixel_aspect = Fraction(self._stream.sample_aspect_ratio or 1) or Fraction(1)
         if _quarter_turns(self._first) % 2:
@@ -154,7 +155,9 @@ class VideoReader:
         names = {name.lower(): name for name in RECORDED}
         self.recorded = {names[key.lower()]: value for key, value in said if key.lower() in names}
         self._skipped = Fraction(0)  # seconds of gaps that were too long to be kept
-        if nvdec and path != STDIN:
+        if nvdec and path == STDIN:
+            self.note = f'{path}: NVDEC would read it twice, the CPU decodes'
+        elif nvdec:
             self._use_nvdec(self._first)
 
     def _film(self) -> VideoStream:

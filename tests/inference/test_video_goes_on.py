@@ -13,8 +13,10 @@ from support.video_case import case, loaded_once
 from support.videos import SIZE, moving, picture, write_video
 
 from inference.images.writer import PictureWriter
+from inference.video import outputs
 from inference.video.colour import Colour
 from inference.video.outputs import PictureSequences, without_whole
+from inference.video.pictures import read_times
 from inference.video.reader import VideoReader
 from inference.video.settings import FORMATS, VideoSettings
 from inference.video.stages import FrameItem
@@ -83,6 +85,31 @@ def test_a_source_whose_packets_are_not_its_frames_is_compared_as_decoded(tmp_pa
     assert left(src, tmp_path / 'out', 'video', 'com') == ['com']
 
 
+@pytest.mark.parametrize(('kinds', 'decoded'), [((3,), 4), ((3, 6), 0), ((3, 4), 5)])
+def test_a_source_is_decoded_only_as_far_as_outputs_go(tmp_path, monkeypatch, kinds, decoded):
+    src = write_video(tmp_path / 'src.mkv', moving(len(TIMES)), TIMES)
+    for kind, frames in zip(('pha', 'com'), kinds):
+        made_of(src, tmp_path / 'out', 'video', frames, kind)
+    shown = []
+    monkeypatch.setattr(outputs, 'progress', lambda frames, *_: (shown.append(frame) or frame for frame in frames))
+    assert left(src, tmp_path / 'out', 'video', 'com', 'pha') == (['pha'] if 6 in kinds else ['com', 'pha'])
+    assert len(shown) == decoded
+
+
+def test_times_of_a_run_that_came_farther_stay(tmp_path):
+    def made(frames: int, complete: bool, record: str = 'flags') -> int:
+        writer = PictureWriter(tmp_path, {'pha': 'png'})
+        sequence = PictureSequences(writer, record, False, Fraction(1, 25), 0)
+        for index in range(frames):
+            sequence.draw(item := FrameItem(index, index, 1), Namespace(pha=picture(index)[..., 0]))
+            sequence.writers()[0]((item, None))
+        sequence.finish(complete)
+        return len(read_times(tmp_path / 'pha/timestamps.txt'))
+
+    assert [made(3, False), made(2, False), made(4, False), made(2, True)] == [4, 4, 5, 3]
+    assert [made(4, True), made(2, False, 'other flags')] == [5, 3]
+
+
 def test_only_what_is_missing_is_made(case, capsys):
     write_video(case.src, moving(2))
     case.out.mkdir()
@@ -97,6 +124,8 @@ def test_only_what_is_missing_is_made(case, capsys):
     assert f'{whole}: is whole, skipped' in capsys.readouterr().out
     assert (whole.stat().st_mtime_ns, cut.read_bytes()) == (before, expected)
     remade = cut.stat().st_mtime_ns
+    assert case.run('--skip-existing', '-y') == 2
+    assert '--skip-existing: not together with -y' in capsys.readouterr().err
     assert case.run('--skip-existing', types=('pha', 'err')) == 0
     assert capsys.readouterr().out == f'{whole}: is whole, skipped\n{cut}: is whole, skipped\n'
     assert (whole.stat().st_mtime_ns, cut.stat().st_mtime_ns) == (before, remade)
@@ -112,9 +141,9 @@ def test_pictures_that_are_whole_stay_whatever_flags_they_were_made_with(tmp_pat
     (tmp_path / 'sequence.json').write_text('other flags')
     kept = (tmp_path / 'pha/000000.png').read_bytes()
     kinds = {'pha': 'png', 'err': 'png'}
-    outputs = PictureSequences(PictureWriter(tmp_path, kinds, keep=True), 'record', False, Fraction(1, 25), 0)
-    assert (outputs.note, [outputs.done(index) for index in range(4)]) == (None, [False, True, False, False])
-    outputs.draw(FrameItem(0, 0, 0), Namespace(pha=grey, err=grey))
-    assert outputs.done(0)
+    made = PictureSequences(PictureWriter(tmp_path, kinds, keep=True), 'record', False, Fraction(1, 25), 0)
+    assert (made.note, [made.done(index) for index in range(4)]) == (None, [False, True, False, False])
+    made.draw(FrameItem(0, 0, 0), Namespace(pha=grey, err=grey))
+    assert made.done(0)
     assert (tmp_path / 'pha/000000.png').read_bytes() == kept
     assert PictureSequences(PictureWriter(tmp_path, kinds), 'other flags', False, Fraction(1, 25), 0).done(1) is False
