@@ -177,7 +177,7 @@ class Checkpoints:
         self.settle()
         files = self._listing()
         records = [r for r in self._own(files) if files.has(r, 'weights')]
-        candidate = Record(self.run, self.stage, '', -1, 0, metrics, '', self.identity, {})
+        candidate = Record(self.run, self.stage, '', -1, 0, metrics, '', self.identity, {}, self.options)
         return self.policy.best_records([*records, candidate], count)
 
     def record(self, name: str) -> Record | None:
@@ -236,7 +236,7 @@ class Checkpoints:
         """Commit a checkpoint under all of its names; what comes from a GPU is written first."""
         name = first = next(iter(names))
         placed: list[Path] = []
-        identity = self.identity
+        identity, options = self.identity, self.options
         try:
             self._find_folder()
             if copy is not None:
@@ -249,12 +249,13 @@ class Checkpoints:
                 if point.metrics in ({}, source.metrics):
                     # What was measured before stays with what it was measured on.
                     point, identity = replace(point, metrics=source.metrics), source.identity
+                    options = {**options, 'recipe': source.recipe} if 'recipe' in options else options
             for name, reason in names.items():
                 there = None if name == first else self._whole(name, point.step)
                 own = {kind: replace(file, name=file_name(name, kind)) for kind, file in files.items()}
                 record = Record(
                     self.run, self.stage, name, point.step, point.epoch, point.metrics, reason, identity,
-                    there.files if there else own, self.options,
+                    there.files if there else own, options,
                 )  # fmt: skip
                 self._announce(record)
                 if name == first and source is None:

@@ -154,8 +154,15 @@ class Record:
                 return f'{file.name} cannot be read ({error.strerror})'
         return None
 
-    def validated_like(self, other: Record) -> bool:
-        """Return whether two were validated on the same samples, as far as both records know theirs."""
+    @property
+    def recipe(self) -> str:
+        """What the loss weighs; versions without recipes trained the published way."""
+        return self.options.get('recipe', 'published')
+
+    def validated_like(self, other: Record, metric: str) -> bool:
+        """Return whether values of a metric compare: of the same samples, as far as known, and losses of one recipe."""
+        if metric.endswith('_loss') and self.recipe != other.recipe:
+            return False
         if self.identity == other.identity:
             return True  # so it is for nearly all of thousands
         known = [key for key in self.identity if key.startswith('validation') and key in other.identity]

@@ -53,8 +53,8 @@ class Policy:
         """Return the records of the best metrics, the best first: the one place that decides which is best.
 
         Ties keep the earlier; NaN, inf, missing values and those worse than the threshold never win; of several records
-        of one step the first counts. Values on different validation samples do not compare: those since the last
-        change count.
+        of one step the first counts. Values on different validation samples do not compare, nor do losses of
+        different recipes: those since the last change count.
 
         Args:
             records: oldest first.
@@ -68,7 +68,7 @@ class Policy:
             value = record.metrics.get(self.monitor, math.nan)
             if not math.isfinite(value):
                 continue
-            if last is not None and not record.validated_like(last):
+            if last is not None and not record.validated_like(last, self.monitor):
                 candidates.clear()
             last = record
             if sign * value <= worst:

@@ -176,6 +176,22 @@ def test_losses_on_other_validation_pictures_do_not_compete(tmp_path):
     assert [r.step for r in read_records(tmp_path)] == [7, 9]
 
 
+@pytest.mark.parametrize('before', [{}, {'recipe': 'published'}])
+def test_losses_of_other_recipes_do_not_compete(tmp_path, before):
+    made = checkpoints(tmp_path)
+    made.options = before
+    save(made, 1, {'valid_loss': 1, 'valid_sad': 1})
+    made.options = {'recipe': 'edges'}
+    # A name more for what was measured by the former recipe makes it no loss of this one.
+    save(made, 1, name='epoch-0')
+    assert [r.recipe for r in read_records(tmp_path)] == ['published'] * 2
+    assert made.standing({'valid_loss': 2}) == (True, None)
+    save(made, 3, {'valid_loss': 2, 'valid_sad': 2})
+    assert not made.would_be_kept({'valid_loss': 3})
+    assert (tmp_path / 'best.pth').samefile(tmp_path / 'epoch-0-iter-3.pth')
+    assert [r.step for r in Policy(monitor='valid_sad').best_records(read_records(tmp_path))] == [1]
+
+
 def test_a_name_more_keeps_what_a_value_was_measured_on(tmp_path):
     made = checkpoints(tmp_path)
     save(made, 3, {'valid_loss': 1})

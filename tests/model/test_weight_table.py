@@ -79,7 +79,7 @@ PARTIAL = [
     ),
 ]  # fmt: skip
 FOREIGN = [
-    ({}, 'not a state_dict (its keys: )'),
+    ({}, 'not a state_dict (its keys: none)'),
     (None, 'holds a NoneType, not named tensors'),
     (list(STATE.values()), 'holds a list, not named tensors'),
     (torch.zeros(3), 'holds a Tensor, not named tensors'),
@@ -151,7 +151,6 @@ PLACES = {
     'alone': lambda evil: evil,
     'beside tensors': lambda evil: {**STATE, 'w': evil},
     'under a wrapper': lambda evil: {'state_dict': {**STATE, 'w': evil}},
-    'beside a wrapper': lambda evil: {'state_dict': STATE, 'hyper_parameters': evil},
     'in an argument': lambda evil: {'w': Runs(torch._utils._rebuild_tensor_v2, evil, 0, (1,), (1,), False, {})},
 }
 
@@ -174,6 +173,12 @@ def test_files_that_would_run_code_are_refused(in_tmp, evil, place):
             read_weights(name)
         with pytest.raises(ValueError, match=name):
             load_weights(network(), name, [''], [''])
+    assert not (in_tmp / 'owned').exists()
+
+
+def test_what_stands_beside_a_network_is_read_as_nothing(in_tmp):
+    torch.save({'state_dict': STATE, 'hyper_parameters': EVIL['open']}, 'weights.pth')
+    assert read_weights('weights.pth').state_dict.keys() == STATE.keys()
     assert not (in_tmp / 'owned').exists()
     assert not hasattr(torch, 'owned')
 

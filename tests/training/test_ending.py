@@ -120,6 +120,7 @@ def test_a_stopped_run_says_what_goes_on_with_it(in_tmp, told, given, kept):
 
 def test_commands_are_as_short_as_the_folder_and_the_path_allow(in_tmp, told, monkeypatch):
     words = flags('run')
+    monkeypatch.setattr('shutil.which', lambda _: None)
     assert told(train_base, words, 130)[0][:2] == [sys.executable, str(ROOT / 'train_base.py')]
     with monkeypatch.context() as patch:
         patch.setattr(sys, 'executable', '/my tools/python')
