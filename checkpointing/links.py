@@ -114,11 +114,12 @@ def _drop_former(
 
 def _has_all(record: Record, template: str) -> bool:
     """Return whether a record has every value that a template names; older records may lack a metric."""
-    return _fields(template) <= {'epoch', 'step', 'name', *record.metrics}
+    return template_fields(template) <= {'epoch', 'step', 'name', *record.metrics}
 
 
 @functools.cache
-def _fields(template: str) -> frozenset[str]:
+def template_fields(template: str) -> frozenset[str]:
+    """Return the values that a template names, such as 'epoch' or 'valid_loss'."""
     return frozenset(re.split(r'[.[]', name)[0] for _, name, _, _ in Formatter().parse(template) if name)
 
 

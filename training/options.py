@@ -102,7 +102,8 @@ def add_arguments(
     add('--monitor', type=monitor_name, metavar='METRIC',
         help='validation metric that decides which is best: loss, sad, mse, mad, grad, fg_mse or conn, over whole '
         'pictures; conn, which is slow, is measured only if asked for here; ema_sad and so on are those of the average '
-        'by --ema-decay (default: loss, or ema_loss where the recipe has an average)')  # fmt: skip
+        'by --ema-decay (default: loss, or ema_loss where the recipe has an average, '
+        'unless --checkpoint-best-name has only figures of the weights themselves)')  # fmt: skip
     add('--monitor-mode', choices=('min', 'max'), default='min', help='whether lower or higher is better')
     add('--monitor-threshold', type=float, metavar='X', help='nothing worse than this is ever called best')
     add('--checkpoint-best', type=int, default=1, metavar='K', help='keep the K best, whatever else is removed')
@@ -122,11 +123,12 @@ def add_arguments(
 
     add = parser.group('optimization').add_argument
     add('--recipe', choices=tuple(RECIPES),
-        help='what the loss weighs, and the values of the next four flags where they are left out; "published" is the '
+        help='what the loss weighs, and --ema-decay where it is left out; "published" is the '
         f"paper's way (default: {DEFAULTS[stage]}; a run that goes on keeps its own)")  # fmt: skip
-    add('--learning-rate-scale', type=float, metavar='X', help='multiplies all learning rates')
-    add('--lr-schedule', choices=('constant', 'cosine'), help='cosine falls to 0 at the end of the run')
-    add('--warmup-steps', type=int, metavar='N', help='steps in which learning rates rise from 0')
+    add('--learning-rate-scale', type=float, default=1.0, metavar='X', help='multiplies all learning rates')
+    add('--lr-schedule', choices=('constant', 'cosine'), default='constant',
+        help='cosine falls to 0 at the end of the run')  # fmt: skip
+    add('--warmup-steps', type=int, default=0, metavar='N', help='steps in which learning rates rise from 0')
     add('--ema-decay', type=float, metavar='D',
         help='keep an exponential moving average of the weights, such as 0.999; 0 keeps none; a run that goes on keeps '
         'its own')  # fmt: skip
@@ -199,7 +201,7 @@ def problems(args: argparse.Namespace, crop_unit: int = 1) -> list[str]:
         found.append(
             f'--crop-multiple {args.crop_multiple}: must be {needed}at most half of --train-resolution, {most}'
         )
-    if args.learning_rate_scale is not None and not args.learning_rate_scale > 0:
+    if not args.learning_rate_scale > 0:
         found.append(f'--learning-rate-scale {args.learning_rate_scale}: must be above 0')
     if args.clip_grad is not None and not args.clip_grad > 0:
         found.append(f'--clip-grad {args.clip_grad}: must be above 0; leave it out to not clip')

@@ -1,4 +1,4 @@
-"""Recipes by name: what a training's loss weighs, and how its learning rates go. Nothing here imports torch.
+"""Recipes by name: what a training's loss weighs, and whether it has an average. Nothing here imports torch.
 
 What a name means never changes, since runs go on by it: a better recipe gets another name.
 """
@@ -6,8 +6,10 @@ What a name means never changes, since runs go on by it: a better recipe gets an
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
+
+from checkpointing.links import template_fields
 
 from .settings import TrainingSettings
 
@@ -17,15 +19,12 @@ class Recipe:
     """The parts of a recipe, as published where nothing else is said.
 
     Attributes:
-        lr_schedule, warmup_steps, learning_rate_scale, ema_decay: as the flags of these names, which overrule them. The
-            average, where there is one, is what `best.pth` is of.
+        ema_decay: of the average of the weights, as the flag, which overrules it. Where there is one, `best.pth` is of
+            it.
         fgr: weight of the foreground's loss.
         fgr_edge: how much more a pixel of the soft edge counts in that loss than an opaque one.
     """
 
-    lr_schedule: str = 'constant'
-    warmup_steps: int = 0
-    learning_rate_scale: float = 1.0
     ema_decay: float | None = None
     fgr: float = 1.0
     fgr_edge: float = 0.0
@@ -37,28 +36,35 @@ RECIPES = {'published': PUBLISHED, 'edges': Recipe(ema_decay=0.999, fgr=0.3, fgr
 DEFAULTS = {'base': 'edges', 'refine': 'published'}
 
 
-def settle(settings: TrainingSettings, stage: str, before: Mapping[str, Any] | None) -> tuple[Recipe, TrainingSettings]:
-    """Choose the recipe, and give the flags that were left out its values.
+def settle(settings: TrainingSettings, stage: str, before: Mapping[str, Any]) -> tuple[Recipe, TrainingSettings]:
+    """Choose the recipe, the average and the monitor where their flags were left out.
 
-    It is that of the flag, else that of the run which goes on, else the stage's default. A run that goes on keeps its
-    average or goes on without one, whatever the recipe.
+    The recipe is that of the run which goes on, else the stage's default. A run that goes on keeps its average or goes
+    on without one, whatever the recipe; 0 ends it, and None is recorded. Where the best are named after figures of
+    the weights themselves, these figures decide.
 
     Args:
         settings: the flags.
         stage: 'base' or 'refine'.
-        before: options in the record of the run that goes on; versions without the flag trained the published way.
+        before: options in the record of the run that goes on; none of a new one.
 
     Raises:
         ValueError: the run has a recipe of a later version.
     """
-    name = settings.options['recipe'] or (DEFAULTS[stage] if before is None else before.get('recipe', 'published'))
+    given = settings.options
+    name = given['recipe'] or before.get('recipe', DEFAULTS[stage])
     if name not in RECIPES:
         raise ValueError(f'--recipe: the run has {name}, which this version does not know; it is from a later one')
     recipe = RECIPES[name]
-    chosen = {'recipe': name, **{key: value for key, value in vars(recipe).items() if key in settings.options}}
-    if before is not None:
-        chosen['ema_decay'] = before.get('ema_decay')
-    chosen |= {key: settings.options[key] for key in chosen if settings.options[key] is not None}
-    averaged = recipe.ema_decay and chosen['ema_decay']
-    chosen['monitor'] = settings.options['monitor'] or ('valid_ema_loss' if averaged else 'valid_loss')
-    return recipe, settings.changed(chosen)
+    own = before.get('ema_decay') if before else recipe.ema_decay
+    decay = own if given['ema_decay'] is None else given['ema_decay']
+    named = [field for field in template_fields(given['checkpoint_best_name'] or '') if field.startswith('valid_')]
+    averaged = recipe.ema_decay and decay and (not named or any(field.startswith('valid_ema_') for field in named))
+    monitor = given['monitor'] or ('valid_ema_loss' if averaged else 'valid_loss')
+    return recipe, replace(
+        settings,
+        loop=replace(settings.loop, monitor=monitor),
+        run=replace(settings.run, ema_decay=decay),
+        policy=replace(settings.policy, monitor=monitor),
+        options={**given, 'recipe': name, 'ema_decay': decay or None, 'monitor': monitor},
+    )

@@ -237,7 +237,7 @@ def _command_line(
         raise ValueError('--dataset-name: these are weights of no matting network, which cannot be scored')
     refines, values = network[0] == 'mattingrefine', {}
     if record is not None:
-        recorded = {'recipe': 'published', **record.options}  # versions without recipes trained the published way
+        recorded = {**record.options, 'recipe': record.recipe}
         values = {name: recorded[name] for name in OF_THE_RUN if recorded.get(name) is not None}
         if refines and record.refiner is not None:
             values |= {f'model_{name}': value for name, value in vars(record.refiner).items()}
@@ -248,7 +248,7 @@ def _command_line(
             raise ValueError(f'{cli.flag(name)}: these are weights of the base stage, which has no refiner')
         values[name] = getattr(given, name)
     values |= {'dataset_name': given.dataset_name, 'model_backbone': network[1]}
-    values |= {'model_name': 'scored', 'checkpoint_dir': folder, 'log_dir': folder}
+    values |= {'model_name': 'scored', 'checkpoint_dir': folder, 'log_dir': folder, 'ema_decay': 0}
     if refines:
         values['model_refine_kernel_size'] = state['refiner.conv1.weight'].shape[2]
     if getattr(given, 'batch_norm', None) == 'reestimate':

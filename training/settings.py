@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -19,7 +19,7 @@ MEANINGS = {
     'epoch_end': None,
     'max_steps': None,
     'clip_grad': 'the largest steps have another length',
-    'ema_decay': 'the average forgets at another rate',
+    'ema_decay': 'the average forgets at another rate; none ends it',
     'crop_multiple': 'crops have other sizes',
     'precision': 'losses may shift by rounding',
     'batch_size': 'BatchNorm sees batches of another size',
@@ -135,16 +135,6 @@ class TrainingSettings:
             Policy.from_options(options),
             plain,
         )
-
-    def changed(self, options: Mapping[str, Any]) -> TrainingSettings:
-        """Return the settings with other values of some flags, which are no paths."""
-
-        def part(settings: Any) -> Any:
-            return replace(settings, **{name: x for name, x in options.items() if hasattr(settings, name)})
-
-        parts = {name: part(getattr(self, name)) for name in ('loop', 'schedule', 'run')}
-        every = {**self.options, **options}
-        return replace(self, **parts, policy=Policy.from_options(every), options=every)
 
 
 def changes_since(

@@ -297,9 +297,9 @@ def begin(
             raise ValueError(
                 '--checkpoint-dir: the ranks see different checkpoints; all machines must share that folder'
             )
-        # Versions without the flags trained the published way.
-        unnamed = {'recipe': 'published', 'crop_multiple': data.plan.unit}
-        before = None if resume.record is None else {**unnamed, **resume.record.options}
+        before: dict[str, Any] = {}
+        if resume.record is not None:  # versions without the flag made the published crops
+            before = {'crop_multiple': data.plan.unit, **resume.record.options, 'recipe': resume.record.recipe}
         recipe, settings = settle(settings, stage, before)
         for group in optimizer.param_groups:
             group['initial_lr'] = group['lr'] = group['lr'] * settings.run.learning_rate_scale
@@ -324,7 +324,7 @@ def begin(
             data = replace(data, plan=replace(data.plan, multiple=before['crop_multiple']))
         options = {**settings.options, 'precision': str(dtype).removeprefix('torch.')}
         options['crop_multiple'] = data.plan.multiple
-        if before and resume.record is not None:
+        if resume.record is not None:
 
             def factor(options: Mapping[str, Any]) -> float:
                 return replace(schedule, settings=ScheduleSettings.from_options(options)).learning_rate_factor(position)
@@ -388,10 +388,10 @@ def _first_weights(
 def _put_in_place(settings: TrainingSettings, state: TrainingState, resume: Resume, schedule: Schedule) -> None:
     """Put the state where the run begins; say in one line where a run goes on."""
     asked = settings.run.epoch_start
-    if resume.record is None or resume.content is None:
+    if resume.record is None or (content := resume.content) is None:
         state.progress = Progress(step=(asked or 0) * schedule.steps_per_epoch)
         return
-    state.load_state_dict(resume.content.state, resume.content.weights, resume.content.ema)
+    state.load_state_dict(content.state, content.weights, None if settings.run.ema_decay == 0 else content.ema)
     epoch = schedule.epoch(state.progress.step)
     # Under auto the same line serves the first start and every restart.
     if asked not in (None, epoch) and settings.run.model_last_checkpoint not in ('auto', 'must'):

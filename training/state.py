@@ -154,7 +154,11 @@ class TrainingState:
             self.ema.module.load_state_dict(ema)
             self.ema.updates = state['ema_updates']
         elif self.ema is not None or ema is not None:
-            without = 'holds no average; leave the flag out' if ema is None else 'holds an average; give the flag'
+            without = (
+                'holds no average; leave the flag out'
+                if ema is None
+                else 'holds an average; give its decay, or 0 to end it'
+            )
             raise ValueError(f'--ema-decay: the checkpoint {without}, or start a new run')
 
     def _names(self) -> dict[Tensor, str]:

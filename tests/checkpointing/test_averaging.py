@@ -287,6 +287,12 @@ def test_the_refine_stage_takes_its_settings_from_weights_then_flags_then_the_re
     assert (defaults.train_resolution, defaults.model_refine_sample_pixels) == (2048, 80_000)
 
 
+def test_nothing_is_averaged_for_scores(trained):
+    base = load(trained / 'checkpoint/whole/epoch-0.pth')
+    bench = scoring.prepare(STAGES, given(), base, None)
+    assert (bench.args.recipe, bench.run.state.ema) == (None, None)
+
+
 def test_weights_of_nothing_known_and_flags_of_the_other_stage_are_refused(trained):
     with pytest.raises(ValueError, match='weights of no matting network'):
         scoring.prepare(STAGES, given(), {'w': torch.zeros(1)}, None)

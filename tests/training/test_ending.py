@@ -55,7 +55,7 @@ def test_a_base_run_is_followed_by_the_refine_stage(in_tmp, told):
     args = parsed(line)
     assert (args.dataset_name, args.model_backbone, args.model_name) == ('synthetic', 'resnet50', 'refine')
     assert (args.model_last_checkpoint, args.model_start_weights) == ('auto', Path('my runs/base/best.pth'))
-    assert (args.num_workers, args.checkpoint_dir, args.warmup_steps) == (1, Path('my runs'), None)
+    assert (args.num_workers, args.checkpoint_dir, args.warmup_steps) == (1, Path('my runs'), 0)
     # The defaults of both stages belong together.
     assert (args.train_resolution, args.batch_size) == (2048, 4)
 

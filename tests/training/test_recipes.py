@@ -1,7 +1,6 @@
 """Recipes: what they weigh, which one a run takes, and that a run keeps its own."""
 
 import json
-from dataclasses import replace
 
 import pytest
 import torch
@@ -14,15 +13,15 @@ from training.losses import base_loss, refine_loss
 from training.recipes import PUBLISHED, RECIPES, settle
 from training.settings import TrainingSettings
 
-NAMES = ('lr_schedule', 'warmup_steps', 'learning_rate_scale', 'ema_decay', 'monitor')
+NAMES = ('ema_decay', 'monitor')
 
 
-def settled(before=None, script=train_base, recipe=None, **given):
+def settled(before=(), script=train_base, recipe=None, **given):
     stage = script.__name__.removeprefix('train_')
     more = {} if stage == 'base' else {'from_scratch': True}
     settings = TrainingSettings.from_options(vars(script.parse(flags('run', recipe=recipe, **given, **more))))
-    recipe, settings = settle(settings, stage, before)
-    assert settings.run.ema_decay == settings.options['ema_decay']
+    recipe, settings = settle(settings, stage, dict(before))
+    assert (settings.run.ema_decay or None) == settings.options['ema_decay']
     assert settings.policy.monitor == settings.loop.monitor == settings.options['monitor']
     return settings.options['recipe'], recipe, [settings.options[name] for name in NAMES]
 
@@ -30,7 +29,7 @@ def settled(before=None, script=train_base, recipe=None, **given):
 def test_the_published_recipe_is_the_papers():
     name, recipe, values = settled(recipe='published')
     assert (name, recipe, RECIPES[name]) == ('published', PUBLISHED, PUBLISHED)
-    assert values == ['constant', 0, 1.0, None, 'valid_loss']
+    assert values == [None, 'valid_loss']
     assert (PUBLISHED.fgr, PUBLISHED.fgr_edge) == (1, 0)
 
 
@@ -44,7 +43,6 @@ def test_the_published_recipe_is_the_papers():
         ({'before': {'recipe': 'edges'}}, 'edges'),
         ({'before': {'recipe': 'published'}}, 'published'),
         ({'before': {'recipe': 'published'}, 'recipe': 'edges'}, 'edges'),
-        ({'before': {}}, 'published'),
     ],
     ids=str,
 )
@@ -56,19 +54,25 @@ def test_a_run_takes_the_flags_recipe_else_its_own_else_the_stages(chosen, expec
 @pytest.mark.parametrize(
     ('given', 'expected'),
     [
-        ({}, ['cosine', 7, 1, 0.9, 'valid_ema_loss']),
-        ({'lr_schedule': 'constant', 'learning_rate_scale': 3}, ['constant', 7, 3, 0.9, 'valid_ema_loss']),
-        ({'ema_decay': 0, 'warmup_steps': 0}, ['cosine', 0, 1, 0, 'valid_loss']),
-        ({'monitor': 'sad'}, ['cosine', 7, 1, 0.9, 'valid_sad']),
-        ({'recipe': 'published', 'ema_decay': 0.9}, ['constant', 0, 1, 0.9, 'valid_loss']),
-        ({'before': {'ema_decay': None}}, ['cosine', 7, 1, None, 'valid_loss']),
-        ({'before': {'ema_decay': 0.5}, 'recipe': 'published'}, ['constant', 0, 1, 0.5, 'valid_loss']),
+        ({}, [0.999, 'valid_ema_loss']),
+        ({'ema_decay': 0.9}, [0.9, 'valid_ema_loss']),
+        ({'ema_decay': 0}, [None, 'valid_loss']),
+        ({'monitor': 'sad'}, [0.999, 'valid_sad']),
+        ({'recipe': 'published', 'ema_decay': 0.9}, [0.9, 'valid_loss']),
+        ({'before': {'ema_decay': None}}, [None, 'valid_loss']),
+        ({'before': {'recipe': 'edges'}}, [None, 'valid_loss']),
+        ({'before': {'ema_decay': 0.5}}, [0.5, 'valid_ema_loss']),
+        ({'before': {'ema_decay': 0.5}, 'recipe': 'published'}, [0.5, 'valid_loss']),
+        ({'before': {'ema_decay': 0.5}, 'ema_decay': 0}, [None, 'valid_loss']),
+        ({'checkpoint_best_name': 'best-{step}-{valid_loss:.4f}'}, [0.999, 'valid_loss']),
+        ({'checkpoint_best_name': 'best-{step}'}, [0.999, 'valid_ema_loss']),
+        ({'checkpoint_best_name': '{valid_loss}-{valid_ema_loss}'}, [0.999, 'valid_ema_loss']),
+        ({'checkpoint_best_name': '{valid_loss}', 'monitor': 'ema_sad'}, [0.999, 'valid_ema_sad']),
     ],
     ids=str,
 )
-def test_flags_and_the_average_of_a_run_overrule_a_recipe(monkeypatch, given, expected):
-    monkeypatch.setitem(RECIPES, 'other', replace(PUBLISHED, lr_schedule='cosine', warmup_steps=7, ema_decay=0.9))
-    assert settled(**{'recipe': 'other', **given})[2] == expected
+def test_flags_and_the_average_of_a_run_overrule_a_recipe(given, expected):
+    assert settled(**{'recipe': 'edges', **given})[2] == expected
 
 
 def test_a_recipe_of_a_later_version_is_refused():
@@ -98,6 +102,18 @@ def test_a_run_keeps_its_recipe_and_another_one_is_said(tmp_path, monkeypatch, c
     found = {record['step']: record['options'] for record in records}
     assert [found[step]['recipe'] for step in range(3)] == ['edges', 'published', 'published']
     assert [found[step]['monitor'] for step in range(3)] == ['valid_ema_loss', 'valid_loss', 'valid_loss']
+
+
+def test_zero_ends_the_average_of_a_run(tmp_path, monkeypatch, capsys):
+    sabotage.tiny(monkeypatch.setattr)
+    monkeypatch.chdir(tmp_path)
+    for step, decay in enumerate((0.9, 0, 0, None), 1):
+        words = flags('run', model_last_checkpoint='auto', max_steps=step, ema_decay=decay)
+        assert train_base.main(words) == 0
+    assert len(list((tmp_path / 'checkpoint/run').glob('*.ema.pth'))) == 1
+    out = capsys.readouterr().out
+    assert '--ema-decay 0.9 -> none (the average forgets at another rate; none ends it)' in out
+    assert out.count('--ema-decay') == 1
 
 
 @pytest.mark.parametrize('loss', [base_loss, refine_loss])
