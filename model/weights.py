@@ -30,7 +30,9 @@ PREFIXES = ('module.', '_orig_mod.', 'model.')
 PUT_IN = r'(?:(?:module|_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module)\.)'
 # By the name of this tensor a matting network is known; what stands before it is the prefix of the others.
 MARK = re.compile(rf'(.*?\.|)decoder\.{PUT_IN}*conv4\.weight')
-AVERAGE = re.compile('ema|average|swa|shadow', re.IGNORECASE)  # in the names of moving averages
+# In the names of moving averages, and of what an optimizer holds for each parameter.
+AVERAGE = re.compile(r'(?:(?<![a-z])(?:ema|swa)|Ema|Swa)(?![a-z])|EMA|SWA|(?i:average|shadow)')
+OPTIMIZER = re.compile(r'(?<![a-z])(?:optim|optimi[sz]ers?|exp_avg|momentum|grads?|gradients?)(?![a-z])', re.IGNORECASE)
 STORAGES = {
     'FloatStorage': torch.float32, 'HalfStorage': torch.float16, 'BFloat16Storage': torch.bfloat16,
     'DoubleStorage': torch.float64, 'LongStorage': torch.int64, 'IntStorage': torch.int32, 'ShortStorage': torch.int16,
@@ -102,8 +104,8 @@ def read_weights(path: str | Path, plain: bool = True) -> WeightFile:
     if not path.is_file():
         raise FileNotFoundError(f'{path}: no such weight file')
     try:
-        kind, content = _read(path)
-        state, wrapped, prefix = _matting_network(content, path) or _plain_weights(content, path)
+        kind, content, foreign = _read(path)
+        state, wrapped, prefix = _matting_network(content, path, foreign) or _plain_weights(content, path, foreign)
     except (_Refused, MemoryError):
         raise
     except Exception as error:  # zipfile, pickle and torch raise a dozen types on damaged files
@@ -190,9 +192,10 @@ def _misfit(report: LoadReport, state: Mapping[str, Tensor]) -> str:
     return '; '.join(parts + [f'{len(names)} {word}: {some(names)}' for word, names in named.items() if names])
 
 
-def _read(path: Path) -> tuple[str, Any]:
+def _read(path: Path) -> tuple[str, Any, bool]:
+    """Return the kind of a file, its content, and whether parts of that are of classes that torch does not know."""
     if path.suffix == '.safetensors':
-        return 'safetensors', _read_safetensors(path)
+        return 'safetensors', _read_safetensors(path), False
     if what := PROGRAMS.get(path.suffix):
         raise _Refused(f'{path}: {what}, from which no weights are read; give those that it was made of')
     with path.open('rb') as file:
@@ -201,12 +204,12 @@ def _read(path: Path) -> tuple[str, Any]:
         what = next((f' but {what}' for magic, what in OTHER_FILES.items() if begin.startswith(magic)), '')
         raise _Refused(f'{path}: not a weight file{what}')
     if _is_torchscript(path):
-        return ARCHIVE, _read_torchscript(path)
-    return 'state_dict', _read_pickle(path)
+        return ARCHIVE, _read_torchscript(path), False
+    return 'state_dict', *_read_pickle(path)
 
 
-def _read_pickle(path: Path) -> Any:
-    """Read a pickle of torch; what beside the weights is of a class that torch does not know is read as `_Inert`."""
+def _read_pickle(path: Path) -> tuple[Any, bool]:
+    """Read a pickle of torch: what is of a class that torch does not know as `_Inert`; return whether anything is."""
     foreign: list[str] = []
     try:
         foreign = torch.serialization.get_unsafe_globals_in_checkpoint(path) if zipfile.is_zipfile(path) else []
@@ -214,7 +217,7 @@ def _read_pickle(path: Path) -> Any:
             type(name, (_Inert,), {'__module__': home}) for home, _, name in (x.rpartition('.') for x in foreign)
         ]
         with torch.serialization.safe_globals(inert):
-            return torch.load(path, map_location='cpu', weights_only=True)
+            return torch.load(path, map_location='cpu', weights_only=True), bool(foreign)
     except Exception as error:
         if not foreign and not re.search('Unsupported global|was not an allowed global', str(error)):
             raise
@@ -333,28 +336,36 @@ def _place(wrapped: str, prefix: str) -> str:
     return (f' under {wrapped!r}' if wrapped else '') + (f' with prefix {prefix!r}' if prefix else '')
 
 
-def _mappings(content: Any, keys: tuple[str, ...] = ()) -> Iterator[tuple[str, Mapping[str, Any]]]:
-    """Yield the dictionaries with names in a file's content, each after the keys that lead to it, joined by dots."""
-    if isinstance(content, Mapping) and all(isinstance(name, str) for name in content):
-        yield '.'.join(keys), content
-        for name, value in content.items() if len(keys) < 4 else ():
-            yield from _mappings(value, (*keys, name))
+def _mappings(content: Any) -> Iterator[tuple[str, Mapping[str, Any]]]:
+    """Yield each dictionary with names in a file's content once, after the fewest keys that lead to it, with dots."""
+    level, seen = [('', content)], set()
+    for _ in range(5):
+        deeper: list[tuple[str, Any]] = []
+        for key, held in level:
+            if isinstance(held, Mapping) and id(held) not in seen and all(isinstance(name, str) for name in held):
+                seen.add(id(held))
+                yield key, held
+                deeper += [(f'{key}.{name}' if key else name, value) for name, value in held.items()]
+        level = deeper
 
 
-def _matting_network(content: Any, path: Path) -> tuple[dict[str, Tensor], str, str] | None:
+def _matting_network(content: Any, path: Path, foreign: bool) -> tuple[dict[str, Tensor], str, str] | None:
     """Return the tensors of the one matting network by its own names, under which key, with which prefix; else None."""
     found = [
         (wrapped, mark[1], held)
         for wrapped, held in _mappings(content)
         for name, value in held.items()
-        if (mark := MARK.fullmatch(name)) and isinstance(value, Tensor)
+        if (mark := MARK.fullmatch(name)) and isinstance(value, Tensor) and not OPTIMIZER.search(wrapped + mark[1])
     ]
 
     def rank(place: tuple[str, str, Any]) -> tuple[bool, int]:
         wrapped, prefix, _ = place
         return bool(AVERAGE.search(wrapped + prefix)), ('', *WRAPPERS, wrapped).index(wrapped)
 
-    best = [place for place in found if rank(place) == min(map(rank, found))]
+    first = min(map(rank, found), default=None)
+    best = [place for place in found if rank(place) == first]
+    if foreign and first is not None and first[0]:
+        raise _Refused(_more_than_tensors(path))  # the network itself may be what cannot be read
     if len(best) > 1:
         places = some([_place(*place[:2]).strip() or 'without prefix' for place in best])
         raise _Refused(f'{path}: holds several networks ({places}); save one of them alone and give that file')
@@ -365,21 +376,21 @@ def _matting_network(content: Any, path: Path) -> tuple[dict[str, Tensor], str, 
     return {re.sub(rf'(?<![^.]){PUT_IN}', '', name): tensor for name, tensor in tensors.items()}, wrapped, prefix
 
 
-def _plain_weights(content: Any, path: Path) -> tuple[dict[str, Tensor], str, str]:
+def _plain_weights(content: Any, path: Path, foreign: bool) -> tuple[dict[str, Tensor], str, str]:
     """Return named tensors of any network, the key that they were under, and the prefix of their names."""
     held = content if isinstance(content, Mapping) else {}
     wrapped = next((key for key in WRAPPERS if isinstance(held.get(key), Mapping)), '')
     content = held[wrapped] if wrapped else content
-    if content == {}:
+    tensors = {k: v for k, v in content.items() if isinstance(v, Tensor)} if isinstance(content, Mapping) else {}
+    if foreign and (not tensors or len(tensors) < len(content)):
         raise _Refused(_more_than_tensors(path))
     if not isinstance(content, Mapping):
         raise _Refused(f'{path}: holds a {type(content).__name__}, not named tensors')
-    tensors = {k: v for k, v in content.items() if isinstance(v, Tensor)}
     if not tensors or len(tensors) < len(content):
         hint = ''
         if 'optimizer' in content:
             hint = '; it is the training state beside a checkpoint: give the .pth file of the same name without .state'
-        raise _Refused(f'{path}: not a state_dict (its keys: {some([*content])}){hint}')
+        raise _Refused(f'{path}: not a state_dict (its keys: {some([*content]) or "none"}){hint}')
     stripped = ''
     while prefix := next((p for p in PREFIXES if all(k.startswith(p) for k in tensors)), ''):
         tensors = {k.removeprefix(prefix): v for k, v in tensors.items()}

@@ -16,7 +16,7 @@ from safetensors.torch import save_file
 from model import MattingBase, MattingRefine
 from model.backbone import widen_stem
 from model.pretrained import initialize
-from model.weights import load_weights, read_weights
+from model.weights import _mappings, load_weights, read_weights
 
 
 class Malicious:
@@ -93,6 +93,13 @@ def named(prefix, state=SMALL):
         ({'state_dict': named('net.'), 'current_model_state': AVERAGED},
          "state_dict under 'state_dict' with prefix 'net."),
         ({'ema': {'state_dict': named('module.')}}, "state_dict under 'ema.state_dict' with prefix 'module.'"),
+        ({'net': SMALL, 'best': SMALL}, "state_dict under 'net'"),
+        ({'model': SMALL, 'optimizer': {'exp_avg': AVERAGED}}, "state_dict under 'model'"),
+        ({'optimizer': {'exp_avg': AVERAGED}, 'best_momentum': AVERAGED, 'optimal': SMALL},
+         "state_dict under 'optimal'"),
+        ({**named('exp_avg_sq.', AVERAGED), **named('net.')}, "state_dict with prefix 'net.'"),
+        ({**named('semantic_schema.'), **named('net_ema.', AVERAGED)}, "state_dict with prefix 'semantic_schema.'"),
+        ({**named('schema.'), 'modelEMA': AVERAGED, 'emaModel': AVERAGED}, "state_dict with prefix 'schema.'"),
         ({'epoch': 3, 'networks': {'matting': SMALL}}, "state_dict under 'networks.matting'"),
         ({name.replace('conv4', '_orig_mod.conv4').replace('features', 'module.features'): tensor
           for name, tensor in named('model.').items()}, "state_dict with prefix 'model.'"),
@@ -135,7 +142,30 @@ def test_a_checkpoint_of_lightning_is_read_whatever_its_settings_are(in_tmp):
     assert not (in_tmp / 'owned').exists()
 
 
-@pytest.mark.parametrize('content', [lambda: {'model': torch.nn.Linear(2, 2)}, lambda: lightning(callbacks=Command())])
+def test_dictionaries_that_share_parts_are_looked_through_once():
+    shared = SMALL
+    for _ in range(4):
+        shared = dict.fromkeys(map(str, range(30)), shared)
+    assert len(list(_mappings(shared))) == 5
+    # Where it lies shallowest, though it was met deeper before.
+    deep = {'a': {'b': {'c': {'d': {'e': SMALL}}}}}
+    assert ('z.e', SMALL) in _mappings({**deep, 'z': deep['a']['b']['c']['d']})
+
+
+@pytest.mark.parametrize('content', [{}, {'model': {}}])
+def test_a_file_that_holds_nothing_is_not_said_to_run_code(tmp_path, content):
+    torch.save(content, tmp_path / 'w.pth')
+    with pytest.raises(ValueError, match=r'w\.pth: not a state_dict \(its keys: none\)$'):
+        read_weights(tmp_path / 'w.pth')
+
+
+@pytest.mark.parametrize('content', [
+    lambda: {'model': torch.nn.Linear(2, 2)},
+    lambda: {'net': torch.nn.Linear(2, 2), 'epoch': 3},
+    lambda: [torch.nn.Linear(2, 2)],
+    lambda: {'model': torch.nn.Linear(2, 2), 'ema': SMALL},
+    lambda: lightning(callbacks=Command()),
+])  # fmt: skip
 def test_what_needs_unsafe_objects_is_refused_with_advice(in_tmp, content):
     torch.save(content(), 'w.ckpt')
     with pytest.raises(ValueError, match=r'^w\.ckpt: holds more .* Save model\.state_dict\(\) where it came from'):
