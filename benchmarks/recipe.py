@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import io
 import json
 import statistics
 import sys
@@ -34,7 +35,7 @@ from helpers import machine
 from helpers.ablations import ABLATIONS
 
 from common import cli
-from common.files import write_atomic
+from common.files import digest, write_atomic
 
 if TYPE_CHECKING:
     from dataset.loaders import WarpedPairs
@@ -42,10 +43,14 @@ if TYPE_CHECKING:
     from model import MattingBase
     from training.recipes import Recipe
 
+    Variant = tuple[Recipe, list[str], list[str]]
+
 SCRIPT = 'published script'
 METRICS = ('sad', 'mse', 'grad', 'conn', 'fg_mse', 'fg_mse_bmv2')
 # What makes two runs comparable; --dataset-name too, whose pictures nobody compares.
 ALIKE = ('dataset_name', 'steps', 'batch_size', 'train_resolution', 'model_backbone', 'backgrounds_per_subject')
+# Parts of a recipe that are flags of the training.
+FLAGS = ('lr_schedule', 'warmup_steps', 'learning_rate_scale', 'ema_decay')
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -76,7 +81,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         compare(args, recipes)
 
 
-def compare(args: argparse.Namespace, recipes: Mapping[str, tuple[Recipe, list[str]]]) -> None:
+def compare(args: argparse.Namespace, recipes: Mapping[str, Variant]) -> None:
     """Train and score whatever is not yet there, and print the tables."""
     import torch
 
@@ -89,31 +94,42 @@ def compare(args: argparse.Namespace, recipes: Mapping[str, tuple[Recipe, list[s
     report(args, runs)
 
 
-def parse_variant(text: str) -> tuple[Recipe, list[str]]:
-    """Return the recipe of a variant, and which of ABLATIONS it has; raise ValueError for an unknown word."""
+def parse_variant(text: str) -> Variant:
+    """Return the recipe of a variant, its flags and which of ABLATIONS it has; raise ValueError for what is unknown."""
+    import train_base
     from training.recipes import RECIPES, Recipe
 
     name, *parts = text.split(',')
     changed = {key: value for key, equals, value in (part.partition('=') for part in parts) if equals}
     ablations = [part for part in parts if '=' not in part]
     known = {'recipe': [name], 'part': list(changed), 'ablation': ablations}
-    for kind, allowed in (('recipe', RECIPES), ('part', [f.name for f in fields(Recipe)]), ('ablation', ABLATIONS)):
+    weights = [field.name for field in fields(Recipe) if field.name not in FLAGS]
+    for kind, allowed in (('recipe', RECIPES), ('part', [*FLAGS, *weights]), ('ablation', ABLATIONS)):
         if odd := [word for word in known[kind] if word not in allowed]:
             raise ValueError(f'--variants {text}: {odd[0]} is no {kind}; there are {", ".join(allowed)}')
-    return replace(RECIPES[name], **{key: _value(value) for key, value in changed.items()}), ablations
+    flags = [f'{cli.flag(key)}={changed[key]}' for key in FLAGS if key in changed]
+    given = ['--dataset-name=synthetic', '--model-name=benchmark', '--model-backbone=mobilenetv2']
+    train_base.parse([*given, *flags])  # ends at a value that is none
+    try:
+        recipe = replace(RECIPES[name], **{key: float(changed[key]) for key in weights if key in changed})
+    except ValueError as error:
+        raise ValueError(f'--variants {text}: {error}') from None
+    return recipe, flags, ablations
 
 
 def kept_run(
-    args: argparse.Namespace, name: str, seed: int, variant: tuple[Recipe, list[str]] | None
+    args: argparse.Namespace, name: str, seed: int, variant: Variant | None
 ) -> dict[str, Any]:
     """Return the losses, CPU seconds and figures of a run, which is made unless --output-dir has it."""
+    weights = args.model_pretrain_initialization
     settings = {**{key: getattr(args, key) for key in ALIKE}, 'seed': seed}
+    settings['model_pretrain_initialization'] = weights and digest(weights)
     file = args.output_dir / f'{name.replace(" ", "-")}-{seed}.json'
     if file.exists():
         run = json.loads(file.read_text())
-        if differing := [key for key in settings if run['settings'][key] != settings[key]]:
+        if differing := [key for key in settings if run['settings'].get(key) != settings[key]]:
             key = differing[0]
-            raise ValueError(f'{file} has {cli.flag(key)} {run["settings"][key]}, not {settings[key]}; '
+            raise ValueError(f'{file} has {cli.flag(key)} {run["settings"].get(key)}, not {settings[key]}; '
                              'give another --output-dir')  # fmt: skip
         return run
     args.output_dir.mkdir(parents=True, exist_ok=True)
@@ -127,19 +143,19 @@ def kept_run(
 
 
 def first_weights(args: argparse.Namespace, seed: int) -> Path:
-    """Return the file of the weights that all runs of a seed begin with."""
+    """Return the file of the weights that all runs of a seed begin with, which is made anew each time."""
     import torch
 
     from model import MattingBase
     from model.pretrained import initialize
 
     file = args.output_dir / f'start-{seed}.pth'
-    if not file.exists():
-        torch.manual_seed(seed)
-        network = MattingBase(args.model_backbone)
-        if args.model_pretrain_initialization:
-            initialize(network, args.model_pretrain_initialization)
-        torch.save(network.state_dict(), file)
+    torch.manual_seed(seed)
+    network = MattingBase(args.model_backbone)
+    if args.model_pretrain_initialization:
+        initialize(network, args.model_pretrain_initialization)
+    torch.save(network.state_dict(), content := io.BytesIO())
+    write_atomic(file, content.getvalue())
     return file
 
 
@@ -153,7 +169,7 @@ def stage_words(args: argparse.Namespace, seed: int, start: Path) -> list[str]:
 
 
 def train_ours(
-    words: list[str], recipe: Recipe, ablations: Sequence[str]
+    words: list[str], recipe: Recipe, flags: Sequence[str], ablations: Sequence[str]
 ) -> tuple[MattingBase, WarpedPairs, list[float], float]:
     """Train as `train_base.py` does; return the network, the validation pairs, the losses and the CPU seconds."""
     import torch
@@ -165,7 +181,7 @@ def train_ours(
         stack.enter_context(mock.patch.dict(RECIPES, {'variant': recipe}))
         for name in ablations:
             stack.enter_context(ABLATIONS[name]())
-        trainer = Trainer('base', torch.device('cpu'), *words, '--recipe', 'variant')
+        trainer = Trainer('base', torch.device('cpu'), *words, *flags, '--recipe', 'variant')
         begin = time.process_time()
         losses = [trainer.step(batch).item() for batch in trainer.run.batches]
         seconds = time.process_time() - begin
@@ -280,14 +296,6 @@ def make_tiny(args: argparse.Namespace, folder: Path) -> None:
     args.data_config.write_text(config)
     args.dataset_name, args.seeds, args.steps, args.batch_size, args.train_resolution = 'tiny', [0], 2, 2, 64
     args.output_dir = args.output_dir or folder / 'runs'
-
-
-def _value(text: str) -> Any:
-    """Return a part's value: a number where it is one, else the word."""
-    try:
-        return json.loads(text)
-    except ValueError:
-        return text
 
 
 if __name__ == '__main__':

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import subprocess
 import tarfile
 import tempfile
+import zlib
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -62,9 +64,12 @@ def _read(package: Path) -> Runtime:
                 members = [archive.extractfile(f'package/{name}') for name in names]
                 found = [member.read() for member in members if member is not None]
         about = json.loads(found[0])
-    except (OSError, KeyError, ValueError, EOFError, tarfile.TarError) as error:
+        name, version, files = about['name'], f'{about["version"]}', dict(zip(FILES, found[1:], strict=True))
+        if not re.fullmatch(r'[\w.+-]+', version):  # it becomes a folder's name
+            raise ValueError(f'version {version!r}')
+    except (OSError, LookupError, TypeError, ValueError, EOFError, tarfile.TarError, zlib.error) as error:
         what = f'not the package {PACKAGE} of npm in version {VERSION} or one like it'
         raise ValueError(f'--runtime {package}: {what} ({error})') from None
-    if about.get('name') != PACKAGE:
-        raise ValueError(f'--runtime {package}: is the package {about.get("name")}, not {PACKAGE}')
-    return Runtime(about['version'], dict(zip(FILES, found[1:])))
+    if name != PACKAGE:
+        raise ValueError(f'--runtime {package}: is the package {name}, not {PACKAGE}')
+    return Runtime(version, files)

@@ -1,5 +1,6 @@
 """The yardsticks of the benchmarks measure what they say, and each benchmark runs from its command line."""
 
+import argparse
 import importlib
 import json
 import shutil
@@ -19,7 +20,7 @@ from benchmarks.published.reading import pillow_affine, published_sample
 from dataset.geometry import Affine, warp
 from dataset.synthetic import SyntheticMattes
 from inference import Matting
-from model import MattingRefine
+from model import MattingBase, MattingRefine
 
 ROOT = Path(__file__).parents[2]
 SETTINGS = {'backbone_scale': 1 / 4, 'refine_sample_pixels': 128 * 96 // 2}
@@ -154,16 +155,43 @@ def test_recipes_are_trained_once_and_compared(script, tmp_path, capsys):
     file.write_text(json.dumps(run))
     with pytest.raises(ValueError, match='has --steps 9, not 2; give another --output-dir'):
         script('recipe').main(arguments)
+    run['settings']['steps'] = 2
+    file.write_text(json.dumps(run))
+    other = ['--model-pretrain-initialization', str(file)]
+    with pytest.raises(ValueError, match='has --model-pretrain-initialization None, not [0-9a-f]{64}; give another'):
+        script('recipe').main([*arguments, *other])
+
+
+def test_a_recipe_begins_with_whole_weights_of_its_own(script, tmp_path):
+    recipe, name = script('recipe'), 'features.0.1.weight'
+    torch.manual_seed(3)
+    expected = MattingBase('mobilenetv2').backbone.state_dict()
+    encoder = {key: value + 1 for key, value in expected.items()}
+    encoder['features.0.0.weight'] = encoder['features.0.0.weight'][:, :3]
+    torch.save(encoder, tmp_path / 'encoder.pth')
+    (tmp_path / 'start-3.pth').write_bytes(b'cut')
+    args = argparse.Namespace(output_dir=tmp_path, model_backbone='mobilenetv2')
+    for args.model_pretrain_initialization, added in ((None, 0), (tmp_path / 'encoder.pth', 1), (None, 0)):
+        found = torch.load(recipe.first_weights(args, 3))
+        torch.testing.assert_close(found[f'backbone.{name}'], expected[name] + added)
 
 
 @pytest.mark.parametrize(
     ('variant', 'problem'),
-    [('glow', 'glow is no recipe'), ('edges,glow=1', 'glow is no part'), ('edges,glow', 'glow is no ablation')],
+    [
+        ('glow', '--variants glow: glow is no recipe; there are '),
+        ('edges,glow=1', '--variants edges,glow=1: glow is no part; there are '),
+        ('edges,glow', '--variants edges,glow: glow is no ablation; there are '),
+        ('edges,lr_schedule=cosin', "--lr-schedule cosin: must be one of constant, cosine"),
+        ('edges,warmup_steps=1.5', '--warmup-steps 1.5: must be a whole number'),
+        ('edges,ema_decay=2', '--ema-decay 2'),
+        ('edges,fgr=abc', "--variants edges,fgr=abc: could not convert string to float: 'abc'"),
+    ],
 )
 def test_an_unknown_variant_is_refused(script, capsys, variant, problem):
     with pytest.raises(SystemExit, match='2'):
         script('recipe').main(['--tiny', '--variants', variant])
-    assert f'--variants {variant}: {problem}; there are ' in capsys.readouterr().err
+    assert problem in capsys.readouterr().err
 
 
 def test_plots(script, tmp_path):

@@ -109,7 +109,19 @@ def test_a_package_that_is_none_is_refused(tmp_path: Path, checkpoints, capsys) 
     other = package(tmp_path / 'other.tgz', 'left-pad')
     old = package(tmp_path / 'old.tgz', files=runtime.FILES[:1])
     (tmp_path / 'folder').mkdir()
+    damaged = bytearray(package(tmp_path / 'damaged.tgz').read_bytes())
+    damaged[40:] = bytes(255 - byte for byte in damaged[40:])
+    (tmp_path / 'damaged.tgz').write_bytes(damaged)
+    for name, about in (('list', '[]'), ('nameless', '{}'), ('odd', '{"name": "onnxruntime-web", "version": "1/2"}')):
+        (tmp_path / name / 'dist').mkdir(parents=True)
+        for file in runtime.FILES:
+            (tmp_path / name / 'dist' / file).touch()
+        (tmp_path / name / 'package.json').write_text(about)
     for given, message in (
+        ('damaged.tgz', 'not the package onnxruntime-web of npm'),
+        ('list', 'not the package onnxruntime-web of npm'),
+        ('nameless', 'not the package onnxruntime-web of npm'),
+        ('odd', "version '1/2'"),
         ('none.tgz', 'no such file or folder'),
         ('text.tgz', 'not the package onnxruntime-web of npm'),
         ('folder', 'not the package onnxruntime-web of npm'),
