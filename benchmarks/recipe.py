@@ -117,9 +117,7 @@ def parse_variant(text: str) -> Variant:
     return recipe, flags, ablations
 
 
-def kept_run(
-    args: argparse.Namespace, name: str, seed: int, variant: Variant | None
-) -> dict[str, Any]:
+def kept_run(args: argparse.Namespace, name: str, seed: int, variant: Variant | None) -> dict[str, Any]:
     """Return the losses, CPU seconds and figures of a run, which is made unless --output-dir has it."""
     weights = args.model_pretrain_initialization
     settings = {**{key: getattr(args, key) for key in ALIKE}, 'seed': seed}

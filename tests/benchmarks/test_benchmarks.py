@@ -158,7 +158,7 @@ def test_recipes_are_trained_once_and_compared(script, tmp_path, capsys):
     run['settings']['steps'] = 2
     file.write_text(json.dumps(run))
     other = ['--model-pretrain-initialization', str(file)]
-    with pytest.raises(ValueError, match='has --model-pretrain-initialization None, not [0-9a-f]{64}; give another'):
+    with pytest.raises(ValueError, match=r'has --model-pretrain-initialization None, not [0-9a-f]{64}; give another'):
         script('recipe').main([*arguments, *other])
 
 
@@ -182,7 +182,7 @@ def test_a_recipe_begins_with_whole_weights_of_its_own(script, tmp_path):
         ('glow', '--variants glow: glow is no recipe; there are '),
         ('edges,glow=1', '--variants edges,glow=1: glow is no part; there are '),
         ('edges,glow', '--variants edges,glow: glow is no ablation; there are '),
-        ('edges,lr_schedule=cosin', "--lr-schedule cosin: must be one of constant, cosine"),
+        ('edges,lr_schedule=cosin', '--lr-schedule cosin: must be one of constant, cosine'),
         ('edges,warmup_steps=1.5', '--warmup-steps 1.5: must be a whole number'),
         ('edges,ema_decay=2', '--ema-decay 2'),
         ('edges,fgr=abc', "--variants edges,fgr=abc: could not convert string to float: 'abc'"),

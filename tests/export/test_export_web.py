@@ -182,6 +182,23 @@ SAVED = """new Promise((resolve) => {
   document.querySelector('#save').click();
 })"""
 
+TWICE = """(() => {
+  let asked = 0;
+  const media = navigator.mediaDevices, get = media.getUserMedia.bind(media);
+  const camera = document.querySelector('#camera');
+  media.getUserMedia = (given) => { asked++; return get(given); };
+  camera.click();
+  camera.click();
+  return asked;
+})()"""
+FAILS = """(() => {
+  const post = Worker.prototype.postMessage;
+  Worker.prototype.postMessage = function () {
+    Worker.prototype.postMessage = post;
+    setTimeout(() => this.onmessage({ data: { error: 'no memory' } }));
+  };
+})()"""
+
 
 def saved(chrome: Chrome, view: str) -> np.ndarray:
     chrome.evaluate(f"document.querySelector('[value={view}]').click()")
@@ -228,30 +245,85 @@ def test_the_page_gives_the_toolkits_results(tmp_path: Path, server, small_check
         assert chrome.until(ERROR) == 'The picture is 130 × 94, the plate 64 × 48: both must be of one size'
         chrome.choose('#bgr', Path(__file__))
         assert f'{Path(__file__).name}: not a picture' in chrome.until(f'/not a picture/.test({ERROR}) && {ERROR}')
-        # The camera, then no network.
-        chrome.evaluate("document.querySelector('#camera').click()")
+        # A photo behind the subject, once a mouse has asked for it.
+        chrome.evaluate("document.querySelector('#backdrop').dispatchEvent(new Event('change'))")  # none was chosen
+        assert 'not a picture' in chrome.evaluate(ERROR)
+        chrome.call('Page.enable')
+        chrome.call('Page.setInterceptFileChooserDialog', enabled=True)
+        chrome.click("document.querySelector('[value=picture]').parentElement")
+        chrome.evaluate('new Promise((resolve) => setTimeout(resolve, 500))')
+        assert 'Page.fileChooserOpened' in chrome.events
+        chrome.choose('#backdrop', src)
+        chrome.until("document.querySelector('[value=picture]').checked")
+        # The camera, asked for twice at once: one, which goes on after an error.
+        assert chrome.evaluate(TWICE) == 1
         chrome.until("!document.querySelector('#plate').hidden")
-        chrome.evaluate("document.querySelector('#plate').click()")
-        assert chrome.until(f'/pictures a second/.test({MESSAGE}) && {MESSAGE}').startswith('640 × ')
+        for wrong in ('', FAILS):
+            chrome.evaluate(wrong)
+            if wrong:
+                assert chrome.until(ERROR) == 'no memory'
+            assert chrome.evaluate(
+                "document.querySelector('#plate').click(), document.querySelector('#plate').disabled"
+            )
+            assert chrome.until(f'/pictures a second/.test({MESSAGE}) && {MESSAGE}').startswith('640 × ')
+        # No network.
         server.shutdown()
         server.server_close()
-        chrome.evaluate("document.querySelector('#backend').textContent = ''")
-        chrome.call('Page.reload')
+        chrome.call('Page.navigate', url=f'http://127.0.0.1:{server.server_port}/')
         assert chrome.until(f'{BACKEND} || {ERROR}').startswith('WebAssembly, ')
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(900)
 @needs_chrome
-def test_the_page_says_that_a_file_is_missing(tmp_path: Path, website: Path, server) -> None:
-    model = website / 'matting.onnx'
-    model.rename(tmp_path / 'aside')
+@pytest.mark.parametrize('name', ['matting.onnx', 'matting.js'])
+def test_the_page_says_that_a_file_is_missing(tmp_path: Path, website: Path, server, name: str) -> None:
+    (website / name).rename(tmp_path / 'aside')
+    picture = save(tmp_path / 'picture.png', room(0, 64, 48))
     try:
         with Chrome(tmp_path) as chrome:
             chrome.call('Page.navigate', url=f'http://127.0.0.1:{server.server_port}/')
-            message = 'matting.onnx is missing: copy the whole folder that export_web.py wrote'
+            message = f'{name} is missing: copy the whole folder that export_web.py wrote'
+            assert chrome.until(ERROR) == message
+            chrome.choose('#src', picture)
+            chrome.until(f'/plate/.test({MESSAGE})')
+            chrome.choose('#bgr', picture)
             assert chrome.until(ERROR) == message
             chrome.evaluate("document.querySelector('#camera').click()")
             assert 'No camera can be used' in chrome.until(f'/camera/.test({ERROR}) && {ERROR}')
     finally:
-        (tmp_path / 'aside').rename(model)
+        (tmp_path / 'aside').rename(website / name)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+@needs_chrome
+def test_the_page_leaves_other_sites_alone(tmp_path: Path, website: Path, server) -> None:
+    aside = tmp_path / 'aside'
+    kept = """caches.keys().then(([name]) => caches.open(name)).then((cache) => cache.keys())
+      .then((all) => all.map((request) => request.url))"""
+    url = f'http://127.0.0.1:{server.server_port}/'
+    with Chrome(tmp_path) as chrome:
+        chrome.call('Page.navigate', url=url)
+        chrome.until(f'navigator.serviceWorker.controller && ({BACKEND} || {ERROR})')
+        (website / 'robots.txt').write_text('first')
+        try:
+            asked = """Promise.all(['robots.txt', 'robots.txt?1', 'page.js?1'].map((name) =>
+              fetch(name, { cache: 'no-store' }).then((answer) => answer.text())))"""
+            assert chrome.evaluate(asked)[:2] == ['first', 'first']
+            (website / 'robots.txt').write_text('second')
+            assert chrome.evaluate(asked)[:2] == ['second', 'second']
+            names = {address.removeprefix(url) for address in chrome.evaluate(kept)}
+            assert {'', 'page.js', 'matting.json'} <= names
+            assert not [name for name in names if 'robots' in name or name == 'page.js?1']
+        finally:
+            (website / 'robots.txt').unlink()
+        (website / 'index.html').rename(aside)
+        try:
+            (website / 'index.html').write_text('<p id=message>Another')
+            chrome.call('Page.navigate', url=url)
+            chrome.until("document.querySelector('#message')?.textContent === 'Another'")
+            assert chrome.evaluate('navigator.serviceWorker.getRegistrations().then((all) => all.length)') == 0
+            assert chrome.evaluate('caches.keys()') == []
+        finally:
+            aside.rename(website / 'index.html')

@@ -59,6 +59,7 @@ class Chrome:
         os.close(to_browser)
         os.close(from_browser)
         self._read, self._count, self._session = os.fdopen(self._from, 'rb'), 0, {}
+        self.events: list[str] = []  # their names, in order
         target = self.call('Target.createTarget', url='about:blank')['targetId']
         attached = self.call('Target.attachToTarget', targetId=target, flatten=True)
         self._session = {'sessionId': attached['sessionId']}
@@ -83,6 +84,7 @@ class Chrome:
                 assert byte, 'the browser has ended'
                 answer += byte
             found = json.loads(answer)
+            self.events += [found['method']] if 'method' in found else []
             if found.get('id') == self._count:
                 assert 'error' not in found, found
                 return found['result']
@@ -105,3 +107,10 @@ class Chrome:
         """Choose a file as a person does."""
         node = self.call('Runtime.evaluate', expression=f'document.querySelector({json.dumps(selector)})')['result']
         self.call('DOM.setFileInputFiles', objectId=node['objectId'], files=[str(path)])
+
+    def click(self, element: str) -> None:
+        """Click the middle of an element, which an expression names, as a mouse does."""
+        box = f'(({element}).scrollIntoView(), ({element}).getBoundingClientRect())'
+        x, y = self.evaluate(f'(({{x, y, width, height}}) => [x + width / 2, y + height / 2])({box})')
+        for type in ('mousePressed', 'mouseReleased'):
+            self.call('Input.dispatchMouseEvent', type=type, x=x, y=y, button='left', clickCount=1)

@@ -44,8 +44,12 @@ async function read(file) {
 let worker, turn = Promise.resolve();
 function ask(pair) {
   turn = turn.catch(() => {}).then(() => new Promise((resolve, reject) => {
+    worker ??= new Worker('matting.js', { type: 'module' });
     worker.onmessage = ({ data }) => (data.error ? reject(Error(data.error)) : resolve(data));
-    worker.onerror = () => reject(Error('matting.js is missing: copy the whole folder that export_web.py wrote'));
+    worker.onerror = () => {
+      worker = null;
+      reject(Error('matting.js is missing: copy the whole folder that export_web.py wrote'));
+    };
     worker.postMessage(pair);
   }));
   return turn;
@@ -124,14 +128,18 @@ function stop() {
 async function watch() {
   stop();
   if (!navigator.mediaDevices) throw Error('The camera needs https, or http://localhost');
+  one('camera').disabled = true; // asked twice, it would stay on once
   try {
     stream = await navigator.mediaDevices.getUserMedia({ video: { facingMode: facing, width: { ideal: 1280 } } });
+    one('video').srcObject = stream;
+    await one('video').play();
   } catch (error) {
+    stop();
     const denied = error.name === 'NotAllowedError';
     throw Error(denied ? 'The camera was not allowed: allow it beside the address' : `No camera can be used (${error.message})`);
+  } finally {
+    one('camera').disabled = false;
   }
-  one('video').srcObject = stream;
-  await one('video').play();
   one('camera').textContent = 'Stop';
   one('plate').hidden = one('turn').hidden = one('stage').hidden = false;
   one('files').hidden = true;
@@ -146,7 +154,13 @@ async function live(own) {
       plate = null;
       say('The picture has another size now: take the plate again');
     }
-    const pair = plate && { src, bgr: plate }, com = pair && (await ask(pair));
+    let com;
+    try {
+      com = plate && (await ask({ src, bgr: plate }));
+    } catch (error) {
+      plate = null;
+      say(error.message, true);
+    }
     if (stream !== own) return;
     shown = { src, com };
     draw();
@@ -187,15 +201,29 @@ async function save() {
 const on = (id, type, action) => one(id).addEventListener(type, guarded(action));
 on('camera', 'click', () => (stream ? stop() : watch()));
 on('turn', 'click', () => { facing = facing === 'user' ? 'environment' : 'user'; return watch(); });
-on('plate', 'click', takePlate);
+on('plate', 'click', () => {
+  one('plate').disabled = true;
+  return takePlate().finally(() => { one('plate').disabled = false; });
+});
 on('save', 'click', save);
 on('longest', 'change', () => (stream || (!still.src && !still.bgr) ? null : matteStills()));
 on('controls', 'change', draw);
 on('colour', 'input', () => { document.querySelector('[value=colour]').checked = true; draw(); });
-on('backdrop', 'change', async () => {
-  backdrop = await read(one('backdrop').files[0]);
+function showBackdrop() {
   document.querySelector('[value=picture]').checked = true;
   draw();
+}
+// The first click brings a photo that is there back, the next one chooses another.
+on('backdrop', 'click', (event) => {
+  if (!backdrop || chosen('behind') === 'picture') return;
+  event.preventDefault();
+  showBackdrop();
+});
+on('backdrop', 'change', async () => {
+  const [file] = one('backdrop').files;
+  if (!file) return; // none was chosen
+  backdrop = await read(file);
+  showBackdrop();
 });
 
 // Only what a service worker hands out is kept for later, and may use threads: so once it is there, begin again.
@@ -212,7 +240,6 @@ async function keep() {
 await keep();
 say('Loading the model, which takes a while the first time');
 await guarded(async () => {
-  worker = new Worker('matting.js', { type: 'module' });
   const { backend, worst } = await ask();
   one('backend').textContent = backend;
   one('backend').title = `alpha differs from the toolkit's by ${worst.toExponential(0)} at most`;
