@@ -98,11 +98,11 @@ def test_an_average_is_renewed_by_one_launch_for_each_type():
     assert all(torch.equal(own, new) for own, new in zip(ema.module.buffers(), network.buffers()))
 
 
+@torch.fx.experimental._config.patch(use_duck_shape=True)  # pytest's would delete it
 @pytest.mark.parametrize('stage', ['base', pytest.param('refine', marks=pytest.mark.slow)])
 def test_compiled_the_network_is_one_graph_for_all_crops(monkeypatch, stage):
     counter, compiler = CompileCounter(), torch.compile
     monkeypatch.setattr(torch, 'compile', lambda net, **options: compiler(net, **options, backend=counter))
-    monkeypatch.setattr(torch.fx.experimental._config, 'use_duck_shape', True)
     torch._dynamo.reset()
     counters.clear()
     with small_encoder.used():
