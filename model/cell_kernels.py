@@ -100,7 +100,7 @@ def _put(
 
 def first_crops(coarse: Tensor, pictures: Sequence[Tensor], cells: Cells, margin: int) -> Tensor:
     """Do what `cells.first_crops` does."""
-    side, channels = 2 + 2 * margin, coarse.shape[1]
+    side, channels, cells = 2 + 2 * margin, coarse.shape[1], _dense(cells)
     out = _made(cells, channels + 6, side, coarse)
     inner, outer = coarse.shape[2:], pictures[0].shape[2:]
     with on_device(out.device):  # Triton would take the current one
@@ -118,6 +118,7 @@ def second_crops(pictures: Sequence[Tensor], cells: Cells, margin: int, like: Te
 
 def put_back(pha: Tensor, fgr: Tensor, refined: Tensor, cells: Cells, keep: Tensor) -> None:
     """Do what `cells.put_back` does."""
+    cells, keep = _dense(cells), keep.contiguous()
     strides = pha.stride(0), *pha.stride()[2:], *fgr.stride(), *refined.stride()
     with on_device(pha.device):
         _put[len(keep),](pha, fgr, refined, *cells, keep, *strides, **OPTIONS)
@@ -126,13 +127,18 @@ def put_back(pha: Tensor, fgr: Tensor, refined: Tensor, cells: Cells, keep: Tens
 OPS = CellOps(first_crops, second_crops, put_back)
 
 
+def _dense(cells: Cells) -> Cells:
+    """Return the numbers of cells as kernels step through them: that of a batch's only image may be one, expanded."""
+    return Cells(*(numbers.contiguous() for numbers in cells))
+
+
 def _made(cells: Cells, channels: int, side: int, like: Tensor) -> Tensor:
     """Make a tensor (n, channels, side, side), channels-last."""
     return like.new_empty((len(cells.row), side, side, channels)).permute(0, 3, 1, 2)
 
 
 def _cropped(pictures: Sequence[Tensor], cells: Cells, size: int, margin: int, out: Tensor, offset: int) -> Tensor:
-    (first, second), side = pictures, size + 2 * margin
+    (first, second), side, cells = pictures, size + 2 * margin, _dense(cells)
     with on_device(out.device):
         _crop[len(cells.row), triton.cdiv(side * side * 6, BLOCK)](
             first, second, out, *cells, *first.shape[2:], offset, out.shape[1], *first.stride(), *second.stride(),

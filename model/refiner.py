@@ -126,7 +126,7 @@ class Refiner(nn.Module):
         # Tables, so that nothing divides a cell's number by the grid's width.
         rows = torch.arange(height, device=err.device)[:, None].expand(height, width).flatten()
         columns = torch.arange(width, device=err.device).expand(height, width).flatten()
-        return Cells(image, rows[index], columns[index]), keep, ref.view_as(err)
+        return Cells(image.contiguous(), rows[index], columns[index]), keep, ref.view_as(err)
 
     def _refine_cells(self, coarse: Tensor, pictures: Sequence[Pyramid], cells: Cells) -> Tensor:
         """Return (n, 4, 4, 4): alpha and foreground residual of the 4x4 pixels of each cell."""

@@ -21,6 +21,7 @@ from torch import Tensor
 
 from common.devices import peak_mib
 from dataset.loaders import Batch
+from inference.speed.measure import reset_peak
 
 # Stage, backbone and precision; the first is what the published scripts train.
 CASES = [
@@ -87,8 +88,7 @@ def memory(bench: Bench) -> float:
     """Return the MiB of tensors on a GPU, and begin its peak anew; 0 on a CPU."""
     if not bench.cuda:
         return 0.0
-    torch.cuda.empty_cache()
-    torch.cuda.reset_peak_memory_stats(bench.device)
+    reset_peak(bench.device)
     return torch.cuda.memory_allocated(bench.device) / 2**20
 
 

@@ -125,6 +125,7 @@ def reset_peak(device: torch.device) -> bool:
     """Give free memory back and begin `peak_mib` anew; return whether the system can do that."""
     gc.collect()
     if device.type == 'cuda':
+        torch.cuda.init()  # until then there is no peak to reset, and torch raises
         torch.cuda.empty_cache()
         torch.cuda.reset_peak_memory_stats(device)
         return True

@@ -84,6 +84,28 @@ def test_kernels_compute_what_they_stand_for(kernels, given):
         assert a.count_nonzero()
 
 
+def test_kernels_take_numbers_of_cells_that_are_views(kernels):
+    """A batch of one has the number of its image once, expanded; what lies behind it in memory are other numbers."""
+    coarse, half, full, cells, keep, (first, second) = case(32, 48, 1 / 4, torch.uint8, torch.float32)
+    spread = torch.stack([1 - cells.row % 2, cells.row, cells.column], 1)
+    views = Cells(torch.tensor([0, 1, 1, 1, 1, 1, 1])[:1].expand(len(keep)), spread[:, 1], spread[:, 2])
+    dense = Cells(*(x.clone(memory_format=torch.contiguous_format) for x in views))
+    refined = torch.randn(len(keep), 4, 4, 4)
+
+    def everything(cells, keep):
+        pha, fgr = (torch.zeros(2, c, 32, 48) for c in (1, 3))
+        kernels.OPS.put_back(pha, fgr, refined, cells, keep)
+        crops = (
+            kernels.OPS.first_crops(coarse, half, cells, first),
+            kernels.OPS.second_crops(full, cells, second, coarse),
+        )
+        return *crops, pha, fgr
+
+    spread_keep = torch.stack([keep, ~keep], 1)[:, 0]
+    for found, expected in zip(everything(views, spread_keep), everything(dense, keep)):
+        assert torch.equal(found, expected)
+
+
 @pytest.fixture
 def fastest(kernels, monkeypatch):
     """`fastest_ops` of a GPU that is the CPU, with kernels that the test may change."""
