@@ -143,9 +143,9 @@ class BadSteps:
         self.worst = torch.zeros_like(self.in_a_row)
         by_type: dict[torch.dtype, list[Tensor]] = {}
         for buffer in state.module.buffers():
-            by_type.setdefault(buffer.dtype, []).append(buffer.detach())
+            by_type.setdefault(buffer.dtype, []).append(buffer.detach().view(-1))
         self.buffers = list(by_type.values())
-        self.good = [_flat(group) for group in self.buffers]
+        self.good = [torch.cat(group) for group in self.buffers]
         self.before: tuple[int, dict[str, Any]] | None = None
 
     def note(self, loss: Tensor, norm: Tensor) -> None:
@@ -158,7 +158,7 @@ class BadSteps:
         self.total = self.total + bad
         self.in_a_row = (self.in_a_row + 1) * bad
         self.worst = torch.maximum(self.worst, self.in_a_row)
-        self.good = [torch.where(bad, good, _flat(group)) for good, group in zip(self.good, self.buffers)]
+        self.good = [torch.where(bad, good, torch.cat(group)) for good, group in zip(self.good, self.buffers)]
         self.undo()
 
     def forget(self) -> None:
@@ -174,8 +174,7 @@ class BadSteps:
     def undo(self) -> None:
         """Put the buffers back to what they were after the last good step that was noted."""
         for good, group in zip(self.good, self.buffers):
-            parts = good.split([buffer.numel() for buffer in group])
-            torch._foreach_copy_(group, [part.view_as(buffer) for part, buffer in zip(parts, group)])
+            torch.split_with_sizes_copy(good, [len(buffer) for buffer in group], out=group)
 
     def counts(self) -> tuple[float, float, float]:
         """Return bad steps since the last look, in a row just now, and at most in a row. Waits for the device."""
@@ -200,7 +199,3 @@ class BadSteps:
                 f'{", ".join(names)}; none of them changed the weights. Lower --learning-rate-scale, set --clip-grad, '
                 'or look at the samples'
             )
-
-
-def _flat(tensors: Sequence[Tensor]) -> Tensor:
-    return torch.cat([tensor.flatten() for tensor in tensors])

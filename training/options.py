@@ -53,9 +53,9 @@ def add_arguments(
     add('--train-resolution', type=int, default=resolution, metavar='PX',
         help='side of the square that samples are made for; crops have sides of half to all of it')  # fmt: skip
     add('--crop-multiple', type=int, metavar='PX',
-        help="sides of a step's crop are multiples of it, so that a GPU meets few sizes and need not plan its work for "
-        f'each step; {crop_unit}: any size, as published (default: a 16th of --train-resolution; a run that goes on '
-        'keeps its own)')  # fmt: skip
+        help="sides of a step's crop are multiples of it, so that a GPU meets few sizes: it plans its work for each, "
+        f'which takes seconds; {crop_unit}: any size, as published (default: an eighth of --train-resolution, or what '
+        'the run that goes on had)')  # fmt: skip
     add('--batch-size', type=int, default=batch_size, metavar='N',
         help='samples of a step, over all GPUs; --accumulate multiplies it')  # fmt: skip
     add('--num-workers', type=int, metavar='N',

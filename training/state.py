@@ -35,12 +35,12 @@ class EMA:
         self.decay = decay
         self.updates = 0
 
+    @torch.no_grad()
     def update(self, module: nn.Module) -> None:
         """Take in the network's values after a step."""
         weight = 1 - min(self.decay, (1 + self.updates) / (10 + self.updates))
         self.updates += 1
-        own = [p.detach() for p in self.module.parameters()]
-        torch._foreach_lerp_(own, [p.detach() for p in module.parameters()], weight)
+        torch._foreach_lerp_([*self.module.parameters()], [*module.parameters()], weight)
         # One launch for each type; tensors of several types at once would be copied one by one.
         pairs = sorted(zip(self.module.buffers(), module.buffers()), key=_type)
         for _, group in itertools.groupby(pairs, _type):

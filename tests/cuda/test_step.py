@@ -112,7 +112,7 @@ def test_compiled_the_network_is_one_graph_for_all_crops(monkeypatch, stage):
     )
     unit = 4 if stage == 'refine' else 1
     plan = SamplingPlan(9, 9, 2, 64 * unit, default_multiple(64 * unit, unit), unit=unit)
-    # The first crop is a square; so is one of eight.
+    # The first crop is a square; so is one of four.
     sizes = sorted({plan.crop(step) for step in range(40)}, key=lambda size: size[0] != size[1])
     for height, width in [*sizes[:2], *sizes[-2:]]:
         outputs = model(torch.rand(2, 3, height, width), torch.rand(2, 3, height, width))

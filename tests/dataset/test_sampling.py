@@ -107,7 +107,7 @@ def test_crops_stay_within_half_and_all_of_the_resolution():
     assert (crops[:, 0] != crops[:, 1]).mean() > 0.9
 
 
-@pytest.mark.parametrize(('resolution', 'unit', 'multiple'), [(512, 1, 32), (2048, 4, 128), (128, 1, 8), (64, 4, 4)])
+@pytest.mark.parametrize(('resolution', 'unit', 'multiple'), [(512, 1, 64), (2048, 4, 256), (128, 1, 16), (64, 4, 8)])
 def test_crops_are_the_published_ones_in_few_sizes(resolution, unit, multiple):
     assert default_multiple(resolution, unit) == multiple
     draws = np.array([rng(3, 'crop', step).integers(resolution // 2, resolution, 2) for step in range(2000)])
@@ -116,12 +116,12 @@ def test_crops_are_the_published_ones_in_few_sizes(resolution, unit, multiple):
         for m in (unit, multiple)
     )
     assert np.array_equal(published, draws // unit * unit)
-    assert len(np.unique(crops, axis=0)) == 64
+    assert len(np.unique(crops, axis=0)) == 16
     assert not (crops % multiple).any()
     assert published.min() - multiple / 2 < crops.min() <= crops.max() <= published.max()
     assert np.abs(crops - published).max() < multiple
-    assert crops.mean() == pytest.approx(published.mean(), rel=0.006)
-    assert crops.std() == pytest.approx(published.std(), rel=0.04)
+    assert crops.mean() == pytest.approx(published.mean(), rel=0.03)
+    assert crops.std() == pytest.approx(published.std(), rel=0.12)
 
 
 def test_validation_samples_do_not_depend_on_the_run():

@@ -118,7 +118,7 @@ def test_what_changed_since_the_checkpoint_is_said_with_what_it_means(in_tmp, ca
     assert train_base.main(flags('run', **cosine, max_steps=3)) == 0
     assert train_base.main(flags('run', **cosine, max_steps=4, num_workers=1, checkpoint_keep=2)) == 0
     changed = {'learning_rate_scale': 10, 'clip_grad': 1, 'precision': 'bfloat16', 'monitor': 'sad', 'warmup_steps': 2}
-    changed['crop_multiple'] = 8
+    changed['crop_multiple'] = 16
     assert train_base.main(flags('run', **{**cosine, **changed}, max_steps=5)) == 0
     lines = capsys.readouterr().out.splitlines()
     said = [line for line in lines if line.startswith('changed since')]
@@ -128,7 +128,7 @@ def test_what_changed_since_the_checkpoint_is_said_with_what_it_means(in_tmp, ca
         'changed since epoch-1-iter-3, from step 4 on: '
         '--learning-rate-scale 1.0 -> 10.0 (multiplies all learning rates), --warmup-steps 0 -> 2, '
         '--max-steps 4 -> 5, --clip-grad none -> 1.0 (the largest steps have another length), '
-        '--crop-multiple 4 -> 8 (crops have other sizes), '
+        '--crop-multiple 8 -> 16 (crops have other sizes), '
         '--precision float32 -> bfloat16 (losses may shift by rounding), '
         '--monitor valid_loss -> valid_sad (best.pth is chosen by it, among the checkpoints that have it), '
         'factor of the learning rates 0 -> 0.25',
