@@ -172,7 +172,8 @@ class Server:
     """Starts runs in a process that has imported all they need (see fork_server.py)."""
 
     def __init__(self):
-        environment = {**os.environ, 'OMP_NUM_THREADS': '1', 'PYTHONPATH': f'{ROOT}{os.pathsep}{HERE}'}
+        paths = [str(ROOT), str(HERE), *filter(None, [os.environ.get('PYTHONPATH')])]
+        environment = {**os.environ, 'OMP_NUM_THREADS': '1', 'PYTHONPATH': os.pathsep.join(paths)}
         self.process = subprocess.Popen(
             [sys.executable, HERE / 'support/fork_server.py'], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
             env=environment, start_new_session=True,
