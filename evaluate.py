@@ -38,6 +38,7 @@ from typing import TYPE_CHECKING
 
 from common import cli, console
 from common.devices import keep_memory
+from common.network import weights_path
 
 if TYPE_CHECKING:
     from evaluation.plan import ScoringPlan
@@ -51,7 +52,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     """Read the command line."""
     parser = cli.Parser(__doc__)
     add = parser.add_argument_group('what is scored').add_argument
-    add('--checkpoint', '--model-checkpoint', type=Path, nargs='+', metavar='FILE',
+    add('--checkpoint', '--model-checkpoint', type=weights_path, nargs='+', metavar='FILE|starter',
         help='networks, to be run on --testset')  # fmt: skip
     add('--testset', type=Path, metavar='DIR',
         help='of make_testset.py, or a folder with src/, bgr/, pha/ and maybe fgr/, trimap/')  # fmt: skip

@@ -2,8 +2,9 @@
 """Matte pictures: from photographs and their background plates to cut-outs, alpha and foreground.
 
 one plate for a folder of pictures:
-  python inference_images.py --model-checkpoint model.pth --images-src photos/ --images-bgr plate.jpg \\
-      --output-dir out/ --output-types com pha fgr
+  python inference_images.py --images-src photos/ --images-bgr plate.jpg --output-dir out/
+with your own weights, as cut-out, alpha and foreground:
+  python inference_images.py ... --model-checkpoint model.pth --output-types com pha fgr
 lossless alpha, two pictures at once, another scale than the weights were trained with:
   python inference_images.py ... --output-types pha fgr --picture-format pha=png --batch-size 2 \\
       --model-backbone-scale 0.125
@@ -14,7 +15,7 @@ what a run that was cut has not written yet, with the flags of that run:
 an exported file, with the settings that it was exported with:
   python inference_images.py ... --model-checkpoint model.onnx
 
-One line says what the checkpoint is and which settings were taken from where.
+One line says what the weights are and which settings were taken from where.
 
 Writes <output-dir>/<type>/<name below the source folder>.png or .jpg. Exit code 0: all done; 1: some pictures failed
 and the others are done, or the run had to stop; 2: nothing was started; 130 or 143: stopped by Ctrl-C or SIGTERM.

@@ -107,7 +107,7 @@ def run(args: argparse.Namespace, rows: list[SpeedRow], images: Images, device: 
     from inference.speed import measure
 
     machine, done = measure.machine(device), []
-    weights = 'random weights' if args.model_checkpoint is None else str(args.model_checkpoint)
+    weights = 'random weights' if args.model_checkpoint is None else network.weights_name(args.model_checkpoint)
     print('{processor}, {cores} cores, {threads} threads; torch {torch}; on {device}'.format(**machine), end='; ')
     print(f'batch {args.batch_size}, {weights}{", compiled" if args.compile else ""}')
     # Weights and pictures mean one network and one size: one alpha for all rows. ONNX files hold no weights to convert.

@@ -2,8 +2,9 @@
 """Matte a video: from the video and its background plate to a composite, alpha and foreground, frame for frame.
 
 a plate that was photographed:
-  python inference_video.py --model-checkpoint model.pth --video-src talk.mp4 --video-bgr plate.png \\
-      --output-dir out/ --output-types com pha
+  python inference_video.py --video-src talk.mp4 --video-bgr plate.png --output-dir out/
+with your own weights, as alpha, too:
+  python inference_video.py ... --model-checkpoint model.pth --output-types com pha
 no plate, but nobody in the picture after 2.5 seconds:
   python inference_video.py ... --video-src talk.mp4 --video-bgr-time 2.5
 for an editor, with alpha; for a web page; as pictures:

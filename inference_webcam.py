@@ -2,6 +2,8 @@
 """Cut a person out of a camera's picture as it comes, before a plain colour or a background of your own.
 
 the first camera:
+  python inference_webcam.py
+your own weights:
   python inference_webcam.py --model-checkpoint model.pth
 another camera, a background, and the result as a camera for video calls:
   python inference_webcam.py ... --video-src 2 --resolution 1920 1080 --video-target-bgr beach.jpg --virtual-camera

@@ -4,10 +4,10 @@
 from a base checkpoint, on one GPU or on all that are visible:
   python train_refine.py --dataset-name my-dataset --model-backbone resnet50 --model-name refine --epoch-end 1 \\
       --model-last-checkpoint checkpoint/base/best.pth
-on a laptop, no data needed:
+on a laptop, no data and no first stage needed, from the model that comes with the toolkit:
   python train_refine.py --dataset-name synthetic --model-backbone mobilenetv2 --model-name try2 --epoch-end 1 \\
-      --model-last-checkpoint checkpoint/try/last.pth --train-resolution 256 --model-refine-sample-pixels 4000 \\
-      --max-steps 50
+      --model-last-checkpoint starter --train-resolution 256 --model-backbone-scale 0.5 \\
+      --model-refine-sample-pixels 16000 --max-steps 50
 several machines:
   torchrun --nnodes 4 --nproc-per-node 8 ... train_refine.py ...
 what will it take, in time, memory and disk? nothing is kept:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from common import cli, console, path_checks
 from common.console import megabytes, table
+from common.network import weights_path
 
 if TYPE_CHECKING:
     from .diff import Comparison
@@ -68,22 +69,24 @@ def _add_looking(command: Callable[[str, str], argparse.ArgumentParser]) -> None
     _add_parent(sub)
 
     sub = command('show', 'what a file of weights or a training state holds, and its record')
-    sub.add_argument('file', type=Path, metavar='FILE')
+    sub.add_argument('file', type=weights_path, metavar='FILE')
 
     sub = command('verify', 'whether files are whole: own ones by sha256, foreign .pth by their checksums')
-    sub.add_argument('paths', nargs='*', type=Path, metavar='PATH', help='a file or a folder; all runs if left out')
+    sub.add_argument(
+        'paths', nargs='*', type=weights_path, metavar='PATH', help='a file or a folder; all runs if left out'
+    )
     _add_parent(sub)
 
     sub = command('diff', 'how two weight files differ, tensor by tensor, the largest difference first')
-    sub.add_argument('first', type=Path, metavar='A')
-    sub.add_argument('second', type=Path, metavar='B')
+    sub.add_argument('first', type=weights_path, metavar='A')
+    sub.add_argument('second', type=weights_path, metavar='B')
     sub.add_argument('--top', type=int, default=10, metavar='N', help='tensors shown')
     sub.add_argument('--json', action='store_true', help='for programs; all tensors')
 
 
 def _add_average(sub: argparse.ArgumentParser) -> None:
     add = sub.add_argument
-    add('files', nargs='*', type=Path, metavar='FILE', help='weights, the newest at the end')
+    add('files', nargs='*', type=weights_path, metavar='FILE', help='weights, the newest at the end')
     add('--best', type=int, metavar='K', help='the K best checkpoints of a run')
     add('--last', type=int, metavar='K', help='the K newest checkpoints of a run')
     add('--run', type=Path, metavar='FOLDER', help='of that run; may be left out if there is only one')
@@ -128,7 +131,7 @@ def _add_changing(command: Callable[[str, str], argparse.ArgumentParser]) -> Non
     sub.add_argument('--remove', action='store_true', help='take the pin away')
 
     sub = command('convert', 'weights of any kind as a bare state_dict (.pth) or as .safetensors')
-    sub.add_argument('file', type=Path, metavar='IN')
+    sub.add_argument('file', type=weights_path, metavar='IN')
     sub.add_argument('--precision', choices=('float32', 'float16', 'bfloat16'),
                      help='of all floating tensors (default: as they are)')  # fmt: skip
     _add_output(sub)

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from common.files import digest
+from common.network import no_such_file
 
 from .record import NAME, CheckpointError, File, ForeignFileError, FormatError, Record, read_records
 from .retention import LEAST_STATES
@@ -47,7 +48,7 @@ class Verifier:
                 return self._own(path, owned[0].files[owned[1]])
             return self._foreign(path)
         except FileNotFoundError:
-            raise FileNotFoundError(f'{path}: no such file') from None
+            raise FileNotFoundError(f'{path}: {no_such_file(path)}') from None
         except OSError as error:
             return Verdict(True, f'cannot be read: {error.strerror or error}')
 

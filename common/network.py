@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
+from pathlib import Path
 from typing import Any
 
 MODEL_TYPES = ('mattingbase', 'mattingrefine')
@@ -28,6 +30,8 @@ OUTPUT_MEANINGS = {
     'err': 'error that the network expects of its alpha, 0..1',
     'hid': 'features for a refiner',
 }
+# The weights that come with the toolkit, which flags call 'starter'.
+STARTER = Path(__file__).resolve().parents[1] / 'weights/starter.pth'
 # Smallest side of a picture, which the encoders divide by 16.
 MIN_SIDE = 16
 Size = tuple[int, int]  # width, height
@@ -37,6 +41,25 @@ SIZES = {'512px': (512, 512), 'hd': (1920, 1080), '4k': (3840, 2160)}
 PUBLISHED = {'512px': (0.5, 80_000), 'hd': (0.25, 80_000), '4k': (0.125, 320_000), 'photographs': (0.25, 320_000)}
 # Settings of a refiner that only one of its modes reads.
 READ_IN_MODE = {'refine_sample_pixels': 'sampling', 'refine_threshold': 'thresholding'}
+
+
+def weights_path(name: str | Path) -> Path:
+    """Return the path of weights as flags name them; the word 'starter' names the model of the toolkit."""
+    return STARTER if name == 'starter' else Path(os.path.expanduser(name))
+
+
+def weights_name(path: Path) -> str:
+    """Return what messages call a file of weights."""
+    return 'the starter model' if path == STARTER else str(path)
+
+
+def no_such_file(path: Path) -> str:
+    """Return in words that a file is not there, and of the starter model what to do."""
+    if path == STARTER:
+        return (
+            'no such file; the starter model is missing from this copy of the toolkit: fetch it, or name other weights'
+        )
+    return 'no such file'
 
 
 def published_size(size: Size, still: bool = False) -> str:

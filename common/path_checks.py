@@ -15,6 +15,7 @@ from pathlib import Path
 
 from .cli import flag
 from .files import kind_of, not_a_folder
+from .network import no_such_file
 
 # The script for files of a kind.
 SCRIPTS = {'picture': 'inference_images.py', 'video': 'inference_video.py'}
@@ -32,7 +33,7 @@ def file_problem(path: Path, kinds: Sequence[str] = ()) -> str:
             hint = f'; give a file in it, such as {best}'
         return f'a folder, not a file{hint}'
     if not os.path.isfile(path):
-        return 'no such file'
+        return no_such_file(path)
     if kind == 'file' or kind in kinds:
         return ''
     if not kinds:

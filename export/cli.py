@@ -44,7 +44,7 @@ class TrainedNetwork:
 def export_parser(description: str | None, output: str, metavar: str = 'FILE') -> argparse.ArgumentParser:
     """Return a parser with the flags for network, output and comparison; `output` is the help of `--output`."""
     parser = cli.Parser(description)
-    options.add_model_arguments(parser)
+    options.add_model_arguments(parser, required=True)
     add = parser.add_argument_group('output').add_argument
     add('--output', type=Path, required=True, metavar=metavar, help=output)
     add('-y', dest='overwrite', action='store_true', help='replace it if it is there')

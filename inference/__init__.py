@@ -2,7 +2,7 @@
 
     from inference import Matting
 
-    matting = Matting.from_checkpoint('checkpoint/my_model/epoch-0.pth')
+    matting = Matting()  # the starter model; your own: Matting.from_checkpoint('checkpoint/my_model/epoch-0.pth')
     matte = matting('photo.jpg', 'plate.jpg')
     matte.pha, matte.fgr  # uint8 (H, W) and (H, W, 3)
     matte.save('cut-out.png')

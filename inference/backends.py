@@ -94,7 +94,7 @@ def load_found(found: FoundNetwork, flags: Mapping[str, Any], local_rank: int = 
     """
     device = device_for(found.backend, flags['device'], local_rank)
     if found.backend == 'pytorch':
-        matting = Matting.from_found(found, device, flags['precision'], flags['compile'], flags['cuda_graphs'])
+        matting = Matting(found, device, flags['precision'], flags['compile'], flags['cuda_graphs'])
     else:
         matting = load_matting(found.path, found.settings, found.backend, device, flags['precision'])
     return matting, f'{found}; on {matting.device} in {str(matting.dtype).removeprefix("torch.")}'

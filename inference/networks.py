@@ -12,7 +12,17 @@ import torch
 from torchvision.models.resnet import Bottleneck
 
 from checkpointing.origin import NetworkWeights, read_network
-from common.network import PUBLISHED, READ_IN_MODE, SIZES, NetworkSettings, RefinerSettings, Size, published_size
+from common.network import (
+    PUBLISHED,
+    READ_IN_MODE,
+    SIZES,
+    NetworkSettings,
+    RefinerSettings,
+    Size,
+    published_size,
+    weights_name,
+    weights_path,
+)
 from model import MattingBase, MattingRefine
 from model.weights import LoadReport, archive_about, load_weights
 
@@ -89,7 +99,7 @@ class FoundNetwork:
     def __str__(self) -> str:
         """Say in one line what the file is and what was taken from where."""
         kind = {'torchscript': ', TorchScript', 'onnx': ', ONNX'}.get(self.backend, '')
-        parts = [f'{self.path}: {self.model_type} with {self.backbone}{kind}']
+        parts = [f'{weights_name(self.path)}: {self.model_type} with {self.backbone}{kind}']
         if self.model_type == 'mattingrefine' and self.settings.refiner is None:
             parts.append('how it refines is fixed, and not said by the file')
         elif self.model_type == 'mattingrefine':
@@ -147,7 +157,7 @@ def find_network(
     """Find out what a file holds and how it is to run.
 
     Args:
-        path: of weights, a TorchScript archive or an ONNX file.
+        path: of weights, a TorchScript archive or an ONNX file; 'starter' for the model of the toolkit.
         model_type, backbone: what it must hold; None: whatever it does.
         sizes: (width, height) of the pictures, as far as they are known.
         still: whether they are pictures rather than frames.
@@ -159,7 +169,7 @@ def find_network(
         ValueError: it is damaged, or holds no weights, or those of another network or refiner.
         TypeError: there is no such setting.
     """
-    path, weights, held = Path(path), None, None
+    path, weights, held = weights_path(path), None, None
     given = {name: value for name, value in given.items() if value is not None}
     RefinerSettings(**given)  # refuses a name that there is not, also where no refiner would read it
     if path.suffix == '.onnx' and backend in (None, 'onnx'):
@@ -179,7 +189,7 @@ def find_network(
     if asked != held[:2]:
         what, of = ('weights of ', 'of ') if weights else ('', '')
         raise ValueError(
-            f'{path} holds {what}{held[0]} with {held[1]}, not {of}{asked[0]} with {asked[1]}: '
+            f'{weights_name(path)} holds {what}{held[0]} with {held[1]}, not {of}{asked[0]} with {asked[1]}: '
             f'use --model-type {held[0]} --model-backbone {held[1]}, or another file'
         )
     if held[0] == 'mattingrefine' and (asked_kernel := given.pop('refine_kernel_size', held[2])) != held[2]:

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from common import cli, devices, path_checks
 from common.installation import missing_problems
-from common.network import BACKBONES, MODEL_TYPES, NetworkSettings
+from common.network import BACKBONES, MODEL_TYPES, NetworkSettings, weights_path
 
 BACKENDS = ('pytorch', 'torchscript', 'onnx')
 OUTPUT_TYPES = ('com', 'pha', 'fgr', 'err', 'ref')
@@ -24,15 +24,17 @@ PICTURE_FORMATS = ('png', 'jpg', 'webp', 'exr')
 DEFAULT_FORMATS = {'com': 'png', 'pha': 'jpg', 'fgr': 'jpg', 'err': 'jpg', 'ref': 'jpg'}
 
 
-def add_model_arguments(parser: argparse.ArgumentParser, sweep: bool = False) -> None:
-    """Add the flags that name a network and its weights.
+def add_model_arguments(parser: argparse.ArgumentParser, sweep: bool = False, required: bool = False) -> None:
+    """Add the flags that name a network and its weights; these are the starter model unless they are `required`.
 
     `sweep` makes them those of a speed test: several backbones, and random weights without a checkpoint.
     """
     title = 'model (left out: what the file holds, as it was trained, else as published for the size of the pictures)'
     add = parser.add_argument_group(title).add_argument
-    add('--model-checkpoint', type=Path, required=not sweep, metavar='FILE',
-        help='weights, or an exported file' + ('; random weights if left out' if sweep else ''))  # fmt: skip
+    add('--model-checkpoint', type=weights_path, metavar='FILE|starter', required=required,
+        default=None if sweep or required else 'starter',
+        help='weights, an exported file, or the model that comes with the toolkit'
+        + ('; random weights if left out' if sweep else ''))  # fmt: skip
     add('--model-type', choices=MODEL_TYPES,
         help='mattingrefine: full resolution; mattingbase: the coarse network alone, on the whole picture')  # fmt: skip
     if sweep:
@@ -125,8 +127,8 @@ def add_output_arguments(parser: cli.Parser, *old_format_flags: str) -> None:
     """Add the flags for pictures out, and other spellings of the one for the format of each type."""
     add = parser.group('output').add_argument
     add('--output-dir', type=Path, required=True, metavar='DIR', help='each type gets a sub-folder, or a video')
-    add('--output-types', '--output-type', nargs='+', required=True, choices=OUTPUT_TYPES,
-        help='cut-out with alpha, alpha, foreground, predicted error, refined regions')  # fmt: skip
+    add('--output-types', '--output-type', nargs='+', default=['com'], choices=OUTPUT_TYPES,
+        help='cut-out with alpha (the default), alpha, foreground, predicted error, refined regions')  # fmt: skip
     add('--picture-format', *old_format_flags, dest='picture_formats', nargs='+', default=[], metavar='TYPE=FORMAT',
         help=f'such as pha=png fgr=webp, of {", ".join(PICTURE_FORMATS)}; com is png and the others jpg if left out. '
         'jpg has no alpha, so com cannot be jpg; exr has scene-linear halves')  # fmt: skip

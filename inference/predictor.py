@@ -48,7 +48,7 @@ class Plate:
 class Matting:
     """A trained network that cuts subjects out of pictures.
 
-        matting = Matting.from_checkpoint('epoch-0.pth')
+        matting = Matting()  # the starter model; your own: Matting.from_checkpoint('epoch-0.pth')
         matte = matting('photo.jpg', 'plate.jpg')
         matte.save('cut-out.png')
 
@@ -64,7 +64,8 @@ class Matting:
 
     Args:
         model: a `MattingBase` or `MattingRefine`, which is copied, or another module with the same arguments and
-            results, which is moved to the device and put in evaluation mode.
+            results, which is moved to the device and put in evaluation mode; what `find_network` found in a file; the
+            starter model if left out.
         device: 'auto' (cuda, else mps, else cpu), or what `torch.device` takes.
         precision: of the weights: 'float32', 'bfloat16', 'float16', or 'auto': float16 on cuda, float32 elsewhere.
         compiled: compile the network for the sizes that come (torch.compile): the first picture of a size takes half a
@@ -74,17 +75,26 @@ class Matting:
             in place only.
 
     Raises:
-        ValueError: the device is not there, or cannot compute in that precision.
+        ValueError: the device is not there, or cannot compute in that precision; the starter model is damaged.
+        FileNotFoundError: the starter model is missing.
     """
 
     def __init__(
         self,
-        model: nn.Module,
+        model: nn.Module | FoundNetwork | None = None,
         device: str | torch.device = 'auto',
         precision: str = 'auto',
         compiled: bool = False,
         graphs: bool = True,
     ):
+        self.about = ''
+        self.loaded: LoadReport | None = None
+        # Settings by the size of pictures, where they follow it.
+        self._refiner_for: Callable[[Size], RefinerSettings | None] | None = None
+        if model is None:
+            model = find_network('starter', backend='pytorch')
+        if isinstance(model, FoundNetwork):
+            model = self._take(model)
         self.device = choose_device(device) if isinstance(device, str) else device
         on_cuda = self.device.type == 'cuda'
         if on_cuda and self.device.index is None:  # another one may be current later, or in another thread
@@ -100,10 +110,6 @@ class Matting:
         if on_cuda and isinstance(self.model, MattingRefine) and not compiled:
             with on_device(self.device), torch.inference_mode():
                 self.model.refiner.ops = fastest_ops(self.device, self._picture_dtype, self.dtype)
-        self.loaded: LoadReport | None = None
-        self.about = ''
-        # Settings by the size of pictures, where they follow it, and the network with each.
-        self._refiner_for: Callable[[Size], RefinerSettings | None] | None = None
         self._with_settings = Recent(len(PUBLISHED), self._refining)
         self._plates = Recent(PLATES_KEPT, lambda key: self._uploaded(read_rgb(key[0], profile=key[3]), key[2]))
         self._reduced = Recent(1, self._reduced_plate)
@@ -111,7 +117,7 @@ class Matting:
     @classmethod
     def from_checkpoint(
         cls,
-        path: str | Path,
+        path: str | Path = 'starter',
         model_type: str | None = None,
         backbone: str | None = None,
         device: str | torch.device = 'auto',
@@ -127,7 +133,7 @@ class Matting:
         one line what was taken from where.
 
         Args:
-            path: weights.
+            path: weights; 'starter' for the model of the toolkit.
             model_type: 'mattingbase' or 'mattingrefine'; what the file holds if left out.
             backbone: 'resnet101', 'resnet50' or 'mobilenetv2'; what the file holds if left out, as is the kernel size.
             device: as for `Matting`.
@@ -143,25 +149,16 @@ class Matting:
             TypeError: there is no such setting.
         """
         found = find_network(path, model_type, backbone, backend='pytorch', **refine)
-        return cls.from_found(found, device, precision, compiled, graphs)
+        return cls(found, device, precision, compiled, graphs)
 
-    @classmethod
-    def from_found(
-        cls,
-        found: FoundNetwork,
-        device: str | torch.device,
-        precision: str = 'auto',
-        compiled: bool = False,
-        graphs: bool = True,
-    ) -> Matting:
-        """Build the predictor of weights whose settings are found already; otherwise like `from_checkpoint`."""
-        model, report = found.build()
-        matting = cls(model, device, precision, compiled, graphs)
-        matting.loaded, matting.about = report, str(found)
+    def _take(self, found: FoundNetwork) -> MattingBase:
+        """Build the network of a file, and take over what this says of itself."""
+        model, self.loaded = found.build()
+        self.about = str(found)
         if found.by_size:
-            matting.about += '; other sizes as published for them'
-            matting._refiner_for = replace(found, weights=None).refiner_for  # they need not be held twice
-        return matting
+            self.about += '; other sizes as published for them'
+            self._refiner_for = replace(found, weights=None).refiner_for  # they need not be held twice
+        return model
 
     def __call__(self, src: Picture, bgr: Picture, err: bool = False, ref: bool = False) -> Matte:
         """Matte one picture.

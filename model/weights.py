@@ -21,6 +21,7 @@ from torch import Tensor, nn
 
 from common.console import some
 from common.installation import missing_problems
+from common.network import weights_name
 
 ARCHIVE = 'TorchScript archive'
 # Where weights of unknown networks are looked for; those of matting networks are found wherever they are.
@@ -148,7 +149,7 @@ def load_weights(
     if isinstance(weights, (str, Path)):
         weights = read_weights(weights)
     source, state = (
-        (f'{weights.path} ({weights.kind})', weights.state_dict)
+        (f'{weights_name(weights.path)} ({weights.kind})', weights.state_dict)
         if isinstance(weights, WeightFile)
         else ('state_dict', dict(weights))
     )

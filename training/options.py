@@ -16,7 +16,7 @@ from checkpointing.record import Listing
 from common import cli, path_checks
 from common.devices import expand_segments
 from common.files import not_a_folder
-from common.network import BACKBONES
+from common.network import BACKBONES, no_such_file, weights_path
 from common.signals import StopRequest, listening
 
 from .recipes import DEFAULTS, RECIPES
@@ -70,10 +70,11 @@ def add_arguments(
     add = parser.group('model').add_argument
     add('--model-backbone', required=True, choices=BACKBONES, help='encoder')
     add('--model-name', required=True, metavar='NAME', help='names checkpoint/<model_name>/ and log/<model_name>/')
-    add('--model-last-checkpoint', type=os.path.expanduser, metavar='FILE|auto|must',
+    add('--model-last-checkpoint', type=_last_checkpoint, metavar='FILE|auto|must|starter',
         help='a checkpoint of this run continues it exactly; any other weight file starts a new run from its weights; '
-        '"auto" continues from the newest whole checkpoint, or starts without one; "must" only continues')  # fmt: skip
-    add('--model-start-weights', type=Path, metavar='FILE',
+        '"auto" continues from the newest whole checkpoint, or starts without one; "must" only continues; "starter" '
+        'begins with the model of the toolkit')  # fmt: skip
+    add('--model-start-weights', type=weights_path, metavar='FILE|starter',
         help='weights that "auto" begins with where there is nothing to continue, such as a base checkpoint for the '
         'refine stage')  # fmt: skip
 
@@ -243,7 +244,7 @@ def from_scratch_problems(args: argparse.Namespace) -> list[str]:
         flag, why = '--model-start-weights', f'{files.folder} holds nothing to go on from, and '
     return [
         f'{flag}: missing; {why}the refine stage begins with the weights of a base checkpoint, such as '
-        'checkpoint/base/best.pth; --from-scratch begins without, and learns far worse'
+        'checkpoint/base/best.pth, or with "starter"; --from-scratch begins without, and learns far worse'
     ]
 
 
@@ -259,19 +260,23 @@ def data_problems(config: Path, dataset_name: str) -> list[str]:
     return [f'--dataset-name {dataset_name}: {path}: {not_a_folder(path)}; {config} names it' for path in missing]
 
 
+def _last_checkpoint(text: str) -> str:
+    return text if text in ('auto', 'must') else str(weights_path(text))
+
+
 def _checkpoint_problems(args: argparse.Namespace) -> list[str]:
     found = []
     last, start = args.model_last_checkpoint, args.model_start_weights
-    if last not in (None, 'auto', 'must') and not Path(last).is_file():
-        what = 'a folder; give a .pth file in it, "auto" or "must"' if Path(last).is_dir() else 'no such file'
-        found.append(f'--model-last-checkpoint {last}: {what}')
+    if last not in (None, 'auto', 'must') and not (path := Path(last)).is_file():
+        folder = 'a folder; give a .pth file in it, "auto" or "must"'
+        found.append(f'--model-last-checkpoint {last}: {folder if path.is_dir() else no_such_file(path)}')
     if start is not None and last == 'must':
         found.append(f'--model-start-weights {start}: "must" never starts a run; give --model-last-checkpoint auto')
     elif start is not None and last != 'auto':
         found.append(f'--model-start-weights {start}: only with --model-last-checkpoint auto; without it, give the '
                      'file as --model-last-checkpoint')  # fmt: skip
     elif start is not None and not start.is_file():
-        found.append(f'--model-start-weights {start}: no such file')
+        found.append(f'--model-start-weights {start}: {no_such_file(start)}')
     if args.monitor_threshold is not None and not math.isfinite(args.monitor_threshold):
         found.append(f'--monitor-threshold {args.monitor_threshold}: must be a finite number')
     if args.checkpoint_minutes is not None and not args.checkpoint_minutes > 0:

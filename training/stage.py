@@ -265,7 +265,7 @@ def begin(
         network: on its device.
         optimizer: of the network; the recipe and flags scale its learning rates.
         step: makes a prediction, with the losses of a recipe, for a batch.
-        refiner: settings of the refine stage; weights that a new run takes may lack its parameters.
+        refiner: settings of the refine stage.
         pretrain: gives the network the pretrained weights of a run that neither goes on nor takes weights.
 
     Raises:
@@ -304,7 +304,7 @@ def begin(
         for group in optimizer.param_groups:
             group['initial_lr'] = group['lr'] = group['lr'] * settings.run.learning_rate_scale
         if resume.record is None:
-            _first_weights(settings, network, resume, folder, pretrain, () if refiner is None else ('refiner.',), ranks)
+            _first_weights(settings, network, resume, folder, pretrain, ranks)
         dtype = _precision(settings.run.precision, resume.record, ranks.device)
         ema = EMA(network, settings.run.ema_decay) if settings.run.ema_decay else None
         state = TrainingState(network, optimizer, make_scaler(ranks.device, dtype), ema)
@@ -370,14 +370,14 @@ def _first_weights(
     resume: Resume,
     folder: Path,
     pretrain: Callable[[], LoadReport] | None,
-    allow_missing: tuple[str, ...],
     ranks: Ranks,
 ) -> None:
     """Give a new run its weights, and say in one line which."""
     refuse_overwriting(folder, resume.run, settings.run.epoch_start or 0)
     if resume.weights is not None:
         weights = read_original(resume.weights).file
-        log.info('new run with weights from %s', load_weights(network, weights, allow_missing))
+        # Each stage begins with the weights of either: one has no refiner to give, the other none to fill.
+        log.info('new run with weights from %s', load_weights(network, weights, ['refiner.'], ['refiner.']))
     elif pretrain is not None:
         # The first rank begins, so that weights are downloaded once.
         log.info('new run with pretrained weights from %s', ranks.in_turn(pretrain))

@@ -249,7 +249,7 @@ def test_a_model_without_memory_is_one_line(
     def full(*_: object, **__: object) -> None:
         raise RuntimeError("DefaultCPUAllocator: can't allocate memory")
 
-    monkeypatch.setattr(Matting, 'from_found', full)
+    monkeypatch.setattr(Matting, '__init__', full)
     assert pair.run() == 2
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith(f'error: too little memory: {pair.checkpoints["mattingrefine"]} ')

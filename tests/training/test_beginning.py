@@ -82,8 +82,8 @@ def test_ranks_that_see_different_checkpoints_end_before_one_waits_for_the_other
 
 
 MISSING = (
-    'the refine stage begins with the weights of a base checkpoint, such as checkpoint/base/best.pth; --from-scratch '
-    'begins without, and learns far worse\n'
+    'the refine stage begins with the weights of a base checkpoint, such as checkpoint/base/best.pth, or with '
+    '"starter"; --from-scratch begins without, and learns far worse\n'
 )
 
 
