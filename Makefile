@@ -1,4 +1,4 @@
-# make demo   install, train both stages on drawn data, cut out a subject, show the picture
+# make demo   install, cut out a photograph and drawn subjects, show the picture; fine-tune, cut out again
 # make test   install, run the fast tests
 # make check  format, lint, types, fast tests
 # make gpu    on a GPU: is all right there, and how fast; OUT=gpu_out MINUTES=9

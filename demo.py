@@ -1,10 +1,10 @@
 # PYTHON_ARGCOMPLETE_OK
-"""First result in minutes: train both stages on drawn data, cut out subjects the network never saw, show a picture.
+"""First result at once, then a short training: cut out by the starter model, fine-tune it, cut out again.
 
-  python demo.py             about six minutes on two cores
-  python demo.py --steps 20  only to see that everything works
+  python demo.py             the first picture in seconds, all of it in a minute or two on two cores
+  python demo.py --steps 10  only to see that everything works
 
-Everything goes to demo_output/; the picture is demo_output/result.png. Run again, it goes on where it stopped.
+Everything goes to demo_output/: first result.png, then fine_tuned.png. Run again, it goes on where it stopped.
 """
 
 from __future__ import annotations
@@ -30,21 +30,27 @@ if TYPE_CHECKING:
     import numpy as np
 
 OUT = Path('demo_output')
-SHOWN = (3, 8, 11, 14)
+DRAWN = (3, 8, 11)  # subjects that no training sample is drawn from
 COLUMNS = ('source', 'plate', 'alpha', 'cut out on white', 'on a new background')
 LABEL = 22  # pixels, the height of the line over the columns
-# Small pictures: half their size is what the coarse network was trained on.
-REFINER = ('--model-backbone-scale', '0.5', '--model-refine-sample-pixels', '8000')
 SIDE = 256
+# Small pictures: the coarse network sees half their size.
+REFINER = ('--model-backbone-scale', '0.5', '--model-refine-sample-pixels', '16000')
+# A photograph in the public domain, which comes with matplotlib, and a line around the person in its upper 512 pixels.
+PHOTOGRAPH = 'sample_data/grace_hopper.jpg'
+OUTLINE = (
+    (8, 512), (18, 460), (30, 412), (37, 379), (58, 364), (100, 358), (140, 349), (172, 333), (192, 312), (165, 287),
+    (155, 262), (158, 245), (149, 210), (146, 178), (144, 130), (156, 96), (170, 82), (178, 60), (196, 44), (216, 36),
+    (240, 21), (262, 19), (284, 24), (308, 34), (336, 50), (358, 77), (371, 83), (378, 110), (378, 160), (392, 172),
+    (386, 215), (378, 235), (369, 285), (356, 308), (342, 314), (362, 329), (400, 348), (440, 359), (480, 374),
+    (498, 388), (512, 420), (512, 512),
+)  # fmt: skip
 
 
 def main(argv: list[str] | None = None) -> int:
     """Run the demo; return its exit code."""
     parser = cli.Parser(__doc__)
-    parser.add_argument('--steps', type=int, default=340, metavar='N', help='of the base stage')
-    parser.add_argument(
-        '--refine-steps', type=int, metavar='N', help='of the refine stage (default: a quarter of that)'
-    )
+    parser.add_argument('--steps', type=int, default=32, metavar='N', help='of the fine-tuning')
     words = sys.argv[1:] if argv is None else argv
     args = parser.parse_args(words)
     called = sys.argv[0] if sys.argv[0].startswith('bgmatting ') else ''
@@ -59,48 +65,51 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def make(args: argparse.Namespace, again: str) -> int:
-    """Make the picture and all it needs; return the exit code. `again` is the command that goes on after a stop."""
-    refine_steps = args.refine_steps or max(2, args.steps // 4)
-
-    import inference_images
-    import train_base
+    """Make the pictures and all they need; return the exit code. `again` is the command that goes on after a stop."""
     import train_refine
     from common.devices import choose_device, fast_in_bfloat16
-    from inference.processes import process_shard
-
-    precision = 'bfloat16' if fast_in_bfloat16(choose_device('auto')) else 'auto'
-    shared = [
-        '--dataset-name', 'synthetic', '--synthetic-size', '8000', '--model-backbone', 'mobilenetv2',
-        '--num-workers', '2', '--valid-samples', '16', '--epoch-end', '1', '--precision', precision,
-        '--lr-schedule', 'cosine', '--warmup-steps', '30', '--model-last-checkpoint', 'auto',
-        '--checkpoint-dir', str(OUT / 'checkpoint'), '--log-dir', str(OUT / 'log'), '--log-train-loss-interval', '25',
-    ]  # fmt: skip
-    base = [
-        *shared, '--model-name', 'base', '--train-resolution', '128', '--max-steps', str(args.steps),
-        '--learning-rate-scale', '2', '--log-valid-interval', '115', '--checkpoint-interval', '115',
-    ]  # fmt: skip
-    print('1 of 3: the coarse network\n' + command('train_base.py', base), flush=True)
-    if code := train_base.main([*base, '--part-of', again]):
-        return code
-    refine = [
-        *shared, '--model-name', 'refine', '--train-resolution', str(SIDE), '--max-steps', str(refine_steps),
-        *REFINER, '--log-valid-interval', '115', '--checkpoint-interval', '115',
-        '--model-start-weights', str(OUT / 'checkpoint/base/best.pth'),
-    ]  # fmt: skip
-    print('\n2 of 3: the whole network\n' + command('train_refine.py', refine), flush=True)
-    if code := train_refine.main([*refine, '--part-of', again]):
-        return code
 
     draw_pictures()
-    run = [
-        '--model-checkpoint', str(OUT / 'checkpoint/refine/best.pth'), '--images-src', str(OUT / 'src'),
-        '--images-bgr', str(OUT / 'bgr'), '--output-dir', str(OUT / 'cut_out'), '--output-types', 'com', 'pha', 'fgr',
-        '-y',
-    ]  # fmt: skip
-    print('\n3 of 3: cut out subjects it never saw\n' + command('inference_images.py', run), flush=True)
-    if code := run_until_stopped(partial(inference_images.start, run, process_shard()), f'stopped; {again} goes on'):
+    print('1 of 3: cut out at once, by the starter model', flush=True)
+    if code := cut_out('result', [], again):
         return code
-    sheet = make_sheet()
+    precision = 'bfloat16' if fast_in_bfloat16(choose_device('auto')) else 'auto'
+    quarter = str(max(1, args.steps // 4))
+    train = [
+        '--dataset-name', 'synthetic', '--synthetic-size', '8000', '--model-backbone', 'mobilenetv2',
+        '--model-name', 'fine-tuned', '--train-resolution', str(SIDE), '--epoch-end', '1', '--valid-samples', '8',
+        '--num-workers', '2', '--precision', precision, *REFINER, '--learning-rate-scale', '0.3',
+        '--warmup-steps', '8', '--log-train-loss-interval', '4', '--log-valid-interval', quarter,
+        '--checkpoint-interval', quarter,
+        '--model-last-checkpoint', 'auto', '--model-start-weights', 'starter',
+        '--checkpoint-dir', str(OUT / 'checkpoint'), '--log-dir', str(OUT / 'log'),
+    ]  # fmt: skip
+    for what, steps in (
+        ('2 of 3: fine-tune the starter model, half of the steps', max(1, args.steps // 2)),
+        ('the same line again with more steps: it goes on where it stopped', args.steps),
+    ):
+        words = [*train, '--max-steps', str(steps)]
+        print(f'\n{what}\n{command("train_refine.py", words)}', flush=True)
+        if code := train_refine.main([*words, '--part-of', again]):
+            return code
+    print('\n3 of 3: cut out with the weights that were trained', flush=True)
+    return cut_out('fine_tuned', ['--model-checkpoint', str(OUT / 'checkpoint/fine-tuned/best.pth')], again)
+
+
+def cut_out(name: str, weights: list[str], again: str) -> int:
+    """Cut the subjects out, and lay the results out in the sheet of that name; return the exit code."""
+    import inference_images
+    from inference.processes import process_shard
+
+    folder = OUT / 'cut_out' / name
+    words = [
+        *weights, '--images-src', str(OUT / 'src'), '--images-bgr', str(OUT / 'bgr'), '--output-dir', str(folder),
+        '--output-types', 'com', 'pha', 'fgr', '-y',
+    ]  # fmt: skip
+    print(command('inference_images.py', words), flush=True)
+    if code := run_until_stopped(partial(inference_images.start, words, process_shard()), f'stopped; {again} goes on'):
+        return code
+    sheet = make_sheet(folder, OUT / f'{name}.png')
     print(f'\n{", ".join(COLUMNS)}: {sheet}')
     if sys.stdout.isatty():
         show(sheet)
@@ -113,9 +122,9 @@ def command(script: str, words: list[str]) -> str:
 
 
 def draw_pictures() -> None:
-    """Write sources, plates and new backgrounds that no training sample was drawn from."""
+    """Write sources and plates: drawn ones, and a photograph."""
     import torch
-    from torchvision.utils import save_image
+    from PIL import Image
 
     from dataset.geometry import AffineRange
     from dataset.loaders import WarpedPairs, collate
@@ -125,17 +134,42 @@ def draw_pictures() -> None:
     mattes, backgrounds = SyntheticMattes(100, seed=7), SyntheticBackgrounds(100, seed=7)
     still = AffineRange((0.9, 0.9), degrees=0, translate=0, shear=0, flip=0)
     pairs = WarpedPairs(mattes, backgrounds, still, AffineRange((1, 1), 0, 0, 0, 0))
-    keys = [Sample(7, VALIDATION, i, i, i, SIDE, SIDE, len(SHOWN)) for i in SHOWN]
+    keys = [Sample(7, VALIDATION, i, i, i, SIDE, SIDE, len(DRAWN)) for i in DRAWN]
     with torch.no_grad():
         true = collate([pairs[key] for key in keys]).compose()
-    for folder, pictures in (('src', true.src), ('bgr', true.bgr)):
+    drawn = zip(*((255 * x).round().byte().permute(0, 2, 3, 1).numpy() for x in (true.src, true.bgr)))
+    pictures = {f'drawn-{i:02d}': pair for i, pair in zip(DRAWN, drawn)}
+    if (pair := photograph()) is not None:
+        pictures['a-photograph'] = pair
+    for folder, which in (('src', 0), ('bgr', 1)):
         (OUT / folder).mkdir(parents=True, exist_ok=True)
-        for i, picture in zip(SHOWN, pictures):
-            save_image(picture, OUT / folder / f'{i:02d}.png')
+        for name, pair in pictures.items():
+            Image.fromarray(pair[which]).save(OUT / folder / f'{name}.png')
 
 
-def make_sheet() -> Path:
-    """Lay the pictures out in rows under the names of the columns and return the path of the sheet."""
+def photograph() -> tuple[np.ndarray, np.ndarray] | None:
+    """Return a photograph of a person and its plate, uint8 RGB (512, 512, 3); None where matplotlib lacks it.
+
+    The plate is the photograph with the person painted over by what surrounds her.
+    """
+    import cv2
+    import matplotlib
+    import numpy as np
+
+    from dataset.readers import read_rgb
+
+    path = Path(matplotlib.get_data_path(), PHOTOGRAPH)
+    if not path.is_file():
+        print(f'note: {path} is not there, so all pictures are drawn ones', file=sys.stderr)
+        return None
+    source = np.ascontiguousarray(read_rgb(path)[:512])
+    person = cv2.fillPoly(np.zeros(source.shape[:2], np.uint8), [np.array(OUTLINE)], 255)
+    return source, cv2.inpaint(source, person, 5, cv2.INPAINT_TELEA)
+
+
+def make_sheet(folder: Path, path: Path) -> Path:
+    """Lay the pictures and their results in a folder out in rows under the names of the columns; return the path."""
+    import cv2
     import numpy as np
     from PIL import Image, ImageDraw, ImageFont
 
@@ -143,18 +177,17 @@ def make_sheet() -> Path:
     from dataset.synthetic import SyntheticBackgrounds
 
     rows = []
-    for i in SHOWN:
-        pha = read_alpha(OUT / f'cut_out/pha/{i:02d}.jpg')[..., None]
-        fgr = read_rgb(OUT / f'cut_out/fgr/{i:02d}.jpg')
+    for i, source in enumerate(sorted((OUT / 'src').glob('*.png'))):
+        pictures = [read_rgb(source), read_rgb(OUT / 'bgr' / source.name), read_rgb(folder / f'fgr/{source.stem}.jpg')]
+        alpha = read_alpha(folder / f'pha/{source.stem}.jpg')
+        *pictures, alpha = (cv2.resize(x, (SIDE, SIDE), interpolation=cv2.INTER_AREA) for x in [*pictures, alpha])
+        src, bgr, fgr, pha = *pictures, alpha[..., None]
         new = SyntheticBackgrounds(100, seed=8).read(i, min_size=(SIDE, SIDE))
-        source, plate = read_rgb(OUT / f'src/{i:02d}.png'), read_rgb(OUT / f'bgr/{i:02d}.png')
-        grey = np.repeat(pha, 3, 2)
-        rows.append(np.hstack([source, plate, grey, blend(fgr, 255, pha), blend(fgr, new, pha)]))
+        rows.append(np.hstack([src, bgr, np.repeat(pha, 3, 2), blend(fgr, 255, pha), blend(fgr, new, pha)]))
     sheet = Image.fromarray(np.pad(np.vstack(rows), ((LABEL, 0), (0, 0), (0, 0)), constant_values=255))
     for column, name in enumerate(COLUMNS):
         place = (column * SIDE + SIDE // 2, LABEL // 2)
         ImageDraw.Draw(sheet).text(place, name, 'black', ImageFont.load_default(15), anchor='mm')
-    path = OUT / 'result.png'
     sheet.save(path)
     return path
 

@@ -149,7 +149,7 @@ def test_an_installation_adds_the_command_alone():
         ('make_testset', '--backgrounds-per-foreground'),
         ('evaluate', '--base-only'),
         ('checkpoints', 'convert'),
-        ('demo', '--refine-steps'),
+        ('demo', '--steps'),
         ('bgmatting', 'train-base'),
     ],
 )
@@ -302,7 +302,7 @@ FILES = ('--output', '-o', '--json', '--csv', '--report', '--video-src', '--vide
 FOLDERS = ('--output-dir', '--testset', '--images-src', '--images-bgr', '--model-name', '--predictions', '--truth')
 
 
-def test_what_the_readmes_commands_read_and_write_does_not_dirty_the_tree(in_tmp):
+def test_git_leaves_out_what_the_readmes_commands_read_and_write_and_takes_the_starter_model(in_tmp):
     names = ['data_path.toml', 'demo_output/result.png', 'my-data/train/fgr/0001.jpg', 'backgrounds/train/street.jpg']
     for line in commands(ROOT / 'README.md'):
         for flag, word in itertools.pairwise(shlex.split(line)):
@@ -311,13 +311,17 @@ def test_what_the_readmes_commands_read_and_write_does_not_dirty_the_tree(in_tmp
             if flag in FOLDERS:
                 parents = ('checkpoint/', 'log/') if flag == '--model-name' else ('',)
                 names += [f'{parent}{word}/pha/0001.png' for parent in parents]
+    shipped = ['weights/starter.pth', 'weights/starter.provenance.json', 'weights/README.md']
     names = sorted({name for name in names if not name.startswith(('-', '/', '..'))})
     assert len(names) > 20
     shutil.copy(ROOT / '.gitignore', '.gitignore')
     subprocess.run(['git', 'init', '-q'], check=True)
     words = ['git', 'check-ignore', '--stdin']
-    ignored = subprocess.run(words, input='\n'.join(names), capture_output=True, text=True, check=False).stdout.split()
-    assert sorted(set(names) - set(ignored)) == []
+    ignored = subprocess.run(
+        words, input='\n'.join(names + shipped), capture_output=True, text=True, check=False
+    ).stdout.split()
+    assert sorted({*names, *shipped} - {*ignored}) == sorted(shipped)
+    assert not (ROOT / '.gitattributes').exists()  # Git keeps them itself, without LFS
 
 
 def test_closed_streams_end_no_script(tmp_path):

@@ -23,13 +23,19 @@ from training.settings import TrainingSettings
 
 @pytest.fixture
 def called(in_tmp, monkeypatch):
-    """The command lines of the scripts that the demo runs; they do nothing."""
+    """The command lines of the scripts that the demo runs, with their names; they do nothing."""
     lines = []
-    for script in (train_base, train_refine):
-        monkeypatch.setattr(script, 'main', lambda words: lines.append(words) or 0)
-    monkeypatch.setattr(inference_images, 'start', lambda words, shard: lines.append(words) or 130)
+    monkeypatch.setattr(train_refine, 'main', lambda words: lines.append(['train_refine.py', *words]) or 0)
+    monkeypatch.setattr(
+        inference_images, 'start', lambda words, shard: lines.append(['inference_images.py', *words]) or 0
+    )
     monkeypatch.setattr(demo, 'draw_pictures', lambda: None)
+    monkeypatch.setattr(demo, 'make_sheet', lambda folder, path: path)
     return lines
+
+
+def value(line, flag):
+    return line[line.index(flag) + 1]
 
 
 @pytest.mark.parametrize(
@@ -41,37 +47,51 @@ def called(in_tmp, monkeypatch):
         ('bgmatting demo', ['--steps', '20'], 'bgmatting demo --steps 20'),
     ],
 )
-def test_the_stages_know_what_goes_on_with_them(called, monkeypatch, capsys, script, words, again):
+def test_it_cuts_out_at_once_and_again_after_a_training_that_goes_on(called, monkeypatch, capsys, script, words, again):
     monkeypatch.setattr(sys, 'argv', [script, *words])
-    assert demo.main(words) == 130
-    base, refine, _ = called
-    for line in (base, refine):
-        assert line[line.index('--model-last-checkpoint') + 1] == 'auto'
-        assert line[line.index('--part-of') + 1] == again
-    assert refine[refine.index('--model-start-weights') + 1] == 'demo_output/checkpoint/base/best.pth'
+    assert demo.main(words) == 0
+    first, begun, gone_on, last = called
+    assert [line[0] for line in called] == ['inference_images.py', *['train_refine.py'] * 2, 'inference_images.py']
+    assert '--model-checkpoint' not in first
+    assert value(last, '--model-checkpoint') == 'demo_output/checkpoint/fine-tuned/best.pth'
+    steps = int(words[1]) if words else 32
+    assert [int(value(line, '--max-steps')) for line in (begun, gone_on)] == [steps // 2, steps]
+    for line in (begun, gone_on):
+        assert value(line, '--model-last-checkpoint') == 'auto'
+        assert value(line, '--model-start-weights') == 'starter'
+        assert value(line, '--part-of') == again
+        train_refine.parse(line[1:])
     out = capsys.readouterr().out
     assert '--part-of' not in out
     assert out.count('--model-last-checkpoint auto') == 2
+    assert out.index('demo_output/result.png') < out.index('train_refine.py') < out.index('demo_output/fine_tuned.png')
 
 
-@pytest.mark.parametrize('place', ['import', pytest.param('draw_pictures', marks=pytest.mark.slow), 'start'])
+@pytest.mark.parametrize('failing', range(4))
+def test_what_fails_ends_it(called, monkeypatch, failing):
+    for owner, name in ((train_refine, 'main'), (inference_images, 'start')):
+        real = getattr(owner, name)
+        monkeypatch.setattr(owner, name, lambda *words, real=real: real(*words) or 7 * (len(called) == failing + 1))
+    assert demo.main([]) == 7
+    assert len(called) == failing + 1
+
+
+@pytest.mark.parametrize('place', ['start', pytest.param('draw_pictures', marks=pytest.mark.slow), 'choose_device'])
 def test_a_signal_ends_the_demo_in_one_line(tmp_path, place):
     program = f"""
 import os, signal, sys
-import demo, inference_images, train_base, train_refine
+import demo, inference_images, train_refine
 from common import devices
 def stop(*_):
     os.kill(os.getpid(), signal.SIGINT)
     return 'cpu'
-train_base.main = train_refine.main = lambda words: 0
+train_refine.main = lambda words: 0
 demo.draw_pictures = lambda: None
-if {place!r} == 'import':
-    devices.choose_device = stop
-elif {place!r} == 'start':
-    inference_images.start = stop
-else:
-    demo.draw_pictures = stop
+demo.make_sheet = lambda folder, path: path
+inference_images.start = lambda words, shard: 0
 devices.fast_in_bfloat16 = lambda device: False
+owner = {{'start': inference_images, 'choose_device': devices}}.get({place!r}, demo)
+setattr(owner, {place!r}, stop)
 sys.exit(demo.main([]))
 """
     environment = {**os.environ, 'PYTHONPATH': str(ROOT)}
@@ -115,19 +135,45 @@ def test_before_the_first_step_the_hint_is_told(monkeypatch):
     assert told == ['stopped by SIGTERM before the first step; make demo goes on', 15]
 
 
+def test_its_pictures_are_drawn_and_a_photograph_with_the_person_painted_over(in_tmp, monkeypatch):
+    monkeypatch.setattr(demo, 'DRAWN', demo.DRAWN[:1])
+    demo.draw_pictures()
+    names = sorted(path.name for path in (demo.OUT / 'src').iterdir())
+    assert names == ['a-photograph.png', 'drawn-03.png']
+    for name in names:
+        source, plate = (np.asarray(Image.open(demo.OUT / kind / name)).astype(int) for kind in ('src', 'bgr'))
+        assert source.shape == plate.shape
+        changed = np.abs(source - plate).max(2) > 20
+        assert 0.05 < changed.mean() < 0.7
+    assert source.shape == (demo.SIDE, demo.SIDE, 3)
+    source, plate = (np.asarray(Image.open(demo.OUT / kind / names[0])) for kind in ('src', 'bgr'))
+    same = (source == plate).all(2)
+    assert source.shape == (512, 512, 3)
+    assert same[:18].all()
+    assert not same[200:300, 200:330].any()
+
+
+def test_without_the_photograph_there_are_drawn_pictures_alone(in_tmp, monkeypatch, capsys):
+    monkeypatch.setattr('matplotlib.get_data_path', lambda: str(in_tmp))
+    assert demo.photograph() is None
+    assert capsys.readouterr().err.count('\n') == 1
+
+
 def test_the_sheet_names_its_columns(in_tmp):
-    for kind, suffix, value in (('src', 'png', 40), ('bgr', 'png', 80), ('cut_out/fgr', 'jpg', 120)):
-        for i in demo.SHOWN:
-            save(demo.OUT / kind / f'{i:02d}.{suffix}', np.full((demo.SIDE, demo.SIDE, 3), value, np.uint8))
-    for i in demo.SHOWN:
-        save(demo.OUT / f'cut_out/pha/{i:02d}.jpg', np.full((demo.SIDE, demo.SIDE), 255, np.uint8))
-    sheet = np.asarray(Image.open(demo.make_sheet()))
-    assert sheet.shape == (demo.LABEL + len(demo.SHOWN) * demo.SIDE, len(demo.COLUMNS) * demo.SIDE, 3)
-    names, pictures = sheet[: demo.LABEL], sheet[demo.LABEL :]
-    for column, value in enumerate((40, 80, 255, 120, 120)):
+    names, folder = ('a', 'b'), demo.OUT / 'cut_out/result'
+    for name, side in zip(names, (demo.SIDE, 2 * demo.SIDE)):
+        colour, grey = np.ones((side, side, 3), np.uint8), np.full((side, side), 255, np.uint8)
+        save(demo.OUT / f'src/{name}.png', 40 * colour)
+        save(demo.OUT / f'bgr/{name}.png', 80 * colour)
+        save(folder / f'fgr/{name}.jpg', 120 * colour)
+        save(folder / f'pha/{name}.jpg', grey)
+    sheet = np.asarray(Image.open(demo.make_sheet(folder, in_tmp / 'sheet.png')))
+    assert sheet.shape == (demo.LABEL + len(names) * demo.SIDE, len(demo.COLUMNS) * demo.SIDE, 3)
+    labels, pictures = sheet[: demo.LABEL], sheet[demo.LABEL :]
+    for column, level in enumerate((40, 80, 255, 120, 120)):
         place = slice(column * demo.SIDE, (column + 1) * demo.SIDE)
-        assert names[:, place].min() < 100  # letters
-        assert abs(int(pictures[5, place].mean()) - value) <= 2
+        assert labels[:, place].min() < 100  # letters
+        assert np.abs(pictures[:, place].astype(int) - level).max() <= 2
 
 
 def test_a_terminal_shows_two_pixels_in_a_character():
