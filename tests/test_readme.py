@@ -63,6 +63,7 @@ def write_data() -> None:
         fgr, pha = subject(i)
         save(Path(f'pictures/{i:04d}.jpg'), np.where(pha[..., None] > 127, fgr, room))
         save(Path(f'plates/{i:04d}.jpg'), room)
+    save(Path('photo.jpg'), np.where(pha[..., None] > 127, fgr, room))
     save(Path('plate.jpg'), room)
     package(Path('runtime.tgz'))
     frames = moving(100)
