@@ -87,7 +87,7 @@ def test_it_cuts_out_what_it_never_saw():
         errors.append(np.abs(matting(source, plate).pha.astype(int) - alpha).mean() / 255)
         nothing.append(alpha.mean() / 255)
     assert np.mean(nothing) > 0.1  # the error of an alpha of 0
-    assert np.mean(errors) < 0.03  # QUALITY LIMIT: to be set from the figures of the weights that are shipped
+    assert np.mean(errors) < 0.03
 
 
 # These hold whatever its weights are.
