@@ -2,6 +2,7 @@
 
 A sample goes through these modules in this order, and each imports earlier ones only:
 
+- `shards`, `cache`, `stores`: pictures that are no files of a local folder;
 - `pairing`, `paths`, `tags`, `readers`, `images`, `checks`: find picture files, pair them, decode them into sRGB,
   look them over;
 - `fringes`, then `sources` or `drawing` and `synthetic`: subjects and backgrounds, by index;

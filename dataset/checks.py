@@ -16,6 +16,7 @@ from .images import SampleDataset
 from .pairing import alike, match_listed
 from .paths import DataPaths, drawn_part, find_images
 from .readers import ImageError, alpha_source, image_size, read_alpha, read_rgb
+from .stores import Folder, Picture, StoredFolder, StoreError, name_below
 
 _HEADERS = 2000  # most pairs per folder whose sizes are compared, which takes about a second on a local disk
 _THREADS = 4  # pictures in memory at a time
@@ -33,10 +34,10 @@ class DataReport:
 
     findings: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
-    train_pairs: list[tuple[Path, Path]] = field(default_factory=list)
-    valid_pairs: list[tuple[Path, Path]] = field(default_factory=list)
-    train_bgr: list[Path] = field(default_factory=list)
-    valid_bgr: list[Path] = field(default_factory=list)
+    train_pairs: list[tuple[Picture, Picture]] = field(default_factory=list)
+    valid_pairs: list[tuple[Picture, Picture]] = field(default_factory=list)
+    train_bgr: list[Picture] = field(default_factory=list)
+    valid_bgr: list[Picture] = field(default_factory=list)
 
     def raise_for_findings(self) -> None:
         """Raise one ValueError that lists all findings, if there are any."""
@@ -49,7 +50,7 @@ def check_files(paths: DataPaths, sample: int = 24) -> DataReport:
     """Check the folders of a training run.
 
     All files are listed. The headers of at most 2000 pairs per folder are read, and `sample` pairs and backgrounds,
-    spread evenly over each folder, are decoded.
+    spread evenly over each folder, are decoded. Of a store, which gives whole files, no other pairs are read.
     """
     report = DataReport()
     pairs = _check_pairs('train', paths.train_fgr, paths.train_pha, sample, report)
@@ -76,11 +77,11 @@ def check_files(paths: DataPaths, sample: int = 24) -> DataReport:
 
 
 def _divide(
-    kind: str, files: Iterable[Path], folder: Path, share: float, report: DataReport
-) -> tuple[list[Path], list[Path]]:
+    kind: str, files: Iterable[Picture], folder: Folder, share: float, report: DataReport
+) -> tuple[list[Picture], list[Picture]]:
     """Return the files of training and those of validation, which takes a share of the folder."""
     root = folder.absolute()
-    names = [path.relative_to(root) for path in files]
+    names = [name_below(path, folder) for path in files]
     train, valid = ([root / name for name in drawn_part(names, share, split)] for split in ('train', 'valid'))
     report.notes.append(f'validation takes {len(valid)} of the {len(names)} {kind}, drawn by name (valid = {share}).')
     if names and not (train and valid):
@@ -92,9 +93,14 @@ def _divide(
     return train, valid
 
 
-def _check_pairs(split: str, fgr: Path, pha: Path, sample: int, report: DataReport) -> list[tuple[Path, Path]]:
+def _check_pairs(
+    split: str, fgr: Folder, pha: Folder, sample: int, report: DataReport
+) -> list[tuple[Picture, Picture]]:
     fgr_names, pha_names = _listed(f'{split} fgr', fgr, report), _listed(f'{split} pha', pha, report)
     if not fgr_names or not pha_names:
+        return []
+    if fgr == pha and {'fgr', 'pha'} <= {name.parts[0] for name in fgr_names}:
+        report.findings.append(f'{split}: {fgr} holds pairs, in two parts: name {fgr}/fgr and {fgr}/pha.')
         return []
     pairing = match_listed(fgr, fgr_names, pha, pha_names)
     for without, role, other in ((pairing.only_fgr, 'fgr', 'pha'), (pairing.only_pha, 'pha', 'fgr')):
@@ -106,10 +112,11 @@ def _check_pairs(split: str, fgr: Path, pha: Path, sample: int, report: DataRepo
     if pairing.duplicates:
         doubles = [*map(alike, pairing.duplicates)]
         report.findings.append(f'{split}: {len(doubles)} names occur twice: {some(doubles)}. Move one of each away.')
-    headers = _spread(pairing.pairs, _HEADERS)
+    remote = any(isinstance(folder, StoredFolder) and folder.is_remote for folder in (fgr, pha))
+    headers = _spread(pairing.pairs, sample if remote else _HEADERS)
     if len(headers) < len(pairing.pairs):
         report.notes.append(f'{split}: sizes are compared for {len(headers)} of {len(pairing.pairs)} pairs.')
-    broken: dict[Path, str] = {}
+    broken: dict[Picture, str] = {}
     _check_sizes(split, headers, broken, report)
     pairs = _spread(pairing.pairs, sample)
     _attempt(_read_small, [fgr for fgr, _ in pairs], broken)
@@ -118,26 +125,29 @@ def _check_pairs(split: str, fgr: Path, pha: Path, sample: int, report: DataRepo
     return pairing.pairs
 
 
-def _check_backgrounds(split: str, folder: Path, sample: int, report: DataReport) -> list[Path]:
+def _check_backgrounds(split: str, folder: Folder, sample: int, report: DataReport) -> list[Picture]:
     backgrounds = [folder.absolute() / name for name in _listed(f'{split} backgrounds', folder, report)]
-    broken: dict[Path, str] = {}
+    broken: dict[Picture, str] = {}
     _attempt(_read_small, _spread(backgrounds, sample), broken)
     _report_broken(f'{split} backgrounds', broken, report)
     return backgrounds
 
 
-def _listed(label: str, folder: Path, report: DataReport) -> list[Path]:
+def _listed(label: str, folder: Folder, report: DataReport) -> list[Path]:
     try:
         names = find_images(folder, by_text=True)
     except OSError as error:
-        report.findings.append(f'{label}: {error}. Correct the path in the data configuration.')
+        hint = '' if isinstance(error, StoreError) else ' Correct the path in the data configuration.'
+        report.findings.append(f'{label}: {error}.{hint}')
         return []
     if not names:
         report.findings.append(f'{label}: {folder} holds no pictures ({IMAGES}), nor do its sub-folders.')
     return names
 
 
-def _check_sizes(split: str, pairs: list[tuple[Path, Path]], broken: dict[Path, str], report: DataReport) -> None:
+def _check_sizes(
+    split: str, pairs: list[tuple[Picture, Picture]], broken: dict[Picture, str], report: DataReport
+) -> None:
     sizes = _attempt(image_size, [path for pair in pairs for path in pair], broken)
     different = [
         f'{fgr} is {sizes[fgr][0]}x{sizes[fgr][1]}, {pha} is {sizes[pha][0]}x{sizes[pha][1]}'
@@ -160,7 +170,7 @@ class _Look:
     undecided: bool  # hardly any pixel is clearly inside or clearly outside the subject
 
 
-def _look_at(pha: Path) -> _Look:
+def _look_at(pha: Picture) -> _Look:
     source = alpha_source(pha)
     alpha = read_alpha(pha)
     coloured = False
@@ -173,7 +183,7 @@ def _look_at(pha: Path) -> _Look:
     return _Look(source, bool(coloured), bool(((alpha <= 5) | (alpha >= 250)).mean() < 0.1))
 
 
-def _check_looks(split: str, looks: dict[Path, _Look], report: DataReport) -> None:
+def _check_looks(split: str, looks: dict[Picture, _Look], report: DataReport) -> None:
     """Judge the sampled alphas together: glass may fill one picture, but a folder full of them is photographs."""
     suspects = [path for path, look in looks.items() if look.coloured or look.undecided]
     if 2 * len(suspects) > len(looks):
@@ -201,17 +211,17 @@ def _spread(items: list[_Item], count: int) -> list[_Item]:
 
 
 def _attempt(
-    function: Callable[[Path], _Result], paths: Sequence[Path], broken: dict[Path, str]
-) -> dict[Path, _Result]:
+    function: Callable[[Picture], _Result], paths: Sequence[Picture], broken: dict[Picture, str]
+) -> dict[Picture, _Result]:
     """Apply a reader to files in parallel; note in `broken` why it fails on some, which are not tried again."""
 
-    def attempt(path: Path) -> _Result | ImageError | OSError:
+    def attempt(path: Picture) -> _Result | ImageError | OSError:
         try:
             return function(path)
         except (ImageError, OSError) as error:
             return error
 
-    results: dict[Path, _Result] = {}
+    results: dict[Picture, _Result] = {}
     remaining = [path for path in paths if path not in broken]
     with ThreadPoolExecutor(_THREADS) as pool:
         for path, result in zip(remaining, pool.map(attempt, remaining)):
@@ -222,7 +232,7 @@ def _attempt(
     return results
 
 
-def _report_broken(label: str, broken: dict[Path, str], report: DataReport) -> None:
+def _report_broken(label: str, broken: dict[Picture, str], report: DataReport) -> None:
     if broken:
         report.findings.append(
             f'{label}: {len(broken)} of the sampled pictures cannot be read: {some(list(broken.values()), "; ")}. '

@@ -24,6 +24,7 @@ from .augmentation import Composite, Draws, compose_training, compose_validation
 from .geometry import AffineRange, draw_affine, warp
 from .readers import ImageError
 from .sampling import VALIDATION, Sample, StepSampler, rng, validation_samples
+from .stores import StoreError
 
 log = logging.getLogger(__name__)
 
@@ -108,6 +109,8 @@ def _read(source: Source, first: int, side: int, errors: list[str]) -> np.ndarra
     for index in range(first, first + min(TRIES, len(source))):
         try:
             return source.read(index % len(source), min_size=(side, side))
+        except StoreError:
+            raise
         except (ImageError, OSError) as error:
             errors.append(str(error))
     raise ImageError(f'{len(errors)} pictures in a row cannot be read: {"; ".join(errors)}')
@@ -223,7 +226,7 @@ class ValidationBatches:
 
 
 def _batches(loader: DataLoader) -> Iterator[Batch]:
-    """Yield a loader's batches, and raise an ImageError of a worker without the traceback that torch adds to it.
+    """Yield a loader's batches, and raise a known error of a worker without the traceback that torch adds to it.
 
     That a worker was killed is found out, by a RuntimeError, where its batch is waited for. Torch by itself raises it
     as soon as it happens, wherever the main thread is: in an optimizer's step, or where the error gets lost.
@@ -232,8 +235,9 @@ def _batches(loader: DataLoader) -> Iterator[Batch]:
         with signals.blocked(), signals.kept('SIGCHLD'):
             batches = iter(loader)
         yield from batches
-    except ImageError as error:
-        raise ImageError(str(error).strip().splitlines()[-1].rpartition('ImageError: ')[2]) from None
+    except (ImageError, StoreError) as error:
+        kind = type(error)
+        raise kind(str(error).strip().splitlines()[-1].rpartition(f'{kind.__name__}: ')[2]) from None
 
 
 def copied_ahead(batches: Iterable[Any], device: torch.device) -> Iterator[Any]:

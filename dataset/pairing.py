@@ -12,17 +12,33 @@ from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
+
+from common.console import some
+
+from .stores import Folder, Picture
 
 
 @dataclass
 class Pairing:
     """Which files of a foreground folder and an alpha folder belong together. All paths include the folder."""
 
-    pairs: list[tuple[Path, Path]] = field(default_factory=list)  # (fgr, pha), in the order of the foregrounds
-    only_fgr: list[Path] = field(default_factory=list)
-    only_pha: list[Path] = field(default_factory=list)
+    pairs: list[tuple[Picture, Picture]] = field(default_factory=list)  # (fgr, pha), in the order of the foregrounds
+    only_fgr: list[Picture] = field(default_factory=list)
+    only_pha: list[Picture] = field(default_factory=list)
     # Files of one folder that have one name; `pairs` has the first of each two.
-    duplicates: list[tuple[Path, Path]] = field(default_factory=list)
+    duplicates: list[tuple[Picture, Picture]] = field(default_factory=list)
+
+    def problems(self, fgr: Folder, pha: Folder) -> list[str]:
+        """Return what is wrong with the two folders, one line each."""
+        found = [
+            f'{len(without)} pictures have no partner of their name in {other}: {some(without)}'
+            for without, other in ((self.only_fgr, pha), (self.only_pha, fgr))
+            if without
+        ]
+        if doubles := [*map(alike, self.duplicates)]:
+            found.append(f'{len(doubles)} names occur twice, keep one of each: {some(doubles)}')
+        return found
 
 
 def composed(name: str) -> str:
@@ -42,7 +58,7 @@ def natural_order(name: str) -> list[tuple[list[str | int], str]]:
     return [([int(x) if i % 2 else x for i, x in enumerate(split)], part) for split, part in turns]
 
 
-def by_name(paths: Iterable[Path], root: Path) -> dict[str, list[Path]]:
+def by_name(paths: Iterable[Path], root: Folder) -> dict[str, list[Any]]:
     """Group the files of a folder by name; `paths` lie below `root`, and the result has both."""
     found = defaultdict(list)
     for path in paths:
@@ -68,15 +84,15 @@ def shared_end(name: str, other: str) -> str:
     return next((tail for tail in _tails(other) if tail in _tails(name)), '')
 
 
-def alike(paths: Sequence[Path]) -> str:
+def alike(paths: Sequence[Picture]) -> str:
     """Name files that have one name; letters that only differ in how they are stored are escaped."""
     same = len({composed(str(path)) for path in paths}) < len(paths)
     return ' and '.join(ascii(str(path))[1:-1] if same else str(path) for path in paths)
 
 
-def match_listed(fgr: Path, fgr_paths: Iterable[Path], pha: Path, pha_paths: Iterable[Path]) -> Pairing:
+def match_listed(fgr: Folder, fgr_paths: Iterable[Path], pha: Folder, pha_paths: Iterable[Path]) -> Pairing:
     """Match what `find_images` lists in two folders by name: `a/x.jpg` belongs to `a/x.png`."""
-    fgrs, phas = by_name(fgr_paths, Path(fgr).absolute()), by_name(pha_paths, Path(pha).absolute())
+    fgrs, phas = by_name(fgr_paths, fgr.absolute()), by_name(pha_paths, pha.absolute())
     return Pairing(
         [(paths[0], phas[name][0]) for name, paths in fgrs.items() if name in phas],
         [paths[0] for name, paths in fgrs.items() if name not in phas],

@@ -18,8 +18,11 @@ from typing import Any
 from common.console import some
 from common.files import IMAGE_SUFFIXES, not_a_folder
 
+from .cache import PictureCache
 from .pairing import name_of, natural_order
+from .stores import Folder, Picture, StoredFolder, StoredPicture, open_folder
 
+CACHE, CACHE_GIGABYTES = '~/.cache/bgmatting', 50
 BACKSLASH = 'in double quotes a backslash begins an escape: use forward slashes (C:/data) or single quotes'
 
 
@@ -33,17 +36,17 @@ class DataPaths:
         valid_bgr_share: the same for backgrounds.
     """
 
-    train_fgr: Path
-    train_pha: Path
-    valid_fgr: Path
-    valid_pha: Path
-    train_bgr: Path
-    valid_bgr: Path
+    train_fgr: Folder
+    train_pha: Folder
+    valid_fgr: Folder
+    valid_pha: Folder
+    train_bgr: Folder
+    valid_bgr: Folder
     valid_share: float | None = None
     valid_bgr_share: float | None = None
 
 
-def find_images(folder: Path, by_text: bool = False) -> list[Path]:
+def find_images(folder: Folder, by_text: bool = False) -> list[Path]:
     """List the pictures below a folder, as paths relative to it, in the order of the numbers in their names: 2, 10.
 
     Files count whose suffix is one of `IMAGE_SUFFIXES`, in upper or lower case. Hidden files and folders are left out,
@@ -56,12 +59,16 @@ def find_images(folder: Path, by_text: bool = False) -> list[Path]:
 
     Raises:
         FileNotFoundError: there is no such folder.
+        StoreError: a store, or a set of tar shards, cannot be read.
     """
-    folder = Path(folder)
-    if not folder.is_dir():
-        raise FileNotFoundError(f'{folder}: {not_a_folder(folder)}')
     found: list[str] = []
-    _collect(str(folder), '', (os.path.realpath(folder),), found)
+    if isinstance(folder, StoredFolder):
+        found += folder.pictures
+    else:
+        folder = Path(folder)
+        if not folder.is_dir():
+            raise FileNotFoundError(f'{folder}: {not_a_folder(folder)}')
+        _collect(str(folder), '', (os.path.realpath(folder),), found)
     order = None if by_text else lambda name: (natural_order(os.path.splitext(name)[0]), name)
     return [Path(name) for name in sorted(found, key=order)]
 
@@ -80,7 +87,7 @@ def drawn_part(names: Iterable[Path], share: float | None, split: str) -> list[P
     return [name for name in names if share is None or (_place(name) < share) == (split == 'valid')]
 
 
-def list_sizes(folder: Path, paths: Sequence[Path]) -> bytes:
+def list_sizes(folder: Folder, paths: Sequence[Picture]) -> bytes:
     """Return sizes in bytes and names relative to `folder` of files below it, in the order given.
 
     Two lists are equal only if the same files are drawn under the same index. Pictures that somebody replaced have
@@ -89,12 +96,16 @@ def list_sizes(folder: Path, paths: Sequence[Path]) -> bytes:
     Raises:
         OSError: a file is missing.
     """
-    prefix, chunk = len(os.path.join(Path(folder).absolute(), '')), 1000
+    prefix, chunk = len(os.path.join(Path(folder).absolute(), '')) if isinstance(folder, Path) else 0, 1000
+
+    def line(path: Picture) -> str:
+        if isinstance(path, StoredPicture):
+            return f'{path.size} {path.name}\0'
+        name = str(path)
+        return f'{os.stat(name).st_size} {name[prefix:].replace(os.sep, "/")}\0'
 
     def read(start: int) -> bytes:
-        names = map(str, paths[start : start + chunk])
-        lines = (f'{os.stat(name).st_size} {name[prefix:].replace(os.sep, "/")}\0' for name in names)
-        return ''.join(lines).encode(errors='surrogateescape')
+        return ''.join(map(line, paths[start : start + chunk])).encode(errors='surrogateescape')
 
     # Threads, since a file system on a network answers one question after the other slowly.
     with ThreadPoolExecutor(16) as pool:
@@ -116,8 +127,8 @@ def describe_changes(before: bytes, now: bytes) -> str:
 def read_data_config(config: Path, dataset_name: str) -> DataPaths:
     """Read the folders of a data set, and those of the backgrounds, from a TOML file.
 
-    Relative paths start at the TOML file's folder; `~` is the home folder. The folders need not exist. A number in
-    place of validation's folders is `DataPaths.valid_share` or `DataPaths.valid_bgr_share`.
+    Relative paths start at the TOML file's folder; `~` is the home folder; see `open_folder`. The folders need not
+    exist. A number in place of validation's folders is `DataPaths.valid_share` or `DataPaths.valid_bgr_share`.
 
     Raises:
         FileNotFoundError: there is no such file.
@@ -148,7 +159,8 @@ def read_data_config(config: Path, dataset_name: str) -> DataPaths:
 
     shares = {name: _share(tables, name, config) for name in (dataset_name, 'backgrounds')}
     of_pairs, of_backgrounds = ('train' if shares[name] else 'valid' for name in (dataset_name, 'backgrounds'))
-    folders: dict[str, Path] = {}
+    folders: dict[str, Folder] = {}
+    cache = _cache(tables, config)
     wrong: list[str] = []
     for attribute, keys in {
         'train_fgr': (dataset_name, 'train', 'fgr'),
@@ -164,7 +176,7 @@ def read_data_config(config: Path, dataset_name: str) -> DataPaths:
         if isinstance(value, str) and min(value, default=' ') < ' ':  # such as the tab in "C:\\train"
             raise ValueError(f'--data-config: {config}: [{".".join(keys[:-1])}] {keys[-1]} = {value!r}: {BACKSLASH}')
         if isinstance(value, str) and value.strip():
-            folders[attribute] = config.absolute().parent / Path(value).expanduser()
+            folders[attribute] = open_folder(value, config.absolute().parent, cache)
         else:
             wrong.append(f'[{".".join(keys[:-1])}] {keys[-1]}')
     if wrong:
@@ -198,6 +210,20 @@ def _share(tables: dict[str, Any], name: str, config: Path) -> float | None:
     if not 0 < value < 1:
         raise ValueError(f'--data-config: {config}: [{name}] valid = {value}: a share must be above 0 and below 1')
     return float(value)
+
+
+def _cache(tables: dict[str, Any], config: Path) -> PictureCache:
+    """Return the cache of what is fetched from stores, by `cache` and `cache_gigabytes` at the top of the file."""
+    inner = [table for table in tables.values() if isinstance(table, dict)]
+    inner += [table for outer in inner for table in outer.values() if isinstance(table, dict)]
+    if any({'cache', 'cache_gigabytes'} & table.keys() for table in inner):
+        raise ValueError(f'--data-config: {config}: cache and cache_gigabytes stand at the top, above all tables')
+    folder, gigabytes = tables.get('cache', CACHE), tables.get('cache_gigabytes', CACHE_GIGABYTES)
+    if not isinstance(folder, str) or not folder.strip():
+        raise ValueError(f'--data-config: {config}: cache = {folder!r}: must be the path of a folder, in quotes')
+    if not isinstance(gigabytes, (int, float)) or not gigabytes >= 1:
+        raise ValueError(f'--data-config: {config}: cache_gigabytes = {gigabytes!r}: must be a number from 1 on')
+    return PictureCache(config.absolute().parent / Path(folder).expanduser(), int(gigabytes * 1e9))
 
 
 def _place(name: Path) -> float:

@@ -17,6 +17,7 @@ import struct
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from io import BytesIO
 from pathlib import Path
 from typing import Literal
 
@@ -27,6 +28,7 @@ from PIL import ExifTags, Image, ImageFile, PngImagePlugin
 from common.files import EXR_MAGIC
 from common.installation import import_problem
 
+from .stores import Picture, StoreError
 from .tags import Profile, Tags, converted, kept_exif, own_colours
 
 # EXIF that is damaged costs no picture, and what Pillow prints of it names none.
@@ -74,7 +76,7 @@ class ImageError(ValueError):
     """A file cannot be read as a picture. The message names the file and the cause."""
 
 
-def read_rgb(path: Path, min_size: tuple[int, int] | None = None, profile: Profile = None) -> np.ndarray:
+def read_rgb(path: Picture, min_size: tuple[int, int] | None = None, profile: Profile = None) -> np.ndarray:
     """Read a picture's colour as uint8 RGB (H, W, 3), in sRGB. An alpha channel is dropped.
 
     Args:
@@ -91,7 +93,7 @@ def read_rgb(path: Path, min_size: tuple[int, int] | None = None, profile: Profi
     return reduce(pixels, size, min_size)
 
 
-def read_tagged(path: Path, srgb: bool = False) -> tuple[np.ndarray, Tags]:
+def read_tagged(path: Picture, srgb: bool = False) -> tuple[np.ndarray, Tags]:
     """Read a picture's colour in its own profile, and what files that are made of it carry.
 
     `srgb` converts it, and the tags are without a profile. Otherwise like `read_rgb`.
@@ -103,7 +105,7 @@ def read_tagged(path: Path, srgb: bool = False) -> tuple[np.ndarray, Tags]:
         return pixels, Tags(profile, kept_exif(image))
 
 
-def read_alpha(path: Path, min_size: tuple[int, int] | None = None) -> np.ndarray:
+def read_alpha(path: Picture, min_size: tuple[int, int] | None = None) -> np.ndarray:
     """Read a matte as uint8 (H, W), 255 = subject, from where `alpha_source` says.
 
     Arguments and errors are those of `read_rgb`.
@@ -112,7 +114,7 @@ def read_alpha(path: Path, min_size: tuple[int, int] | None = None) -> np.ndarra
     return reduce(pixels, size, min_size)
 
 
-def alpha_source(path: Path) -> Literal['alpha', 'luminance']:
+def alpha_source(path: Picture) -> Literal['alpha', 'luminance']:
     """Return where `read_alpha` takes a matte from: the file's alpha channel, or its brightness.
 
     An alpha channel that is 255 everywhere says nothing, and some editors add one to every grey picture: then it is
@@ -122,14 +124,14 @@ def alpha_source(path: Path) -> Literal['alpha', 'luminance']:
         return 'luminance' if alpha_channel(image) is None else 'alpha'
 
 
-def image_size(path: Path) -> tuple[int, int]:
+def image_size(path: Picture) -> tuple[int, int]:
     """Read (width, height) of the upright picture from the file's header."""
     with open_picture(path) as image:
         return upright_size(image)
 
 
 def decode(
-    path: Path, kind: Literal['colour', 'matte'], min_size: tuple[int, int] | None, profile: Profile = None
+    path: Picture, kind: Literal['colour', 'matte'], min_size: tuple[int, int] | None, profile: Profile = None
 ) -> tuple[np.ndarray, tuple[int, int]]:
     """Decode an upright picture: 'colour' as `read_rgb` does, a 'matte' as `read_alpha` does.
 
@@ -171,17 +173,19 @@ def average(pixels: np.ndarray, factor: int) -> np.ndarray:
 
 
 @contextmanager
-def open_picture(path: Path) -> Iterator[ImageFile.ImageFile]:
+def open_picture(path: Picture) -> Iterator[ImageFile.ImageFile]:
     """Open a picture with Pillow; whatever goes wrong with it inside the block becomes an `ImageError`."""
     try:
         with _opened(path) as image:
             if image.format == 'TIFF':
                 image.filename = ''  # or Pillow maps files that lie on their side into memory with wrong sides
                 _check_tiff(image)
+            if image.format == 'EXR':
+                image.filename = str(path)  # which a note names
             yield image
     except FileNotFoundError:
         raise FileNotFoundError(f'{path}: no such file') from None
-    except MemoryError:
+    except (MemoryError, StoreError):
         raise
     except Exception as error:  # Pillow's decoders raise a dozen types on damaged files
         cause: object = 'not a picture' if isinstance(error, Image.UnidentifiedImageError) else error
@@ -190,13 +194,13 @@ def open_picture(path: Path) -> Iterator[ImageFile.ImageFile]:
         raise ImageError(f'{path}: cannot be read: {cause}') from error
 
 
-def _opened(path: Path) -> ImageFile.ImageFile:
+def _opened(path: Picture) -> ImageFile.ImageFile:
     """Open a picture; where Pillow does not know its format, by the package of an extra if there is one for it."""
+    file = path if isinstance(path, Path) else BytesIO(path.read_bytes())
     try:
-        return Image.open(path)
+        return Image.open(file)
     except Image.UnidentifiedImageError:
-        with open(path, 'rb') as file:
-            head = file.read(11)
+        head = (file.read_bytes() if isinstance(file, Path) else file.getvalue())[:11]
         if head[4:] in (b'ftyphei', b'ftyphev', b'ftypmif', b'ftypmsf'):
             import pillow_heif
 
@@ -208,7 +212,7 @@ def _opened(path: Path) -> ImageFile.ImageFile:
             raise ImageError(message) from None
         else:
             raise
-    return Image.open(path)
+    return Image.open(file)
 
 
 def _check_tiff(image: ImageFile.ImageFile) -> None:
@@ -259,14 +263,14 @@ def alpha_channel(image: ImageFile.ImageFile) -> np.ndarray | None:
 
 
 def _decoded(
-    path: Path, image: ImageFile.ImageFile, kind: Literal['colour', 'matte'], min_size: tuple[int, int] | None
+    path: Picture, image: ImageFile.ImageFile, kind: Literal['colour', 'matte'], min_size: tuple[int, int] | None
 ) -> tuple[np.ndarray, Profile, tuple[int, int]]:
     """Return the pixels of an opened picture, the profile of colour, and the (width, height) of the whole picture."""
     full, mode = upright_size(image), 'RGB' if kind == 'colour' else 'L'
     simple = image.format == 'JPEG' and image.mode in ('RGB', 'L') and _orientation(image) == 1
     if image.format != 'HEIF':  # it would decode a thumbnail in place of the picture
         image.draft(mode, min_size and _swapped(min_size, image))
-    pixels = _whole_jpeg(path, mode, reduction(full, min_size)) if simple else None
+    pixels = _whole_jpeg(image, mode, reduction(full, min_size)) if simple else None
     if pixels is not None and pixels.shape[:2] != image.size[::-1]:
         pixels = None
     if kind == 'matte':
@@ -290,9 +294,9 @@ def _swapped(size: tuple[int, int], image: Image.Image) -> tuple[int, int]:
     return size[::-1] if _orientation(image) in (5, 6, 7, 8) else size
 
 
-def _whole_jpeg(path: Path, mode: str, factor: int) -> np.ndarray | None:
-    """Decode a JPEG with OpenCV; return None where that would be less strict than Pillow, or fails."""
-    data = path.read_bytes()
+def _whole_jpeg(image: ImageFile.ImageFile, mode: str, factor: int) -> np.ndarray | None:
+    """Decode an opened JPEG with OpenCV; return None where that would be less strict than Pillow, or fails."""
+    data = _content(image)
     if not _one_whole_scan(data):
         return None
     flags = _REDUCED[factor] | cv2.IMREAD_IGNORE_ORIENTATION | (cv2.IMREAD_COLOR_RGB if mode == 'RGB' else 0)
@@ -300,6 +304,13 @@ def _whole_jpeg(path: Path, mode: str, factor: int) -> np.ndarray | None:
         return cv2.imdecode(np.frombuffer(data, np.uint8), flags)
     except cv2.error:
         return None
+
+
+def _content(image: ImageFile.ImageFile) -> bytes:
+    """Return the file of an opened picture that is not decoded yet."""
+    assert image.fp is not None
+    image.fp.seek(0)  # a decoder goes to its data by itself
+    return image.fp.read()
 
 
 def _one_whole_scan(data: bytes) -> bool:
@@ -328,9 +339,10 @@ def _rgb(image: Image.Image) -> np.ndarray:
 def _unlike_key(image: ImageFile.ImageFile) -> Image.Image:
     """Return 0 where an opened PNG has its transparent value or colour, else 255."""
     layout, key = str(image.tile[0].args), image.info['transparency']
+    content = _content(image) if layout == 'RGB;16B' else b''
     image.load()  # raises where the file is damaged
-    if layout == 'RGB;16B':  # Pillow keeps the upper 8 bits
-        whole = cv2.imdecode(np.fromfile(image.filename, np.uint8), cv2.IMREAD_UNCHANGED)
+    if content:  # Pillow keeps the upper 8 bits
+        whole = cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_UNCHANGED)
         assert whole is not None
         return Image.fromarray((whole[..., 3] > 0).astype(np.uint8) * 255)
     pixels = np.array(image.convert('L') if image.mode == '1' else image)

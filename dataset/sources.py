@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 
 import cv2
 import numpy as np
@@ -12,12 +11,13 @@ from common.files import LOSSLESS_SUFFIXES
 
 from .fringes import cut_out
 from .readers import ImageError, decode, read_rgb, reduce, reduction
+from .stores import Picture
 
 
 class MatteFiles:
     """Subjects from pairs of files: colour from the first, alpha from the second."""
 
-    def __init__(self, pairs: Sequence[tuple[Path, Path]]) -> None:
+    def __init__(self, pairs: Sequence[tuple[Picture, Picture]]) -> None:
         self.pairs = list(pairs)
 
     def __len__(self) -> int:
@@ -64,7 +64,7 @@ class MatteFiles:
 class BackgroundFiles:
     """Background pictures from files."""
 
-    def __init__(self, paths: Sequence[Path]) -> None:
+    def __init__(self, paths: Sequence[Picture]) -> None:
         self.paths = list(paths)
 
     def __len__(self) -> int:

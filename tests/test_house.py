@@ -146,6 +146,7 @@ def test_an_installation_adds_the_command_alone():
         ('export_onnx', '--onnx-opset-version'),
         ('export_torchscript', '--refine-form'),
         ('export_web', '--runtime'),
+        ('make_shards', '--shard-megabytes'),
         ('make_testset', '--backgrounds-per-foreground'),
         ('evaluate', '--base-only'),
         ('checkpoints', 'convert'),
@@ -260,7 +261,7 @@ def test_things_lie_where_their_names_say(place, name):
 def commands(*paths):
     text = ''.join(path.read_text() for path in paths or (ROOT / 'README.md', *(ROOT / 'docs').glob('*.md')))
     text = text.replace('\\\n', ' ')
-    scripts = r'train_base|train_refine|inference_\w+|checkpoints|export_\w+|make_testset|evaluate'
+    scripts = r'train_base|train_refine|inference_\w+|checkpoints|export_\w+|make_\w+|evaluate'
     return re.findall(rf'^ *python ((?:{scripts})\.py [^#\n]*)', text, re.MULTILINE)
 
 

@@ -58,6 +58,8 @@ def set_up_logging(first: bool = True) -> None:
     """Print plain lines to standard output; ranks other than the first print only warnings."""
     handler = _TqdmHandler()
     handler.setFormatter(logging.Formatter('%(message)s'))
+    for name in ('aiobotocore', 'botocore'):  # they tell where they found endpoint and credentials
+        logging.getLogger(name).setLevel(logging.WARNING)
     logging.basicConfig(handlers=[handler], level=logging.INFO if first else logging.WARNING, force=True)
 
 

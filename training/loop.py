@@ -23,6 +23,7 @@ from checkpointing.record import CheckpointError, Record
 from common.signals import StopRequest, signal_name
 from dataset.loaders import ValidationBatches, copied_ahead
 from dataset.readers import ImageError
+from dataset.stores import StoreError
 
 from . import distributed
 from .distributed import Ranks, autocast_forward, requeue
@@ -287,7 +288,7 @@ def _rescue(run: Run, bad_steps: BadSteps, meter: Meter, begin: int, error: Exce
     if peer and not run.ranks.first:
         return ''
     text = f'{distributed.PEER} ({explain(error)})' if peer else explain(error)
-    if not isinstance(error, (CheckpointError, ImageError, FloatingPointError)):
+    if not isinstance(error, (CheckpointError, ImageError, StoreError, FloatingPointError)):
         text += write_traceback(run.logger.folder, error)
     if not run.ranks.first or isinstance(error, CheckpointError):
         return text  # what cannot be saved was tried three times, or just now

@@ -34,6 +34,7 @@ from dataset.loaders import Source, TrainingBatches, ValidationBatches, WarpedPa
 from dataset.paths import list_sizes, read_data_config
 from dataset.sampling import SamplingPlan, StepSampler, default_multiple
 from dataset.sources import BackgroundFiles, MatteFiles
+from dataset.stores import Folder, Picture
 from dataset.synthetic import SyntheticBackgrounds, SyntheticMattes
 from model.weights import LoadReport, load_weights
 
@@ -52,6 +53,7 @@ from .validation import Prediction
 
 log = logging.getLogger(__name__)
 
+Files = dict[str, tuple[Folder, list[Picture]]]
 BACKGROUND_RANGE = AffineRange(scale=(1, 2))
 VALID_MATTE_RANGE = AffineRange(scale=(0.3, 1), flip=0)
 VALID_BACKGROUND_RANGE = AffineRange(scale=(1, 1.2), flip=0)
@@ -124,7 +126,7 @@ class Data:
     training: WarpedPairs
     validation: WarpedPairs
     plan: SamplingPlan
-    files: dict[str, tuple[Path, list[Path]]]
+    files: Files
 
     @property
     def identity(self) -> dict[str, Any]:
@@ -183,9 +185,7 @@ def open_data(settings: DataSettings, ranks: Ranks, matte_scale: tuple[float, fl
     )
 
 
-def _sources(
-    settings: DataSettings,
-) -> tuple[tuple[Source, Source], tuple[Source, Source], dict[str, tuple[Path, list[Path]]]]:
+def _sources(settings: DataSettings) -> tuple[tuple[Source, Source], tuple[Source, Source], Files]:
     """Return the (mattes, backgrounds) of training and of validation, checked, and `Data.files`."""
     if settings.dataset_name == 'synthetic':
         count, valid = settings.synthetic_size, settings.valid_samples

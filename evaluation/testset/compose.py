@@ -153,7 +153,7 @@ def _manifest(recipes: list[Recipe], made: list[Hashes], sources: Sources, setti
         'format': FORMAT,
         'version': VERSION,
         'settings': asdict(settings),
-        'roots': {kind: str(Path(getattr(sources, kind)).absolute()) for kind in ('fgr', 'pha', 'bgr')},
+        'roots': {kind: str(getattr(sources, kind).absolute()) for kind in ('fgr', 'pha', 'bgr')},
         'made_with': {'numpy': np.__version__, 'opencv': cv2.__version__},
     }
     lines = [json.dumps({**asdict(recipe), 'sha256': files}) for recipe, files in zip(recipes, made)]

@@ -9,13 +9,16 @@ from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import Any, TypeVar
 
 from common.console import some
 from common.files import IMAGES, not_a_folder
 from dataset.pairing import alike, by_last_parts, by_name, composed, natural_order, shared_end
 from dataset.paths import find_images
 from dataset.readers import ImageError, image_size
+from dataset.stores import Picture
+
+Where = TypeVar('Where', bound=Picture)
 
 log = logging.getLogger(__name__)
 
@@ -200,10 +203,10 @@ def _say_last_parts(others: Mapping[str, str], files: Mapping[str, Path], root: 
                     root, files[other].relative_to(root), name)  # fmt: skip
 
 
-def picture_sizes(paths: Iterable[Path]) -> tuple[dict[Path, tuple[int, int]], list[str]]:
+def picture_sizes(paths: Iterable[Where]) -> tuple[dict[Where, tuple[int, int]], list[str]]:
     """Return the (width, height) of pictures by their headers, which threads read, and why others have none."""
 
-    def measure(path: Path) -> tuple[int, int] | str:
+    def measure(path: Where) -> tuple[int, int] | str:
         try:
             return image_size(path)
         except (OSError, ImageError) as error:

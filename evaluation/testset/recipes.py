@@ -12,9 +12,10 @@ import numpy as np
 from common.console import some
 from common.files import IMAGES
 from dataset.images import SampleDataset
-from dataset.pairing import alike, match_listed
+from dataset.pairing import match_listed
 from dataset.paths import drawn_part, find_images
 from dataset.sampling import rng
+from dataset.stores import Folder, Picture, name_below
 
 from .layout import picture_sizes
 
@@ -40,9 +41,9 @@ class Sources:
         split: 'train' or 'valid': whose share it is.
     """
 
-    fgr: Path
-    pha: Path
-    bgr: Path
+    fgr: Folder
+    pha: Folder
+    bgr: Folder
     share: float | None = None
     bgr_share: float | None = None
     split: str = 'valid'
@@ -163,18 +164,12 @@ def _listed(sources: Sources) -> tuple[list[tuple[Path, Path]], list[Path], list
     if problems:
         return [], [], problems
     pairing = match_listed(sources.fgr, names['fgr'], sources.pha, names['pha'])
-    for without, other in ((pairing.only_fgr, sources.pha), (pairing.only_pha, sources.fgr)):
-        if without:
-            problems.append(f'{len(without)} pictures have no partner of their name in {other}: {some(without)}')
-    if pairing.duplicates:
-        doubles = [*map(alike, pairing.duplicates)]
-        problems.append(f'{len(doubles)} names occur twice, keep one of each: {some(doubles)}')
-    roots = Path(sources.fgr).absolute(), Path(sources.pha).absolute()
-    pairs = [(fgr.relative_to(roots[0]), pha.relative_to(roots[1])) for fgr, pha in pairing.pairs]
+    problems += pairing.problems(sources.fgr, sources.pha)
+    pairs = [(name_below(fgr, sources.fgr), name_below(pha, sources.pha)) for fgr, pha in pairing.pairs]
     return pairs, names['bgr'], problems
 
 
-def _measured(sources: Sources, jobs: list[_Job]) -> tuple[dict[Path, tuple[int, int]], list[str]]:
+def _measured(sources: Sources, jobs: list[_Job]) -> tuple[dict[Picture, tuple[int, int]], list[str]]:
     """Return the (width, height) of every picture that is needed, and what is wrong with them."""
     roots = (sources.fgr, sources.pha, sources.bgr)
     sizes, broken = picture_sizes(root / file for _, *files in jobs for root, file in zip(roots, files))

@@ -29,6 +29,7 @@ FLAGS = {
     'export_coreml': f'{MODEL} --output w.mlpackage --resolution 512 512 --no-validate',
     'evaluate': '--checkpoint w.pth --testset pictures',
     'make_testset': '--fgr pictures --pha pictures --bgr pictures --output-dir out',
+    'make_shards': '--bgr pictures --output-dir out',
     'checkpoints': 'show w.pth',
     'bgmatting': 'checkpoints show w.pth',
     'demo': '',

@@ -35,8 +35,8 @@ PLAN = SamplingPlan(mattes=23, backgrounds=7, batch_size=6, resolution=64, multi
 
 # The modules of the data's way from a file to a batch: each may import earlier ones alone.
 WAY = [
-    'pairing', 'paths', 'tags', 'exr', 'readers', 'images', 'video', 'checks', 'fringes', 'sources', 'drawing',
-    'synthetic', 'sampling', 'geometry', 'augmentation', 'loaders',
+    'shards', 'cache', 'stores', 'pairing', 'paths', 'tags', 'exr', 'readers', 'images', 'video', 'checks', 'fringes',
+    'sources', 'drawing', 'synthetic', 'sampling', 'geometry', 'augmentation', 'loaders',
 ]  # fmt: skip
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import unicodedata
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -19,11 +20,13 @@ from support.pictures import noise, save
 from support.strange_pictures import HEIGHT, PROBES, SCENE, WIDTH, Strange, good, left_out, refused
 
 import evaluate
+import make_shards
 from dataset.checks import DataReport, check_files
 from dataset.pairing import composed
 from dataset.paths import DataPaths, find_images
 from dataset.readers import ImageError, read_alpha, read_rgb
 from dataset.sources import BackgroundFiles, MatteFiles
+from dataset.stores import open_folder
 from evaluation.tables import read_json
 from inference.images.inputs import find_jobs
 from inference.video.plate import read_plate
@@ -221,6 +224,15 @@ def test_training_data(folder: Path, tmp_path: Path) -> None:
     alone = MatteFiles([(both / row.name, both / row.name) for row in GOOD])
     own = {row.name: alone.read(i)[..., 3] for i, row in enumerate(GOOD)}
     assert differing(lambda row: alphas_of(own[row.name]), alphas) == []
+
+
+def test_tar_shards_of_training_data(folder: Path, tmp_path: Path) -> None:
+    assert make_shards.main(['--bgr', str(folder / 'good'), '--output-dir', str(tmp_path / 'shards')]) == 0
+    names, shards = find_images(folder / 'good'), open_folder('shards', tmp_path)
+    assert find_images(shards) == names
+    for read in (read_alpha, partial(read_rgb, min_size=(WIDTH // 4, HEIGHT // 4))):
+        for name in names:
+            np.testing.assert_array_equal(read(shards / name), read(folder / 'good' / name), ascii(str(name)))
 
 
 def test_evaluation(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
