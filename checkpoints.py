@@ -9,6 +9,8 @@ what a file holds, and how two of them differ:
   python checkpoints.py diff checkpoint/base/epoch-0.pth checkpoint/base/epoch-1.pth
 the mean of the best three, scored against each of them:
   python checkpoints.py average --best 3 --run checkpoint/base -o average.pth --dataset-name my-data
+how often to save where a machine is lost every six hours:
+  python checkpoints.py interval checkpoint/base --mtbf 6
 make room, and keep one checkpoint whatever happens:
   python checkpoints.py prune checkpoint/base --keep 2 --best 3 --dry-run
   python checkpoints.py pin checkpoint/base/epoch-3.pth
@@ -151,6 +153,33 @@ def diff(args: argparse.Namespace) -> int:
         return 0 if result.equal else 1
     print(difference_table(result, args.first, args.second, args.top))
     return 0 if result.equal else 1
+
+
+def interval(args: argparse.Namespace) -> int:
+    """Print the interval of checkpoints that loses least, and what others lose."""
+    from checkpointing.interval import daly, measure_saving, share_lost, steps_per_second, young
+    from checkpointing.inventory import the_run
+
+    run, between = the_run(args.folder, args.checkpoint_dir), args.mtbf * 3600
+    rate, saving, how = steps_per_second(run), args.save_seconds, 'as given'
+    if saving is None:
+        saving, whole = measure_saving(run)
+        how = f'measured; {whole:.3g} s until the disk has it. A GPU waits for less'
+    print(f'{run}: a save takes {saving:.3g} s of training ({how}); '
+          + ('no rate in its records' if rate is None else f'{rate:.3g} steps/s by its records'))  # fmt: skip
+    best = daly(saving, between)
+    print(f'a loss every {args.mtbf:g} h: {young(saving, between):.4g} s between saves by Young, {best:.4g} s by Daly')
+    rows = [('interval', 'steps', 'time lost', 'and for each loss')]
+    for factor in (0.25, 0.5, 1, 2, 4):
+        seconds = factor * best
+        lost = share_lost(seconds, saving, between, args.restart_seconds)
+        again = (seconds / 2 + args.restart_seconds) / 60
+        steps = '-' if rate is None else f'{max(1, round(seconds * rate))}'
+        rows.append((f'{seconds:.4g} s', steps, f'{100 * lost:.2f} %', f'{again:.2f} min'))
+    print(table(rows))
+    steps = '' if rate is None else f'--checkpoint-interval {rows[3][1]}, or '
+    print(f'so: {steps}--checkpoint-minutes {best / 60:.2g}')
+    return 0
 
 
 def average(args: argparse.Namespace) -> int:
@@ -306,7 +335,7 @@ def convert(args: argparse.Namespace) -> int:
 
 COMMANDS = {
     'list': list_all, 'show': show, 'verify': verify, 'diff': diff, 'average': average, 'prune': prune, 'pin': pin,
-    'convert': convert,
+    'convert': convert, 'interval': interval,
 }  # fmt: skip
 
 

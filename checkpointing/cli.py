@@ -6,6 +6,7 @@ Nothing here imports torch, so `--help` answers at once.
 from __future__ import annotations
 
 import argparse
+import math
 import textwrap
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -56,6 +57,14 @@ def parse(
         found += [f'{path}: {why}' for path in paths if (why := path_checks.file_problem(path))]
     if args.command == 'average':
         found += _average_problems(args)
+    if args.command == 'interval':
+        found += [
+            f'{cli.flag(name)} {value:g}: must be above 0'
+            for name in ('mtbf', 'save_seconds')
+            if (value := getattr(args, name)) is not None and not 0 < value < math.inf
+        ]
+        if not 0 <= args.restart_seconds < math.inf:
+            found.append(f'--restart-seconds {args.restart_seconds:g}: must be at least 0')
     cli.raise_problems(found)
     return args
 
@@ -82,6 +91,16 @@ def _add_looking(command: Callable[[str, str], argparse.ArgumentParser]) -> None
     sub.add_argument('second', type=weights_path, metavar='B')
     sub.add_argument('--top', type=int, default=10, metavar='N', help='tensors shown')
     sub.add_argument('--json', action='store_true', help='for programs; all tensors')
+
+    sub = command('interval', 'how often to save on machines that are lost now and then, by Young and Daly')
+    add = sub.add_argument
+    add('folder', nargs='?', type=Path, metavar='FOLDER', help='of a run; may be left out if there is only one')
+    add('--mtbf', type=float, required=True, metavar='HOURS',
+        help='mean time between losses of any machine of the run: that of one machine, by their number')  # fmt: skip
+    add('--save-seconds', type=float, metavar='S',
+        help='that a save holds training up for (left out: measured by saving the newest checkpoint anew)')  # fmt: skip
+    add('--restart-seconds', type=float, default=0, metavar='S', help='from a loss until the run computes again')
+    _add_parent(sub)
 
 
 def _add_average(sub: argparse.ArgumentParser) -> None:
