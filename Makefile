@@ -30,6 +30,7 @@ check: .venv/installed-dev
 
 bench: .venv/installed-test
 	$(BIN)/python benchmarks/sample_rate.py
+	$(BIN)/python benchmarks/data_sources.py
 	$(BIN)/python benchmarks/training_step.py --stage base --train-resolution 512
 	$(BIN)/python benchmarks/training_step.py --stage refine --train-resolution 512
 	$(BIN)/python benchmarks/forward.py --resolution hd 4k
