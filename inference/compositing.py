@@ -53,7 +53,8 @@ def composite(pha: np.ndarray, fgr: np.ndarray, backdrop: np.ndarray) -> np.ndar
     share, backdrop = (as_levels(x, fgr.dtype) for x in (cv2.cvtColor(pha, cv2.COLOR_GRAY2RGB), backdrop))
     scale = 1 / np.iinfo(fgr.dtype).max
     front = cv2.multiply(fgr, share, scale=scale)
-    return cv2.add(front, cv2.multiply(backdrop, cv2.bitwise_not(share), scale=scale))
+    rest = cv2.bitwise_not(share, share)
+    return cv2.add(front, cv2.multiply(backdrop, rest, rest, scale=scale), front)
 
 
 def cut_out(pha: np.ndarray, fgr: np.ndarray) -> np.ndarray:

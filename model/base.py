@@ -32,7 +32,7 @@ class MattingBase(nn.Module):
         taps = self.backbone(torch.cat([src, bgr], 1).to(dtype))
         x = self.decoder(self.aspp(taps[4]), taps)
         pha, fgr, err, hid = x.split([1, 3, 1, 32], 1)
-        return self.clamp(pha), fgr, self.clamp(err), hid.relu()
+        return self.clamp(pha), fgr.clone(), self.clamp(err), hid.relu()  # no view, which would hold all of x
 
     def forward(self, src: Tensor, bgr: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Predict the coarse matte.

@@ -9,6 +9,7 @@ from __future__ import annotations
 import itertools
 import math
 import re
+from collections import deque
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
@@ -133,21 +134,22 @@ class VideoReader:
         self._undecodable = self._corrupt = self._scaled = 0
         self._cut_off: str | None = None
         self._frames = self._decoded()
-        self._first = next(self._frames, None)
-        if self._first is None:
+        first = next(self._frames, None)
+        if first is None:
             self.close()
             hint = '; an MP4 file from a pipe must have its index first (faststart)' if path == STDIN else ''
             raise ValueError(f'{path}: no frame can be decoded{f": {self._cut_off}" if self._cut_off else ""}{hint}')
         self.time_base = Fraction(self._stream.time_base or Fraction(1, 1000))
         self.rate = Fraction(self._stream.average_rate or self._stream.guessed_rate or 25)
-        self.colour = Colour.of(self._first, matrix)
-        self.interlaced = bool(self._first.interlaced_frame or container_order(self._stream))
-        self.width, self.height = self._stored = self._first.width, self._first.height
+        self._ahead = deque([first])  # decoded already
+        self.colour = Colour.of(first, matrix)
+        self.interlaced = bool(first.interlaced_frame or container_order(self._stream))
+        self.width, self.height = self._stored = first.width, first.height
         self.pixel_aspect = Fraction(self._stream.sample_aspect_ratio or 1) or Fraction(1)
-        if _quarter_turns(self._first) % 2:
+        if _quarter_turns(first) % 2:
             self.width, self.height = self.height, self.width
             self.pixel_aspect = 1 / self.pixel_aspect
-        self._start = self._first.pts if self._first.pts is not None else self._first.dts or 0
+        self._start = first.pts if first.pts is not None else first.dts or 0
         begin = Fraction(self._container.start_time or 0, av.time_base) / self.time_base
         self.origin = min(math.floor(begin), self._start)
         self._count, self._length = 0, Fraction(0)  # frames and seconds read so far
@@ -158,7 +160,7 @@ class VideoReader:
         if nvdec and path == STDIN:
             self.note = f'{path}: NVDEC would read it twice, the CPU decodes'
         elif nvdec:
-            self._use_nvdec(self._first)
+            self._use_nvdec(first)
 
     def _film(self) -> VideoStream:
         """Return the track that players show: the default one, else the first; but no still beside a film."""
@@ -198,7 +200,7 @@ class VideoReader:
         """Yield the frames, once. One of another size than the first is scaled to it."""
         step = max(1, round(1 / (self.rate * self.time_base)))
         clock = _Clock(step, round(JUMP / self.time_base), min(round(LEAP / self.time_base), 2**30))
-        frames = self._from_first()
+        frames = self._from_ahead()
         if self._deinterlace:
             frames = deinterlaced(frames, self._stream, self.path)
         for index, frame in enumerate(frames):
@@ -212,10 +214,9 @@ class VideoReader:
 
     def peek(self, count: int) -> list[VideoFrame]:
         """Return the first frames, without their times, before any is read; they come again."""
-        ahead = list(itertools.islice(self._frames, count - 1))
-        self._frames = itertools.chain(ahead, self._frames)
-        first = [] if self._first is None else [self._first]
-        return [VideoFrame(0, 0, 0, frame, self.colour, (self.width, self.height)) for frame in (*first, *ahead)]
+        self._ahead.extend(itertools.islice(self._frames, max(0, count - len(self._ahead))))
+        frames = itertools.islice(self._ahead, count)
+        return [VideoFrame(0, 0, 0, frame, self.colour, (self.width, self.height)) for frame in frames]
 
     @property
     def scaled(self) -> str | None:
@@ -224,11 +225,10 @@ class VideoReader:
             return None
         return f'{self.path}: {self._scaled} frames are of another size, and scaled to {self.width}x{self.height}'
 
-    def _from_first(self) -> Iterator[av.VideoFrame]:
-        first, self._first = self._first, None
-        if first is not None:
-            yield first
-            yield from self._frames
+    def _from_ahead(self) -> Iterator[av.VideoFrame]:
+        while self._ahead:
+            yield self._ahead.popleft()  # and nothing holds it any longer
+        yield from self._frames
 
     def _decoded(self) -> Iterator[av.VideoFrame]:
         """Yield all that the decoder makes of the file, and count errors."""
@@ -306,7 +306,7 @@ class VideoReader:
         except av.FFmpegError:
             return False
         self._frames = self._decoded()
-        self._first = next(self._frames, None)
+        self._ahead = deque(itertools.islice(self._frames, 1))
         return True
 
     def packets(self) -> tuple[int, Fraction, bytes]:

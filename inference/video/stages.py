@@ -12,6 +12,7 @@ import numpy as np
 from inference.batching import Loaded
 from inference.compositing import as_levels, covering, fitted
 from inference.matte import Matte, Pending
+from inference.pipeline import Recent
 from inference.plates.agreement import plate_agreement
 from inference.plates.steady import SteadyPlate
 from inference.predictor import Matting, Plate
@@ -42,6 +43,7 @@ class Loader:
     def __init__(self, inputs: VideoInputs, matting: Matting, done: Callable[[int], bool]):
         self._inputs, self._matting, self._done = inputs, matting, done
         self._plate = None if inputs.plate is None else matting.plate(inputs.plate)
+        self._followed = Recent(1, lambda frame: matting.plate(fitted(frame.pixels(), inputs.size)))  # the last is held
         self._align = None
         if inputs.settings.preprocess_alignment and inputs.plate is not None:
             self._align = SteadyPlate(inputs.plate).aligned
@@ -69,7 +71,7 @@ class Loader:
 
     def _plate_for(self, read: FrameInputs, src: np.ndarray) -> tuple[Plate, str | None]:
         if read.plate is not None:
-            return self._matting.plate(fitted(read.plate.pixels(), self._inputs.size)), None
+            return self._followed.get(read.plate), None
         assert self._plate is not None
         if self._align is None:
             return self._plate, None

@@ -171,8 +171,8 @@ class VideoWriter:
         if pixels.dtype not in depths or pixels.shape not in allowed:
             expected = ' or '.join(map(str, allowed))
             raise ValueError(f'{self.path}: a frame of {pixels.dtype} {pixels.shape}, expected uint8 {expected}')
-        if self._format is H264:
-            height, width = self._shape
+        height, width = self._shape
+        if self._format is H264 and (height % 2 or width % 2):
             pixels = np.pad(pixels, ((0, height % 2), (0, width % 2), (0, 0))[: pixels.ndim], 'edge')
         return to_frame(pixels, self._pixel_format, self._colour)
 

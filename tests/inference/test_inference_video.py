@@ -13,6 +13,7 @@ from support.video_case import COUNT, case, loaded_once, plate
 from support.videos import HEIGHT, RATE, TICK, WIDTH, decoded, moving, pictures_of, times_of, write_video
 
 from inference.plates.alignment import AlignmentResult
+from inference.predictor import Matting
 from inference.video.colour import Colour
 from inference.video.reader import VideoReader
 from inference.video.writer import VideoWriter
@@ -168,10 +169,13 @@ def test_a_plate_of_another_scene_is_reported(case, capsys):
     assert 'warning: frame 0: only ' in capsys.readouterr().err
 
 
-def test_a_plate_that_is_shorter_is_held_and_said(case, capsys, tmp_path):
+def test_a_plate_that_is_shorter_is_held_and_said(case, capsys, tmp_path, monkeypatch):
     case.bgr = write_video(tmp_path / 'plates.mp4', moving(COUNT)[:5])
+    plates, convert = [], Matting.plate
+    monkeypatch.setattr(Matting, 'plate', lambda *args: plates.append(convert(*args)) or plates[-1])
     assert case.run('--video-bgr-mode', 'each') == 0
     assert 'ended 7 frames early; its last frame was held' in capsys.readouterr().err
+    assert len(plates) == 5
 
 
 def test_a_source_that_begins_late_begins_at_once(case):

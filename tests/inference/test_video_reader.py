@@ -221,6 +221,15 @@ def test_what_is_no_video_is_refused_in_one_line(tmp_path):
         VideoReader(sound)
 
 
+def test_frames_seen_ahead_come_again_and_are_let_go(tmp_path):
+    with VideoReader(write_video(tmp_path / 'a.mp4', moving(9))) as reader:
+        seen = [frame.decoded for frame in reader.peek(6)]
+        assert reader.peek(1)[0].decoded is seen[0]
+        held, frames = sys.getrefcount(seen[5]), iter(reader)
+        assert [square(next(frames).pixels()) for _ in range(8)] == list(range(4, 20, 2))
+        assert sys.getrefcount(seen[5]) < held
+
+
 def test_the_estimate_of_frames_grows_better(tmp_path):
     times = [i * 20 for i in range(60)] + [1200 + i * 200 for i in range(60)]
     path = write_video(tmp_path / 'a.mkv', moving(120), times)

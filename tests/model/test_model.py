@@ -1,6 +1,7 @@
 """The networks against golden numbers, and the refiner against a plain reading of its definition."""
 
 import hashlib
+import itertools
 import json
 from pathlib import Path
 
@@ -9,8 +10,12 @@ import pytest
 import torch
 import torch.nn.functional as F
 from support import golden
+from torch.profiler import profile
 
+from common.network import NetworkSettings, RefinerSettings
+from inference.networks import random_network
 from model import MattingBase, MattingRefine
+from model.folding import folded
 from model.refiner import make_pyramid
 
 DATA = Path(__file__).parents[1] / 'data'
@@ -247,3 +252,16 @@ def test_alpha_that_fell_below_zero_can_rise_again():
     (clamped - torch.tensor([1.0, 1.0, 1.0])).abs().sum().backward()
     assert x.grad.tolist() == [-1, -1, 0]
     assert torch.equal(model.eval().clamp(x), x.clamp(0, 1))
+
+
+@torch.inference_mode()
+def test_refining_hd_holds_little_more_than_its_results_and_decoder():
+    """In pictures of HD in float32, 24 MB each, whatever else a first pass keeps."""
+    settings = NetworkSettings('mattingrefine', 'mobilenetv2', RefinerSettings(backbone_scale=0.25))
+    network = folded(random_network(settings)).to(memory_format=torch.channels_last)
+    src, bgr = (torch.randint(256, (1, 1080, 1920, 3), dtype=torch.uint8).permute(0, 3, 1, 2) for _ in range(2))
+    plate = network.pyramid(bgr)
+    with profile(profile_memory=True) as profiler:
+        network.matte(network.pyramid(src), plate, src.shape[2:])
+    changes = [event.nbytes() for event in profiler.profiler.kineto_results.events() if event.name() == '[memory]']
+    assert max(itertools.accumulate(changes)) < 3.15 * src.numel() * 4
