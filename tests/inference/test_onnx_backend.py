@@ -12,136 +12,21 @@ import numpy as np
 import pytest
 import torch
 from support.inference_case import Case, photo, read, room, save
+from support.onnx_case import ABOUT, SETTINGS, archive, difference, exported, network, onnx, saying
 
 import inference_images
 import inference_speed_test
 from common.devices import torch_threads
-from common.network import OUTPUTS, NetworkSettings, RefinerSettings
-from export import torchscript
-from inference import backend_options, backends
-from inference.networks import find_network
+from common.network import RefinerSettings
+from export import onnx_file
+from inference import backend_options, backends, onnx_network
 from inference.speed import measure as speed
-from model import MattingBase
 from model.folding import folded
 
-onnx = pytest.importorskip('onnx')
-pytest.importorskip('onnxruntime')
-from export import onnx_file  # noqa: E402
-from inference import onnx_network  # noqa: E402
+__all__ = ['archive', 'exported']
 
 pytestmark = [pytest.mark.usefixtures('one_thread'), pytest.mark.timeout(600)]
 CPU = torch.device('cpu')
-SETTINGS = NetworkSettings('mattingrefine', 'mobilenetv2', RefinerSettings(refine_sample_pixels=800))
-ABOUT = {name: str(value) for name, value in SETTINGS.values.items()}
-
-
-def network(path: Path) -> MattingBase:
-    return find_network(path, backend='pytorch', refine_sample_pixels=800).build()[0].eval()
-
-
-@pytest.fixture(scope='module')
-def exported(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A file with the inputs, outputs and metadata of an exported network; alpha is |src - bgr|, fgr is src.
-
-    Exporting a network takes half a minute; one slow test does.
-    """
-    node = onnx.helper.make_node
-    shrunk = {'kernel_shape': [4, 4], 'strides': [4, 4]}
-    nodes = [
-        node('Sub', ['src', 'bgr'], ['difference']),
-        node('Abs', ['difference'], ['distance']),
-        node('ReduceMean', ['distance', 'channels'], ['pha']),
-        node('Identity', ['src'], ['fgr']),
-        node('AveragePool', ['pha'], ['pha_sm'], **shrunk),
-        node('AveragePool', ['fgr'], ['fgr_sm'], **shrunk),
-        node('AveragePool', ['pha'], ['err_sm'], **shrunk),
-        node('Greater', ['pha_sm', 'least'], ['refined']),
-        node('Cast', ['refined'], ['ref_sm'], to=onnx.TensorProto.FLOAT),
-    ]
-
-    def value(name: str, channels: int) -> onnx.ValueInfoProto:
-        shape = ['batch', channels, f'{name}_height', f'{name}_width']
-        return onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, shape)
-
-    outputs = [value(name, 3 if name.startswith('fgr') else 1) for name in OUTPUTS['mattingrefine']]
-    constants = [
-        onnx.helper.make_tensor('channels', onnx.TensorProto.INT64, [1], [1]),
-        onnx.helper.make_tensor('least', onnx.TensorProto.FLOAT, [], [0.1]),
-    ]
-    graph = onnx.helper.make_graph(nodes, 'x', [value('src', 3), value('bgr', 3)], outputs, constants)
-    model = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid('', 20)], ir_version=10)
-    said = {'precision': 'float32', 'sides_multiple_of': '4', 'outputs': ' '.join(OUTPUTS['mattingrefine'])}
-    onnx.helper.set_model_props(model, ABOUT | said)
-    path = tmp_path_factory.mktemp('onnx') / 'model.onnx'
-    onnx_file.save(model, path)
-    return path
-
-
-def without_metadata(exported: Path, path: Path, **sides: int) -> Path:
-    """A copy as another exporter writes it, of fixed sides where these are given: batch, height, width."""
-    model = onnx.load(exported)
-    del model.metadata_props[:]
-    for value in model.graph.input if sides else ():
-        for axis, name in ((0, 'batch'), (2, 'height'), (3, 'width')):
-            value.type.tensor_type.shape.dim[axis].dim_value = sides[name]
-    onnx_file.save(model, path)
-    return path
-
-
-def test_a_file_of_another_exporter_is_known_by_its_inputs_and_outputs(
-    pair: Case, exported: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    path = without_metadata(exported, tmp_path / 'onnx_mobilenetv2_hd.onnx')
-    flags = ['--model-checkpoint', path, '--model-backbone-scale', 0.5, '--output-format', 'pha=png']
-    assert pair.run(*flags) == 0
-    line = f'{path}: mattingrefine with mobilenetv2, ONNX; how it refines is fixed, and not said by the file; '
-    assert capsys.readouterr().out.startswith(f'{line}given, but of no effect: ')
-    bgr = room(0)
-    assert np.abs(read(pair.out / 'pha/a.png') - difference(photo(bgr, 1), bgr)).max() <= 1
-    speed_flags = ['--model-checkpoint', str(path), '--resolution', '64', '48', '--repeats', '1', '--device', 'cpu']
-    assert inference_speed_test.main(speed_flags) == 0
-    assert 'mattingrefine unknown backbone' in capsys.readouterr().out
-
-
-def test_a_file_of_a_fixed_size_takes_pictures_of_that_size_one_by_one(exported: Path, tmp_path: Path) -> None:
-    path = without_metadata(exported, tmp_path / 'fixed.onnx', batch=1, height=64, width=96)
-    matting, _ = backends.load_found(find_network(path), {'device': 'cpu', 'precision': 'auto'})
-    shots = np.stack([photo(room(0), i) for i in range(3)])
-    src, bgr = (torch.from_numpy(x).permute(0, 3, 1, 2) / 255 for x in (shots, np.stack([room(0)] * 3)))
-    pha = matting.model(src, bgr)[0][:, 0].numpy() * 255
-    for shot, found in zip(shots, pha):
-        assert np.abs(found - difference(shot, room(0))).max() <= 1
-    with pytest.raises(ValueError, match=r'fixed\.onnx takes pictures of 96x64 alone, not 48x64'):
-        matting.model(src[..., :48], bgr[..., :48])
-
-
-def test_a_file_of_a_fixed_batch_takes_what_is_left_over(exported: Path, tmp_path: Path) -> None:
-    path = without_metadata(exported, tmp_path / 'fixed.onnx', batch=2, height=64, width=96)
-    shots = torch.rand(3, 3, 64, 96)
-    matting = onnx_network.OnnxNetwork(path, torch.device('cpu'))
-    assert torch.equal(matting(shots, shots / 2)[0], torch.cat([matting(x, x / 2)[0] for x in shots.split(1)]))
-
-
-def difference(src: np.ndarray, bgr: np.ndarray) -> np.ndarray:
-    """The alpha of `exported`."""
-    return np.abs(src.astype(int) - bgr).mean(2)
-
-
-@pytest.fixture(scope='module')
-def archive(checkpoints: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp('archive') / 'model.pt'
-    about = {**ABOUT, 'precision': 'float32'}
-    torchscript.save(network(checkpoints['mattingrefine']), path, 'float32', 'gather', about)
-    return path
-
-
-def saying(file: Path, path: Path, **about: str) -> Path:
-    """A copy of an ONNX file that says something else of itself."""
-    model = onnx.load(file)
-    own = {entry.key: entry.value for entry in model.metadata_props}
-    onnx.helper.set_model_props(model, own | about)
-    onnx_file.save(model, path)
-    return path
 
 
 TYPES = ('com', 'pha', 'fgr', 'err', 'ref')
@@ -247,43 +132,6 @@ def test_a_network_of_another_type_is_refused(pair: Case, exported: Path, capsys
     assert pair.run('--model-checkpoint', exported, '--backend', 'onnx', model_type='mattingbase') == 2
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith(f'error: {exported} holds mattingrefine with mobilenetv2, not mattingbase with mobilenetv2')
-
-
-def test_files_of_another_kind_are_refused(
-    pair: Case, exported: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    text, foreign, program = tmp_path / 'text.onnx', tmp_path / 'foreign.onnx', tmp_path / 'model.pt2'
-    text.write_text('no model')
-    program.write_text('')
-    value = onnx.helper.make_tensor_value_info('image', onnx.TensorProto.FLOAT, [1])
-    result = onnx.helper.make_tensor_value_info('result', onnx.TensorProto.FLOAT, [1])
-    graph = onnx.helper.make_graph([onnx.helper.make_node('Neg', ['image'], ['result'])], 'x', [value], [result])
-    opset = [onnx.helper.make_opsetid('', 20)]
-    onnx_file.save(onnx.helper.make_model(graph, opset_imports=opset, ir_version=10), foreign)
-    some = tmp_path / 'some.onnx'
-    onnx_file.save(onnx_file.select_outputs(onnx.load(exported), ['pha', 'fgr', 'err_sm']), some)
-    alpha = tmp_path / 'alpha.onnx'
-    onnx_file.save(onnx_file.select_outputs(onnx.load(exported), ['pha']), alpha)
-    weights = pair.checkpoints['mattingrefine']
-    for path, backend, types, message in (
-        (text, 'onnx', ('pha',), f'{text}: ONNX Runtime '),
-        (
-            foreign,
-            'onnx',
-            ('pha',),
-            f'{foreign}: neither made by export_onnx.py nor a published network',
-        ),
-        (weights, 'onnx', ('pha',), f'--backend onnx: needs an .onnx file, not {weights}; make one of it with export_'),
-        (weights, 'torchscript', ('pha',), f'--backend torchscript: needs a TorchScript archive, not {weights}; make'),
-        (program, 'pytorch', ('pha',), f'--model-checkpoint {program}: a program of torch.export, which no --backend'),
-        (some, 'onnx', ('err', 'ref'), f'--output-types ref: {some} was exported with --outputs pha fgr err_sm alone'),
-        (alpha, 'onnx', ('pha',), f'{alpha}: has no output fgr; export it with --outputs pha fgr'),
-    ):
-        assert pair.run('--model-checkpoint', path, '--backend', backend, types=types) == 2
-        (line,) = capsys.readouterr().err.splitlines()
-        assert line.startswith(f'error: {message}')
-        assert not pair.out.exists()
-    assert pair.run('--model-checkpoint', some, '--backend', 'onnx', types=('pha', 'err')) == 0
 
 
 def test_a_missing_runtime_is_one_line(
