@@ -9,6 +9,9 @@ OUT ?= gpu_out
 MINUTES ?= 9
 BIN := .venv/bin
 
+# Whole files to a process, in the order of tests/conftest.py: xdist's own, by the number of tests, ends with long ones.
+PYTEST := -m pytest -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
+
 .PHONY: install demo test test-all check bench gpu
 
 install: .venv/installed
@@ -17,16 +20,16 @@ demo: .venv/installed
 	$(BIN)/python demo.py
 
 test: .venv/installed-test
-	$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile
+	$(BIN)/python $(PYTEST)
 
 test-all: .venv/installed-test
-	$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile -m "slow or not slow"
+	$(BIN)/python $(PYTEST) -m "slow or not slow"
 
 check: .venv/installed-dev
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
-	$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile
+	$(BIN)/python $(PYTEST)
 
 bench: .venv/installed-test
 	$(BIN)/python benchmarks/sample_rate.py
