@@ -78,9 +78,11 @@ def test_avif_is_read_and_turned(tmp_path):
     assert np.abs(read_rgb(path).astype(int) - np.rot90(smooth(40, 60), -1)).max() <= 3
 
 
-def test_heic_is_read_whole(tmp_path, heif):
+@pytest.mark.parametrize('tiles', [{}, {'tile_size': 64}])
+def test_heic_is_read_whole(tmp_path, heif, tiles):
     pixels = noise(80, 72, 3)
-    path = save_heic(heif, tmp_path / 'a.heic', pixels)
+    path = save_heic(heif, tmp_path / 'a.heic', pixels, **tiles)
+    assert (b'grid' in path.read_bytes()) == bool(tiles)  # the last ones are cut off
     np.testing.assert_array_equal(read_rgb(path), pixels)
     assert image_size(path) == (72, 80)
     np.testing.assert_array_equal(np.array(ImagesDataset(path)[0]), pixels)
