@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     import numpy as np
 
 OUT = Path('demo_output')
-DRAWN = (3, 8, 11)  # subjects that no training sample is drawn from
+DRAWN = (9, 11, 13)  # subjects that no training sample is drawn from
 COLUMNS = ('source', 'plate', 'alpha', 'cut out on white', 'on a new background')
 LABEL = 22  # pixels, the height of the line over the columns
 SIDE = 256
@@ -132,7 +132,7 @@ def draw_pictures() -> None:
     from dataset.synthetic import SyntheticBackgrounds, SyntheticMattes
 
     mattes, backgrounds = SyntheticMattes(100, seed=7), SyntheticBackgrounds(100, seed=7)
-    still = AffineRange((0.9, 0.9), degrees=0, translate=0, shear=0, flip=0)
+    still = AffineRange((1, 1), degrees=0, translate=0, shear=0, flip=0)
     pairs = WarpedPairs(mattes, backgrounds, still, AffineRange((1, 1), 0, 0, 0, 0))
     keys = [Sample(7, VALIDATION, i, i, i, SIDE, SIDE, len(DRAWN)) for i in DRAWN]
     with torch.no_grad():

@@ -1,6 +1,7 @@
 """Milliseconds of a training sample on one core, the published way and ours, and the rate of several loader processes.
 
 python benchmarks/sample_rate.py [--num-workers 1 2 4 8 16 --plot rate.png] [--json rate.json]
+python benchmarks/sample_rate.py --drawn        subjects and backgrounds of --dataset-name synthetic alone
 
 A sample is a 1080p JPEG pair and a 2400x1600 background. The published loader makes float32 pictures of 512 x 512
 (base) or 2048 x 2048 (refine) and augments them in the worker. Ours warps to the crop of the sample's step, whose sides
@@ -60,6 +61,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument(
         '--plot', type=Path, metavar='FILE.png', help='the rate against --num-workers; needs matplotlib'
     )
+    parser.add_argument('--drawn', action='store_true', help='time drawings, 256 pixels, and nothing else')
     parser.add_argument('--json', type=Path, metavar='FILE')
     args = parser.parse_args(argv)
     machine.check_plot(parser, args.plot)
@@ -74,6 +76,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     cv2.setNumThreads(0)
     torch.set_num_threads(1)
     print(machine.describe())
+    if args.drawn:
+        machine.write_json(args.json, drawn(args.repeats))
+        return
     print(f'JPEG pair of 1920x1080, background of 2400x1600; milliseconds on one core, medians of {args.repeats} draws')
     numbers: dict[str, dict[str, object]] = {}
     curves: dict[str, list[tuple[float, float]]] = {}
@@ -130,6 +135,29 @@ def one_core(name: str, stage: Stage, files: Files, repeats: int) -> dict[str, o
         'ours_over_decode': own / decoding,
         'reading_share': share,
     }
+
+
+def drawn(repeats: int) -> dict[str, float]:
+    """Print and return the CPU milliseconds of drawn subjects and backgrounds, of 256 pixels.
+
+    Means over so many drawings, which differ, of the medians of three times each.
+    """
+    from dataset.synthetic import SyntheticBackgrounds, SyntheticMattes
+
+    def timed(source: SyntheticMattes | SyntheticBackgrounds, index: int) -> float:
+        start = time.process_time()
+        source.read(index, (256, 256))
+        return 1000 * (time.process_time() - start)
+
+    numbers = {}
+    for source in (SyntheticMattes(repeats), SyntheticBackgrounds(repeats)):
+        timed(source, 0)
+        each = [statistics.median(timed(source, index) for _ in range(3)) for index in range(repeats)]
+        numbers[source.kind] = statistics.mean(each)
+    total = sum(numbers.values())
+    print(f'drawn, 256 pixels: matte {numbers["matte"]:.1f} ms, background {numbers["background"]:.1f} ms, '
+          f'{1000 / total:.1f} samples/s of a core, target 20')  # fmt: skip
+    return numbers
 
 
 def rate(stage: Stage, files: Files, workers: int, seconds: float) -> float:

@@ -159,8 +159,15 @@ class Record:
         """What the loss weighs; versions without recipes trained the published way."""
         return self.options.get('recipe', 'published')
 
+    @property
+    def drawings(self) -> int:
+        """The number of the drawings it was trained on; versions that did not number them drew the first."""
+        return self.identity.get('drawings', 1)
+
     def validated_like(self, other: Record, metric: str) -> bool:
         """Return whether values of a metric compare: of the same samples, as far as known, and losses of one recipe."""
+        if self.drawings != other.drawings:
+            return False
         if metric.endswith('_loss') and self.recipe != other.recipe:
             return False
         if self.identity == other.identity:

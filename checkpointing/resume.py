@@ -195,7 +195,7 @@ def _check_identity(
     folder: Path, record: Record, identity: Mapping[str, Any], lists: Mapping[str, bytes], accept: bool
 ) -> None:
     """Raise CheckpointError where a run would change what it must not; what its record does not know is as it is."""
-    held = record.identity
+    held = {'drawings': record.drawings, **record.identity}
     if unknown := [key for key in identity if key not in held]:
         log.info('the record of %s does not know %s: taken as now', record.name, ', '.join(unknown))
     changed = {}
@@ -207,6 +207,7 @@ def _check_identity(
                 changed[key] = (
                     f'{key}: {"not the same files" if before is None else describe_changes(before, lists[key])}'
                 )
+    drawings = changed.pop('drawings', None)
     text, of_data = '; '.join(changed.values()), changed.keys() <= {*OF_DATA, *lists}
     if changed and not (accept and of_data):
         raise CheckpointError(
@@ -216,6 +217,12 @@ def _check_identity(
         )
     if changed:
         log.info('data changed since %s, as accepted: %s', record.name, text)
+    if drawings:
+        log.info(
+            'the toolkit draws other pictures than when %s was saved (%s): the run goes on with these, and validation '
+            'since then does not compete with that before',
+            record.name, drawings,
+        )  # fmt: skip
 
 
 def _kept_list(folder: Path, sha256: str) -> bytes | None:

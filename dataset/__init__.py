@@ -5,7 +5,8 @@ A sample goes through these modules in this order, and each imports earlier ones
 - `shards`, `cache`, `stores`: pictures that are no files of a local folder;
 - `pairing`, `paths`, `tags`, `readers`, `images`, `checks`: find picture files, pair them, decode them into sRGB,
   look them over;
-- `fringes`, then `sources` or `drawing` and `synthetic`: subjects and backgrounds, by index;
+- `fringes`, then `sources`, or `textures`, `drawing`, `people`, `subjects`, `scenery` and `synthetic`: subjects and
+  backgrounds, by index;
 - `sampling`: which of them a step takes, and the seeds of all random draws;
 - `geometry`: the affine that warps a picture to the crop;
 - `augmentation`: composites, on the device;

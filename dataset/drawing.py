@@ -1,4 +1,4 @@
-"""What `dataset.synthetic` draws with: noise, textures, outlines and strands, in NumPy and OpenCV.
+"""What `dataset.subjects` draws with: outlines from smooth curves, strands, and a canvas that lights what it paints.
 
 Outlines have a subject's own coordinates (x right, y down, about -1..1), and a `Canvas` places them: so a drawing looks
 the same at every size.
@@ -7,11 +7,12 @@ the same at every size.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import lru_cache
 
 import cv2
 import numpy as np
 from numpy.typing import ArrayLike
+
+from .textures import soften
 
 _SUBPIXEL_BITS = 4
 
@@ -22,60 +23,98 @@ class Canvas:
     Args:
         size: side in pixels.
         centre, scale: place of a subject's origin, and its unit length, as shares of the side.
-        angle, light: rotation of a subject and direction of the light, in radians.
+        angle: rotation of a subject, in radians.
+        light: towards the lamp, (3,): right, down, out of the picture; of length 1.
+        spill: colour of the light that the surroundings throw on the edges, RGB (3,) 0..255.
     """
 
-    def __init__(self, size: int, centre: tuple[float, float], scale: float, angle: float, light: float) -> None:
-        self.size = size
+    def __init__(
+        self, size: int, centre: tuple[float, float], scale: float, angle: float, light: np.ndarray, spill: np.ndarray
+    ) -> None:
+        self.size, self.scale = size, scale
         self.colour = np.zeros((size, size, 3), np.float32)  # 0..255, multiplied by alpha
         self.alpha = np.zeros((size, size), np.float32)  # 0..1
         self._turn = scale * size * np.array([[np.cos(angle), np.sin(angle)], [-np.sin(angle), np.cos(angle)]])
         self._origin = np.array(centre) * size
-        self._light = np.array([np.cos(light), np.sin(light)], np.float32)
+        self._light, self._spill = light.astype(np.float32), spill.astype(np.float32)
 
-    def fill(self, *outlines: np.ndarray) -> np.ndarray:
-        """Rasterise the union of closed outlines (N, 2): coverage, uint8 (size, size)."""
+    def fill(self, *outlines: np.ndarray, fillet: float = 0.0) -> np.ndarray:
+        """Rasterise the union of closed outlines (N, 2): coverage, uint8 (size, size).
+
+        `fillet` rounds corners and joins parts as skin or cloth does; it is about the radius, in the subject's units.
+        """
         mask = np.zeros((self.size, self.size), np.uint8)
         for outline in outlines:
             cv2.fillPoly(mask, [self._fixed_point(outline, 1)], 255, cv2.LINE_AA, _SUBPIXEL_BITS)
-        return mask
+        sigma = fillet * self.scale * self.size / 2
+        if sigma < 0.7:
+            return mask
+        # The blurred edge is made as steep again as that of a polygon: a pixel wide.
+        soft, gain = soften(mask, sigma), 2.5 * sigma
+        steep = (soft.astype(np.float32) - np.float32(127.5 * (1 - 1 / gain))) * np.float32(gain)
+        return np.clip(steep, 0, 255).astype(np.uint8)
 
-    def hatch(self, curves: np.ndarray, width: float) -> np.ndarray:
-        """Rasterise open curves (count, N, 2) that taper to their ends: coverage, uint8 (size, size).
+    def strokes(
+        self, curves: np.ndarray, width: float, colours: np.ndarray, taper: bool = True, opacity: float = 1.0
+    ) -> None:
+        """Draw open curves (count, N, 2), with the true coverage of a pixel by what is thinner than it.
 
-        `width` is that at the roots, in 1/256 of the side. One curve in three is faint, like hair against the light or
-        thinner than a pixel.
+        Args:
+            curves: each is drawn over those before.
+            width: that at the roots, in 1/256 of the side.
+            colours: uint8 (K, 3); curve number i has colour i modulo K.
+            taper: let curves grow thinner towards their ends.
+            opacity: of the faintest third of them; less than 1 is hair against the light.
         """
-        # At twice the size, since OpenCV's lines are whole pixels wide and hair is not.
-        mask = np.zeros((2 * self.size, 2 * self.size), np.uint8)
+        # Premultiplied colour and alpha at twice the size, since OpenCV's lines are whole pixels wide and hair is not.
+        layer = np.zeros((2 * self.size, 2 * self.size, 4), np.uint8)
         points = self._fixed_point(curves, 2)
-        last = points.shape[1] - 1
-        for strength, group in ((120, points[::3]), (255, points[1::3]), (255, points[2::3])):
-            for begin, end, share in ((0, 0.3, 1), (0.3, 0.6, 0.7), (0.6, 1, 0.4)):
-                thickness = max(1, round(width * share * self.size / 128))
-                pieces = list(group[:, round(begin * last) : round(end * last) + 1])
-                cv2.polylines(mask, pieces, False, strength, thickness, cv2.LINE_AA, _SUBPIXEL_BITS)
-        return cv2.resize(mask, (self.size, self.size), interpolation=cv2.INTER_AREA)
+        last, k = points.shape[1] - 1, len(colours)
+        wanted = width * self.size / 128
+        faint = min(1.0, wanted / 1.36)  # of lines thinner than OpenCV's thinnest, which is so wide
+        for share in (opacity, 1.0):
+            for i, colour in enumerate(colours):
+                group = points[i::k]
+                cut = len(group) // 3
+                group = group[:cut] if share < 1 else group[cut if opacity < 1 else 0 :]
+                paint = [float(c) * share * faint for c in (*colour, 255)]
+                for begin, end, part in ((0, 0.3, 1), (0.3, 0.6, 0.7), (0.6, 1, 0.4)) if taper else ((0, 1, 1),):
+                    pieces = list(group[:, round(begin * last) : round(end * last) + 1])
+                    thickness = _thickness(wanted * part)
+                    cv2.polylines(layer, pieces, False, paint, thickness, cv2.LINE_AA, _SUBPIXEL_BITS)
+            if opacity == 1:
+                break
+        small = cv2.resize(layer, (self.size, self.size), interpolation=cv2.INTER_AREA)
+        left, top, right, bottom = cv2.boundingRect(np.ascontiguousarray(small[..., 3]))
+        box = np.s_[top : top + bottom, left : left + right]
+        if right:
+            over = small[box].astype(np.float32)
+            cover = over[..., 3] * np.float32(1 / 255)
+            self.colour[box] = over[..., :3] + self.colour[box] * (1 - cover)[..., None]
+            self.alpha[box] += cover * (1 - self.alpha[box])
 
     def paint(
-        self, mask: np.ndarray, colour: np.ndarray, opacity: float | np.ndarray = 1.0, relief: float = 0.5
-    ) -> None:
-        """Paint a part over what is there.
+        self, mask: np.ndarray, colour: np.ndarray, opacity: float | np.ndarray = 1.0, relief: float = 0.5,
+        bumps: np.ndarray | None = None, gloss: float = 0.0,
+    ) -> None:  # fmt: skip
+        """Paint a part over what is there, lit as a surface that bulges inside its outline.
 
         Args:
             mask, opacity: coverage, uint8 (size, size), and 0..1, one number or (size, size).
             colour: uint8 (size, size, 3), or one colour (3,).
-            relief: how strongly the light shades the part, 0 = flat.
+            relief: how far it bulges; 0 is flat.
+            bumps: height of folds and pores, float32 (size, size), 0..1.
+            gloss: strength of the lamp's reflection, 0..1.
         """
         left, top, width, height = cv2.boundingRect(mask)
         if not width:
             return
-        box = np.s_[top : top + height, left : left + width]  # a third of the time: most parts are small
+        # A third of the time: most parts are small. With a pixel around it, a part bulges away from the box's sides.
+        box = np.s_[max(0, top - 1) : top + height + 1, max(0, left - 1) : left + width + 1]
         strength = opacity[box] if isinstance(opacity, np.ndarray) else opacity
         cover = mask[box] * (np.float32(1 / 255) * strength)
-        shade = np.clip(1 + np.float32(relief) * self._slope(mask[box]), 0.45, 1.5)
-        surface = colour[box] if colour.ndim == 3 else colour
-        lit = np.minimum(surface * shade[..., None], np.float32(255))
+        surface = colour[box] if colour.ndim == 3 else np.broadcast_to(colour, (*cover.shape, 3))
+        lit = self._lit(surface, mask[box], relief, None if bumps is None else bumps[box], gloss)
         self.colour[box] = cv2.blendLinear(self.colour[box], lit, 1 - cover, cover)
         self.alpha[box] += cover * (1 - self.alpha[box])
 
@@ -89,77 +128,44 @@ class Canvas:
         placed = points @ self._turn + self._origin
         return np.rint(placed * (zoom << _SUBPIXEL_BITS)).astype(np.int32)
 
-    def _slope(self, mask: np.ndarray) -> np.ndarray:
-        """Return how much a surface that bulges inside its outline faces the light: float32, about -1..1."""
-        framed = cv2.copyMakeBorder(mask, 1, 1, 1, 1, cv2.BORDER_CONSTANT)
-        small = cv2.resize(framed, (32, 32), interpolation=cv2.INTER_AREA)
-        swell = cv2.GaussianBlur(small.astype(np.float32), (0, 0), 3) * np.float32(1.5 / 255)
-        facing = cv2.Sobel(swell, -1, 1, 0) * -self._light[0] + cv2.Sobel(swell, -1, 0, 1) * -self._light[1]
-        return cv2.resize(facing, mask.shape[::-1])
+    def _lit(
+        self, surface: np.ndarray, mask: np.ndarray, relief: float, bumps: np.ndarray | None, gloss: float
+    ) -> np.ndarray:
+        """Return a surface (H, W, 3) under the lamp, float32 0..255."""
+        inside = cv2.distanceTransform(cv2.threshold(mask, 127, 255, cv2.THRESH_BINARY)[1], cv2.DIST_L2, 3)
+        reach = np.float32(max(2.0, min(0.15 * self.scale * self.size, 0.8 * float(inside.max()))))
+        rise = np.minimum(inside / reach, 1)
+        dome = soften(np.sqrt(rise * (2 - rise)), max(0.8, 0.15 * float(reach)))
+        height = dome * (np.float32(relief) * reach)
+        if bumps is not None:
+            height += bumps * np.float32(0.05 * self.scale * self.size)
+        right, down = cv2.Sobel(height, -1, 1, 0, scale=1 / 8), cv2.Sobel(height, -1, 0, 1, scale=1 / 8)
+        facing = 1 / np.sqrt(1 + right * right + down * down)
+        x, y, z = self._light
+        lamp = (z - x * right - y * down) * facing
+        light = cv2.cvtColor(np.maximum(lamp, 0) * np.float32(1.05) + np.float32(0.2), cv2.COLOR_GRAY2RGB)
+        lit: np.ndarray = surface * light
+        edge = (1 - facing) ** 2
+        lit += edge[..., None] * (self._spill * np.float32(0.5))
+        if gloss:
+            towards_us = np.maximum(2 * lamp * facing - z, 0)  # the reflected ray against the line of sight
+            lit += (towards_us**16 * np.float32(200 * gloss))[..., None]
+        return np.minimum(lit, np.float32(255))
 
 
-def noise(rng: np.random.Generator, size: int, cells: int, roughness: float = 0.5) -> np.ndarray:
-    """Draw clouds: octaves of smooth noise, float32 0..1 (size, size), mean 0.5, standard deviation 0.2.
-
-    `cells` is the number of the largest clouds along a side, `roughness` each octave's amplitude, relative to the one
-    before.
-    """
-    # A generator of its own: how many numbers are drawn here depends on the size, and what follows must not.
-    rng = np.random.default_rng(rng.integers(2**63))
-    side, height = cells, 1.0
-    result: np.ndarray = rng.random((side, side), dtype=np.float32)
-    while 4 * side <= size:  # a finer octave would double the time and add mere grain
-        side, height = 2 * side, height * roughness
-        result = cv2.resize(result, (side, side)) + np.float32(height) * rng.random((side, side), dtype=np.float32)
-    result = cv2.resize(result, (size, size), interpolation=cv2.INTER_LINEAR)
-    mean, deviation = cv2.meanStdDev(result)
-    return np.clip(0.5 + (result - np.float32(mean.item())) * np.float32(0.2 / (deviation.item() + 1e-6)), 0, 1)
+def _thickness(width: float) -> int:
+    """Return OpenCV's thickness for a smooth line of `width` pixels: 1 is 1.36 wide, an even n is n + 1.4."""
+    return 1 if width < 2.2 else 2 * max(1, round((width - 1.4) / 2))
 
 
-def any_colour(rng: np.random.Generator) -> np.ndarray:
-    """Draw a colour, uint8 RGB (3,): dull ones are more frequent than bright ones, as in rooms and on clothes."""
-    hsv = np.array([[[rng.integers(180), 255 * rng.beta(1.2, 2), 255 * rng.beta(1.6, 1.3)]]], np.uint8)
-    return cv2.cvtColor(hsv, cv2.COLOR_HSV2RGB)[0, 0]
+def unit(angle: float | np.ndarray) -> np.ndarray:
+    """Return unit vectors (..., 2) of angles in radians."""
+    return np.stack([np.cos(angle), np.sin(angle)], axis=-1)
 
 
-def colour_map(field: np.ndarray, *colours: np.ndarray) -> np.ndarray:
-    """Colour a field 0..1 (H, W) by a gradient through `colours`: uint8 RGB (H, W, 3)."""
-    stops = np.linspace(0, 255, len(colours))
-    table = np.stack([np.interp(np.arange(256), stops, channel) for channel in np.array(colours).T], axis=-1)
-    return cv2.applyColorMap((field * 255).astype(np.uint8), table.astype(np.uint8)[:, None])
-
-
-def texture(rng: np.random.Generator, size: int) -> np.ndarray:
-    """Draw cloth, wall or ground: uint8 RGB (size, size, 3)."""
-    colours = [any_colour(rng) for _ in range(rng.integers(2, 5))]
-    kind = rng.choice(['clouds', 'stripes', 'checks', 'gradient', 'plain'], p=[0.3, 0.25, 0.1, 0.2, 0.15])
-    if kind == 'clouds':
-        return colour_map(noise(rng, size, int(rng.integers(2, 24)), rng.uniform(0.3, 0.8)), *colours)
-    if kind == 'gradient':
-        return colour_map(_ramp(size, rng.uniform(0, 2 * np.pi)), *colours)
-    if kind == 'plain':
-        other = np.clip(colours[0].astype(int) + rng.integers(-12, 13, 3), 0, 255)
-        return colour_map(noise(rng, size, 3, 0.7), colours[0], other)
-    angle, count = rng.uniform(0, np.pi), rng.uniform(3, 40)
-    waves = _waves(rng, size, angle, count)
-    if kind == 'checks':
-        waves = (waves + _waves(rng, size, angle + np.pi / 2, count)) / 2
-    return colour_map(waves, *colours)
-
-
-def tiles(rng: np.random.Generator, size: int) -> np.ndarray:
-    """Draw bricks, tiles, shelves or shingles: uint8 RGB (size, size, 3)."""
-    rows, columns = (int(n) for n in rng.integers(2, 20, 2))
-    across, down = _grid(size)
-    row = np.minimum((down * rows).astype(int), rows - 1)
-    shifted = across * columns + (row % 2) * rng.choice([0, 0.5])
-    faces = np.stack([any_colour(rng) for _ in range(rng.integers(1, 5))])
-    table = faces[rng.integers(len(faces), size=(rows, columns + 1))] * rng.uniform(0.8, 1, (rows, columns + 1, 1))
-    picture = table.astype(np.uint8)[row, shifted.astype(int)]
-    joint = rng.uniform(0.02, 0.15) / 2
-    joints = (np.abs((down * rows) % 1 - 0.5) > 0.5 - joint) | (np.abs(shifted % 1 - 0.5) > 0.5 - joint)
-    picture[joints] = any_colour(rng)
-    return picture
+def rotation(angle: float) -> np.ndarray:
+    """Return the matrix (2, 2) by which points (N, 2) are multiplied from the right to turn them."""
+    return np.array([[np.cos(angle), np.sin(angle)], [-np.sin(angle), np.cos(angle)]])
 
 
 def blob(
@@ -168,24 +174,49 @@ def blob(
     """Outline an ellipse with a wavy edge, (72, 2); `aspect` is height by width, `rough` the waves' amplitude."""
     angle = np.linspace(0, 2 * np.pi, 72, endpoint=False)
     order = np.arange(2, 8)[:, None]
-    waves = np.sin(order * angle + rng.uniform(0, 2 * np.pi, (6, 1))) * rng.normal(0, 1, (6, 1)) / order
-    reach = radius * np.maximum(1 + rough * waves.sum(axis=0), 0.15)
-    return np.array(centre) + np.stack([reach * np.cos(angle), reach * np.sin(angle) * aspect], axis=-1)
+    sines = np.sin(order * angle + rng.uniform(0, 2 * np.pi, (6, 1))) * rng.normal(0, 1, (6, 1)) / order
+    reach = radius * np.maximum(1 + rough * sines.sum(axis=0), 0.15)
+    return np.array(centre) + unit(angle) * np.stack([reach, reach * aspect], axis=-1)
+
+
+def spline(points: ArrayLike, steps: int = 8) -> np.ndarray:
+    """Outline a closed curve through points (N, 2), by Catmull and Rom: (N steps, 2)."""
+    here = np.asarray(points, float)
+    before, after, next_but_one = (np.roll(here, n, axis=0) for n in (1, -1, -2))
+    t = np.arange(steps)[:, None, None] / steps
+    linear, quadratic = after - before, 2 * before - 5 * here + 4 * after - next_but_one
+    curve = here + t / 2 * (linear + t * (quadratic + t * (3 * (here - after) + next_but_one - before)))
+    return curve.swapaxes(0, 1).reshape(-1, 2)
+
+
+def lathe(profile: ArrayLike) -> np.ndarray:
+    """Outline what is turned about a vertical axis, or a torso, from (N, 2): y, and half the width there."""
+    y, half = np.asarray(profile, float).T
+    right = np.stack([half, y], axis=-1)
+    return spline(np.concatenate([right, (right * (-1, 1))[::-1]]))
+
+
+def sweep(points: ArrayLike, widths: ArrayLike, t: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Follow a limb through three points (start, bend, end), of half widths there, at places `t` in 0..1.
+
+    Returns:
+        The centre line (N, 2), its unit tangents (N, 2), and the half width (N, 1).
+    """
+    basis = np.stack([(1 - t) * (1 - 2 * t), 4 * t * (1 - t), t * (2 * t - 1)], axis=-1)  # passes through all three
+    slope = np.stack([4 * t - 3, 4 - 8 * t, 4 * t - 1], axis=-1)
+    tangent = slope @ np.asarray(points, float)
+    tangent /= np.linalg.norm(tangent, axis=-1, keepdims=True) + 1e-9
+    return basis @ np.asarray(points, float), tangent, (basis @ np.asarray(widths, float))[:, None]
 
 
 def limb(points: Sequence[ArrayLike], widths: Sequence[float]) -> np.ndarray:
-    """Outline a tube through three points (start, bend, end) with three half widths."""
-    t = np.linspace(0, 1, 16)
-    basis = np.stack([(1 - t) * (1 - 2 * t), 4 * t * (1 - t), t * (2 * t - 1)], axis=-1)  # passes through all three
-    centre, half = basis @ np.array(points), (basis @ np.array(widths))[:, None]
-    along = np.gradient(centre, axis=0)
-    along /= np.linalg.norm(along, axis=1, keepdims=True) + 1e-9
+    """Outline a tube through three points (start, bend, end) with three half widths, and round ends."""
+    centre, along, half = sweep(np.asarray(points, float), widths, np.linspace(0, 1, 16))
     side = half * along[:, ::-1] * (1, -1)
-    # Round ends, for joints and finger tips.
     arc = np.linspace(np.pi / 2, -np.pi / 2, 5)[1:-1, None]
     far = centre[-1] + np.sin(arc) * side[-1] + np.cos(arc) * half[-1] * along[-1]
-    near = centre[0] - np.sin(arc) * side[0] - np.cos(arc) * half[0] * along[0]
-    return np.concatenate([centre + side, far, (centre - side)[::-1], near])
+    start = centre[0] - np.sin(arc) * side[0] - np.cos(arc) * half[0] * along[0]
+    return np.concatenate([centre + side, far, (centre - side)[::-1], start])
 
 
 def tube(start: ArrayLike, end: ArrayLike, start_width: float, end_width: float) -> np.ndarray:
@@ -195,40 +226,31 @@ def tube(start: ArrayLike, end: ArrayLike, start_width: float, end_width: float)
 
 
 def strands(
-    rng: np.random.Generator, roots: np.ndarray, directions: np.ndarray, length: float, fall: float, curl: float
-) -> np.ndarray:
-    """Draw curves (N, 10, 2) of hair or fur.
+    rng: np.random.Generator, roots: np.ndarray, directions: np.ndarray, length: float, fall: float, curl: float,
+    clumps: int = 0,
+) -> np.ndarray:  # fmt: skip
+    """Draw curves (N, 10, 2) of hair or fur, a few of which fly away.
 
     Args:
         rng, roots, directions: draws; where they begin, and the unit vectors along which they do, (N, 2).
         length: of the longest.
         fall, curl: how far gravity bends them and how far they wave sideways, relative to their length.
+        clumps: number of locks, in which neighbours in `roots` lean towards a common tip; 0 for loose ones.
     """
     count = len(roots)
     t = np.linspace(0, 1, 10)[None, :, None]
-    reach = length * rng.uniform(0.4, 1, (count, 1, 1))
-    heading = directions[:, None] + rng.normal(0, 0.25, (count, 1, 2))
-    sway = np.sin(t * rng.uniform(2, 9, (count, 1, 1)) + rng.uniform(0, 2 * np.pi, (count, 1, 1)))
+    lock = np.arange(count) * max(clumps, 1) // count
+    wild = np.where(rng.random((count, 1, 1)) < 0.04, 2, 1)
+    reach = length * rng.uniform(0.4, 1, (count, 1, 1)) * np.sqrt(wild)
+    heading = directions[:, None] + rng.normal(0, 0.12, (count, 1, 2)) * wild
+    # Those of a lock wave alike.
+    phase, turns = rng.uniform(0, 2 * np.pi, (max(clumps, 1), 1, 1)), rng.uniform(1, 8, (max(clumps, 1), 1, 1))
+    loose = rng.normal(0, 0.3 if clumps else 3, (count, 1, 1))
+    sway = np.sin(phase[lock] + loose + t * turns[lock]) - np.sin(phase[lock] + loose)
     sideways = heading[..., ::-1] * (1, -1)
-    return roots[:, None] + reach * (heading * t * (1 - 0.5 * fall * t) + sideways * curl * t * sway + (0, fall) * t**2)
-
-
-def _waves(rng: np.random.Generator, size: int, angle: float, count: float) -> np.ndarray:
-    """Draw slightly bent stripes of random sharpness, float32 0..1 (size, size)."""
-    bend = noise(rng, size, 3, 0.3) * np.float32(rng.choice([0, 0.1]))
-    phase = (_ramp(size, angle) + bend) * np.float32(2 * np.pi * count)
-    return np.clip(0.5 + np.float32(rng.uniform(0.5, 4)) * np.sin(phase), 0, 1)
-
-
-def _ramp(size: int, angle: float) -> np.ndarray:
-    """Return a gradient from 0 to 1 along `angle`, float32 (size, size)."""
-    across, down = _grid(size)
-    ramp = across * np.float32(np.cos(angle)) + down * np.float32(np.sin(angle))
-    low, high = ramp[:: size - 1, :: size - 1].min(), ramp[:: size - 1, :: size - 1].max()
-    return (ramp - low) / (high - low)
-
-
-@lru_cache(maxsize=4)
-def _grid(size: int) -> tuple[np.ndarray, np.ndarray]:
-    line = np.linspace(0, 1, size, dtype=np.float32)
-    return line[None, :], line[:, None]
+    bent = heading * t * (1 - 0.5 * fall * t) + sideways * curl * wild * t * sway + (0, fall) * t**2
+    curves = roots[:, None] + reach * bent
+    if clumps:
+        leaders = (np.arange(clumps) * count // clumps)[lock]
+        curves += 0.6 / wild * t**2 * (curves[leaders] - curves)
+    return curves

@@ -35,7 +35,7 @@ from dataset.paths import list_sizes, read_data_config
 from dataset.sampling import SamplingPlan, StepSampler, default_multiple
 from dataset.sources import BackgroundFiles, MatteFiles
 from dataset.stores import Folder, Picture
-from dataset.synthetic import SyntheticBackgrounds, SyntheticMattes
+from dataset.synthetic import DRAWINGS, SyntheticBackgrounds, SyntheticMattes
 from model.weights import LoadReport, load_weights
 
 from . import distributed
@@ -139,6 +139,7 @@ class Data:
             'resolution': self.settings.train_resolution,
             'seed': self.settings.seed,
             'validation': [*valid],
+            **({} if self.files else {'drawings': DRAWINGS}),
         }
 
     def training_batches(self, ranks: Ranks, start: int, end: int) -> TrainingBatches:

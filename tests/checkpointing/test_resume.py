@@ -9,7 +9,7 @@ from support.small_checkpoints import IDENTITY, checkpoints, names, save
 
 from checkpointing.content import Content
 from checkpointing.manager import Point
-from checkpointing.record import CheckpointError, _sealed
+from checkpointing.record import CheckpointError, _sealed, read_records
 from checkpointing.resume import decide, refuse_overwriting
 
 
@@ -111,6 +111,27 @@ def test_what_a_record_does_not_know_is_taken_as_it_is_and_said(tmp_path, caplog
     resume = decide('auto', tmp_path, 'base', {**IDENTITY, 'validation': [2, 2, 2]})
     assert resume.record.step == 3
     assert 'the record of epoch-0-iter-3 does not know validation: taken as now' in caplog.messages
+
+
+def test_a_run_goes_on_with_other_drawings_and_says_so(tmp_path, caplog):
+    caplog.set_level('INFO')
+    made = checkpoints(tmp_path)
+    save(made, 3, {'valid_loss': 1})  # by a version that did not number its drawings
+    caplog.clear()
+    assert decide('auto', tmp_path, 'base', {**IDENTITY, 'drawings': 1}).record.step == 3
+    with pytest.raises(CheckpointError, match='other settings'):
+        decide('auto', tmp_path, 'base', {**IDENTITY, 'drawings': 2, 'backbone': 'resnet101'})
+    assert not caplog.messages
+    made.identity = {**IDENTITY, 'drawings': 2}
+    assert decide('auto', tmp_path, 'base', made.identity).record.step == 3
+    assert caplog.messages == [
+        'the toolkit draws other pictures than when epoch-0-iter-3 was saved (drawings: 1 in the checkpoint, 2 now): '
+        'the run goes on with these, and validation since then does not compete with that before'
+    ]
+    # Harder pictures do not keep later weights from being the best.
+    save(made, 5, {'valid_loss': 2})
+    save(made, 7, {'valid_loss': 3})
+    assert [r.step for r in made.policy.best_records(read_records(tmp_path))] == [5]
 
 
 def test_a_copied_run_goes_on_by_its_link(tmp_path):

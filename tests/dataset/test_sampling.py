@@ -36,7 +36,8 @@ PLAN = SamplingPlan(mattes=23, backgrounds=7, batch_size=6, resolution=64, multi
 # The modules of the data's way from a file to a batch: each may import earlier ones alone.
 WAY = [
     'shards', 'cache', 'stores', 'pairing', 'paths', 'tags', 'exr', 'readers', 'images', 'video', 'checks', 'fringes',
-    'sources', 'drawing', 'synthetic', 'sampling', 'geometry', 'augmentation', 'loaders',
+    'sources', 'textures', 'drawing', 'people', 'subjects', 'scenery', 'synthetic', 'sampling', 'geometry',
+    'augmentation', 'loaders',
 ]  # fmt: skip
 
 

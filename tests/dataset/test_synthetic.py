@@ -6,6 +6,7 @@ import cv2
 import numpy as np
 import pytest
 
+from dataset.drawing import Canvas
 from dataset.synthetic import SyntheticBackgrounds, SyntheticMattes
 
 SIZE = (96, 96)
@@ -53,10 +54,10 @@ def test_a_picture_follows_from_seed_index_and_size_alone(source):
 
 @pytest.mark.parametrize('source', [SyntheticMattes, SyntheticBackgrounds])
 def test_one_index_looks_alike_at_every_size(source):
-    drawn = source(20)
-    for i in range(20):
-        small = drawn.read(i, (128, 128)).astype(int)
-        large = cv2.resize(drawn.read(i, (256, 256)), (128, 128), interpolation=cv2.INTER_AREA).astype(int)
+    drawn = source(12)
+    for i in range(12):
+        small = drawn.read(i, (96, 96)).astype(int)
+        large = cv2.resize(drawn.read(i, (192, 192)), (96, 96), interpolation=cv2.INTER_AREA).astype(int)
         alpha = small[..., 3:] / 255 if small.shape[2] == 4 else 1
         assert np.abs((small - large) * alpha).mean() < 20
 
@@ -64,8 +65,9 @@ def test_one_index_looks_alike_at_every_size(source):
 def test_drawings_stay_as_they_are():
     # Trained networks and measurements name a drawing by its seed and index. Means, since rounding differs by machine.
     mattes, backgrounds = SyntheticMattes(5, seed=3), SyntheticBackgrounds(5, seed=3)
-    subjects = [[57, 58, 62, 94], [71, 72, 68, 98], [52, 45, 40, 90], [77, 116, 110, 82], [76, 60, 71, 97]]
-    rooms = [[76, 81, 156], [88, 74, 76], [160, 156, 164], [169, 195, 204], [118, 101, 110]]
+    # Other means are other drawings: they need another `dataset.synthetic.DRAWINGS`.
+    subjects = [[73, 68, 60, 100], [98, 80, 48, 113], [64, 58, 45, 91], [70, 49, 41, 70], [87, 64, 63, 117]]
+    rooms = [[165, 186, 162], [149, 129, 83], [138, 161, 131], [26, 24, 21], [83, 71, 72]]
     for source, means in ((mattes, subjects), (backgrounds, rooms)):
         np.testing.assert_allclose([source.read(i, SIZE).mean((0, 1)) for i in range(5)], means, atol=1)
 
@@ -96,9 +98,9 @@ def test_every_alpha_has_inside_outside_and_a_soft_edge(mattes):
 def test_subjects_vary(mattes):
     alpha = mattes[..., 3].astype(int)
     edge = np.concatenate([alpha[:, 0], alpha[:, -1], alpha[:, :, 0], alpha[:, :, -1]], axis=1).max(1)
-    assert 0.2 < (edge > 128).mean() < 0.95  # some touch the border, some do not
+    assert 0.2 < (edge > 128).mean() < 0.98  # some touch the border, some do not
     veiled = ((alpha > 40) & (alpha < 215)).mean((1, 2)) > 0.1
-    assert 0.05 < veiled.mean() < 0.6  # large translucent parts in some
+    assert 0.02 < veiled.mean() < 0.3  # large translucent parts in some
     holes = 0
     for picture in alpha:
         count, labels = cv2.connectedComponents((picture < 40).astype(np.uint8))
@@ -116,11 +118,34 @@ def test_colour_goes_on_beyond_the_edge(mattes):
         assert black.mean() < 0.3  # not the black that far pixels have; a subject may be black itself
 
 
+@pytest.mark.parametrize('width', [0.1, 0.25, 0.5, 2, 4])
+def test_a_strand_covers_of_a_pixel_what_its_width_does(width):
+    canvas = Canvas(256, (0.5, 0.5), 0.5, 0, np.array([0, 0, 1.0]), np.zeros(3))
+    t = np.linspace(-0.8, 0.8, 10)
+    curve = np.stack([t, 0.3 * t], axis=-1)
+    canvas.strokes(curve[None], width, np.array([[200, 100, 50]], np.uint8), taper=False)
+    length = 0.5 * 256 * np.linalg.norm(curve[-1] - curve[0])
+    assert canvas.alpha.sum() / length == pytest.approx(width, rel=0.2)
+    inked = canvas.alpha > 0.1
+    np.testing.assert_allclose(
+        canvas.colour[inked] / canvas.alpha[inked, None], [[200, 100, 50]] * inked.sum(), atol=12
+    )
+
+
+def test_light_comes_from_the_lamp():
+    for x in (-1, 1):
+        canvas = Canvas(128, (0.5, 0.5), 0.5, 0, np.array([0.8 * x, 0, 0.6]), np.zeros(3))
+        square = 0.6 * np.array([(-1, -1), (1, -1), (1, 1), (-1, 1)])
+        canvas.paint(canvas.fill(square), np.array([150, 150, 150], np.uint8), relief=1)
+        left, right = canvas.colour[:, :60].mean(), canvas.colour[:, 68:].mean()
+        assert (right - left) * x > 5
+
+
 def test_backgrounds_vary(backgrounds):
     grey = backgrounds.mean(-1)
     fine = np.abs(np.diff(grey, axis=2)).mean((1, 2))
     assert (fine < 4).mean() > 0.1  # nearly flat
-    assert (fine > 10).mean() > 0.15  # busy
+    assert (fine > 10).mean() > 0.05  # busy
     assert grey.mean((1, 2)).std() > 25
     assert grey.mean() == pytest.approx(120, abs=40)
 
