@@ -47,12 +47,11 @@ class Canvas:
         for outline in outlines:
             cv2.fillPoly(mask, [self._fixed_point(outline, 1)], 255, cv2.LINE_AA, _SUBPIXEL_BITS)
         sigma = fillet * self.scale * self.size / 2
-        if sigma < 0.7:
-            return mask
-        # The blurred edge is made as steep again as that of a polygon: a pixel wide.
-        soft, gain = soften(mask, sigma), 2.5 * sigma
-        steep = (soft.astype(np.float32) - np.float32(127.5 * (1 - 1 / gain))) * np.float32(gain)
-        return np.clip(steep, 0, 255).astype(np.uint8)
+        if sigma >= 0.7 and (box := _around(mask, int(3 * sigma) + 1)):
+            # The blurred edge is made as steep again as that of a polygon: a pixel wide.
+            soft, gain = soften(mask[box], sigma), 2.5 * sigma
+            mask[box] = cv2.addWeighted(soft, gain, soft, 0, 127.5 * (1 - gain))
+        return mask
 
     def strokes(
         self, curves: np.ndarray, width: float, colours: np.ndarray, taper: bool = True, opacity: float = 1.0
@@ -66,11 +65,17 @@ class Canvas:
             taper: let curves grow thinner towards their ends.
             opacity: of the faintest third of them; less than 1 is hair against the light.
         """
-        # Premultiplied colour and alpha at twice the size, since OpenCV's lines are whole pixels wide and hair is not.
-        layer = np.zeros((2 * self.size, 2 * self.size, 4), np.uint8)
-        points = self._fixed_point(curves, 2)
-        last, k = points.shape[1] - 1, len(colours)
         wanted = width * self.size / 128
+        points = self._fixed_point(curves, 2)
+        margin, pixel = int(wanted / 4) + 2, 2 << _SUBPIXEL_BITS
+        left, top = np.maximum(points.min((0, 1)) // pixel - margin, 0)
+        right, bottom = np.minimum(points.max((0, 1)) // pixel + margin + 1, self.size)
+        if left >= right or top >= bottom:
+            return
+        # Premultiplied colour and alpha at twice the size, since OpenCV's lines are whole pixels wide and hair is not.
+        layer = np.zeros((2 * (bottom - top), 2 * (right - left), 4), np.uint8)
+        points -= (left * pixel, top * pixel)
+        last, k = points.shape[1] - 1, len(colours)
         faint = min(1.0, wanted / 1.36)  # of lines thinner than OpenCV's thinnest, which is so wide
         for share in (opacity, 1.0):
             for i, colour in enumerate(colours):
@@ -84,14 +89,11 @@ class Canvas:
                     cv2.polylines(layer, pieces, False, paint, thickness, cv2.LINE_AA, _SUBPIXEL_BITS)
             if opacity == 1:
                 break
-        small = cv2.resize(layer, (self.size, self.size), interpolation=cv2.INTER_AREA)
-        left, top, right, bottom = cv2.boundingRect(np.ascontiguousarray(small[..., 3]))
-        box = np.s_[top : top + bottom, left : left + right]
-        if right:
-            over = small[box].astype(np.float32)
-            cover = over[..., 3] * np.float32(1 / 255)
-            self.colour[box] = over[..., :3] + self.colour[box] * (1 - cover)[..., None]
-            self.alpha[box] += cover * (1 - self.alpha[box])
+        over, box = cv2.resize(layer, None, fx=0.5, fy=0.5, interpolation=cv2.INTER_AREA), np.s_[top:bottom, left:right]
+        cover = over[..., 3] * np.float32(1 / 255)
+        self.colour[box] *= cv2.cvtColor(1 - cover, cv2.COLOR_GRAY2RGB)
+        self.colour[box] += cv2.cvtColor(over, cv2.COLOR_RGBA2RGB)
+        self.alpha[box] += cover * (1 - self.alpha[box])
 
     def paint(
         self, mask: np.ndarray, colour: np.ndarray, opacity: float | np.ndarray = 1.0, relief: float = 0.5,
@@ -106,14 +108,12 @@ class Canvas:
             bumps: height of folds and pores, float32 (size, size), 0..1.
             gloss: strength of the lamp's reflection, 0..1.
         """
-        left, top, width, height = cv2.boundingRect(mask)
-        if not width:
+        # With a pixel around it, a part bulges away from the box's sides.
+        if not (box := _around(mask, 1)):
             return
-        # A third of the time: most parts are small. With a pixel around it, a part bulges away from the box's sides.
-        box = np.s_[max(0, top - 1) : top + height + 1, max(0, left - 1) : left + width + 1]
         strength = opacity[box] if isinstance(opacity, np.ndarray) else opacity
         cover = mask[box] * (np.float32(1 / 255) * strength)
-        surface = colour[box] if colour.ndim == 3 else np.broadcast_to(colour, (*cover.shape, 3))
+        surface = colour[box] if colour.ndim == 3 else colour
         lit = self._lit(surface, mask[box], relief, None if bumps is None else bumps[box], gloss)
         self.colour[box] = cv2.blendLinear(self.colour[box], lit, 1 - cover, cover)
         self.alpha[box] += cover * (1 - self.alpha[box])
@@ -121,17 +121,17 @@ class Canvas:
     def erase(self, mask: np.ndarray) -> None:
         """Cut a hole where `mask`, uint8 (size, size), is not 0."""
         keep = np.float32(1) - mask * np.float32(1 / 255)
-        self.colour *= keep[..., None]
+        self.colour *= cv2.cvtColor(keep, cv2.COLOR_GRAY2RGB)
         self.alpha *= keep
 
     def _fixed_point(self, points: np.ndarray, zoom: int) -> np.ndarray:
-        placed = points @ self._turn + self._origin
-        return np.rint(placed * (zoom << _SUBPIXEL_BITS)).astype(np.int32)
+        placed = (points.reshape(-1, 2) @ self._turn + self._origin) * (zoom << _SUBPIXEL_BITS)
+        return np.rint(placed).astype(np.int32).reshape(points.shape)
 
     def _lit(
         self, surface: np.ndarray, mask: np.ndarray, relief: float, bumps: np.ndarray | None, gloss: float
     ) -> np.ndarray:
-        """Return a surface (H, W, 3) under the lamp, float32 0..255."""
+        """Return a surface (H, W, 3), or one of one colour (3,), under the lamp, float32 (H, W, 3) 0..255."""
         inside = cv2.distanceTransform(cv2.threshold(mask, 127, 255, cv2.THRESH_BINARY)[1], cv2.DIST_L2, 3)
         reach = np.float32(max(2.0, min(0.15 * self.scale * self.size, 0.8 * float(inside.max()))))
         rise = np.minimum(inside / reach, 1)
@@ -143,14 +143,26 @@ class Canvas:
         facing = 1 / np.sqrt(1 + right * right + down * down)
         x, y, z = self._light
         lamp = (z - x * right - y * down) * facing
-        light = cv2.cvtColor(np.maximum(lamp, 0) * np.float32(1.05) + np.float32(0.2), cv2.COLOR_GRAY2RGB)
-        lit: np.ndarray = surface * light
-        edge = (1 - facing) ** 2
-        lit += edge[..., None] * (self._spill * np.float32(0.5))
+        light = np.maximum(lamp, 0) * np.float32(1.05) + np.float32(0.2)
+        lit = _tinted(light, surface) if surface.ndim == 1 else surface * cv2.cvtColor(light, cv2.COLOR_GRAY2RGB)
+        lit += _tinted((1 - facing) ** 2, self._spill * np.float32(0.5))
         if gloss:
             towards_us = np.maximum(2 * lamp * facing - z, 0)  # the reflected ray against the line of sight
-            lit += (towards_us**16 * np.float32(200 * gloss))[..., None]
-        return np.minimum(lit, np.float32(255))
+            lit += cv2.cvtColor(cv2.pow(towards_us, 16) * np.float32(200 * gloss), cv2.COLOR_GRAY2RGB)
+        return np.minimum(lit, np.float32(255), out=lit)
+
+
+def _around(mask: np.ndarray, margin: int) -> tuple[slice, slice] | None:
+    """Return rows and columns of what is not 0 in a mask (H, W), and `margin` pixels around it; None if all is 0."""
+    left, top, width, height = cv2.boundingRect(mask)
+    if not width:
+        return None
+    return np.s_[max(0, top - margin) : top + height + margin, max(0, left - margin) : left + width + margin]
+
+
+def _tinted(light: np.ndarray, colour: np.ndarray) -> np.ndarray:
+    """Return light (H, W) of a colour (3,): (H, W, 3), many times as fast as by broadcasting."""
+    return cv2.merge([light * share for share in colour.astype(np.float32)])
 
 
 def _thickness(width: float) -> int:
@@ -172,11 +184,10 @@ def blob(
     rng: np.random.Generator, centre: ArrayLike, radius: float, aspect: float = 1.0, rough: float = 0.0
 ) -> np.ndarray:
     """Outline an ellipse with a wavy edge, (72, 2); `aspect` is height by width, `rough` the waves' amplitude."""
-    angle = np.linspace(0, 2 * np.pi, 72, endpoint=False)
     order = np.arange(2, 8)[:, None]
-    sines = np.sin(order * angle + rng.uniform(0, 2 * np.pi, (6, 1))) * rng.normal(0, 1, (6, 1)) / order
+    sines = np.sin(order * _TURN + rng.uniform(0, 2 * np.pi, (6, 1))) * rng.normal(0, 1, (6, 1)) / order
     reach = radius * np.maximum(1 + rough * sines.sum(axis=0), 0.15)
-    return np.array(centre) + unit(angle) * np.stack([reach, reach * aspect], axis=-1)
+    return np.array(centre) + _CIRCLE * reach[:, None] * (1, aspect)
 
 
 def spline(points: ArrayLike, steps: int = 8) -> np.ndarray:
@@ -197,25 +208,41 @@ def lathe(profile: ArrayLike) -> np.ndarray:
 
 
 def sweep(points: ArrayLike, widths: ArrayLike, t: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Follow a limb through three points (start, bend, end), of half widths there, at places `t` in 0..1.
+    """Follow limbs through three points (..., 3, 2): start, bend and end, of half widths (3,), at places `t` in 0..1.
 
     Returns:
-        The centre line (N, 2), its unit tangents (N, 2), and the half width (N, 1).
+        The centre line (..., N, 2), its unit tangents (..., N, 2), and the half width (N, 1).
     """
-    basis = np.stack([(1 - t) * (1 - 2 * t), 4 * t * (1 - t), t * (2 * t - 1)], axis=-1)  # passes through all three
-    slope = np.stack([4 * t - 3, 4 - 8 * t, 4 * t - 1], axis=-1)
-    tangent = slope @ np.asarray(points, float)
-    tangent /= np.linalg.norm(tangent, axis=-1, keepdims=True) + 1e-9
-    return basis @ np.asarray(points, float), tangent, (basis @ np.asarray(widths, float))[:, None]
+    return _follow(np.asarray(points, float), widths, *_quadratic(t))
+
+
+def _quadratic(t: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return what three points weigh at places `t` of the parabola through them, and in its slope there: (N, 3)."""
+    through = np.stack([(1 - t) * (1 - 2 * t), 4 * t * (1 - t), t * (2 * t - 1)], axis=-1)
+    return through, np.stack([4 * t - 3, 4 - 8 * t, 4 * t - 1], axis=-1)
+
+
+def _follow(
+    points: np.ndarray, widths: ArrayLike, through: np.ndarray, slope: np.ndarray
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    tangent = slope @ points
+    tangent /= np.sqrt((tangent**2).sum(-1, keepdims=True)) + 1e-9
+    return through @ points, tangent, (through @ np.asarray(widths, float))[:, None]
+
+
+_TURN = np.linspace(0, 2 * np.pi, 72, endpoint=False)
+_CIRCLE = unit(_TURN)
+_TUBE = _quadratic(np.linspace(0, 1, 16))
+_CAP = unit(np.linspace(np.pi / 2, -np.pi / 2, 5)[1:-1, None])
 
 
 def limb(points: Sequence[ArrayLike], widths: Sequence[float]) -> np.ndarray:
     """Outline a tube through three points (start, bend, end) with three half widths, and round ends."""
-    centre, along, half = sweep(np.asarray(points, float), widths, np.linspace(0, 1, 16))
+    centre, along, half = _follow(np.asarray(points, float), widths, *_TUBE)
     side = half * along[:, ::-1] * (1, -1)
-    arc = np.linspace(np.pi / 2, -np.pi / 2, 5)[1:-1, None]
-    far = centre[-1] + np.sin(arc) * side[-1] + np.cos(arc) * half[-1] * along[-1]
-    start = centre[0] - np.sin(arc) * side[0] - np.cos(arc) * half[0] * along[0]
+    ahead, across = _CAP[..., 0], _CAP[..., 1]
+    far = centre[-1] + across * side[-1] + ahead * half[-1] * along[-1]
+    start = centre[0] - across * side[0] - ahead * half[0] * along[0]
     return np.concatenate([centre + side, far, (centre - side)[::-1], start])
 
 
@@ -238,19 +265,19 @@ def strands(
         clumps: number of locks, in which neighbours in `roots` lean towards a common tip; 0 for loose ones.
     """
     count = len(roots)
-    t = np.linspace(0, 1, 10)[None, :, None]
+    t = np.linspace(0, 1, 10)
     lock = np.arange(count) * max(clumps, 1) // count
-    wild = np.where(rng.random((count, 1, 1)) < 0.04, 2, 1)
-    reach = length * rng.uniform(0.4, 1, (count, 1, 1)) * np.sqrt(wild)
-    heading = directions[:, None] + rng.normal(0, 0.12, (count, 1, 2)) * wild
+    wild = np.where(rng.random((count, 1)) < 0.04, 2, 1)
+    reach = length * rng.uniform(0.4, 1, (count, 1)) * np.sqrt(wild)
+    right, down = (directions + rng.normal(0, 0.12, (count, 2)) * wild).T[..., None]
     # Those of a lock wave alike.
-    phase, turns = rng.uniform(0, 2 * np.pi, (max(clumps, 1), 1, 1)), rng.uniform(1, 8, (max(clumps, 1), 1, 1))
-    loose = rng.normal(0, 0.3 if clumps else 3, (count, 1, 1))
-    sway = np.sin(phase[lock] + loose + t * turns[lock]) - np.sin(phase[lock] + loose)
-    sideways = heading[..., ::-1] * (1, -1)
-    bent = heading * t * (1 - 0.5 * fall * t) + sideways * curl * wild * t * sway + (0, fall) * t**2
-    curves = roots[:, None] + reach * bent
+    phase, turns = rng.uniform(0, 2 * np.pi, (max(clumps, 1), 1)), rng.uniform(1, 8, (max(clumps, 1), 1))
+    begin = phase[lock] + rng.normal(0, 0.3 if clumps else 3, (count, 1))
+    sway = np.sin(begin + t * turns[lock]) - np.sin(begin)
+    ahead, aside = t * (1 - 0.5 * fall * t), curl * wild * t * sway
+    x = roots[:, :1] + reach * (right * ahead + down * aside)
+    y = roots[:, 1:] + reach * (down * ahead - right * aside + fall * t**2)
     if clumps:
-        leaders = (np.arange(clumps) * count // clumps)[lock]
-        curves += 0.6 / wild * t**2 * (curves[leaders] - curves)
-    return curves
+        leaders, pull = (np.arange(clumps) * count // clumps)[lock], 0.6 / wild * t**2
+        x, y = x + pull * (x[leaders] - x), y + pull * (y[leaders] - y)
+    return np.stack([x, y], axis=-1)

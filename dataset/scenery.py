@@ -52,8 +52,8 @@ def _room(rng: np.random.Generator, size: int) -> tuple[np.ndarray, np.ndarray]:
     inverse = 1 / np.where(np.abs(rays) < 1e-4, np.float32(1e-4), rays)
     ends = np.maximum(-eye[:, None, None] * inverse, (extent - eye)[:, None, None] * inverse)
     reach = ends.min(0)
-    side = np.where(ends[0] == reach, 0, np.where(ends[1] == reach, 1, 2))  # the axis across which a ray's wall lies
-    surface = side * 2 + (np.take_along_axis(rays, side[None], 0)[0] > 0)
+    side = _axis(ends, reach)  # across which a ray's wall lies
+    surface = side * 2 + (_along(side, rays) > 0)
     lamp = extent * (rng.uniform(0.1, 0.9), rng.uniform(0, 0.4), rng.uniform(0.2, 0.9))
     for number in range(rng.integers(2, 9)):
         low, high = _furniture(rng, extent, eye)
@@ -61,20 +61,30 @@ def _room(rng: np.random.Generator, size: int) -> tuple[np.ndarray, np.ndarray]:
         enter = np.minimum(first, last)
         near_end, far_end = enter.max(0), np.maximum(first, last).min(0)
         seen = (near_end < far_end) & (near_end > 0.1) & (near_end < reach)
-        reach[seen] = near_end[seen]
-        side[seen] = np.where(enter[0] == near_end, 0, np.where(enter[1] == near_end, 1, 2))[seen]
+        np.copyto(reach, near_end, where=seen)
+        np.copyto(side, _axis(enter, near_end), where=seen)
         surface[seen] = 6 + number
     points = eye[:, None, None] + rays * reach
     picture = _papered(rng, points, side, surface, size)
     to_lamp = lamp.astype(np.float32)[:, None, None] - points
     distance = np.sqrt((to_lamp**2).sum(0)) + np.float32(0.1)
-    falling = np.abs(np.take_along_axis(to_lamp, side[None], 0)[0]) / distance
+    falling = np.abs(_along(side, to_lamp)) / distance
     x, y, z = np.minimum(np.minimum(points, extent[:, None, None] - points), np.float32(0.4))
     second = np.maximum(np.minimum(x, y), np.minimum(np.maximum(x, y), z))  # distance from the nearest corner or edge
     shelter = second + np.float32(0.6)  # where it is darker
     light = (np.float32(0.5) + np.float32(rng.uniform(1, 4)) * falling / (1 + distance**2 / 8)) * shelter
     picture = cv2.multiply(picture, cv2.cvtColor(np.clip(light, 0.1, 1.6), cv2.COLOR_GRAY2RGB), dtype=cv2.CV_8U)
     return picture, np.minimum(reach / extent[2], 1)
+
+
+def _axis(planes: np.ndarray, chosen: np.ndarray) -> np.ndarray:
+    """Return which of three planes (3, H, W) the chosen values (H, W) come from: uint8."""
+    return np.where(planes[0] == chosen, np.uint8(0), np.where(planes[1] == chosen, np.uint8(1), np.uint8(2)))
+
+
+def _along(side: np.ndarray, planes: np.ndarray) -> np.ndarray:
+    """Return of three planes (3, H, W) each pixel's value along its axis `side` (H, W)."""
+    return np.where(side == 0, planes[0], np.where(side == 1, planes[1], planes[2]))
 
 
 def _rays(rng: np.random.Generator, size: int) -> np.ndarray:
@@ -119,9 +129,9 @@ def _papered(
     scale = rng.uniform(0.3, 1.2)
     u = np.where(side == 0, points[2], points[0]) * np.float32(scale)
     v = np.where(side == 1, points[2], points[1]) * np.float32(scale)
-    u, v = (1 - np.abs(x % 2 - 1) for x in (u, v))  # back and forth, so that no seam shows
-    column = number[surface].astype(np.float32) * patch + u * (patch - 1)
-    return cv2.remap(atlas, column, v.astype(np.float32) * (patch - 1), cv2.INTER_LINEAR)
+    u, v = (1 - np.abs(x - 2 * np.floor(x / 2) - 1) for x in (u, v))  # back and forth, so that no seam shows
+    column = (number * patch).astype(np.float32).take(surface) + u * (patch - 1)
+    return cv2.remap(atlas, column, v * (patch - 1), cv2.INTER_LINEAR)
 
 
 def _landscape(rng: np.random.Generator, size: int) -> tuple[np.ndarray, np.ndarray]:

@@ -77,7 +77,7 @@ def plant(rng: np.random.Generator, canvas: Canvas) -> None:
     forks = foot + (tips - foot) * rng.uniform(0.3, 0.6, (40, 1)) * (0.4, 1)
     thick = rng.uniform(0.01, 0.07)
     t = np.linspace(0, 1, 10)
-    twigs = np.stack([sweep([foot, fork, tip], [0, 0, 0], t)[0] for fork, tip in zip(forks, tips)])
+    twigs, _, _ = sweep(np.stack([np.broadcast_to(foot, (40, 2)), forks, tips], axis=1), [0, 0, 0], t)
     canvas.strokes(twigs, 250 * thick * 0.3, np.stack([bark, bark // 2]))
     canvas.paint(
         canvas.fill(limb([foot, foot / 2, (0, -0.2)], [thick * 1.3, thick, thick * 0.4]), fillet=0.02),

@@ -27,10 +27,12 @@ def noise(rng: np.random.Generator, size: int, cells: int, roughness: float = 0.
     result: np.ndarray = rng.random((side, side), dtype=np.float32)
     while 4 * side <= size:  # a finer octave would double the time and add mere grain
         side, height = 2 * side, height * roughness
-        result = cv2.resize(result, (side, side)) + np.float32(height) * rng.random((side, side), dtype=np.float32)
-    result = cv2.resize(result, (size, size), interpolation=cv2.INTER_LINEAR)
-    mean, deviation = cv2.meanStdDev(result)
-    return np.clip(0.5 + (result - np.float32(mean.item())) * np.float32(0.2 / (deviation.item() + 1e-6)), 0, 1)
+        result = cv2.scaleAdd(rng.random((side, side), dtype=np.float32), height, cv2.resize(result, (side, side)))
+    result = np.asarray(cv2.resize(result, (size, size), interpolation=cv2.INTER_LINEAR), np.float32)
+    result -= result.mean()
+    result *= np.float32(0.2) / (np.sqrt(np.vdot(result, result)) / size + np.float32(1e-6))
+    result += np.float32(0.5)
+    return np.clip(result, 0, 1, out=result)
 
 
 def any_colour(rng: np.random.Generator) -> np.ndarray:
@@ -117,9 +119,10 @@ def tiles(rng: np.random.Generator, size: int) -> np.ndarray:
         [near(rng, base, 0.12) for _ in range(4)] if rng.random() < 0.7 else [any_colour(rng)] * 2 + [base]
     )
     table = faces[rng.integers(len(faces), size=(rows, columns + 1))] * rng.uniform(0.8, 1, (rows, columns + 1, 1))
-    picture = table.astype(np.uint8)[row, shifted.astype(int)]
+    column = shifted.astype(int)
+    picture = table.astype(np.uint8)[row, column]
     joint = rng.uniform(0.02, 0.1) / 2
-    joints = (np.abs((down * rows) % 1 - 0.5) > 0.5 - joint) | (np.abs(shifted % 1 - 0.5) > 0.5 - joint)
+    joints = (np.abs((down * rows) % 1 - 0.5) > 0.5 - joint) | (np.abs(shifted - column - 0.5) > 0.5 - joint)
     picture[joints] = near(rng, base, 0.3)
     return shaded(picture, noise(rng, size, 3, 0.8), 0.4)
 

@@ -121,6 +121,14 @@ def test_sample_rate(script, tmp_path, capsys):
         assert row['samples_per_second']['1'] > 0
 
 
+def test_sample_rate_of_drawings_alone(script, tmp_path, capsys):
+    script('sample_rate').main(['--drawn', '--repeats', '1', '--json', str(tmp_path / 'a.json')])
+    numbers = json.loads((tmp_path / 'a.json').read_text())
+    del numbers['machine']
+    assert list(numbers) == ['matte', 'background']
+    assert f'{1000 / sum(numbers.values()):.1f} samples/s of a core' in capsys.readouterr().out
+
+
 def test_plots(script, tmp_path):
     pytest.importorskip('matplotlib')
     script('helpers.machine').log_plot(tmp_path / 'a.png', 'samples/s', 'processes', {'base': [(2, 90), (1, 44)]})
