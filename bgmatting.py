@@ -2,7 +2,7 @@
 """All scripts of the toolkit as one command, which works in any folder.
 
   bgmatting COMMAND --help    what a script takes: bgmatting images is inference_images.py, and so on
-  bgmatting demo              first result in minutes
+  bgmatting demo              a first result at once
 
 Shells complete commands, flags and names of files:
   eval "$(register-python-argcomplete bgmatting)"

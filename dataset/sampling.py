@@ -115,7 +115,7 @@ class SamplingPlan:
 def default_multiple(resolution: int, unit: int) -> int:
     """Return a multiple that leaves four lengths of a side, 16 crops.
 
-    A GPU plans its work anew for each size: on an H200 five to ten seconds, where a step takes a twentieth of one.
+    A GPU plans its work anew for each size: on an H200 five to ten seconds, where a step takes 0.05.
     """
     return max(1, resolution // 8 // unit) * unit
 

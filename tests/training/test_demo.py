@@ -138,7 +138,7 @@ def test_before_the_first_step_the_hint_is_told(monkeypatch):
 def test_its_pictures_are_drawn_and_a_photograph_with_the_person_painted_over(in_tmp, monkeypatch):
     monkeypatch.setattr(demo, 'DRAWN', demo.DRAWN[:1])
     demo.draw_pictures()
-    names = sorted(path.name for path in (demo.OUT / 'src').iterdir())
+    names = sorted(path.name for path in (demo.OUT / 'pictures').iterdir())
     assert names == ['a-photograph.png', 'drawn-03.png']
     for name in names:
         source, plate = (np.asarray(Image.open(demo.OUT / kind / name)).astype(int) for kind in ('src', 'bgr'))
