@@ -195,6 +195,13 @@ def _json(content: dict[str, Any]) -> bytes:
     return json.dumps(content, indent=1).encode()
 
 
+def is_before(name: str, record: Record) -> bool:
+    """Return whether a checkpoint is older than a record, as far as its name tells."""
+    found = NAME.fullmatch(name)
+    assert found is not None
+    return int(found[2]) < record.step if found[2] else int(found[1]) < record.epoch
+
+
 def list_path(folder: Path, sha256: str) -> Path:
     """Return where the list of files lies that an identity holds the sha256 of: compressed, and for messages only."""
     return folder / f'data-{sha256[:16]}.gz'

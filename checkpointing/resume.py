@@ -20,7 +20,7 @@ from dataset.paths import describe_changes
 
 from .content import Content, read_content
 from .links import free_name
-from .record import NAME, CheckpointError, FormatError, Listing, Record, list_path, read_records
+from .record import NAME, CheckpointError, FormatError, Listing, Record, is_before, list_path, read_records
 from .verify import owner
 
 log = logging.getLogger(__name__)
@@ -146,7 +146,7 @@ def _newest_whole(
             break
         damaged.append((folder / f'{record.name}.json', problem))
     for path, error in broken.items():
-        if whole is not None and _is_before(path.stem, whole):
+        if whole is not None and is_before(path.stem, whole):
             continue
         if isinstance(error, FormatError):
             raise CheckpointError(
@@ -165,13 +165,6 @@ def _newest_whole(
         disk.fsync_folder(folder)
         log.warning('%s cannot be resumed from: %s; its record is set aside', path.with_suffix(''), why)
     return whole
-
-
-def _is_before(name: str, record: Record) -> bool:
-    """Return whether a checkpoint is older than a record, as far as its name tells."""
-    found = NAME.fullmatch(name)
-    assert found is not None
-    return int(found[2]) < record.step if found[2] else int(found[1]) < record.epoch
 
 
 def refuse_overwriting(folder: Path, run: str, first_epoch: int) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 import sys
 import threading
 import time
@@ -102,6 +103,11 @@ def table(rows: Sequence[Sequence[str]], indent: str = '  ') -> str:
     right = [all(cell[:1] in '-0123456789in' and len(cell) < 12 for cell in column[1:]) for column in columns]
     lines = ('  '.join(c.rjust(w) if r else c.ljust(w) for c, w, r in zip(row, widths, right)) for row in rows)
     return '\n'.join(indent + line.rstrip() for line in lines)
+
+
+def shown(text: str) -> str:
+    """Return a text with the user and password of its URLs left out."""
+    return re.sub(r'://[^/\s@]*:[^/\s]*@', '://***@', text)
 
 
 def some(findings: Sequence[object], separator: str = ', ', most: int = 3) -> str:

@@ -1,0 +1,337 @@
+"""A run's folder and its mirror: what one has and the other lacks is copied, checkpoint by checkpoint.
+
+Nothing here knows of training: both directions look at the two folders alone, so whatever was cut is done by doing it
+again.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import logging
+import os
+import tempfile
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+from common.console import megabytes
+from common.files import Disk, digest, make_folders, write_durable
+
+from ..links import set_aside
+from ..record import UNSURE_NS, CheckpointError, FormatError, Listing, Record, broken_records, is_before, read_records
+from ..retention import LEAST_STATES, Policy, removable
+from .contents import (
+    BESIDE,
+    CURVES,
+    LEFT_OVER,
+    Contents,
+    DamagedObject,
+    Index,
+    index_bytes,
+    part_name,
+    parts_of,
+    read_index,
+)
+from .store import Store, StoreError
+
+log = logging.getLogger(__name__)
+
+
+class Mirror:
+    """The mirror of a run's folder.
+
+    Args:
+        store: of the mirror.
+        folder: checkpoint/<model_name>, whose lock is held where something is written there.
+        logs: the folder of the run's curves; None leaves them out.
+        policy: which checkpoints of the newest run are kept in the mirror; None keeps all.
+        disk: the file operations.
+
+    Attributes:
+        contents: what the mirror holds.
+        behind_since: since when the folder has had a checkpoint that the mirror lacks, in seconds of time.monotonic().
+    """
+
+    def __init__(
+        self, store: Store, folder: Path, logs: Path | None, policy: Policy | None = None, disk: Disk | None = None
+    ):
+        self.store, self.folder, self.logs, self.policy = store, folder, logs, policy
+        self.disk = disk or Disk()
+        self._temporary = tempfile.TemporaryDirectory(prefix='mirror-')
+        self.contents = Contents(store, Path(self._temporary.name))
+        self.behind_since: float | None = None
+        self._verified: set[str] = set()  # objects that the store held when it was asked
+        self._removed: set[bytes] = set()  # records that the policy does not keep; the folder may have them still
+        self._pins: set[str] = set()
+        self._index: Index | None = None
+        self._retained = False
+        self._quiet_since = 0  # the folder's time when nothing was left to do
+
+    def close(self) -> None:
+        """Remove the temporary folder."""
+        self._temporary.cleanup()
+
+    def pending(self) -> list[Record]:
+        """Return the checkpoints of the folder that the mirror lacks, or of which it has another record."""
+        files, mirrored = Listing(self.folder), self.contents.record_bytes()
+        found = []
+        for record in files.records():
+            data = _record_bytes(self.folder, record)  # records with NaN equal none, not even themselves
+            if data != mirrored.get(record.name) and data not in self._removed and files.has(record, 'weights'):
+                found.append(record)
+        self.behind_since = (self.behind_since or time.monotonic()) if found else None
+        return found
+
+    def push(self, thorough: bool = True) -> bool:
+        """Copy the next object that the mirror lacks, those of the newest checkpoint first, its record last.
+
+        Args:
+            thorough: look also where the folder's time says that nothing has changed.
+
+        Returns:
+            Whether there was one; False where the mirror has all.
+
+        Raises:
+            StoreError, OSError: the store or the disk fails; doing it again goes on.
+        """
+        changed = self.folder.stat().st_mtime_ns
+        if changed == self._quiet_since and not thorough:
+            return False
+        try:
+            if pending := self.pending():
+                return self._push_next(pending[-1])
+            if self._push_pins() or self._retain():
+                return True
+        except FileNotFoundError:
+            return True  # removed meanwhile
+        # So long ago that no later change has the same time.
+        self._quiet_since = changed if time.time_ns() - changed > UNSURE_NS else 0
+        return False
+
+    def _push_next(self, record: Record) -> bool:
+        for file in record.files.values():
+            name = self.contents.object_of(file)
+            path = self.folder / file.name
+            if name in self._verified or not path.is_file():
+                continue  # an older one's state is not kept
+            if not (self.contents.has(file) and self.store.holds(name, file.size, file.sha256)):
+                data = path.read_bytes()
+                if hashlib.sha256(data).hexdigest() != file.sha256:
+                    log.warning('%s: does not have the sha256 of its record; it is not mirrored', path)
+                    self._removed.add(_record_bytes(self.folder, record))
+                    return True
+                self._put(name, data)
+            self._verified.add(name)
+            return True
+        if not (self.folder / record.files['weights'].name).is_file():
+            raise FileNotFoundError(record.name)
+        self._push_beside(record)
+        self.push_curves()
+        self._put(f'{record.name}.json', _record_bytes(self.folder, record))
+        size = sum(file.size for file in record.files.values())
+        log.info('%s is in the mirror %s (%s)', record.name, self.store.url, megabytes(size))
+        self._retained = False
+        return self._retain()
+
+    def _put(self, name: str, data: bytes) -> None:
+        self.store.put(name, data)
+        self.contents.note(name, data)
+
+    def _push_beside(self, record: Record) -> None:
+        """Copy the lists of pictures that a record speaks of, and its pin."""
+        for path in sorted(self.folder.iterdir()):
+            ours = path.stem == record.name if path.suffix == '.pin' else path.suffix == '.gz'
+            if ours and BESIDE.fullmatch(path.name) and path.name not in self.contents.sizes:
+                self._put(path.name, path.read_bytes())
+
+    def _push_pins(self) -> bool:
+        """Let pins follow those that were set or taken away in the folder; return whether there was one."""
+        pins = {path.name for path in self.folder.glob('epoch-*.pin')}
+        names = {f'{record.name}.pin' for record in self.contents.records()}
+        for name in sorted(pins & names - self.contents.sizes.keys()):
+            self._put(name, b'')
+        for name in self._pins - pins:
+            self.store.delete(name)
+            self.contents.forget(name)
+        changed, self._pins = pins != self._pins, pins
+        return changed
+
+    def adopt(self, run: str, stage: str, policy: Policy) -> None:
+        """Be a run's mirror, in which its policy holds; raise CheckpointError if it is another run's."""
+        others = [r for r in self.contents.records() if (r.run, r.stage) != (run, stage)]
+        if others:
+            raise CheckpointError(
+                f'{self.store.url} is the mirror of run {others[-1].run} of the {others[-1].stage} stage: '
+                '--model-last-checkpoint auto of its own script goes on with that; a new run needs another --model-name'
+            )
+        self.policy = policy
+
+    def push_curves(self) -> None:
+        """Copy the curves as they are now: all that they show up to the newest checkpoint, and perhaps more."""
+        if self.logs is None or not self.logs.is_dir():
+            return
+        index: Index = {}
+        for path in sorted(path for path in self.logs.iterdir() if path.is_file() and path.name[0] != '.'):
+            index[path.name] = []
+            for data in parts_of(path):
+                sha256 = hashlib.sha256(data).hexdigest()
+                if self.contents.sizes.get(part_name(sha256)) != len(data):
+                    self._put(part_name(sha256), data)
+                index[path.name].append((sha256, len(data)))
+        if index != self._index:
+            self._put(CURVES, index_bytes(index))
+            self._index = index
+
+    def _retain(self) -> bool:
+        """Remove what the policy does not keep of the newest run, and what nothing names; return False if that is done.
+
+        Only after a checkpoint has come, or where that may have been cut.
+        """
+        if self._retained:
+            return False
+        self.contents.look()  # others may pin what is there
+        if not (records := self.contents.records()):
+            return False
+        own = [r for r in records if (r.run, r.stage) == (records[-1].run, records[-1].stage)]
+        gone = [path.name for path in removable(own, self.policy, self.contents.listing())] if self.policy else []
+        if self._index is None:
+            with contextlib.suppress(DamagedObject):
+                self._index = read_index(self.store, self.contents.sizes)
+        for name in self.contents.superfluous(gone, self.pending(), self._index):
+            self._removed |= {_record_bytes(self.contents.folder, r) for r in own if name == f'{r.name}.json'}
+            self.store.delete(name)
+            self.contents.forget(name)
+            self._verified.discard(name)
+        self._retained = True
+        return True
+
+    def tidy(self) -> None:
+        """Remove what a writer that was killed has left half-written, where no other one is at work."""
+        for name in [name for name in self.contents.sizes if LEFT_OVER.fullmatch(name)]:
+            self.store.delete(name)
+            self.contents.forget(name)
+
+    def pull(self, stage: str | None = None, all_kept: bool = False) -> Record | None:
+        """Copy to the folder the newest whole checkpoint of the mirror, if it is newer, and what is kept beside it.
+
+        Of the others those come along that the run's own flags keep, but not all weights where all are kept.
+
+        Args:
+            stage: whose checkpoints; those of both if None.
+            all_kept: copy all, newer or not.
+
+        Returns:
+            The newest record that was copied; None if there was nothing to copy.
+
+        Raises:
+            CheckpointError: the folder and the mirror hold different runs, or no checkpoint of the mirror is whole.
+            StoreError, OSError: the store or the disk fails.
+        """
+        there = [r for r in self.contents.records() if stage in (None, r.stage)]
+        here = [r for r in read_records(self.folder) if stage in (None, r.stage)]
+        whole = next((r for r in reversed(here) if r.problem(self.folder) is None), None)
+        if here and there and not {r.run for r in here} & {r.run for r in there}:
+            raise CheckpointError(
+                f'{self.store.url} is the mirror of run {there[-1].run}, and {self.folder} holds run {here[-1].run}: '
+                'take another --model-name, or move one of them away'
+            )
+        newest = max([*there[-1:], *([whole] if whole else [])], key=lambda record: record.step, default=None)
+        damaged = list(self._broken(newest))
+        if not all_kept and whole is not None and (not there or there[-1].step <= whole.step):
+            return None
+        left: set[str] = set()
+        if there and not all_kept:
+            policy = Policy.from_options(there[-1].options)
+            policy = replace(policy, keep=policy.keep or LEAST_STATES)
+            left = {path.name for path in removable(there, policy, self.contents.listing())}
+        make_folders(self.disk, self.folder)
+        found = None
+        for record in reversed(there):
+            if found is not None and f'{record.name}.json' in left:
+                continue
+            if not all_kept and found is None and whole is not None and record.step <= whole.step:
+                break
+            if (problem := self._pull_checkpoint(record, left, to_resume=found is None)) is None:
+                found = found or record
+                continue
+            log.warning('%s in the mirror %s is left out: %s', record.name, self.store.url, problem)
+            damaged.append(f'{record.name}: {problem}')
+        if found is None and whole is None and damaged:
+            raise CheckpointError(
+                f'{self.store.url}: none of the {len(damaged)} checkpoints in the mirror can be resumed from '
+                f'({damaged[-1]}); start a new run with another --model-name'
+            )
+        if found is not None:
+            self._pull_beside()
+            self._pull_curves(bool(here))
+        return found
+
+    def _broken(self, newest: Record | None) -> Iterator[str]:
+        """Yield what is wrong with records that cannot be read.
+
+        Raises:
+            CheckpointError: one that is not older than the newest is of another version of the toolkit.
+        """
+        for path, error in broken_records(self.contents.folder).items():
+            if isinstance(error, FormatError) and not (newest and is_before(path.stem, newest)):
+                raise CheckpointError(f'{self.store.url}: {str(error).removeprefix(f"{path.parent}{os.sep}")}')
+            log.warning('%s in the mirror %s: its record cannot be read', path.stem, self.store.url)
+            yield f'{path.stem}: its record cannot be read'
+
+    def _pull_checkpoint(self, record: Record, left: set[str], to_resume: bool) -> str | None:
+        """Copy a checkpoint to the folder; return why not."""
+        data: dict[Path, bytes] = {}
+        for file in record.files.values():
+            path = self.folder / file.name
+            if path.is_file() and path.stat().st_size == file.size and digest(path) == file.sha256:
+                continue
+            if self.contents.has(file) and (to_resume or file.name not in left):
+                try:
+                    data[path] = self.contents.read(file)
+                except DamagedObject as error:
+                    return str(error)
+            elif to_resume or file is record.files['weights']:
+                return f'{file.name} is missing'
+        data[self.folder / f'{record.name}.json'] = _record_bytes(self.contents.folder, record)
+        for path, content in data.items():
+            self._write(path, content, record.run)
+        log.info('%s comes from the mirror %s', self.folder / record.name, self.store.url)
+        return None
+
+    def _pull_beside(self) -> None:
+        """Copy pins of checkpoints that are in the folder, and lists of pictures."""
+        names = {record.name for record in read_records(self.folder)}
+        for name in filter(BESIDE.fullmatch, self.contents.sizes):
+            path = self.folder / name
+            if not path.exists() and (path.suffix == '.gz' or path.stem in names):
+                self._write(path, self.store.get(name), 'mirror')
+
+    def _pull_curves(self, ours: bool) -> None:
+        """Copy the curves; where they are damaged they are begun anew, since nothing depends on them.
+
+        Args:
+            ours: whether files of the same names are older ones of this run.
+        """
+        if self.logs is None:
+            return
+        try:
+            for name, parts in read_index(self.store, self.contents.sizes).items():
+                path = self.logs / os.path.basename(name)
+                data = [self.store.get(part_name(sha256)) for sha256, _ in parts]
+                if [[hashlib.sha256(part).hexdigest(), len(part)] for part in data] != [list(part) for part in parts]:
+                    raise DamagedObject(f'{name} is damaged')
+                make_folders(self.disk, self.logs)
+                self._write(path, b''.join(data), 'mirror', replacing=ours)
+        except StoreError as error:
+            log.warning('the curves in the mirror cannot be read (%s): those before this start are lost', error)
+
+    def _write(self, path: Path, data: bytes, owner: str, replacing: bool = False) -> None:
+        if os.path.lexists(path) and not (path.is_file() and path.read_bytes() == data) and not replacing:
+            set_aside(self.disk, path)
+        write_durable(self.disk, path, lambda file: file.write(data), path.with_name(f'.{path.name}.{owner}.tmp'))
+
+
+def _record_bytes(folder: Path, record: Record) -> bytes:
+    return (folder / f'{record.name}.json').read_bytes()
