@@ -3,7 +3,10 @@
 import itertools
 import json
 import math
+import os
+import time
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 from support.faults import (
@@ -307,6 +310,38 @@ def test_pins_and_lists_of_pictures_follow(tmp_path):
     (run / 'epoch-0-iter-1.pin').unlink()
     push(mirror)
     assert {name for name in FaultyStore.objects() if name.endswith('.pin')} == {'epoch-1.pin'}
+
+
+def test_a_pin_that_another_has_set_in_the_mirror_counts(tmp_path):
+    train(tmp_path, SAVES[:2])
+    mirror = mirror_of(tmp_path)
+    push(mirror)
+    mirror_store().put('epoch-0-iter-1.pin', b'')
+    train(tmp_path, SAVES[2:])
+    push(mirror)
+    assert not (tmp_path / 'epoch-0-iter-1.json').exists()
+    assert 'epoch-0-iter-1.json' in FaultyStore.objects()
+
+
+def test_what_a_killed_writer_has_left_goes(tmp_path):
+    for name in ('.0123456789abcdef.tmp', '.rehearsal-0123456789abcdef.tmp', '.mine.tmp'):
+        mirror_store().put(name, b'half')
+    mirror_of(tmp_path).tidy()
+    assert set(FaultyStore.objects()) == {'.mine.tmp'}
+
+
+def test_a_folder_that_has_not_changed_for_long_is_not_read(tmp_path):
+    train(tmp_path, SAVES[:1])
+    mirror = mirror_of(tmp_path)
+    for seconds, change in ((60, Path.touch), (-60, Path.unlink)):
+        changed = time.time_ns() + seconds * 10**9
+        os.utime(tmp_path, ns=(changed, changed))
+        push(mirror)
+        change(tmp_path / 'epoch-0-iter-1.pin')
+        os.utime(tmp_path, ns=(changed, changed))
+        # What changed a moment ago may have changed again at the same time of the folder's clock.
+        assert mirror.push(thorough=False) is (seconds > 0)
+    assert mirror.push(thorough=True)
 
 
 def test_curves_come_along_and_grow_by_their_end(tmp_path, monkeypatch):
