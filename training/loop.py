@@ -9,7 +9,6 @@ import time
 import traceback
 from collections.abc import Iterable, Iterator
 from contextlib import nullcontext
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -18,25 +17,24 @@ from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 
 from checkpointing.content import Content
 from checkpointing.links import template_problem
-from checkpointing.manager import FAILURES_IN_A_ROW, Checkpoints, Point
-from checkpointing.record import CheckpointError, Record
+from checkpointing.manager import FAILURES_IN_A_ROW, Point
+from checkpointing.record import CheckpointError
 from common.signals import StopRequest, signal_name
-from dataset.loaders import ValidationBatches, copied_ahead
+from dataset.loaders import copied_ahead
 from dataset.readers import ImageError
 from dataset.stores import StoreError
 
 from . import distributed
-from .distributed import Ranks, autocast_forward, requeue
+from .distributed import autocast_forward, requeue
 from .ending import summary
 from .failures import explain, write_traceback
-from .logs import Logger
 from .meters import BadSteps, Meter, StepResult
 from .progress import validation_line
-from .schedule import Schedule, dropout_seed
-from .settings import LoopSettings
+from .run import Run
+from .schedule import dropout_seed
 from .sheets import Sheet
-from .state import TrainingState, is_dynamic
-from .validation import Look, Prediction, Step, validate
+from .state import is_dynamic
+from .validation import Look, Prediction, validate
 
 log = logging.getLogger(__name__)
 
@@ -46,37 +44,6 @@ LOOK_INTERVAL = 10
 
 class TrainingStopped(Exception):
     """An error ended a training once it had begun; says what happened, what to change and what is saved."""
-
-
-@dataclass
-class Run:
-    """All that `fit` needs.
-
-    Attributes:
-        state: what is trained and saved.
-        net: state.module, or its wrapper over several ranks.
-        batches: yields settings.accumulate batches a step, from state.progress.step on; each has `len`, `.share` (of
-            the step's samples over all ranks), `.names` and `.to(device)`.
-        valid_batches: the same batches each time they are iterated; as many as `len` says.
-        step: makes a prediction, with its losses, for a batch.
-        settings: what is done at a step.
-        schedule: what is due when, and learning rates.
-        ranks, dtype, checkpoints, logger: where, how exactly, what is kept and what is told.
-        resumed: the checkpoint that the run goes on from, if any.
-    """
-
-    state: TrainingState
-    net: nn.Module
-    batches: Iterable[Any]
-    valid_batches: ValidationBatches | list[Any]
-    step: Step
-    settings: LoopSettings
-    schedule: Schedule
-    ranks: Ranks
-    dtype: torch.dtype
-    checkpoints: Checkpoints
-    logger: Logger
-    resumed: Record | None = None
 
 
 def fit(run: Run, signal: StopRequest) -> int:
@@ -96,12 +63,12 @@ def fit(run: Run, signal: StopRequest) -> int:
             more = '; raise --epoch-end or --max-steps to go on' if run.settings.part_of is None else ''
             log.info('nothing to do: %d steps are done%s', steps, more)
             if run.ranks.first and run.resumed is not None:
-                run.checkpoints.open()
+                _open(run)
             return 0
         run.logger.display.under_way('rehearsal of the validation')
         rehearse(run)
         if run.ranks.first:
-            run.checkpoints.open()
+            _open(run)
         signal.awaited = True
         bad_steps, meter, begin = BadSteps(run.state), Meter(run.ranks.device), run.state.progress.step
         try:
@@ -114,8 +81,24 @@ def fit(run: Run, signal: StopRequest) -> int:
         return code
     finally:
         signal.speaks = False
+        _end_mirror(run, urgent=bool(signal))
         run.checkpoints.close()
         run.logger.close()
+
+
+def _open(run: Run) -> None:
+    """Put the run's folder in order, and begin to copy it to its mirror."""
+    run.checkpoints.open()
+    if run.mirror is not None:
+        run.mirror.start(lambda: run.logger.folder)
+
+
+def _end_mirror(run: Run, urgent: bool) -> None:
+    """Let the mirror get what is on the disk, and say whether it has; the second time nothing is done."""
+    if run.mirror is not None:
+        run.checkpoints.settle()
+        run.logger.flush()
+        run.mirror.end(urgent)
 
 
 def _train(run: Run, bad_steps: BadSteps, meter: Meter, signal: StopRequest) -> int:
@@ -143,6 +126,8 @@ def _train(run: Run, bad_steps: BadSteps, meter: Meter, signal: StopRequest) -> 
         bad_steps.look(counts, result.names)
         if log_now:
             meter.report(run.logger, run.state, result)
+            if run.mirror is not None:
+                run.logger.scalars(step, {'mirror_behind_seconds': run.mirror.behind()})
         if draw_now and run.ranks.first:
             run.logger.pictures(step, _predict(run, result.batch).pictures())
         if stop:
@@ -273,6 +258,7 @@ def _stop(run: Run, step: int, number: int) -> int:
     reason = signal_name(number)
     saved = _save(run, {run.schedule.interval_name(step): reason}, step, {}, wait=True)
     log.info('stopped by %s after step %d; %s', reason, step, run.settings.way_on if saved else 'NOT saved')
+    _end_mirror(run, urgent=True)
     if saved and run.settings.requeue and reason == 'SIGUSR1' and run.ranks.first:
         requeue()
     run.ranks.agree(number)  # once one rank has ended, launchers end the others
@@ -363,7 +349,9 @@ def _save(run: Run, names: dict[str, str], step: int, metrics: dict[str, float],
         _hand_over(run, names, step, metrics)
         if wait:
             run.checkpoints.settle()
-    failures = run.ranks.agree(run.checkpoints.failures)[0]
+    failures, taken_over = run.ranks.agree(run.checkpoints.failures, run.mirror is not None and run.mirror.lost)
+    if taken_over:
+        raise CheckpointError('another training has taken this run over')
     if failures >= FAILURES_IN_A_ROW:
         raise CheckpointError(f'{failures:.0f} checkpoints in a row could not be saved to {run.checkpoints.folder}')
     return not failures

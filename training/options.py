@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from checkpointing.links import template_problem
+from checkpointing.mirror.store import Store, StoreError
 from checkpointing.record import Listing
 from common import cli, path_checks
 from common.devices import expand_segments
@@ -118,6 +119,12 @@ def add_arguments(
     add('--checkpoint-keep-states', type=int, default=2, metavar='N',
         help='keep the training state of the newest N steps, at least 2: a run can go on from these')  # fmt: skip
     add('--checkpoint-dir', type=Path, default=Path('checkpoint'), metavar='DIR', help='parent of the run folder')
+    add('--checkpoint-mirror', metavar='URL',
+        help='copy each checkpoint and the curves to URL/<model_name>, verified, while training goes on: s3://..., '
+        'gs://..., az://..., sftp://... or another folder; "auto" goes on from there on an empty machine')  # fmt: skip
+    add('--mirror-grace', type=float, default=90.0, metavar='SECONDS',
+        help='that the end of a training waits for the mirror; after a signal in all, else while nothing moves'
+    )  # fmt: skip
     add('--requeue', action='store_true',
         help='in a SLURM job: after SIGUSR1 (sbatch --signal=USR1@300) save and put the job back in the queue'
     )  # fmt: skip
@@ -237,6 +244,10 @@ def from_scratch_problems(args: argparse.Namespace) -> list[str]:
         return []
     # Records that cannot be read are an error of `auto`, and no first start.
     files = Listing(args.checkpoint_dir / args.model_name)
+    if last == 'auto' and args.checkpoint_mirror is not None:
+        mirrored = Store(args.checkpoint_mirror).folder(args.model_name).sizes()
+        if any(name.endswith('.json') for name in mirrored):
+            return []
     if last == 'auto' and (files.broken_records() or any(record.stage == 'refine' for record in files.records())):
         return []
     flag, why = '--model-last-checkpoint', ''
@@ -283,6 +294,14 @@ def _checkpoint_problems(args: argparse.Namespace) -> list[str]:
         found.append(f'--checkpoint-minutes {args.checkpoint_minutes}: must be above 0')
     if args.checkpoint_best_name is not None and (problem := template_problem(args.checkpoint_best_name)):
         found.append(f'--checkpoint-best-name {args.checkpoint_best_name}: {problem}')
+    if not args.mirror_grace >= 0:
+        found.append(f'--mirror-grace {args.mirror_grace}: must be at least 0')
+    try:
+        store = None if args.checkpoint_mirror is None else Store(args.checkpoint_mirror)
+        if store is not None and store.is_folder(args.checkpoint_dir):
+            found.append(f'--checkpoint-mirror {store.url}: is --checkpoint-dir itself; give another folder')
+    except StoreError as error:
+        found.append(f'--checkpoint-mirror {error}')
     if args.requeue and 'SLURM_JOB_ID' not in os.environ:
         found.append('--requeue: this is not a SLURM job (SLURM_JOB_ID is not set); leave the flag out')
     handled = os.environ.get('TORCHELASTIC_SIGNALS_TO_HANDLE', '').split(',')

@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 
 from checkpointing.retention import Policy
 from common.cli import flag
+from common.console import shown
 
 # What it means for the curves if a run goes on with another value; None where the learning rates say it.
 MEANINGS = {
@@ -104,6 +105,8 @@ class RunSettings:
     precision: str
     compile: bool
     dry_run: bool
+    checkpoint_mirror: str | None  # a URL, perhaps with a password
+    mirror_grace: float  # seconds
 
 
 @dataclass(frozen=True)
@@ -127,6 +130,8 @@ class TrainingSettings:
     def from_options(options: dict[str, Any]) -> TrainingSettings:
         """Take the values of a command line, such as `vars(args)`."""
         plain = {name: str(value) if isinstance(value, Path) else value for name, value in options.items()}
+        if plain['checkpoint_mirror'] is not None:
+            plain['checkpoint_mirror'] = shown(plain['checkpoint_mirror'])
         return TrainingSettings(
             _take(DataSettings, options),
             _take(LoopSettings, options),

@@ -19,12 +19,14 @@ from torch import nn
 
 from checkpointing.lock import FolderLock
 from checkpointing.manager import Checkpoints
+from checkpointing.mirror.keeping import begin_keeping, try_store
 from checkpointing.origin import read_original
-from checkpointing.record import Record, refiner_identity
+from checkpointing.record import refiner_identity
 from checkpointing.rehearsal import rehearse
 from checkpointing.resume import Resume, decide, refuse_overwriting
 from common.cli import report_error
-from common.devices import choose_precision, compute_deterministically, fast_in_bfloat16, keep_memory
+from common.console import shown
+from common.devices import compute_deterministically, keep_memory
 from common.files import Disk
 from common.network import RefinerSettings
 from common.signals import StopRequest
@@ -44,11 +46,12 @@ from .dry_run import UntouchedDisk
 from .ending import tell_what_next
 from .failures import explain, known_cause
 from .logs import Logger, mark_of, set_up_logging
-from .loop import Run, TrainingStopped
+from .loop import TrainingStopped
 from .recipes import Recipe, settle
+from .run import Run
 from .schedule import Schedule
 from .settings import DataSettings, ScheduleSettings, TrainingSettings, changes_since
-from .state import EMA, Progress, TrainingState, make_scaler
+from .state import EMA, Progress, TrainingState, make_scaler, precision_of
 from .validation import Prediction
 
 log = logging.getLogger(__name__)
@@ -88,7 +91,7 @@ def run_script(
         torch.manual_seed(args.seed)
         code = train(args, ranks, signal)
         if ranks.first:
-            tell_what_next(args, command, code)
+            tell_what_next(args, [shown(word) for word in command], code)
         return code
     except TrainingStopped as error:
         if text := str(error):
@@ -274,7 +277,7 @@ def begin(
         FileNotFoundError: no such file.
         ValueError: the weights do not fit the network.
     """
-    folder = settings.run.checkpoint_dir / settings.run.model_name
+    folder, logs = (parent / settings.run.model_name for parent in (settings.run.checkpoint_dir, settings.run.log_dir))
     dry = settings.run.dry_run
     disk = UntouchedDisk() if dry else Disk()
     lock = FolderLock(folder, disk=disk)
@@ -284,14 +287,20 @@ def begin(
             # Before anything is decided: of two first starts at once, the second sees what the first has made.
             lock.take()
             rehearse(disk, folder)
+        last, url, mirror = settings.run.model_last_checkpoint, settings.run.checkpoint_mirror, None
+        if ranks.first and url is not None and dry:
+            try_store(url, folder.name)
+        elif ranks.first and url is not None:
+            pulled = stage if last in ('auto', 'must') else None
+            mirror = begin_keeping(url, folder, logs, settings.run.mirror_grace, disk, pulled)
+            refused.callback(mirror.close)
         identity = {'backbone': settings.run.model_backbone, **data.identity}
         if refiner is not None:
             identity |= refiner_identity(refiner)
         # The first rank writes records and decides; the others find the same files or fail.
         lists = {kind: list_sizes(*files) for kind, files in data.files.items()} if ranks.first else {}
         identity |= {kind: hashlib.sha256(text).hexdigest() for kind, text in lists.items()}
-        last, start = settings.run.model_last_checkpoint, settings.run.model_start_weights
-        accept = settings.run.accept_changed_data
+        start, accept = settings.run.model_start_weights, settings.run.accept_changed_data
         resume = ranks.in_turn(lambda: decide(last, folder, stage, identity, start, lists, accept, disk))
         done = -1 if resume.record is None else resume.record.step
         if ranks.agree(done, -done) != [done, -done]:  # before first weights are read in turn
@@ -302,11 +311,13 @@ def begin(
         if resume.record is not None:  # versions without the flag made the published crops
             before = {'crop_multiple': data.plan.unit, **resume.record.options, 'recipe': resume.record.recipe}
         recipe, settings = settle(settings, stage, before)
+        if mirror is not None:
+            mirror.mirror.adopt(resume.run, stage, settings.policy)
         for group in optimizer.param_groups:
             group['initial_lr'] = group['lr'] = group['lr'] * settings.run.learning_rate_scale
         if resume.record is None:
             _first_weights(settings, network, resume, folder, pretrain, ranks)
-        dtype = _precision(settings.run.precision, resume.record, ranks.device)
+        dtype = precision_of(settings.run.precision, before, ranks.device)
         ema = EMA(network, settings.run.ema_decay) if settings.run.ema_decay else None
         state = TrainingState(network, optimizer, make_scaler(ranks.device, dtype), ema)
         schedule = Schedule(settings.schedule, data.plan.steps_per_epoch)
@@ -319,8 +330,7 @@ def begin(
             's' * (ranks.world > 1),
             data.plan.mattes, data.plan.backgrounds, schedule.steps_per_epoch, position, schedule.end,
         )  # fmt: skip
-        log_dir = settings.run.log_dir
-        mark = mark_of(stage, folder, log_dir)
+        mark = mark_of(stage, folder, settings.run.log_dir)
         if before and settings.data.crop_multiple is None:
             data = replace(data, plan=replace(data.plan, multiple=before['crop_multiple']))
         options = {**settings.options, 'precision': str(dtype).removeprefix('torch.')}
@@ -344,25 +354,14 @@ def begin(
             dtype=dtype,
             checkpoints=Checkpoints(folder, stage, resume.run, identity, settings.policy, options, lock, lists, disk),
             logger=Logger(
-                log_dir / settings.run.model_name, position, schedule.end, ranks.first and not dry, mark,
+                logs, position, schedule.end, ranks.first and not dry, mark,
                 resume.record is not None, resume.run, schedule.steps_per_epoch, disk,
             ),
             resumed=resume.record,
+            mirror=mirror,
         )  # fmt: skip
         refused.pop_all()
         return run
-
-
-def _precision(name: str, resumed: Record | None, device: torch.device) -> torch.dtype:
-    """Return the dtype of the network; 'auto' keeps that of the run that goes on."""
-    if name == 'auto' and resumed is not None:
-        name = resumed.options.get('precision', 'auto')
-        if name == 'auto' and fast_in_bfloat16(device):
-            # Records name the dtype; those of earlier versions say 'auto', which was bfloat16 here.
-            name = 'bfloat16'
-        if name == 'float16' and device.type == 'cpu':
-            name = 'auto'  # the run began on a GPU
-    return choose_precision(name, device)
 
 
 def _first_weights(

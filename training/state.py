@@ -8,12 +8,14 @@ from __future__ import annotations
 import contextlib
 import copy
 import itertools
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+
+from common.devices import choose_precision, fast_in_bfloat16
 
 FORMAT = 1
 NEVER = 2**31 - 1
@@ -178,6 +180,18 @@ class TrainingState:
             if name in moments
         }
         self.optimizer.load_state_dict(layout)
+
+
+def precision_of(name: str, before: Mapping[str, Any], device: torch.device) -> torch.dtype:
+    """Return the dtype of the network; 'auto' keeps that of the run that goes on, of which `before` are the options."""
+    if name == 'auto' and before:
+        name = before.get('precision', 'auto')
+        if name == 'auto' and fast_in_bfloat16(device):
+            # Records name the dtype; those of earlier versions say 'auto', which was bfloat16 here.
+            name = 'bfloat16'
+        if name == 'float16' and device.type == 'cpu':
+            name = 'auto'  # the run began on a GPU
+    return choose_precision(name, device)
 
 
 def make_scaler(device: torch.device, dtype: torch.dtype) -> torch.amp.GradScaler:

@@ -110,7 +110,7 @@ def temporaries(folder):
     return [name for name in names(folder) if name.endswith('.tmp')]
 
 
-TIMED = ('samples_per_second', 'waiting_for_data')
+TIMED = ('samples_per_second', 'waiting_for_data', 'mirror_behind_seconds')
 TAGS = ('loss', 'valid_loss', 'valid_ema_loss', 'learning_rate/decoder', 'gradient_norm')
 
 

@@ -1,6 +1,7 @@
 """What goes wrong in a run on purpose: called in the process of a run before it begins (see fork_server.py)."""
 
 import errno
+import functools
 import json
 import multiprocessing
 import os
@@ -19,6 +20,7 @@ import model
 import training.logs
 import training.loop
 from checkpointing.manager import Checkpoints
+from checkpointing.mirror import keeping
 from common.files import Disk
 from dataset.synthetic import SyntheticBackgrounds, SyntheticMattes
 from training import stage
@@ -106,6 +108,11 @@ def mark_phases(path):
     )  # fmt: skip
     around(Checkpoints, 'save', before=lambda *_: mark('+saving'), after=saved)
     around(Checkpoints, '_commit', after=lambda *_: mark('-saving'))
+
+
+def short_lease(seconds=1.0):
+    """A lease of a mirror that nobody renews may be taken after a second."""
+    keeping.Lease = functools.partial(keeping.Lease, seconds=seconds)
 
 
 def signal_at(step, number, rank=0):

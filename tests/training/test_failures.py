@@ -2,21 +2,23 @@
 
 import errno
 import os
+from types import SimpleNamespace
 
 import pytest
 import torch
 from support import small_run
 from support.runs import FULL, FULL_STEPS, assert_same, assert_same_curves, assert_same_run, flags, names, server, whole
-from support.small_run import END, finish, make_run
+from support.small_run import END, Batch, finish, make_run
 
 import training.loop
 from checkpointing.manager import Checkpoints
 from checkpointing.record import read_records
 from checkpointing.resume import decide
+from common.signals import StopRequest
 from training.distributed import Ranks
 from training.failures import explain
 from training.logs import Logger
-from training.loop import TrainingStopped
+from training.loop import TrainingStopped, fit
 from training.meters import BadSteps, Meter
 from training.progress import Display
 from training.state import EMA, TrainingState
@@ -264,3 +266,14 @@ def test_a_library_that_a_worker_lacks_is_named():
     said = explain(caught.value)
     assert said.startswith('libGL.so.1, a library of the system, is missing for ')
     assert said.endswith('pip install -c constraints.txt opencv-python-headless')
+
+
+def test_a_run_that_another_machine_has_taken_over_ends(tmp_path):
+    run = make_run(tmp_path, seed=0)
+    run.batches = map(Batch, range(END))
+    ended = []
+    run.mirror = SimpleNamespace(lost=True, start=lambda _: None, behind=float, end=lambda urgent: ended.append(urgent))
+    with pytest.raises(TrainingStopped, match='another training has taken this run over'):
+        fit(run, StopRequest())
+    assert ended == [False]
+    assert run.state.progress.step == 1

@@ -13,8 +13,8 @@ import pytest
 import torch
 from support.runs import assert_same, curve, flags, load, names, record, server, table
 
-from checkpointing.record import Record, read_records
-from training import stage
+from checkpointing.record import read_records
+from training import state
 
 DATA = Path(__file__).parents[1] / 'data/begun_by_0.1'
 WORDS = {
@@ -133,7 +133,6 @@ def test_runs_of_the_first_versions_go_on(tmp_path, begun):
     ],
 )
 def test_auto_keeps_the_precision_of_the_run(monkeypatch, asked, recorded, device, fast, expected):
-    monkeypatch.setattr(stage, 'fast_in_bfloat16', lambda _: fast)
-    options = {'precision': recorded}
-    resumed = None if recorded is None else Record('r', 'base', 'epoch-0', 1, 0, {}, 'epoch', {}, {}, options)
-    assert stage._precision(asked, resumed, torch.device(device)) is expected
+    monkeypatch.setattr(state, 'fast_in_bfloat16', lambda _: fast)
+    before = {} if recorded is None else {'precision': recorded}
+    assert state.precision_of(asked, before, torch.device(device)) is expected

@@ -1,6 +1,7 @@
 """A resumed run is the uninterrupted one: at any step, with any number of workers, in every part of its state."""
 
 import copy
+import shutil
 import signal
 from collections import OrderedDict
 
@@ -62,6 +63,25 @@ def test_cut_in_epochs_of_uneven_steps_it_ends_as_the_uninterrupted_one(tmp_path
     extra = {f'epoch-{step // 3}-iter-{step}' for step in range(9)}
     assert_same_run(expected / 'checkpoint/whole', tmp_path / 'checkpoint/cut', extra, {'epoch-2-iter-7'})
     assert_same_curves(expected / 'log/whole', tmp_path / 'log/cut', 9)
+
+
+def test_on_an_empty_machine_it_goes_on_from_its_mirror_and_ends_as_the_uninterrupted_one(tmp_path):
+    url = 'file://user:S3cr3t@/store'  # to fsspec a folder of that name
+    (tmp_path / 'user:S3cr3t@/store').mkdir(parents=True)
+    words = flags('cut', **FULL, model_last_checkpoint='auto', checkpoint_mirror=url)
+    code, text = server().run(tmp_path, words, TINY, ['signal_at', 4, signal.SIGTERM])
+    assert code == 143, text
+    assert '\nsafe: the mirror file://***@/store/cut holds step 3\n' in text
+    # Nobody reads the password, not even in the line that goes on.
+    written = [path.read_bytes() for path in (tmp_path / 'checkpoint/cut').glob('*.json')]
+    assert not any(b'S3cr3t' in data for data in (*written, text.encode()))
+    assert '--checkpoint-mirror ' in text
+    shutil.rmtree(tmp_path / 'checkpoint')
+    shutil.rmtree(tmp_path / 'log')
+    code, text = server().run(tmp_path, words, TINY)
+    assert code == 0, text
+    assert ': step 4, epoch 1' in text
+    assert_equals_whole(tmp_path, TINY)
 
 
 def killed_between_checkpoints(folder, *sabotage):
