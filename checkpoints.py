@@ -14,6 +14,9 @@ how often to save where a machine is lost every six hours:
 make room, and keep one checkpoint whatever happens:
   python checkpoints.py prune checkpoint/base --keep 2 --best 3 --dry-run
   python checkpoints.py pin checkpoint/base/epoch-3.pth
+of the mirror of a run in a store, and a run from there or to there:
+  python checkpoints.py list s3://bucket/checkpoint
+  python checkpoints.py sync s3://bucket/checkpoint/base checkpoint/base --log log/base
 another kind of file, half the size:
   python checkpoints.py convert checkpoint/refine/best.pth -o refine.safetensors --precision float16
 
@@ -29,9 +32,11 @@ if __name__ == '__main__':
     signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C during the imports is no traceback; `main` answers it better
 
 import argparse
+import contextlib
 import sys
 from collections.abc import Sequence
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import train_base
@@ -44,8 +49,9 @@ from checkpointing.cli import (
     print_json,
     print_pairs,
 )
+from checkpointing.mirror.store import is_url
 from common import cli
-from common.console import megabytes, progress, say, table
+from common.console import megabytes, progress, say, shown, table
 from common.signals import run_until_stopped
 from training import scoring
 
@@ -60,12 +66,17 @@ STAGES = {'mattingbase': train_base, 'mattingrefine': train_refine}
 def list_all(args: argparse.Namespace) -> int:
     """Print a table of each run, and what else lies in its folder."""
     from checkpointing.inventory import inventory, run_folders
+    from checkpointing.mirror.tools import check, looking_at
     from checkpointing.verify import Verifier
 
     parents = args.paths or [args.checkpoint_dir]
-    folders = [folder for parent in parents for folder in run_folders(parent)]
-    check = None if args.fast else Verifier().check
-    found = [inventory(folder, check) for folder in progress(folders, len(folders), ' folders', leave=False)]
+    folders = [folder for parent in parents if not is_url(parent) for folder in run_folders(parent)]
+    by_reading = None if args.fast else Verifier().check
+    found = [inventory(folder, by_reading) for folder in progress(folders, len(folders), ' folders', leave=False)]
+    with looking_at(list(filter(is_url, parents))) as mirrors:
+        for mirror in progress(mirrors, len(mirrors), ' mirrors', leave=False):
+            of_store = None if args.fast else partial(check, mirror)
+            found.append({**inventory(mirror.folder, of_store), 'folder': mirror.store.url})
     if args.json:
         print_json(found)
         return 0
@@ -78,13 +89,20 @@ def list_all(args: argparse.Namespace) -> int:
 
 def show(args: argparse.Namespace) -> int:
     """Print what a file is, what it holds, and its record or provenance."""
+    from checkpointing.mirror.tools import fetched
+
+    with fetched(args.file) if is_url(args.file) else contextlib.nullcontext(args.file) as path:
+        return _show(shown(str(args.file)), path)
+
+
+def _show(name: str, file: Path) -> int:
     from checkpointing.diff import flatten, summarize
     from checkpointing.origin import find_origin, read_training_state
     from model.weights import describe, read_weights
 
-    origin = find_origin(args.file)
-    path, record, kind = args.file.resolve(), origin.record, origin.kind
-    print(f'{args.file}: {megabytes(path.stat().st_size)}; {_words(origin.verdict)}')
+    origin = find_origin(file)
+    path, record, kind = file.resolve(), origin.record, origin.kind
+    print(f'{name}: {megabytes(path.stat().st_size)}; {_words(origin.verdict)}')
     if kind == 'state' or path.name.endswith('.state.pth'):
         content = read_training_state(path)
         tensors = flatten(content)
@@ -115,19 +133,25 @@ def show(args: argparse.Namespace) -> int:
 def verify(args: argparse.Namespace) -> int:
     """Print a line for each file; return 1 if any is damaged."""
     from checkpointing.inventory import targets
+    from checkpointing.mirror.tools import check, looking_at
     from checkpointing.verify import Verifier
 
-    verifying = Verifier()
-    paths = list(dict.fromkeys(file for path in args.paths or [args.checkpoint_dir] for file in targets(path)))
+    verifying, parents = Verifier(), args.paths or [args.checkpoint_dir]
+    paths = list(dict.fromkeys(file for path in parents if not is_url(path) for file in targets(path)))
     for path in paths:
         if not path.exists():
             verifying.check(path)
     damaged = 0
-    for path in progress(paths, len(paths), ' files', leave=False):
-        verdict = verifying.check(path)
-        damaged += verdict.damaged
-        say(f'{path}: {_words(verdict)}', to_stdout=True)
-    print(f'{len(paths)} files, {damaged} damaged')
+    with looking_at(list(filter(is_url, parents))) as mirrors:
+        checks = [(str(path), partial(verifying.check, path)) for path in paths]
+        for mirror in mirrors:
+            files = targets(mirror.folder)
+            checks += [(f'{mirror.store.url}/{path.name}', partial(check, mirror, path)) for path in files]
+        for name, judge in progress(checks, len(checks), ' files', leave=False):
+            verdict = judge()
+            damaged += verdict.damaged
+            say(f'{name}: {_words(verdict)}', to_stdout=True)
+    print(f'{len(checks)} files, {damaged} damaged')
     return 1 if damaged else 0
 
 
@@ -288,12 +312,17 @@ def _prune_run(run: RecordedRun, args: argparse.Namespace) -> str | None:
 def pin(args: argparse.Namespace) -> int:
     """Pin checkpoints, or take their pins away."""
     from checkpointing.inventory import checkpoint_of
+    from checkpointing.mirror.tools import pin_mirrored
     from common.files import Disk, write_durable
 
     disk, pins = Disk(), {}
+    for url in filter(is_url, args.files):
+        words = 'is no longer pinned' if args.remove else 'is pinned'
+        print(f'{pin_mirrored(url, args.remove)} {words} in the mirror')
     for path in args.files:
-        folder, name = checkpoint_of(path)
-        pins[name] = folder / f'{name}.pin'
+        if not is_url(path):
+            folder, name = checkpoint_of(path)
+            pins[name] = folder / f'{name}.pin'
     for name, path in pins.items():
         there = path.exists()
         if args.remove:
@@ -303,6 +332,17 @@ def pin(args: argparse.Namespace) -> int:
         else:
             write_durable(disk, path, lambda _: None)
             print(f'{name} {"was pinned already" if there else "is pinned"}')
+    return 0
+
+
+def sync(args: argparse.Namespace) -> int:
+    """Copy what is missing of a run to its mirror, or from there, curves included."""
+    from checkpointing.mirror.tools import copy_run
+
+    up = is_url(args.target)
+    folder, url = (args.source, args.target) if up else (args.target, args.source)
+    names = copy_run(folder, url, args.log, up)
+    print(f'{shown(str(args.target))} now has the {len(names)} checkpoints of {shown(str(args.source))}')
     return 0
 
 
@@ -335,7 +375,7 @@ def convert(args: argparse.Namespace) -> int:
 
 COMMANDS = {
     'list': list_all, 'show': show, 'verify': verify, 'diff': diff, 'average': average, 'prune': prune, 'pin': pin,
-    'convert': convert, 'interval': interval,
+    'sync': sync, 'convert': convert, 'interval': interval,
 }  # fmt: skip
 
 

@@ -16,6 +16,8 @@ from common import cli, console, path_checks
 from common.console import megabytes, table
 from common.network import weights_path
 
+from .mirror.store import is_url
+
 if TYPE_CHECKING:
     from .diff import Comparison
     from .retention import Policy
@@ -54,7 +56,7 @@ def parse(
     if args.command in ('show', 'diff', 'average', 'convert'):  # these import torch, which takes seconds
         paths = [path for name in ('file', 'first', 'second') if (path := getattr(args, name, None))]
         paths += getattr(args, 'files', ())
-        found += [f'{path}: {why}' for path in paths if (why := path_checks.file_problem(path))]
+        found += [f'{path}: {why}' for path in paths if not is_url(path) and (why := path_checks.file_problem(path))]
     if args.command == 'average':
         found += _average_problems(args)
     if args.command == 'interval':
@@ -65,6 +67,9 @@ def parse(
         ]
         if not 0 <= args.restart_seconds < math.inf:
             found.append(f'--restart-seconds {args.restart_seconds:g}: must be at least 0')
+    if args.command == 'sync' and is_url(args.source) == is_url(args.target):
+        found.append(f'sync {args.source} {args.target}: give the folder of a run and the URL of its mirror, such as '
+                     'checkpoint/base s3://bucket/checkpoint/base')  # fmt: skip
     cli.raise_problems(found)
     return args
 
@@ -72,18 +77,17 @@ def parse(
 def _add_looking(command: Callable[[str, str], argparse.ArgumentParser]) -> None:
     """Add the commands that change nothing."""
     sub = command('list', 'every checkpoint: metric, size, what is kept and why, whether it is whole')
-    sub.add_argument('paths', nargs='*', type=Path, metavar='FOLDER', help='of a run; all if left out')
+    sub.add_argument('paths', nargs='*', type=place, metavar='FOLDER', help='of a run; all if left out; or a URL')
     sub.add_argument('--fast', action='store_true', help='look at sizes only')
     sub.add_argument('--json', action='store_true', help='for programs')
     _add_parent(sub)
 
     sub = command('show', 'what a file of weights or a training state holds, and its record')
-    sub.add_argument('file', type=weights_path, metavar='FILE')
+    sub.add_argument('file', type=place, metavar='FILE')
 
     sub = command('verify', 'whether files are whole: own ones by sha256, foreign .pth by their checksums')
-    sub.add_argument(
-        'paths', nargs='*', type=weights_path, metavar='PATH', help='a file or a folder; all runs if left out'
-    )
+    sub.add_argument('paths', nargs='*', type=place, metavar='PATH',
+                     help='a file, a folder or a URL; all runs if left out')  # fmt: skip
     _add_parent(sub)
 
     sub = command('diff', 'how two weight files differ, tensor by tensor, the largest difference first')
@@ -146,14 +150,25 @@ def _add_changing(command: Callable[[str, str], argparse.ArgumentParser]) -> Non
     _add_parent(sub)
 
     sub = command('pin', 'keep checkpoints, with their training state, whatever else is removed')
-    sub.add_argument('files', nargs='+', type=Path, metavar='FILE', help='.pth of a checkpoint, best.pth or last.pth')
+    sub.add_argument('files', nargs='+', type=place, metavar='FILE',
+                     help='.pth of a checkpoint, best.pth, last.pth, or the URL of one in a mirror')  # fmt: skip
     sub.add_argument('--remove', action='store_true', help='take the pin away')
+
+    sub = command('sync', 'copy what is missing of a run: from its folder to a mirror, or back')
+    sub.add_argument('source', type=place, metavar='FROM', help='checkpoint/<model_name>, or the URL of its mirror')
+    sub.add_argument('target', type=place, metavar='TO', help='the other of these')
+    sub.add_argument('--log', type=Path, metavar='FOLDER', help="copy the run's curves in it, too: log/<model_name>")
 
     sub = command('convert', 'weights of any kind as a bare state_dict (.pth) or as .safetensors')
     sub.add_argument('file', type=weights_path, metavar='IN')
     sub.add_argument('--precision', choices=('float32', 'float16', 'bfloat16'),
                      help='of all floating tensors (default: as they are)')  # fmt: skip
     _add_output(sub)
+
+
+def place(text: str) -> Path | str:
+    """Return a path, that of weights known by a word too, or the URL of a mirror as it is."""
+    return text if is_url(text) else weights_path(text)
 
 
 def _add_output(sub: argparse.ArgumentParser) -> None:

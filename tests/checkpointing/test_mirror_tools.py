@@ -1,0 +1,96 @@
+"""What checkpoints.py does with the URL of a mirror."""
+
+import pytest
+from support.faults import SAVES, auto, holds, snapshot
+from support.stores import train
+
+import checkpoints
+
+
+@pytest.fixture
+def mirrored(tmp_path, capsys):
+    """A run, its curves, and the URL of its mirror beside others."""
+    train(tmp_path / 'run', SAVES)
+    (tmp_path / 'log').mkdir()
+    (tmp_path / 'log/curves.csv').write_text('step,epoch\n')
+    (tmp_path / 'store').mkdir()
+    url = f'file://{tmp_path}/store/run'
+    assert call('sync', tmp_path / 'run', url, '--log', tmp_path / 'log') == 0
+    assert 'now has the 4 checkpoints of' in capsys.readouterr().out
+    return tmp_path, url
+
+
+def call(*words):
+    return checkpoints.main([str(word) for word in words])
+
+
+def damage(folder, pattern):
+    (path,) = folder.glob(pattern)
+    data = bytearray(path.read_bytes())
+    data[50] ^= 1
+    path.write_bytes(data)
+
+
+def test_a_run_comes_back_as_it_was(mirrored):
+    folder, url = mirrored
+    assert call('sync', url, folder / 'back', '--log', folder / 'back-log') == 0
+    assert holds(folder / 'back', auto(folder / 'back').record)
+    here, back = snapshot(folder / 'run'), snapshot(folder / 'back')
+    assert {name: data for name, data in here.items() if name.startswith('epoch-')} == {
+        name: data for name, data in back.items() if name.startswith('epoch-')
+    }
+    assert snapshot(folder / 'back-log') == snapshot(folder / 'log')
+    assert call('sync', folder / 'back', url) == 0  # the same run, so nothing is to be done
+
+
+def test_list_and_verify_read_every_byte(mirrored, capsys):
+    folder, url = mirrored
+    parent = url.rpartition('/')[0]
+    assert call('list', parent) == 0
+    text = capsys.readouterr().out
+    assert text.startswith(f'{url}: ')
+    assert text.count(' yes') == 4
+    assert call('verify', parent) == 0
+    assert capsys.readouterr().out.endswith('11 files, 0 damaged\n')
+    damage(folder / 'store/run', 'epoch-2-iter-13.*.state.pth')
+    assert call('list', '--fast', url) == 0
+    assert 'DAMAGED' not in capsys.readouterr().out
+    assert call('list', url) == 0
+    assert 'DAMAGED: epoch-2-iter-13.state.pth: does not have the sha256' in capsys.readouterr().out
+    assert call('verify', url) == 1
+    text = capsys.readouterr().out
+    assert f'{url}/epoch-2-iter-13.state.pth: DAMAGED: does not have the sha256 of its record' in text
+    assert text.endswith('11 files, 1 damaged\n')
+    damage(folder / 'store/run', 'epoch-1.json')
+    assert call('verify', url) == 1
+    assert f'{url}/epoch-1.json: DAMAGED: a damaged record' in capsys.readouterr().out
+
+
+def test_show_and_pin_take_the_names_of_the_run(mirrored, capsys):
+    folder, url = mirrored
+    assert call('show', f'{url}/epoch-2-iter-13.pth') == 0
+    text = capsys.readouterr().out
+    assert text.startswith(f'{url}/epoch-2-iter-13.pth: ')
+    assert 'weights of epoch-2-iter-13: base run run, step 13' in text
+    assert call('show', f'{url}/epoch-7.pth') == 2
+    assert f'error: {url}: holds no epoch-7.pth; there are epoch-0.ema.pth, ' in capsys.readouterr().err
+    assert call('pin', f'{url}/epoch-0.pth') == 0
+    assert (folder / 'store/run/epoch-0.pin').is_file()
+    assert call('pin', '--remove', f'{url}/epoch-0.pth') == 0
+    assert not (folder / 'store/run/epoch-0.pin').exists()
+
+
+def test_refusals_are_one_line(mirrored, capsys):
+    folder, url = mirrored
+    train(folder / 'other', SAVES[:1], run='other')
+    for words, problem in (
+        (('sync', folder / 'other', url), f'{url}: is the mirror of another run, run'),
+        (('sync', url, folder / 'other'), f'{url} is the mirror of run run, and {folder}/other holds run other: '),
+        (('sync', folder / 'run', folder / 'other'), f'sync {folder}/run {folder}/other: give the folder of a run and'),
+        (('sync', folder / 'log', url), f'{folder}/log: holds no checkpoint with a record'),
+        (('list', f'file://{folder}/nothing'), f'file://{folder}/nothing: holds no mirror of a run'),
+        (('list', 's3x://user:S3cr3t@host/x'), 's3x://***@host/x: Protocol not known: s3x'),
+    ):
+        assert call(*words) == 2
+        (line,) = capsys.readouterr().err.splitlines()
+        assert line.startswith(f'error: {problem}')
