@@ -42,6 +42,7 @@ bench: .venv/installed-test
 	$(BIN)/python benchmarks/checkpoint_save.py
 	$(BIN)/python benchmarks/resume.py
 	$(BIN)/python benchmarks/record_growth.py
+	$(BIN)/python benchmarks/mirror.py
 	$(BIN)/python benchmarks/plate_warnings.py
 	$(BIN)/python benchmarks/video_memory.py --frames 300 3000
 
