@@ -86,7 +86,7 @@ def make(args: argparse.Namespace, again: str) -> int:
         '--checkpoint-dir', str(OUT / 'checkpoint'), '--log-dir', str(OUT / 'log'),
     ]  # fmt: skip
     for what, steps in (
-        ('2 of 3: fine-tune the starter model, half of the steps', max(1, args.steps // 2)),
+        ('2 of 3: fine-tune the starter model; so few steps show how, and improve nothing', max(1, args.steps // 2)),
         ('the same line again with more steps: it goes on where it stopped', args.steps),
     ):
         words = [*train, '--max-steps', str(steps)]
