@@ -66,6 +66,7 @@ def write_data() -> None:
     save(Path('photo.jpg'), np.where(pha[..., None] > 127, fgr, room))
     save(Path('plate.jpg'), room)
     package(Path('runtime.tgz'))
+    Path('bucket/checkpoint').mkdir(parents=True)
     frames = moving(100)
     write_video(Path('talk.mp4'), frames)
     save(Path('plate.png'), np.median(frames, 0).astype(np.uint8))
@@ -96,7 +97,7 @@ def test_the_lines_of_readme_work_one_after_another(in_tmp, capfd, end):
         elif language == 'python':
             exec(text, {})
         for line in re.findall(r'^python (.*)', text, re.MULTILINE):
-            script, *words = shlex.split(line, comments=True)
+            script, *words = shlex.split(line.replace('s3://bucket', f'file://{in_tmp}/bucket'), comments=True)
             name = script.removesuffix('.py')
             code = importlib.import_module(name).main([*words, *SMALL.get(name, [])])
             assert not code, f'{line}\n{"".join(capfd.readouterr())[-3000:]}'

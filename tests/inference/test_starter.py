@@ -82,7 +82,7 @@ def test_it_is_whole_by_what_is_written_beside_it_and_small():
 
 def test_it_cuts_out_what_it_never_saw():
     matting, errors, nothing = Matting(device='cpu'), [], []
-    for index in range(6):
+    for index in range(12):
         source, plate, alpha = drawn(index)
         errors.append(np.abs(matting(source, plate).pha.astype(int) - alpha).mean() / 255)
         nothing.append(alpha.mean() / 255)

@@ -139,14 +139,14 @@ def test_its_pictures_are_drawn_and_a_photograph_with_the_person_painted_over(in
     monkeypatch.setattr(demo, 'DRAWN', demo.DRAWN[:1])
     demo.draw_pictures()
     names = sorted(path.name for path in (demo.OUT / 'pictures').iterdir())
-    assert names == ['a-photograph.png', 'drawn-03.png']
+    assert names == ['a-photograph.png', 'drawn-05.png']
     for name in names:
-        source, plate = (np.asarray(Image.open(demo.OUT / kind / name)).astype(int) for kind in ('src', 'bgr'))
+        source, plate = (np.asarray(Image.open(demo.OUT / kind / name)).astype(int) for kind in ('pictures', 'plates'))
         assert source.shape == plate.shape
         changed = np.abs(source - plate).max(2) > 20
         assert 0.05 < changed.mean() < 0.7
     assert source.shape == (demo.SIDE, demo.SIDE, 3)
-    source, plate = (np.asarray(Image.open(demo.OUT / kind / names[0])) for kind in ('src', 'bgr'))
+    source, plate = (np.asarray(Image.open(demo.OUT / kind / names[0])) for kind in ('pictures', 'plates'))
     same = (source == plate).all(2)
     assert source.shape == (512, 512, 3)
     assert same[:18].all()
@@ -163,8 +163,8 @@ def test_the_sheet_names_its_columns(in_tmp):
     names, folder = ('a', 'b'), demo.OUT / 'cut_out/result'
     for name, side in zip(names, (demo.SIDE, 2 * demo.SIDE)):
         colour, grey = np.ones((side, side, 3), np.uint8), np.full((side, side), 255, np.uint8)
-        save(demo.OUT / f'src/{name}.png', 40 * colour)
-        save(demo.OUT / f'bgr/{name}.png', 80 * colour)
+        save(demo.OUT / f'pictures/{name}.png', 40 * colour)
+        save(demo.OUT / f'plates/{name}.png', 80 * colour)
         save(folder / f'fgr/{name}.jpg', 120 * colour)
         save(folder / f'pha/{name}.jpg', grey)
     sheet = np.asarray(Image.open(demo.make_sheet(folder, in_tmp / 'sheet.png')))
