@@ -51,7 +51,7 @@ from checkpointing.cli import (
 )
 from checkpointing.mirror.store import is_url
 from common import cli
-from common.console import megabytes, progress, say, shown, table
+from common.console import megabytes, plain, progress, say, shown, table
 from common.signals import run_until_stopped
 from training import scoring
 
@@ -188,21 +188,22 @@ def interval(args: argparse.Namespace) -> int:
     rate, saving, how = steps_per_second(run), args.save_seconds, 'as given'
     if saving is None:
         saving, whole = measure_saving(run)
-        how = f'measured; {whole:.3g} s until the disk has it. A GPU waits for less'
-    print(f'{run}: a save takes {saving:.3g} s of training ({how}); '
-          + ('no rate in its records' if rate is None else f'{rate:.3g} steps/s by its records'))  # fmt: skip
+        how = f'measured; {plain(whole, 3)} s until the disk has it. A GPU waits for less'
+    print(f'{run}: a save takes {plain(saving, 3)} s of training ({how}); '
+          + ('no rate in its records' if rate is None else f'{plain(rate, 3)} steps/s by its records'))  # fmt: skip
     best = daly(saving, between)
-    print(f'a loss every {args.mtbf:g} h: {young(saving, between):.4g} s between saves by Young, {best:.4g} s by Daly')
+    print(f'a loss every {plain(args.mtbf, 6)} h: {plain(young(saving, between), 4)} s between saves by Young, '
+          f'{plain(best, 4)} s by Daly')  # fmt: skip
     rows = [('interval', 'steps', 'time lost', 'and for each loss')]
     for factor in (0.25, 0.5, 1, 2, 4):
         seconds = factor * best
         lost = share_lost(seconds, saving, between, args.restart_seconds)
         again = (seconds / 2 + args.restart_seconds) / 60
         steps = '-' if rate is None else f'{max(1, round(seconds * rate))}'
-        rows.append((f'{seconds:.4g} s', steps, f'{100 * lost:.2f} %', f'{again:.2f} min'))
+        rows.append((f'{plain(seconds, 4)} s', steps, f'{100 * lost:.2f} %', f'{again:.2f} min'))
     print(table(rows))
     steps = '' if rate is None else f'--checkpoint-interval {rows[3][1]}, or '
-    print(f'so: {steps}--checkpoint-minutes {best / 60:.2g}')
+    print(f'so: {steps}--checkpoint-minutes {plain(best / 60, 2)}')
     return 0
 
 

@@ -116,6 +116,11 @@ def some(findings: Sequence[object], separator: str = ', ', most: int = 3) -> st
     return separator.join(map(str, findings[:most])) + (f' and {more} more' if more > 0 else '')
 
 
+def plain(number: float, digits: int) -> str:
+    """Format a number of so many digits that count, without an exponent where it is large."""
+    return f'{float(f"{number:.{digits}g}"):.15g}'
+
+
 def megabytes(size: int) -> str:
     """Format a number of bytes in decimal units."""
     return f'{size / 1e6:.1f} MB' if size >= 1e5 else f'{size / 1e3:.1f} kB' if size >= 1000 else f'{size} B'

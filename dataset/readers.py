@@ -200,7 +200,8 @@ def _opened(path: Picture) -> ImageFile.ImageFile:
     try:
         return Image.open(file)
     except Image.UnidentifiedImageError:
-        head = (file.read_bytes() if isinstance(file, Path) else file.getvalue())[:11]
+        with file.open('rb') if isinstance(file, Path) else BytesIO(file.getvalue()) as opened:
+            head = opened.read(11)
         if head[4:] in (b'ftyphei', b'ftyphev', b'ftypmif', b'ftypmsf'):
             import pillow_heif
 

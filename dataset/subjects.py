@@ -100,7 +100,7 @@ def plant(rng: np.random.Generator, canvas: Canvas) -> None:
 
 
 def thing(rng: np.random.Generator, canvas: Canvas) -> None:
-    """Draw one to four objects: turned, boxy, wheeled, woven or tubular."""
+    """Draw one to three objects: turned, boxy, wheeled, woven or tubular."""
     makers = [_vessel, _box, _wheel, _net, _frame, _star]
     for maker in rng.choice(len(makers), size=rng.integers(1, 4), p=[0.25, 0.2, 0.15, 0.12, 0.13, 0.15]):
         makers[maker](rng, canvas)
@@ -223,13 +223,13 @@ def veil(rng: np.random.Generator, canvas: Canvas) -> None:
         canvas.paint(canvas.fill(outline), any_colour(rng), low, relief=0.3, gloss=1)
         canvas.strokes(np.concatenate([outline, outline[:1]])[None], 3, any_colour(rng)[None], taper=False)
         return
-    folds = noise(rng, canvas.size, int(rng.integers(3, 8)), 0.5)
+    creases = noise(rng, canvas.size, int(rng.integers(3, 8)), 0.5)
     mask = canvas.fill(outline) if kind == 1 else soften(canvas.fill(outline), 0.04 * canvas.size)
     colour = any_colour(rng)
     canvas.paint(
         mask,
-        colour_map(folds, colour, near(rng, colour, 0.2)),
-        low + (high - low) * folds,
+        colour_map(creases, colour, near(rng, colour, 0.2)),
+        low + (high - low) * creases,
         relief=0.1,
-        bumps=folds if kind == 1 else None,
+        bumps=creases if kind == 1 else None,
     )

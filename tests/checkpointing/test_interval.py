@@ -71,6 +71,9 @@ def test_it_prints_what_to_type(run, capsys):
     assert 'a save takes 1 s of training (as given)' in out
     assert '120 s between saves by Young, 119.3 s by Daly' in out
     assert out.endswith('--checkpoint-minutes 2\n')
+    _, out, _ = call(capsys, 'interval', run, '--mtbf', 1000, '--save-seconds', 10)
+    assert out.endswith('--checkpoint-minutes 140\n')
+    assert 'e+' not in out
     code, out, _ = call(capsys, 'interval', '--mtbf', 2)
     assert code == 0
     assert 's of training (measured; ' in out

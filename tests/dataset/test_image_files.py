@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import cv2
 import numpy as np
 import pytest
@@ -11,7 +13,7 @@ from dataset import ImagesDataset, SampleDataset, ZipDataset, fringes
 from dataset.fringes import cut_out
 from dataset.pairing import match_listed
 from dataset.paths import find_images
-from dataset.readers import ImageError
+from dataset.readers import ImageError, read_rgb
 from dataset.sources import BackgroundFiles, MatteFiles
 
 
@@ -19,6 +21,13 @@ def disc(side: int) -> np.ndarray:
     """Draw a soft-edged disc, alpha 0..255."""
     y, x = np.mgrid[0:side, 0:side] - (side - 1) / 2
     return (np.clip((0.35 * side - np.hypot(x, y)) / (0.03 * side) + 0.5, 0, 1) * 255).astype(np.uint8)
+
+
+def test_of_a_file_that_is_no_picture_only_the_head_is_read(tmp_path, monkeypatch):
+    (tmp_path / 'a.jpg').write_bytes(b'text')
+    monkeypatch.delattr(Path, 'read_bytes')
+    with pytest.raises(ImageError, match='not a picture'):
+        read_rgb(tmp_path / 'a.jpg')
 
 
 def test_matte_files_leave_the_subject_alone_and_fill_around_it(tmp_path):
