@@ -98,6 +98,18 @@ def samples(args: argparse.Namespace) -> list[dict[str, Picture]]:
     ]  # fmt: skip
 
 
+def source_problems(folder: Path, chosen: list[dict[str, Picture]]) -> list[str]:
+    """Return why a set must not be written into a folder: it would replace the tars that are read."""
+    from dataset.stores import StoredPicture, local_path
+
+    pictures = [picture for sample in chosen for picture in sample.values() if isinstance(picture, StoredPicture)]
+    tars = {local_path(picture.file) for picture in pictures if picture.offset is not None}
+    folders = {place.resolve() for tar in tars if tar is not None for place in (tar.parent, tar.resolve().parent)}
+    if folder.resolve() in folders:
+        return [f'--output-dir {folder}: holds the tars that are read; choose another folder']
+    return []
+
+
 def make(args: argparse.Namespace, chosen: list[dict[str, Picture]]) -> int:
     """Write the set, or the index of one that is there; return the exit code."""
     from common.console import progress
@@ -113,8 +125,9 @@ def make(args: argparse.Namespace, chosen: list[dict[str, Picture]]) -> int:
         shards = [index_shard(path) for path in progress(tars, len(tars), ' tars')]
         write_index(folder, shards)
     names = [member.name for shard in shards for member in shard.members]
-    pairs = [name for name in names if name.startswith('fgr/')]
-    print(f'{len(names)} pictures, of them {len(pairs)} foregrounds of pairs, in {len(shards)} tars: {folder}')
+    pairs = sum(name.startswith('fgr/') for name in names)
+    of_pairs = '' if args.bgr is not None else f', of them {pairs} foregrounds of pairs,'
+    print(f'{len(names)} pictures{of_pairs} in {len(shards)} tars: {folder}')
     return 0
 
 
@@ -123,7 +136,10 @@ def start(argv: Sequence[str] | None) -> int:
     args = parse(argv)
     try:
         cli.raise_problems(flag_problems(args))
-        chosen = [] if args.index else samples(args)
+        chosen: list[dict[str, Picture]] = []
+        if args.index is None:
+            chosen = samples(args)
+            cli.raise_problems(source_problems(args.output_dir, chosen))
     except (ValueError, OSError) as error:
         return cli.report_error(error, 2)
     try:

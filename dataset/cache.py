@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 import shutil
 import time
 import zlib
@@ -16,6 +17,8 @@ from common.files import write_atomic
 
 # Each has its share of the room, so that a picture that comes makes one of them be listed and not all.
 _FOLDERS = 64
+# What it writes, whole or not; it leaves any other file alone.
+_OWN = re.compile(r'[0-9a-f]{64}|\.[0-9a-f]{16}\.tmp')
 UNUSED_SECONDS = 7 * 86400
 FREE_BYTES = 5 << 30
 
@@ -44,9 +47,10 @@ class PictureCache:
             if zlib.crc32(content).to_bytes(4) != crc:  # a power cut leaves such files
                 path.unlink()
                 return None
-            os.utime(path)
         except OSError:
             return None
+        with suppress(OSError):  # where another user filled it
+            os.utime(path)
         return content
 
     def put(self, key: str, content: bytes) -> None:
@@ -62,7 +66,8 @@ class PictureCache:
 
     def _make_room(self, folder: Path, needed: int) -> bool:
         with os.scandir(folder) as entries:
-            files = sorted((entry.stat().st_mtime, entry.stat().st_size, entry.path) for entry in entries)
+            own = [(entry.stat(), entry.path) for entry in entries if _OWN.fullmatch(entry.name)]
+        files = sorted((about.st_mtime, about.st_size, path) for about, path in own)
         taken = sum(size for _, size, _ in files)
         for used, size, path in files:
             if taken + needed <= self.limit // _FOLDERS or time.time() - used < UNUSED_SECONDS:

@@ -92,10 +92,7 @@ def write_shards(folder: Path, samples: Iterable[dict[str, Path]], limit: int) -
         try:
             with tarfile.open(unfinished, 'w', format=tarfile.GNU_FORMAT) as tar:
                 for name, content in part:
-                    # No owner and no time: equal pictures make equal tars.
-                    info = tarfile.TarInfo(name)
-                    info.size = len(content)
-                    tar.addfile(info, BytesIO(content))
+                    tar.addfile(_header(name, content), BytesIO(content))
             os.replace(unfinished, path)
         except BaseException:
             unlink_quietly(unfinished)
@@ -103,6 +100,13 @@ def write_shards(folder: Path, samples: Iterable[dict[str, Path]], limit: int) -
         shards.append(index_shard(path))
         yield shards[-1]
     write_index(folder, shards)
+
+
+def _header(name: str, content: bytes) -> tarfile.TarInfo:
+    """Return a member's header, without owner and time: equal pictures make equal tars."""
+    info = tarfile.TarInfo(name)
+    info.size = len(content)
+    return info
 
 
 def _parts(samples: Iterable[dict[str, Path]], limit: int) -> Iterator[Iterator[tuple[str, bytes]]]:
@@ -113,7 +117,8 @@ def _parts(samples: Iterable[dict[str, Path]], limit: int) -> Iterator[Iterator[
         nonlocal size, number
         for sample in samples:
             members = [(name, picture.read_bytes()) for name, picture in sample.items()]
-            needed = sum(_BLOCK + -(-len(content) // _BLOCK) * _BLOCK for _, content in members)
+            headers = sum(len(_header(*member).tobuf(tarfile.GNU_FORMAT)) for member in members)  # a long name has more
+            needed = headers + sum(-(-len(content) // _BLOCK) * _BLOCK for _, content in members)
             if size and size + needed > limit - tarfile.RECORDSIZE:
                 size, number = 0, number + 1
             size += needed
@@ -168,6 +173,8 @@ def _is_picture(info: tarfile.TarInfo) -> bool:
 
 
 def _member(tar: tarfile.TarFile, info: tarfile.TarInfo) -> Member:
+    if info.issparse():
+        raise tarfile.ReadError(f'{info.name} is stored in pieces; pack it without --sparse')
     content = tar.extractfile(info)
     assert content is not None
     return Member(picture_name(info.name), info.offset_data, info.size, zlib.crc32(content.read()))

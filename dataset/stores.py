@@ -7,7 +7,6 @@ it needs by itself, whether it was forked or started anew.
 
 from __future__ import annotations
 
-import re
 import time
 import zlib
 from collections.abc import Iterator
@@ -17,6 +16,7 @@ from functools import cached_property
 from pathlib import Path, PurePosixPath
 from typing import Any, NoReturn
 
+from common.console import shown
 from common.files import IMAGE_SUFFIXES
 from common.installation import EXTRAS, import_problem
 
@@ -27,7 +27,6 @@ from .shards import ANEW, INDEX, read_index
 PAUSES = (1, 2, 4, 8, 16, 32)
 # Of what a store says of a file: which of its versions that is.
 _VERSIONS = ('ETag', 'etag', 'md5Hash', 'content_md5', 'mtime', 'LastModified', 'last_modified', 'updated')
-_PASSWORD = re.compile(r'(?<=://)[^/@]*@')
 
 
 class StoreError(OSError):
@@ -98,7 +97,7 @@ class StoredPicture:
                 raise FileNotFoundError(f'{self}: the store does not have it any more') from None
             except Exception as error:  # each store has types of its own
                 if pause is None or isinstance(error, (PermissionError, ImportError)):
-                    _refuse(self.folder, error)
+                    _refuse(str(self), error)
                 time.sleep(pause)
         raise AssertionError
 
@@ -106,7 +105,7 @@ class StoredPicture:
         if self.offset is None and len(content) != self.size:
             raise ValueError(f'it has {len(content)} bytes, and had {self.size} when the store was listed')
         if self.offset is not None and zlib.crc32(content) != self.version:
-            raise ValueError(f'{_shown(self.file)} does not hold it where its index says: copy it again, or {ANEW}')
+            raise ValueError(f'{shown(self.file)} does not hold it where its index says: copy it again, or {ANEW}')
         return content
 
 
@@ -123,16 +122,20 @@ class StoredFolder:
     cache: PictureCache | None = None
 
     def __str__(self) -> str:
-        return _shown(self.place)
+        return shown(self.place)
 
     def __truediv__(self, name: object) -> StoredPicture:
         return self.pictures[str(name)]
 
     def absolute(self) -> StoredFolder:
-        """Return the folder itself, as `resolve` does."""
+        """Return the folder itself."""
         return self
 
-    resolve = absolute
+    def resolve(self) -> Folder:
+        """Return where it lies on a local disk, else the folder itself."""
+        local = local_path(self.place)
+        return self if local is None else local.resolve()
+
     parents = ()
 
     def is_dir(self) -> bool:
@@ -163,19 +166,25 @@ class StoredFolder:
                         return self._in_shards(above)
             holders = [place for place in (self.place, *_above(self.place)) if _tars(store, place)]
             if holders:
-                raise ValueError(f'{_shown(holders[0])} holds tars and no {INDEX}: make_shards.py --index writes it')
+                raise ValueError(f'{shown(holders[0])} holds tars and no {INDEX}: make_shards.py --index writes it')
             return {}
 
     def _in_files(self, store: Any, path: str) -> dict[str, StoredPicture]:
         listed = store.find(path, detail=True).items()
         start = len(path.rstrip('/')) + 1
-        found = {file[start:]: about for file, about in listed if file.lower().endswith(IMAGE_SUFFIXES)}
-        folder, cache = str(self), self.cache
-        return {
-            name: StoredPicture(folder, name, f'{self.place}/{name}', about['size'], None, _version(about), cache)
-            for name, about in found.items()
-            if not any(part.startswith('.') for part in name.split('/'))
-        }
+        found: dict[str, StoredPicture] = {}
+        for file, about in listed:
+            raw = file[start:]
+            if not file.lower().endswith(IMAGE_SUFFIXES) or any(part.startswith('.') for part in raw.split('/')):
+                continue
+            if not raw:
+                raise ValueError('a picture, not a folder')
+            # A store's keys are not paths: it can hold a//1.jpg.
+            name, file = str(PurePosixPath(raw.lstrip('/'))), f'{self.place}/{raw}'
+            if name in found:
+                raise ValueError(f'two pictures in it are called {name}, one with // in its key')
+            found[name] = StoredPicture(str(self), name, file, about['size'], None, _version(about), self.cache)
+        return found
 
     def _in_shards(self, root: str) -> dict[str, StoredPicture]:
         """Return the pictures of a set in `root` that lie below this folder."""
@@ -185,7 +194,7 @@ class StoredFolder:
         try:
             shards = read_index(store.cat_file(f'{path}/{INDEX}'))
         except ValueError as error:
-            raise ValueError(f'{_shown(root)}/{INDEX}: {error}') from None
+            raise ValueError(f'{shown(root)}/{INDEX}: {error}') from None
         sizes = {PurePosixPath(about['name']).name: about['size'] for about in store.ls(path, detail=True)}
         for shard in shards:
             if shard.file not in sizes:
@@ -233,6 +242,12 @@ def open_folder(text: str, base: Path = Path(), cache: PictureCache | None = Non
     return path
 
 
+def local_path(place: str) -> Path | None:
+    """Return the path on a local disk of what a path or URL names, None if it is in a store."""
+    scheme, _, path = place.rpartition('://')
+    return Path(path) if scheme in ('', 'file', 'local') else None
+
+
 def _only_tars(folder: Path) -> bool:
     """Return whether a folder holds tars and nothing else, as a set does that has no index."""
     with suppress(OSError):
@@ -249,10 +264,14 @@ def _tars(store: Any, place: str) -> bool:
 
 def _store_of(place: str) -> tuple[Any, str]:
     """Return fsspec's file system of a path or URL, one for each process, and the path in it."""
-    if '::' in place:
-        raise ValueError('a chain of URLs (::) is not read')
     import fsspec
 
+    if '://' not in place:
+        return fsspec.filesystem('file'), place
+    if '::' in place:
+        raise ValueError('a chain of URLs (::) is not read')
+    if place.startswith(('http://', 'https://')):
+        raise ValueError('web servers do not list folders: copy the pictures here, or to a store such as s3://')
     return fsspec.core.url_to_fs(place)
 
 
@@ -268,11 +287,6 @@ def _version(about: dict[str, Any]) -> str:
     return next((str(about[key]) for key in _VERSIONS if about.get(key)), '')
 
 
-def _shown(place: str) -> str:
-    """Return a path or URL without the password that may be in it."""
-    return _PASSWORD.sub('', place)
-
-
 @contextmanager
 def _one_line(place: str) -> Iterator[None]:
     try:
@@ -283,7 +297,7 @@ def _one_line(place: str) -> Iterator[None]:
 
 def _refuse(place: str, error: Exception) -> NoReturn:
     """Raise what a store's error means, in one line."""
-    words = (str(error).strip().splitlines() or [''])[0] or type(error).__name__
+    words = shown((str(error).strip().splitlines() or [''])[0]) or type(error).__name__
     lacking = error.__cause__
     if isinstance(lacking, ImportError) and lacking.name in EXTRAS:
         words = import_problem(lacking) or words

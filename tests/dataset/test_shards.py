@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import io
 import json
 import re
 import tarfile
@@ -14,10 +15,13 @@ from support.pictures import noise, save
 from support.shards import batches, data_paths, findings, write_folders, write_shards, write_tar
 
 import make_shards
+import make_testset
 from dataset.checks import check_files
 from dataset.paths import find_images, list_sizes
 from dataset.shards import INDEX, index_shard, member_name, picture_name
+from dataset.shards import write_shards as make_set
 from dataset.stores import open_folder
+from evaluation.testset.recipes import Sources
 
 
 @pytest.fixture
@@ -152,6 +156,60 @@ def test_tars_are_cut_to_size_with_pairs_together_and_equal_pictures_make_equal_
         with tarfile.open(path) as tar:
             names = tar.getnames()
         assert names == [f'{name[0]}.{kind}.png' for name in names[::2] for kind in ('fgr', 'pha')]
+
+
+def test_long_names_count_when_tars_are_cut(tmp_path):
+    samples = [{f'{i}{"x" * 200}.png': tmp_path / f'{i}.png'} for i in range(9)]
+    for (picture,) in (sample.values() for sample in samples):
+        picture.write_bytes(bytes(500))
+    shards = list(make_set(tmp_path / 'set', samples, 16384))
+    assert [len(shard.members) for shard in shards] == [3, 3, 3]
+    assert max(shard.size for shard in shards) <= 16384
+
+
+def test_a_member_stored_in_pieces_is_refused(tmp_path):
+    with tarfile.open(tmp_path / 'a.tar', 'w', format=tarfile.PAX_FORMAT) as tar:
+        info = tarfile.TarInfo('1.png')
+        info.size = 10
+        info.pax_headers = {'GNU.sparse.map': '0,10', 'GNU.sparse.size': '1000'}
+        tar.addfile(info, io.BytesIO(bytes(10)))
+    with pytest.raises(ValueError, match=r'a\.tar: .*: 1\.png is stored in pieces; pack it without --sparse'):
+        index_shard(tmp_path / 'a.tar')
+
+
+@pytest.mark.parametrize('place', ['{}', '{}/.', 'file://{}'])
+def test_a_set_is_never_written_over_while_it_is_read(root, capsys, place):
+    at = root / 'shards/bgr'
+    before = {path: path.read_bytes() for path in at.iterdir()}
+    assert make_shards.main(['--bgr', place.format(at), '--output-dir', str(at), '-y']) == 2
+    assert f'--output-dir {at}: holds the tars that are read; choose another folder' in capsys.readouterr().err
+    assert {path: path.read_bytes() for path in at.iterdir()} == before
+
+
+def test_a_set_of_links_to_tars_is_not_written_over(root, capsys):
+    at, links = root / 'shards/bgr', root / 'links'
+    links.mkdir()
+    (links / '000000.tar').symlink_to(at / '000000.tar')
+    (links / INDEX).write_bytes((at / INDEX).read_bytes())
+    for output in (at, links):
+        assert make_shards.main(['--bgr', str(links), '--output-dir', str(output), '-y']) == 2
+        assert 'holds the tars that are read' in capsys.readouterr().err
+    assert make_shards.main(['--bgr', str(links), '--output-dir', str(root / 'new')]) == 0
+
+
+def test_backgrounds_are_no_foregrounds_whatever_their_folder_is_called(tmp_path, capsys):
+    save(tmp_path / 'bgr/fgr/1.png', noise(9, 9, 3))
+    assert make_shards.main(['--bgr', f'{tmp_path}/bgr', '--output-dir', f'{tmp_path}/new']) == 0
+    assert capsys.readouterr().out == f'1 pictures in 1 tars: {tmp_path}/new\n'
+
+
+def test_a_local_set_resolves_to_where_it_lies(root):
+    (root / 'link').symlink_to(root / 'shards')
+    assert open_folder('link/pairs/fgr', root).resolve() == (root / 'shards/pairs/fgr').resolve()
+    assert open_folder('s3://bucket/fgr').resolve() == open_folder('s3://bucket/fgr')
+    sources = Sources(*(open_folder(f'shards/{name}', root) for name in ('pairs/fgr', 'pairs/pha', 'bgr')))
+    (found,) = make_testset.folder_problems(root / 'shards/pairs', sources, overwrite=True)
+    assert 'it would write among the pictures of' in found
 
 
 def write_shards_of(root, name):

@@ -78,6 +78,31 @@ def test_the_cache_keeps_what_it_has_within_its_bound_and_gives_way_after_a_week
     assert PictureCache(root / 'other', 1000).get('8') is None
 
 
+def test_what_the_cache_did_not_write_stays_and_does_not_count(root, monkeypatch):
+    monkeypatch.setattr(cache, '_FOLDERS', 1)
+    kept, mine = PictureCache(root / 'kept', 1000), root / 'kept/00/my-holiday.jpg'
+    left = mine.with_name(f'.{"a" * 16}.tmp')
+    mine.parent.mkdir(parents=True)
+    for path in (mine, left):
+        path.write_bytes(bytes(900))
+        os.utime(path, (1, 1))
+    kept.put('0', bytes(500))
+    assert kept.get('0') == bytes(500)
+    assert mine.exists()
+    assert not left.exists()
+
+
+def test_what_is_in_the_cache_of_another_user_is_used(root, monkeypatch):
+    kept = PictureCache(root / 'kept', 1000)
+    kept.put('0', b'content')
+
+    def refused(path):
+        raise PermissionError
+
+    monkeypatch.setattr(os, 'utime', refused)
+    assert kept.get('0') == b'content'
+
+
 def test_a_damaged_or_useless_cache_costs_a_fetch_alone(root):
     kept = PictureCache(root / 'kept', 10**9)
     picture, content = picture_at(root, kept), (root / 'bgr/1.jpg').read_bytes()
@@ -109,6 +134,35 @@ def test_a_file_that_changed_since_it_was_listed_is_no_picture(root):
         read_rgb(picture)
 
 
+@pytest.fixture
+def memory():
+    store = fsspec.filesystem('memory')
+    yield store
+    store.rm('/keys', recursive=True)
+
+
+def test_keys_of_a_store_need_not_be_paths(memory):
+    for key in ('a//1.jpg', '/2.jpg', 'a/3.jpg'):
+        memory.pipe(f'/keys/{key}', key.encode())
+    folder = StoredFolder('memory://keys')
+    found = find_images(folder)
+    assert sorted(map(str, found)) == ['2.jpg', 'a/1.jpg', 'a/3.jpg']
+    assert sorted((folder / name).read_bytes() for name in found) == [b'/2.jpg', b'a//1.jpg', b'a/3.jpg']
+    memory.pipe('/keys/a/1.jpg', b'another')
+    with pytest.raises(StoreError, match=r'memory://keys: two pictures in it are called a/1\.jpg'):
+        find_images(StoredFolder('memory://keys'))
+    with pytest.raises(StoreError, match=r'memory://keys/a/3\.jpg: a picture, not a folder'):
+        find_images(StoredFolder('memory://keys/a/3.jpg'))
+
+
+def test_a_path_may_hold_what_chains_urls(root):
+    at = root / 'a::b'
+    write_folders(at)
+    write_shards(at)
+    folder = open_folder(f'{at}/shards/bgr')
+    assert (folder / '1.jpg').read_bytes() == (at / 'bgr/1.jpg').read_bytes()
+
+
 class Failing:
     """A store whose reads fail so many times."""
 
@@ -133,10 +187,17 @@ def test_a_read_that_fails_is_tried_again(root, monkeypatch):
     monkeypatch.setattr(stores, '_store_of', Failing(TimeoutError('slow down\nand more'), 2))
     assert picture.read_bytes() == (root / 'bgr/1.jpg').read_bytes()
     monkeypatch.setattr(stores, '_store_of', Failing(TimeoutError('slow down\nand more'), 3))
-    with pytest.raises(StoreError, match=r'bgr: slow down$'):
+    with pytest.raises(StoreError, match=r'bgr/1\.jpg: slow down$'):
         picture.read_bytes()
     monkeypatch.setattr(stores, '_store_of', Failing(PermissionError('the token has expired'), 1))
     with pytest.raises(StoreError, match='the token has expired'):
+        picture.read_bytes()
+
+
+def test_a_stores_own_words_show_no_password(root, monkeypatch):
+    picture = picture_at(root)
+    monkeypatch.setattr(stores, '_store_of', Failing(PermissionError('no way to ftp://me:secret@host/1.jpg'), 1))
+    with pytest.raises(StoreError, match=r'no way to ftp://\*\*\*@host/1\.jpg$'):
         picture.read_bytes()
 
 
@@ -146,7 +207,7 @@ def test_a_store_that_is_gone_ends_training_and_no_other_picture_stands_in(root,
     report = check_files(data_paths(root / 'a.toml', 'fgr', 'pha', f'file://{root}/bgr', useless))
     monkeypatch.setattr(stores, '_store_of', Failing(ConnectionError('away'), 100))
     try:
-        with pytest.raises(StoreError, match=rf'^file://{root}/bgr: away$'):
+        with pytest.raises(StoreError, match=rf'^file://{root}/bgr/\d\.jpg: away$'):
             list(batches(report, workers))
     finally:
         for worker in multiprocessing.active_children():  # it ignores SIGTERM
@@ -159,7 +220,8 @@ def test_a_store_that_is_gone_ends_training_and_no_other_picture_stands_in(root,
         ('foo://bucket/fgr', 'foo://bucket/fgr: Protocol not known: foo'),
         ('simplecache::s3://bucket/fgr', r'a chain of URLs (::) is not read'),
         ('memory://nothing/fgr', 'memory://nothing/fgr holds no pictures'),
-        ('foo://me:secret@host/fgr', 'foo://host/fgr: Protocol not known: foo'),
+        ('foo://me:secret@host/fgr', 'foo://***@host/fgr: Protocol not known: foo'),
+        ('http://127.0.0.1:9/fgr', 'http://127.0.0.1:9/fgr: web servers do not list folders'),
     ],
 )
 def test_a_url_that_cannot_be_read_is_one_line_before_training(root, url, message):
