@@ -20,8 +20,8 @@ of the mirror of a run in a store, and a run from there or to there:
 another kind of file, half the size:
   python checkpoints.py convert checkpoint/refine/best.pth -o refine.safetensors --precision float16
 
-Exit code 0: done; 1: something is damaged (verify) or differs (diff); 2: a mistake or a refusal, with what to do about
-it; 130 or 143: stopped by Ctrl-C or SIGTERM.
+Exit code 0: done; 1: something is damaged (verify, sync) or differs (diff); 2: a mistake or a refusal, with what to do
+about it; 130 or 143: stopped by Ctrl-C or SIGTERM.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ from checkpointing.cli import (
 )
 from checkpointing.mirror.store import is_url
 from common import cli
-from common.console import megabytes, plain, progress, say, shown, table
+from common.console import megabytes, plain, progress, say, shown, some, table
 from common.signals import run_until_stopped
 from training import scoring
 
@@ -337,14 +337,16 @@ def pin(args: argparse.Namespace) -> int:
 
 
 def sync(args: argparse.Namespace) -> int:
-    """Copy what is missing of a run to its mirror, or from there, curves included."""
+    """Copy what is missing of a run to its mirror, or from there; return 1 if any is left out as damaged."""
     from checkpointing.mirror.tools import copy_run
 
     up = is_url(args.target)
     folder, url = (args.source, args.target) if up else (args.target, args.source)
-    names = copy_run(folder, url, args.log, up)
-    print(f'{shown(str(args.target))} now has the {len(names)} checkpoints of {shown(str(args.source))}')
-    return 0
+    count, damaged = copy_run(folder, url, args.log, up)
+    these = f'{count - len(damaged)} of the {count}' if damaged else f'the {count}'
+    more = f'; left out as damaged: {some(damaged)}' if damaged else ''
+    print(f'{shown(str(args.target))} now has {these} checkpoints of {shown(str(args.source))}{more}')
+    return 1 if damaged else 0
 
 
 def convert(args: argparse.Namespace) -> int:

@@ -59,7 +59,7 @@ def begin_keeping(
     store.rehearse()
     lease = Lease(store, folder, disk)
     lease.take()
-    keeping = Keeping(Mirror(store, folder, logs, disk=disk), lease, grace)
+    keeping = Keeping(Mirror(store, folder, logs, disk=disk, may_write=lease.check), lease, grace)
     try:
         keeping.mirror.contents.look()
         keeping.mirror.tidy()

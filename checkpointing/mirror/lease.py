@@ -64,7 +64,8 @@ class Lease:
         while True:
             found = self.store.versioned(NAME)
             holder = _read(found[0]) if found else {}
-            free = not holder.get('token') or holder['token'] == own
+            # Our own token: the write arrived, its answer did not, and the client's second try was refused.
+            free = not holder.get('token') or holder['token'] in (own, self._token)
             if seen is not None and found and found[1] != seen and not free:
                 raise StoreError(
                     f'{self.store.url}: {_name(holder)} is writing to this mirror. Wait for its end; a new training '
@@ -92,6 +93,8 @@ class Lease:
                 f'{self.store.url}: {self.lost} has taken this run over, since this one was not heard of '
                 f'for {self.seconds:.0f} s'
             )
+        if self._over.is_set():
+            raise StoreError(f'{self.store.url}: this training has given its lease back')
 
     def release(self) -> None:
         """Give the lease back, so that the next training need not wait."""

@@ -12,7 +12,7 @@ import logging
 import os
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -34,7 +34,7 @@ from .contents import (
     parts_of,
     read_index,
 )
-from .store import Store, StoreError
+from .store import MissingObject, Store
 
 log = logging.getLogger(__name__)
 
@@ -48,20 +48,24 @@ class Mirror:
         logs: the folder of the run's curves; None leaves them out.
         policy: which checkpoints of the newest run are kept in the mirror; None keeps all.
         disk: the file operations.
+        may_write: raises StoreError where another may write to the store by now; asked before each write and deletion.
 
     Attributes:
         contents: what the mirror holds.
+        left_out: checkpoints that were not copied since they are damaged, by name.
         behind_since: since when the folder has had a checkpoint that the mirror lacks, in seconds of time.monotonic().
     """
 
     def __init__(
-        self, store: Store, folder: Path, logs: Path | None, policy: Policy | None = None, disk: Disk | None = None
-    ):
+        self, store: Store, folder: Path, logs: Path | None, policy: Policy | None = None, disk: Disk | None = None,
+        may_write: Callable[[], object] = lambda: None,
+    ):  # fmt: skip
         self.store, self.folder, self.logs, self.policy = store, folder, logs, policy
-        self.disk = disk or Disk()
-        self._temporary = tempfile.TemporaryDirectory(prefix='mirror-')
+        self.disk, self.may_write = disk or Disk(), may_write
+        self._temporary = tempfile.TemporaryDirectory(prefix='mirror-', ignore_cleanup_errors=True)
         self.contents = Contents(store, Path(self._temporary.name))
         self.behind_since: float | None = None
+        self.left_out: list[str] = []
         self._verified: set[str] = set()  # objects that the store held when it was asked
         self._removed: set[bytes] = set()  # records that the policy does not keep; the folder may have them still
         self._pins: set[str] = set()
@@ -121,6 +125,7 @@ class Mirror:
                 if hashlib.sha256(data).hexdigest() != file.sha256:
                     log.warning('%s: does not have the sha256 of its record; it is not mirrored', path)
                     self._removed.add(_record_bytes(self.folder, record))
+                    self.left_out.append(record.name)
                     return True
                 self._put(name, data)
             self._verified.add(name)
@@ -129,15 +134,33 @@ class Mirror:
             raise FileNotFoundError(record.name)
         self._push_beside(record)
         self.push_curves()
+        if self._missing(record):
+            return True
         self._put(f'{record.name}.json', _record_bytes(self.folder, record))
         size = sum(file.size for file in record.files.values())
         log.info('%s is in the mirror %s (%s)', record.name, self.store.url, megabytes(size))
         self._retained = False
         return self._retain()
 
+    def _missing(self, record: Record) -> bool:
+        """Return whether files that were verified have gone since, as another writer may have done; forget these."""
+        objects = {self.contents.object_of(file): file.size for file in record.files.values()}
+        gone = [name for name, size in objects.items() if name in self._verified and self.store.size(name) != size]
+        for name in gone:
+            self._verified.discard(name)
+            self.contents.forget(name)
+        return bool(gone)
+
     def _put(self, name: str, data: bytes) -> None:
+        self.may_write()
         self.store.put(name, data)
         self.contents.note(name, data)
+
+    def _delete(self, name: str) -> None:
+        self.may_write()
+        self.store.delete(name)
+        self.contents.forget(name)
+        self._verified.discard(name)
 
     def _push_beside(self, record: Record) -> None:
         """Copy the lists of pictures that a record speaks of, and its pin."""
@@ -153,8 +176,7 @@ class Mirror:
         for name in sorted(pins & names - self.contents.sizes.keys()):
             self._put(name, b'')
         for name in self._pins - pins:
-            self.store.delete(name)
-            self.contents.forget(name)
+            self._delete(name)
         changed, self._pins = pins != self._pins, pins
         return changed
 
@@ -201,17 +223,14 @@ class Mirror:
                 self._index = read_index(self.store, self.contents.sizes)
         for name in self.contents.superfluous(gone, self.pending(), self._index):
             self._removed |= {_record_bytes(self.contents.folder, r) for r in own if name == f'{r.name}.json'}
-            self.store.delete(name)
-            self.contents.forget(name)
-            self._verified.discard(name)
+            self._delete(name)
         self._retained = True
         return True
 
     def tidy(self) -> None:
         """Remove what a writer that was killed has left half-written, where no other one is at work."""
         for name in [name for name in self.contents.sizes if LEFT_OVER.fullmatch(name)]:
-            self.store.delete(name)
-            self.contents.forget(name)
+            self._delete(name)
 
     def pull(self, stage: str | None = None, all_kept: bool = False) -> Record | None:
         """Copy to the folder the newest whole checkpoint of the mirror, if it is newer, and what is kept beside it.
@@ -253,19 +272,23 @@ class Mirror:
                 continue
             if not all_kept and found is None and whole is not None and record.step <= whole.step:
                 break
-            if (problem := self._pull_checkpoint(record, left, to_resume=found is None)) is None:
+            if (problem := self._pull_files(record, left, to_resume=found is None)) is None:
+                if found is not None:
+                    self._pull_record(record)
                 found = found or record
                 continue
             log.warning('%s in the mirror %s is left out: %s', record.name, self.store.url, problem)
             damaged.append(f'{record.name}: {problem}')
+            self.left_out.append(record.name)
         if found is None and whole is None and damaged:
             raise CheckpointError(
                 f'{self.store.url}: none of the {len(damaged)} checkpoints in the mirror can be resumed from '
                 f'({damaged[-1]}); start a new run with another --model-name'
             )
         if found is not None:
-            self._pull_beside()
-            self._pull_curves(bool(here))
+            self._pull_beside(found)
+            self._pull_curves(bool(here), newer=not here or found.step > here[-1].step)
+            self._pull_record(found)  # last: while it is not there, all of this is done again
         return found
 
     def _broken(self, newest: Record | None) -> Iterator[str]:
@@ -278,10 +301,11 @@ class Mirror:
             if isinstance(error, FormatError) and not (newest and is_before(path.stem, newest)):
                 raise CheckpointError(f'{self.store.url}: {str(error).removeprefix(f"{path.parent}{os.sep}")}')
             log.warning('%s in the mirror %s: its record cannot be read', path.stem, self.store.url)
+            self.left_out.append(path.stem)
             yield f'{path.stem}: its record cannot be read'
 
-    def _pull_checkpoint(self, record: Record, left: set[str], to_resume: bool) -> str | None:
-        """Copy a checkpoint to the folder; return why not."""
+    def _pull_files(self, record: Record, left: set[str], to_resume: bool) -> str | None:
+        """Copy a checkpoint's files to the folder; return why not."""
         data: dict[Path, bytes] = {}
         for file in record.files.values():
             path = self.folder / file.name
@@ -294,27 +318,33 @@ class Mirror:
                     return str(error)
             elif to_resume or file is record.files['weights']:
                 return f'{file.name} is missing'
-        data[self.folder / f'{record.name}.json'] = _record_bytes(self.contents.folder, record)
         for path, content in data.items():
             self._write(path, content, record.run)
-        log.info('%s comes from the mirror %s', self.folder / record.name, self.store.url)
         return None
 
-    def _pull_beside(self) -> None:
-        """Copy pins of checkpoints that are in the folder, and lists of pictures."""
-        names = {record.name for record in read_records(self.folder)}
+    def _pull_record(self, record: Record) -> None:
+        """Copy a record, by which the files that came before it count."""
+        self._write(self.folder / f'{record.name}.json', _record_bytes(self.contents.folder, record), record.run)
+        log.info('%s comes from the mirror %s', self.folder / record.name, self.store.url)
+
+    def _pull_beside(self, coming: Record) -> None:
+        """Copy pins of checkpoints that are in the folder or will be, and lists of pictures."""
+        names = {record.name for record in (*read_records(self.folder), coming)}
         for name in filter(BESIDE.fullmatch, self.contents.sizes):
             path = self.folder / name
             if not path.exists() and (path.suffix == '.gz' or path.stem in names):
                 self._write(path, self.store.get(name), 'mirror')
 
-    def _pull_curves(self, ours: bool) -> None:
+    def _pull_curves(self, ours: bool, newer: bool) -> None:
         """Copy the curves; where they are damaged they are begun anew, since nothing depends on them.
 
         Args:
-            ours: whether files of the same names are older ones of this run.
+            ours: whether files of the same names are those of this run.
+            newer: whether those of the mirror go further; else none of the folder's is touched.
         """
         if self.logs is None:
+            return
+        if not newer and self.logs.is_dir() and any(self.logs.iterdir()):
             return
         try:
             for name, parts in read_index(self.store, self.contents.sizes).items():
@@ -324,7 +354,7 @@ class Mirror:
                     raise DamagedObject(f'{name} is damaged')
                 make_folders(self.disk, self.logs)
                 self._write(path, b''.join(data), 'mirror', replacing=ours)
-        except StoreError as error:
+        except (DamagedObject, MissingObject) as error:
             log.warning('the curves in the mirror cannot be read (%s): those before this start are lost', error)
 
     def _write(self, path: Path, data: bytes, owner: str, replacing: bool = False) -> None:

@@ -54,12 +54,13 @@ class Store:
         import fsspec
 
         try:
-            self._fs, self._root = fsspec.core.url_to_fs(url, use_listings_cache=False, skip_instance_cache=True)
+            self._fs, self._root = fsspec.core.url_to_fs(url, skip_instance_cache=True)
         except ImportError as error:
             what = missing_problems('s3fs')[0] if url.startswith('s3') else f'needs a package: {error}'
             raise StoreError(f'{self.url}: {what}') from None
         except Exception as error:
             raise StoreError(f'{self.url}: {_words(error)}') from None
+        self._fs.dircache.use_listings_cache = False  # a keyword of this name is not known to every client
         self._root = self._root.rstrip('/')
         kinds = (self._fs.protocol,) if isinstance(self._fs.protocol, str) else self._fs.protocol
         self._has_folders = any(kind in WITH_FOLDERS for kind in kinds)
@@ -133,7 +134,6 @@ class Store:
                 else:
                     self._fs.pipe_file(self._path(target), data)
             if not self.holds(target, size, sha256.hexdigest()):
-                self.delete(target)
                 raise StoreError(f'{self.url}: holds something else than {name} was written with')
             if target != name:
                 with self._telling():
@@ -193,7 +193,8 @@ class Store:
                 return self._fs.call_s3('put_object', **self._key(name), Body=data, **condition)['ETag']
             except Exception as error:
                 answer = getattr(error.__cause__, 'response', {}).get('ResponseMetadata', {})
-                if answer.get('HTTPStatusCode') in REFUSED:
+                status = answer.get('HTTPStatusCode')
+                if status in REFUSED or (status == 404 and version is not None):
                     return None
                 raise
 

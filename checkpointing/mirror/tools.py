@@ -12,7 +12,7 @@ from common.console import some
 from ..lock import FolderLock
 from ..record import CheckpointError, File, read_records
 from ..verify import Verdict
-from .contents import Contents, DamagedObject
+from .contents import CURVES, Contents, DamagedObject
 from .lease import Lease
 from .mirror import Mirror
 from .store import MissingObject, Store, StoreError
@@ -92,14 +92,17 @@ def _named(url: str) -> Iterator[tuple[Contents, File]]:
         yield contents, named[name]
 
 
-def copy_run(folder: Path, url: str, logs: Path | None, up: bool) -> list[str]:
-    """Copy what is missing of a run's folder to its mirror, or back; return the names of the checkpoints there.
+def copy_run(folder: Path, url: str, logs: Path | None, up: bool) -> tuple[int, list[str]]:
+    """Copy what is missing of a run's folder to its mirror, or back.
 
     Args:
         folder: checkpoint/<model_name>.
         url: of the mirror itself.
         logs: the folder of its curves; None leaves them out.
         up: to the mirror.
+
+    Returns:
+        How many checkpoints the source has, and those that were left out since they are damaged, by name.
 
     Raises:
         CheckpointError: a training is at work on one of the two, they hold different runs, or there is nothing.
@@ -121,13 +124,21 @@ def copy_run(folder: Path, url: str, logs: Path | None, up: bool) -> list[str]:
             lease = Lease(store, folder)
             lease.take()
             stack.callback(lease.release)
+            mirror.may_write = lease.check
         mirror.contents.look()
-        if not up and mirror.pull(all_kept=True) is None:
+        if not up and mirror.pull(all_kept=True) is None and not mirror.left_out:
             raise CheckpointError(f'{store.url}: holds no checkpoint')
         if up and (others := {record.run for record in mirror.contents.records()} - runs):
             raise CheckpointError(f'{store.url}: is the mirror of another run, {some(sorted(others))}')
+        if up and _newest(mirror.contents.folder) > _newest(folder) and CURVES in mirror.contents.sizes:
+            mirror.logs = None  # those of the mirror go further
         while up and mirror.push():
-            lease.check()
+            pass
         if up:
             mirror.push_curves()
-        return [record.name for record in mirror.contents.records()]
+        names = {record.name for record in read_records(folder if up else mirror.contents.folder)}
+        return len(names.union(mirror.left_out)), sorted(set(mirror.left_out))
+
+
+def _newest(folder: Path) -> int:
+    return max((record.step for record in read_records(folder)), default=-1)

@@ -15,15 +15,13 @@ from support.faults import (
     PRUNING,
     RENEWING,
     SAVES,
-    WatchedDisk,
     auto,
     copy_folder,
     holds,
     snapshot,
 )
-from support.stores import FaultyStore, mirror_store, train
+from support.stores import FaultyStore, mirror_of, mirror_store, of_run, push, train
 
-from checkpointing.mirror.mirror import Mirror
 from checkpointing.mirror.store import Store, StoreError
 from checkpointing.record import CheckpointError, _sealed
 
@@ -33,18 +31,6 @@ def _empty_store():
     FaultyStore.set({})
     yield
     FaultyStore.set({})
-
-
-def mirror_of(folder, logs=None, policy=POLICY):
-    """The mirror of a folder, of which nothing is known but what the store and the folder hold."""
-    mirror = Mirror(mirror_store(), folder, logs, policy, WatchedDisk())
-    mirror.contents.look()
-    return mirror
-
-
-def push(mirror):
-    while mirror.push():
-        pass
 
 
 def push_through(folder, tries=50):
@@ -57,11 +43,6 @@ def push_through(folder, tries=50):
         except StoreError:
             mirror = None if number % 2 else mirror
     raise AssertionError('never done')
-
-
-def of_run(folder):
-    """The files of checkpoints in a folder: without links and locks."""
-    return {name: data for name, data in snapshot(folder).items() if name.startswith(('epoch-', 'data-'))}
 
 
 class Scene:

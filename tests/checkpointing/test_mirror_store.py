@@ -2,6 +2,7 @@
 
 import threading
 
+import fsspec
 import pytest
 from support.faults import SAVES, WatchedDisk, checkpoints, play_well
 from support.stores import FaultyS3, FaultyStore, mirror_store
@@ -38,7 +39,6 @@ def test_what_a_store_holds_is_verified(monkeypatch):
         monkeypatch.setattr(FaultyS3, 'mute', mute)
         with pytest.raises(StoreError, match='faultys3://bucket/run: holds something else than b was written with'):
             store.put('b', b'content')
-        assert 'b' not in store.sizes()
 
 
 def test_a_folder_is_written_to_whole_or_not_at_all(tmp_path, monkeypatch):
@@ -90,6 +90,7 @@ def test_a_dead_training_is_waited_out_and_does_not_come_back(store, tmp_path):
     one.take()
     die(one)
     other.take()
+    one._over.clear()
     one._renewed_at -= 60  # a machine that was suspended
     with pytest.raises(StoreError, match='has taken this run over'):
         one.check()
@@ -111,7 +112,6 @@ def test_a_process_on_the_same_disk_is_not_waited_for(store, tmp_path):
 def test_a_lost_answer_loses_no_lease(store, tmp_path):
     one = new_lease(store, tmp_path / 'one', 1000)
     one.take()
-    die(one)
     FaultyStore.set(at=2 if not store.conditional else 1, late=True)
     one._renewed_at -= 1000
     with pytest.raises(StoreError, match='the answer was lost'):
@@ -119,6 +119,51 @@ def test_a_lost_answer_loses_no_lease(store, tmp_path):
     one.check()
     assert one.lost is None
     one.release()
+
+
+def test_who_has_given_the_lease_back_may_not_write(store, tmp_path):
+    one = new_lease(store, tmp_path / 'one')
+    one.take()
+    one.release()
+    with pytest.raises(StoreError, match='this training has given its lease back'):
+        one.check()
+
+
+def test_a_lost_answer_at_the_start_is_no_other_training(store, tmp_path, monkeypatch):
+    one, swap = new_lease(store, tmp_path / 'one', 2), store.swap
+    # What a client does by itself: a second try, which the first one's success refuses.
+    monkeypatch.setattr(store, 'swap', lambda *words: swap(*words) and monkeypatch.undo())
+    one.take()
+    one.check()
+    one.release()
+
+
+def test_a_lease_that_somebody_deletes_is_taken_again(store, tmp_path):
+    one = new_lease(store, tmp_path / 'one', 1000)
+    one.take()
+    store.delete('.lease')
+    one._renewed_at -= 1000
+    one.check()
+    assert one.lost is None
+    assert '.lease' in store.sizes()
+    one.release()
+
+
+class StrictStore(FaultyStore):
+    """Takes no settings but its own, as the client of SFTP."""
+
+    protocol = 'strict'
+
+    def __init__(self):
+        super().__init__()
+
+
+def test_a_client_gets_no_settings_that_it_may_not_know():
+    fsspec.register_implementation('strict', StrictStore, clobber=True)
+    FaultyStore.set({})
+    store = Store('strict://bucket')
+    store.put('a', b'content')
+    assert store.sizes() == {'a': 7}
 
 
 @pytest.fixture

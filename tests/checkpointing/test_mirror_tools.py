@@ -1,5 +1,7 @@
 """What checkpoints.py does with the URL of a mirror."""
 
+from dataclasses import replace
+
 import pytest
 from support.faults import SAVES, auto, holds, snapshot
 from support.stores import train
@@ -41,6 +43,36 @@ def test_a_run_comes_back_as_it_was(mirrored):
     }
     assert snapshot(folder / 'back-log') == snapshot(folder / 'log')
     assert call('sync', folder / 'back', url) == 0  # the same run, so nothing is to be done
+
+
+@pytest.mark.parametrize('up', [False, True])
+def test_curves_that_go_further_are_not_written_over(mirrored, capsys, up):
+    folder, url = mirrored
+    older, newer = folder / 'older', folder / 'log'
+    assert call('sync', url, older, '--log', folder / 'older-log') == 0
+    train(folder / 'run', [replace(SAVES[-1], step=20, names={'epoch-3': 'end of epoch'})])
+    (newer / 'curves.csv').write_text('step,epoch\n20,3\n')
+    if up:
+        assert call('sync', folder / 'run', url, '--log', newer) == 0
+        assert call('sync', older, url, '--log', folder / 'older-log') == 0
+        assert call('sync', url, folder / 'back', '--log', folder / 'back-log') == 0
+        assert (folder / 'back-log/curves.csv').read_text() == 'step,epoch\n20,3\n'
+    else:
+        assert call('sync', url, folder / 'run', '--log', newer) == 0
+        assert (newer / 'curves.csv').read_text() == 'step,epoch\n20,3\n'
+        # Where there are none at all, they come.
+        assert call('sync', url, older, '--log', folder / 'third-log') == 0
+        assert (folder / 'third-log/curves.csv').read_text() == 'step,epoch\n'
+
+
+def test_what_is_left_out_is_said_and_an_error(mirrored, capsys):
+    folder, url = mirrored
+    damage(folder / 'store/run', 'epoch-2-iter-13.*.state.pth')
+    damage(folder / 'store/run', 'epoch-1.json')
+    assert call('sync', url, folder / 'back') == 1
+    assert capsys.readouterr().out == (
+        f'{folder}/back now has 2 of the 4 checkpoints of {url}; left out as damaged: epoch-1, epoch-2-iter-13\n'
+    )
 
 
 def test_list_and_verify_read_every_byte(mirrored, capsys):

@@ -7,9 +7,10 @@ from typing import ClassVar
 import fsspec
 from fsspec.implementations.memory import MemoryFileSystem
 
+from checkpointing.mirror.mirror import Mirror
 from checkpointing.mirror.store import Store
 
-from .faults import POLICY, checkpoints, play_well
+from .faults import POLICY, WatchedDisk, checkpoints, play_well, snapshot
 
 PREFIX = '/bucket/run/'
 REQUESTS = ('pipe_file', 'cat_file', 'ls', 'info', 'rm_file', 'call_s3')
@@ -89,6 +90,8 @@ class FaultyS3(FaultyStore):
         path = f'{Bucket}/{Key}'
         held = self.store[path].getvalue() if path in self.store else None
         if method == 'put_object':
+            if 'IfMatch' in more and held is None:
+                raise FileNotFoundError(path) from _Answer(404)
             tag = held and hashlib.md5(held).hexdigest()
             if ('IfNoneMatch' in more and held is not None) or ('IfMatch' in more and more['IfMatch'] != tag):
                 raise OSError('the condition does not hold') from _Answer(412)
@@ -127,3 +130,20 @@ def train(folder, saves, run='run'):
     made = checkpoints(folder, run=run)
     made.options = OPTIONS
     play_well(made, saves)
+
+
+def mirror_of(folder, logs=None, policy=POLICY, **more):
+    """The mirror of a folder, of which nothing is known but what the store and the folder hold."""
+    mirror = Mirror(mirror_store(), folder, logs, policy, WatchedDisk(), **more)
+    mirror.contents.look()
+    return mirror
+
+
+def push(mirror):
+    while mirror.push():
+        pass
+
+
+def of_run(folder):
+    """The files of checkpoints in a folder: without links and locks."""
+    return {name: data for name, data in snapshot(folder).items() if name.startswith(('epoch-', 'data-'))}
