@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import argparse
 import math
+import re
 import textwrap
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from common import cli, console, path_checks
-from common.console import megabytes, table
+from common.console import megabytes, shown, table
 from common.network import weights_path
 
 from .mirror.store import is_url
@@ -51,6 +52,10 @@ def parse(
     add_scoring(average)
     _add_changing(command)
     args = parser.parse_args(argv)
+    given = [item for value in vars(args).values() for item in (value if isinstance(value, list) else [value])]
+    urls = [str(item).replace(':/', '://', 1) for item in given
+            if isinstance(item, Path) and re.match(r'[\w+.-]{2,}:/', str(item))]  # fmt: skip
+    cli.raise_problems([f'{shown(url)}: {args.command} takes a path of this computer here, no URL' for url in urls])
     least = {**LEAST, 'best': 2} if args.command == 'average' else LEAST
     found = cli.at_least_problems(args, least)
     if args.command in ('show', 'diff', 'average', 'convert'):  # these import torch, which takes seconds
@@ -68,7 +73,8 @@ def parse(
         if not 0 <= args.restart_seconds < math.inf:
             found.append(f'--restart-seconds {args.restart_seconds:g}: must be at least 0')
     if args.command == 'sync' and is_url(args.source) == is_url(args.target):
-        found.append(f'sync {args.source} {args.target}: give the folder of a run and the URL of its mirror, such as '
+        words = shown(f'sync {args.source} {args.target}')
+        found.append(f'{words}: give the folder of a run and the URL of its mirror, such as '
                      'checkpoint/base s3://bucket/checkpoint/base')  # fmt: skip
     cli.raise_problems(found)
     return args

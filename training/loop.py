@@ -5,9 +5,11 @@ from __future__ import annotations
 import contextlib
 import itertools
 import logging
+import math
+import os
 import time
 import traceback
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import nullcontext
 from typing import Any
 
@@ -40,6 +42,8 @@ log = logging.getLogger(__name__)
 
 # On a GPU the host looks at losses, signals and bad steps only so often, because each look waits for the device.
 LOOK_INTERVAL = 10
+# torchrun kills its ranks 30 seconds after a signal; the launcher of a plain `python train_*.py` waits for them.
+TORCHRUN_SECONDS = 20.0
 
 
 class TrainingStopped(Exception):
@@ -81,9 +85,10 @@ def fit(run: Run, signal: StopRequest) -> int:
         return code
     finally:
         signal.speaks = False
-        _end_mirror(run, urgent=bool(signal))
-        run.checkpoints.close()
-        run.logger.close()
+        with contextlib.ExitStack() as closing:
+            closing.callback(run.logger.close)
+            closing.callback(run.checkpoints.close)
+            _end_mirror(run, lambda: bool(signal))
 
 
 def _open(run: Run) -> None:
@@ -93,12 +98,14 @@ def _open(run: Run) -> None:
         run.mirror.start(lambda: run.logger.folder)
 
 
-def _end_mirror(run: Run, urgent: bool) -> None:
+def _end_mirror(run: Run, urgent: Callable[[], bool]) -> None:
     """Let the mirror get what is on the disk, and say whether it has; the second time nothing is done."""
     if run.mirror is not None:
-        run.checkpoints.settle()
-        run.logger.flush()
-        run.mirror.end(urgent)
+        most = TORCHRUN_SECONDS if 'TORCHELASTIC_RUN_ID' in os.environ else math.inf
+        with contextlib.ExitStack() as ending:
+            ending.callback(run.mirror.end, urgent, most)
+            run.checkpoints.settle()
+            run.logger.flush()
 
 
 def _train(run: Run, bad_steps: BadSteps, meter: Meter, signal: StopRequest) -> int:
@@ -258,7 +265,7 @@ def _stop(run: Run, step: int, number: int) -> int:
     reason = signal_name(number)
     saved = _save(run, {run.schedule.interval_name(step): reason}, step, {}, wait=True)
     log.info('stopped by %s after step %d; %s', reason, step, run.settings.way_on if saved else 'NOT saved')
-    _end_mirror(run, urgent=True)
+    _end_mirror(run, lambda: True)
     if saved and run.settings.requeue and reason == 'SIGUSR1' and run.ranks.first:
         requeue()
     run.ranks.agree(number)  # once one rank has ended, launchers end the others

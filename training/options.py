@@ -245,7 +245,10 @@ def from_scratch_problems(args: argparse.Namespace) -> list[str]:
     # Records that cannot be read are an error of `auto`, and no first start.
     files = Listing(args.checkpoint_dir / args.model_name)
     if last == 'auto' and args.checkpoint_mirror is not None:
-        mirrored = Store(args.checkpoint_mirror).folder(args.model_name).sizes()
+        try:
+            mirrored = Store(args.checkpoint_mirror).folder(args.model_name).sizes()
+        except StoreError:  # said with the other flags, or when the store is tried
+            return []
         if any(name.endswith('.json') for name in mirrored):
             return []
     if last == 'auto' and (files.broken_records() or any(record.stage == 'refine' for record in files.records())):

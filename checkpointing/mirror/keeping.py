@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import math
 import threading
 import time
 from collections.abc import Callable
@@ -105,22 +106,28 @@ class Keeping:
         since = self.mirror.behind_since
         return 0.0 if since is None else time.monotonic() - since
 
-    def end(self, urgent: bool) -> None:
+    def end(self, urgent: Callable[[], bool], most: float = math.inf) -> None:
         """Wait until the mirror has all, say whether it has, and give the lease back.
 
         Args:
-            urgent: whether the machine may go at any moment; else the wait goes on for as long as something moves.
+            urgent: whether the machine may go at any moment, asked for as long as the wait goes on; until then that is
+                as long as something moves.
+            most: seconds of the grace that are left where it may.
         """
+        grace, since = self.grace, None
         if self._thread is not None:
             began, self._asked = time.monotonic(), True
             self._wake.set()
             while not self._settled.wait(0.05) and self._thread.is_alive():
-                if time.monotonic() - (began if urgent else max(began, self._moved_at)) >= self.grace:
+                if since is None and urgent():
+                    since, grace = time.monotonic(), min(self.grace, most)
+                    log.info('waiting up to %g s for the mirror', grace)
+                if time.monotonic() - (max(began, self._moved_at) if since is None else since) >= grace:
                     break
-            log.info(self._safety())
+            log.info(self._safety(grace))
         self.close()
 
-    def _safety(self) -> str:
+    def _safety(self, grace: float) -> str:
         """Return in words what of the run would outlive this machine."""
         url = self.mirror.store.url
         here = max((record.step for record in read_records(self.mirror.folder)), default=-1)
@@ -128,7 +135,8 @@ class Keeping:
         if there >= here:
             return f'safe: the mirror {url} holds step {there}'
         holds = f'holds step {there}' if there >= 0 else 'holds no checkpoint'
-        why = self._error or f'more than --mirror-grace {self.grace:g} s are needed'
+        limit = '--mirror-grace' if grace == self.grace else "torchrun's"
+        why = self._error or f'more than {limit} {grace:g} s are needed'
         return f'NOT safe: the mirror {url} {holds}, and step {here} is on this disk only ({why})'
 
     def close(self) -> None:

@@ -1,5 +1,6 @@
 """What a mirror asks of a store: verified writes, a lease that one training holds, and lines without secrets."""
 
+import itertools
 import threading
 
 import fsspec
@@ -193,7 +194,7 @@ def test_a_store_that_is_away_is_said_once_and_costs_nothing_but_age(tmp_path, i
     assert made.behind() > 0
     FaultyStore.set()
     caplog.set_level('INFO')
-    made.end(urgent=False)
+    made.end(lambda: False)
     assert 'safe: the mirror faulty://bucket/run holds step 5' in caplog.messages
     assert made.behind() == 0
     assert {f'{record.name}.json' for record in read_records(folder)} <= FaultyStore.objects().keys()
@@ -214,7 +215,7 @@ def test_a_mirror_ages_also_where_its_lease_cannot_be_renewed(tmp_path, impatien
     assert failed.wait(60)
     assert made.behind() > 0
     FaultyStore.set()
-    made.end(urgent=False)
+    made.end(lambda: False)
     assert 'epoch-0-iter-1.json' in FaultyStore.objects()
 
 
@@ -229,7 +230,7 @@ def test_what_was_taken_over_is_copied_no_longer(tmp_path, impatient, caplog):
     made._thread.join(60)
     assert made.lost
     assert 'a training elsewhere has taken this run over' in caplog.text
-    made.end(urgent=False)
+    made.end(lambda: False)
     assert set(FaultyStore.objects()) == {'.lease'}
 
 
@@ -241,16 +242,32 @@ def test_the_end_says_what_is_not_safe(tmp_path, impatient, caplog, urgent):
     FaultyStore.set({})
     play_well(checkpoints(folder), SAVES[:1])
     made = begin(folder)
-    made.end(urgent)
+    made.end(lambda: urgent)
     FaultyStore.set()
     made = begin(folder, grace=0.1)
     FaultyStore.set(at=1, persistent=True)
     play_well(checkpoints(folder), SAVES[1:2])
-    made.end(urgent)
+    made.end(lambda: urgent)
     assert caplog.messages[-1] == (
         'NOT safe: the mirror faulty://bucket/run holds step 1, and step 3 is on this disk only '
         '(faulty://bucket/run: the connection was reset)'
     )
+
+
+def test_a_signal_that_comes_while_the_end_waits_bounds_the_wait(tmp_path, impatient, caplog):
+    """By what a launcher allows, too, where that is less."""
+    caplog.set_level('INFO')
+    folder = tmp_path / 'run'
+    folder.mkdir()
+    FaultyStore.set({})
+    made = begin(folder, grace=1000)
+    FaultyStore.set(at=1, persistent=True)
+    play_well(checkpoints(folder), SAVES[:1])
+    asked = itertools.count()
+    made.end(lambda: next(asked) > 2, most=0.1)
+    assert next(asked) == 4
+    assert caplog.messages[-2] == 'waiting up to 0.1 s for the mirror'
+    assert caplog.messages[-1].startswith('NOT safe: the mirror faulty://bucket/run holds no checkpoint')
 
 
 @pytest.mark.parametrize(

@@ -121,6 +121,18 @@ def test_refusals_are_one_line(mirrored, capsys):
         (('sync', folder / 'run', folder / 'other'), f'sync {folder}/run {folder}/other: give the folder of a run and'),
         (('sync', folder / 'log', url), f'{folder}/log: holds no checkpoint with a record'),
         (('list', f'file://{folder}/nothing'), f'file://{folder}/nothing: holds no mirror of a run'),
+        (
+            ('sync', 'sftp://user:S3cr3t@host/a', 'sftp://user:S3cr3t@host/b'),
+            'sync sftp://***@host/a sftp://***@host/b: give the folder of a run and',
+        ),
+        *(
+            (words, f'sftp://***@host/a: {words[0]} takes a path of this computer here, no URL')
+            for words in (
+                ('prune', 'sftp://user:S3cr3t@host/a'),
+                ('average', 'sftp://user:S3cr3t@host/a', '-o', folder / 'mean.pth'),
+                ('convert', folder / 'run/epoch-0.pth', '-o', 'sftp://user:S3cr3t@host/a'),
+            )
+        ),
         (('list', 's3x://user:S3cr3t@host/x'), 's3x://***@host/x: Protocol not known: s3x'),
     ):
         assert call(*words) == 2

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from common.cli import Parser, run
+from common.console import shown
 from common.path_checks import output_file_problems
 
 ROOT = Path(__file__).parents[2]
@@ -193,3 +194,19 @@ def test_a_script_sets_how_long_threads_wait_unless_it_is_set(monkeypatch):
     assert run(lambda: int(os.environ['GOMP_SPINCOUNT'])) == 5
     monkeypatch.delenv('GOMP_SPINCOUNT')
     assert run(lambda: int(os.environ['GOMP_SPINCOUNT'])) == 10000
+
+
+@pytest.mark.parametrize(
+    ('text', 'expected'),
+    [
+        ('no s3://KEY:a/b@bucket/x here', 'no s3://***@bucket/x here'),
+        ('sftp://u:p@w@h/x', 'sftp://***@h/x'),
+        ('sftp://u:p?w=1@h/x', 'sftp://***@h/x'),
+        ('az://c/x?sas_token=S3cr3t&b=/1', 'az://c/x'),
+        ('(https://host/x?sig=S3cr3t) and more', '(https://host/x) and more'),
+        ('s3://bucket/train-?.tar: not there', 's3://bucket/train-?.tar: not there'),
+        ('http://127.0.0.1:9/bucket: no answer', 'http://127.0.0.1:9/bucket: no answer'),
+    ],
+)
+def test_no_secret_of_a_url_is_shown(text, expected):
+    assert shown(text) == expected

@@ -1,6 +1,7 @@
 """An error in a training: the last whole step is saved, one line says what to do, and the run goes on from there."""
 
 import errno
+import math
 import os
 from types import SimpleNamespace
 
@@ -268,12 +269,39 @@ def test_a_library_that_a_worker_lacks_is_named():
     assert said.endswith('pip install -c constraints.txt opencv-python-headless')
 
 
+def mirror(ended, lost=False):
+    """One that notes how its end is waited for."""
+
+    def end(urgent, most):
+        ended.append((urgent(), most))
+
+    return SimpleNamespace(lost=lost, start=lambda _: None, behind=float, end=end)
+
+
 def test_a_run_that_another_machine_has_taken_over_ends(tmp_path):
     run = make_run(tmp_path, seed=0)
     run.batches = map(Batch, range(END))
     ended = []
-    run.mirror = SimpleNamespace(lost=True, start=lambda _: None, behind=float, end=lambda urgent: ended.append(urgent))
+    run.mirror = mirror(ended, lost=True)
     with pytest.raises(TrainingStopped, match='another training has taken this run over'):
         fit(run, StopRequest())
-    assert ended == [False]
+    assert ended == [(False, math.inf)]
     assert run.state.progress.step == 1
+
+
+def test_a_run_whose_last_words_fail_gives_back_what_it_holds(tmp_path, monkeypatch):
+    monkeypatch.setenv('TORCHELASTIC_RUN_ID', 'none')
+    run, ended, closed = make_run(tmp_path, seed=0), [], []
+    run.batches = map(Batch, range(END))
+    run.mirror = mirror(ended)
+
+    def fail():
+        raise OSError('the disk of curves is full')
+
+    monkeypatch.setattr(run.logger, 'flush', fail)
+    for part in (run.logger, run.checkpoints):
+        monkeypatch.setattr(part, 'close', lambda part=part, close=part.close: (closed.append(part), close()))
+    with pytest.raises(OSError, match='the disk of curves is full'):
+        fit(run, StopRequest())
+    assert ended == [(False, 20.0)]  # torchrun would wait no longer
+    assert closed == [run.checkpoints, run.logger]

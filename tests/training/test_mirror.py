@@ -99,6 +99,7 @@ def test_a_request_that_fails_costs_nothing(s3, requests, tmp_path, fault):
         code, text = machine.run()
         if code == 2:  # before training
             assert len(text.splitlines()) <= 3
+            assert 'is writing to this mirror' not in text  # nobody else is
             code, text = machine.run()
         assert code == 0, text
         assert '\nsafe: the mirror' in text
@@ -117,11 +118,12 @@ def test_a_store_that_goes_away_for_good_costs_the_steps_since(s3, requests, tmp
         machine = Machine(s3, folder, f'away-{fault}-{number}')
         machine.proxy.arm(number, fault, persistent=True)
         code, text = machine.run(mirror_grace=0.5)
-        assert (code, 'safe: the mirror' in text.lower()) == (0, True), text  # training itself goes on to its end
+        safe = '\nsafe: the mirror' in text
+        assert (code, safe or '\nNOT safe: the mirror' in text) == (0, True), text  # training itself goes on to its end
         machine.wipe()
         machine.proxy.arm()
         code, text = machine.run()
-        assert code == 0, text
+        assert (code, 'nothing to do: 6 steps are done' in text or not safe) == (0, True), text
         machine.assert_ended_as_uninterrupted()
 
 

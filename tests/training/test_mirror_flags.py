@@ -41,3 +41,11 @@ def test_a_refine_stage_may_go_on_from_its_mirror_on_an_empty_machine(tmp_path, 
     (tmp_path / 'store/run').mkdir(parents=True)
     (tmp_path / 'store/run/epoch-0.json').touch()
     train_refine.parse(words)
+
+
+def test_a_url_of_no_use_hides_no_other_problem():
+    words = flags('run', model_last_checkpoint='auto', checkpoint_mirror='s3x://bucket', batch_size=0)
+    with pytest.raises(ValueError, match='2 problems') as raised:
+        train_refine.parse(words)
+    assert '--batch-size 0: must be at least 2' in str(raised.value)
+    assert '--checkpoint-mirror s3x://bucket: Protocol not known' in str(raised.value)

@@ -65,6 +65,7 @@ def test_cut_in_epochs_of_uneven_steps_it_ends_as_the_uninterrupted_one(tmp_path
     assert_same_curves(expected / 'log/whole', tmp_path / 'log/cut', 9)
 
 
+@pytest.mark.slow
 def test_on_an_empty_machine_it_goes_on_from_its_mirror_and_ends_as_the_uninterrupted_one(tmp_path):
     url = 'file://user:S3cr3t@/store'  # to fsspec a folder of that name
     (tmp_path / 'user:S3cr3t@/store').mkdir(parents=True)
