@@ -107,7 +107,9 @@ def table(rows: Sequence[Sequence[str]], indent: str = '  ') -> str:
 
 def shown(text: str) -> str:
     """Return a text with the user, password and query of its URLs left out; a password may hold '/', '@' and '?'."""
-    return re.sub(r'(://[^\s?]*)\?[\w.~%-]+=[^\s\'")]*', r'\1', re.sub(r'://[^/\s@:]*:\S*@', '://***@', text))
+    return re.sub(
+        r'(://[^\s?]*)\?[\w.~%-]+=[^\s\'")]*', r'\1', re.sub(r'://([^/\s@:]*:\S*|[^/\s@]*)@', '://***@', text)
+    )
 
 
 def some(findings: Sequence[object], separator: str = ', ', most: int = 3) -> str:

@@ -201,6 +201,8 @@ def test_a_script_sets_how_long_threads_wait_unless_it_is_set(monkeypatch):
     [
         ('no s3://KEY:a/b@bucket/x here', 'no s3://***@bucket/x here'),
         ('sftp://u:p@w@h/x', 'sftp://***@h/x'),
+        ('gs://token@bucket/x', 'gs://***@bucket/x'),
+        ('s3://bucket/photo@2x.jpg', 's3://bucket/photo@2x.jpg'),
         ('sftp://u:p?w=1@h/x', 'sftp://***@h/x'),
         ('az://c/x?sas_token=S3cr3t&b=/1', 'az://c/x'),
         ('(https://host/x?sig=S3cr3t) and more', '(https://host/x) and more'),
