@@ -22,7 +22,7 @@ demo: .venv/installed
 test: .venv/installed-test
 	$(BIN)/python $(PYTEST)
 
-test-all: .venv/installed-test
+test-all: .venv/installed-test-all
 	$(BIN)/python $(PYTEST) -m "slow or not slow"
 
 check: .venv/installed-dev
@@ -31,7 +31,7 @@ check: .venv/installed-dev
 	$(BIN)/mypy
 	$(BIN)/python $(PYTEST)
 
-bench: .venv/installed-test
+bench: .venv/installed-test-all
 	$(BIN)/python benchmarks/sample_rate.py
 	$(BIN)/python benchmarks/data_sources.py
 	$(BIN)/python benchmarks/training_step.py --stage base --train-resolution 512
@@ -67,6 +67,10 @@ endef
 .venv/installed-test: .venv/installed
 	@echo 'Installing what only tests and exports need, such as coremltools, onnx and scikit-learn: 0.15 GB to download.'
 	$(call pip_install,[test])
+
+.venv/installed-test-all: .venv/installed-test
+	@echo 'Installing the S3 server of the slow tests.'
+	$(call pip_install,[test-all])
 
 .venv/installed-dev: .venv/installed-test
 	@echo 'Installing ruff, mypy and pre-commit: 0.05 GB to download.'

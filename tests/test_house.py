@@ -96,7 +96,12 @@ def test_only_scripts_lie_at_the_top():
 
 @pytest.mark.parametrize(
     ('target', 'extras'),
-    [('demo', ["'.'"]), ('test', ["'.'", "'.[test]'"]), ('check', ["'.'", "'.[test]'", "'.[dev]'"])],
+    [
+        ('demo', ["'.'"]),
+        ('test', ["'.'", "'.[test]'"]),
+        ('test-all', ["'.'", "'.[test]'", "'.[test-all]'"]),
+        ('check', ["'.'", "'.[test]'", "'.[dev]'"]),
+    ],
 )
 def test_each_target_installs_what_it_needs(target, extras):
     command = ['make', '-n', '-B', target, 'OPENCV=opencv-python-headless']

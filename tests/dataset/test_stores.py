@@ -275,9 +275,8 @@ def test_the_cache_is_where_the_configuration_says(root):
 @pytest.fixture
 def bucket(monkeypatch):
     """The file system of a server of S3 on this machine, with a bucket."""
-    from moto.server import ThreadedMotoServer
-
-    server = ThreadedMotoServer('127.0.0.1', 0, verbose=False)
+    moto = pytest.importorskip('moto.server', reason="moto is not installed: pip install '.[test-all]'")
+    server = moto.ThreadedMotoServer('127.0.0.1', 0, verbose=False)
     server.start()
     port = server.get_host_and_port()[1]
     for name, value in {

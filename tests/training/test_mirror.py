@@ -9,7 +9,7 @@ from support.runs import FULL, FULL_STEPS, assert_same_curves, assert_same_run, 
 from support.s3 import FAULTS, SECRET, s3_server
 
 for package in ('moto', 's3fs'):
-    pytest.importorskip(package, reason=f"{package} is not installed: pip install '.[test]'")
+    pytest.importorskip(package, reason=f"{package} is not installed: pip install '.[test-all]'")
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200)]
 
 SABOTAGE = (['tiny'], ['short_lease'])
