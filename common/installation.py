@@ -14,7 +14,7 @@ MIN_PYTHON = (3, 11)
 EXTRAS = {
     'av': 'video', 'coremltools': 'export', 'onnx': 'export', 'onnxruntime': 'export', 'onnxscript': 'export',
     'sklearn': 'export', 'safetensors': 'safetensors', 'pillow_heif': 'heic', 'OpenEXR': 'exr', 'fsspec': 'mirror',
-    's3fs': 'mirror', 'moto': 'test', 'pytest': 'test',
+    's3fs': 'mirror', 'moto': 'test-all', 'pytest': 'test',
 }  # fmt: skip
 # Debian's packages of the libraries that OpenCV's windows need; its headless build needs none of them.
 WINDOW_LIBRARIES = {
