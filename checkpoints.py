@@ -49,9 +49,9 @@ from checkpointing.cli import (
     print_json,
     print_pairs,
 )
-from checkpointing.mirror.store import is_url
 from common import cli
 from common.console import megabytes, plain, progress, say, shown, some, table
+from common.files import is_url
 from common.signals import run_until_stopped
 from training import scoring
 

@@ -15,9 +15,8 @@ from typing import TYPE_CHECKING, Any
 
 from common import cli, console, path_checks
 from common.console import megabytes, shown, table
+from common.files import is_url
 from common.network import weights_path
-
-from .mirror.store import is_url
 
 if TYPE_CHECKING:
     from .diff import Comparison

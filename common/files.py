@@ -42,6 +42,11 @@ def is_text(name: str) -> bool:
     return not any('\ud800' <= letter <= '\udfff' for letter in name)
 
 
+def is_url(text: object) -> bool:
+    """Return whether a word names what lies behind a URL, and not a path."""
+    return '://' in str(text)
+
+
 def kind_of(path: Path) -> str:
     """Return what a path seems to be: 'folder', or by its name 'picture', 'video' or 'file'."""
     if os.path.isdir(path):  # pathlib raises an error where a name is too long

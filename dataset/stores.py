@@ -17,7 +17,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any, NoReturn
 
 from common.console import shown
-from common.files import IMAGE_SUFFIXES
+from common.files import IMAGE_SUFFIXES, is_url
 from common.installation import EXTRAS, import_problem
 
 from .cache import PictureCache
@@ -71,7 +71,7 @@ class StoredPicture:
             ValueError: it is not what was listed.
             StoreError: the store cannot be read.
         """
-        if '://' not in self.file:
+        if not is_url(self.file):
             return self._checked(self._from_disk())
         key = f'{self.file} {self.offset} {self.size} {self.version}'
         if self.cache is not None and (held := self.cache.get(key)) is not None:
@@ -145,7 +145,7 @@ class StoredFolder:
     @property
     def is_remote(self) -> bool:
         """Whether each picture is asked of a store."""
-        return '://' in self.place
+        return is_url(self.place)
 
     @cached_property
     def pictures(self) -> dict[str, StoredPicture]:
@@ -233,7 +233,7 @@ def open_folder(text: str, base: Path = Path(), cache: PictureCache | None = Non
         base: where relative paths begin.
         cache: for what is fetched from a store.
     """
-    if '://' in text:
+    if is_url(text):
         return StoredFolder(text.rstrip('/'), cache)
     path = base / Path(text).expanduser()
     there = next((folder for folder in (path, *path.parents) if folder.is_dir()), None)
@@ -266,7 +266,7 @@ def _store_of(place: str) -> tuple[Any, str]:
     """Return fsspec's file system of a path or URL, one for each process, and the path in it."""
     import fsspec
 
-    if '://' not in place:
+    if not is_url(place):
         return fsspec.filesystem('file'), place
     if '::' in place:
         raise ValueError('a chain of URLs (::) is not read')

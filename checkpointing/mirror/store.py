@@ -30,11 +30,6 @@ class MissingObject(StoreError):
     """An object that is not there."""
 
 
-def is_url(text: object) -> bool:
-    """Return whether a word names a store, and not a path."""
-    return '://' in str(text)
-
-
 class Store:
     """The objects of one folder of a store, by name; several threads may use it.
 

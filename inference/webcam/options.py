@@ -7,6 +7,7 @@ import os
 from pathlib import Path
 
 from common import cli, path_checks
+from common.files import is_url
 from common.network import MIN_SIDE
 
 DEFAULT_SIZE = (1280, 720)
@@ -45,7 +46,7 @@ def webcam_problems(args: argparse.Namespace) -> list[str]:
     from . import display
 
     found = []
-    named = args.video_src.isdigit() or '://' in args.video_src or args.video_src.startswith('/dev/')
+    named = args.video_src.isdigit() or is_url(args.video_src) or args.video_src.startswith('/dev/')
     if not named and (why := path_checks.file_problem(Path(args.video_src), ['video'])):
         found.append(f'--video-src {args.video_src}: {why}; cameras are given by number, the first is 0')
     if args.resolution and min(args.resolution) < MIN_SIDE:
