@@ -33,6 +33,7 @@ FULL = {
     'monitor_mode': 'max', 'num_workers': 1,
 }  # fmt: skip
 FULL_STEPS = 6
+LONG = 180  # seconds after which a run counts as hung, on a machine however busy
 
 
 def flags(name, **changed):
@@ -155,7 +156,7 @@ class Attempt:
             self.code = self.server.ask({'wait': self.pid, 'seconds': seconds})['code']
         return self.code
 
-    def wait(self, seconds=60):
+    def wait(self, seconds=LONG):
         """Its exit code; fails where it takes longer."""
         if self.poll(seconds) is None:
             os.killpg(self.pid, signal.SIGKILL)
@@ -202,7 +203,7 @@ class Server:
         request = {'start': [script, *words], 'folder': str(folder), 'output': output, 'sabotage': sabotage}
         return Attempt(self, self.ask({**request, 'environment': environment or {}})['pid'], output)
 
-    def run(self, folder, words, *sabotage, seconds=60, **more):
+    def run(self, folder, words, *sabotage, seconds=LONG, **more):
         """Runs a script to its end; returns its exit code and what it printed."""
         attempt = self.start(folder, words, *sabotage, **more)
         return attempt.wait(seconds), attempt.text()
@@ -227,7 +228,7 @@ def whole(*sabotage, **changed):
     """A folder with an uninterrupted run of FULL: checkpoint/whole and log/whole. Made once for each argument."""
     folder = tempfile.TemporaryDirectory(prefix='whole-')
     atexit.register(folder.cleanup)
-    code, text = server().run(folder.name, flags('whole', **{**FULL, **changed}), *sabotage, seconds=120)
+    code, text = server().run(folder.name, flags('whole', **{**FULL, **changed}), *sabotage)
     assert code == 0, text
     return Path(folder.name)
 
@@ -240,7 +241,7 @@ def phase(marks):
     return next((word for word in reversed(words) if not word.endswith('saving')), 'start-up')
 
 
-def wait_for(condition, attempt, seconds=60):
+def wait_for(condition, attempt, seconds=LONG):
     """Waits until a condition holds; False if the run ended before."""
     deadline = time.monotonic() + seconds
     while not condition():

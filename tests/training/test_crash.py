@@ -267,7 +267,7 @@ def test_a_validation_that_is_made_up_for_is_logged_once_though_killed(tmp_path)
 
 def test_an_exception_that_nobody_expected_ends_the_process(tmp_path):
     words = flags('run', num_workers=1)
-    code, text = server().run(tmp_path, words, TINY, ['raise_in', CHECKPOINTS, '_write', 1], seconds=12)
+    code, text = server().run(tmp_path, words, TINY, ['raise_in', CHECKPOINTS, '_write', 1])
     assert code == 1
     assert 'error: RuntimeError: unexpected; the traceback is in log/run/error-' in text
     assert 'Traceback' not in text

@@ -12,7 +12,7 @@ import tempfile
 import time
 
 import pytest
-from support.runs import HERE, ROOT, assert_same, curve, flags, load, names, record, server
+from support.runs import HERE, LONG, ROOT, assert_same, curve, flags, load, names, record, server
 
 from checkpointing.lock import FolderLock
 
@@ -35,7 +35,7 @@ def start_ranks(folder, world, words, *sabotage, environment=None):
     ]
 
 
-def end_ranks(ranks, seconds=60):
+def end_ranks(ranks, seconds=LONG):
     """The exit codes of all ranks."""
     deadline = time.monotonic() + seconds
     return [rank.wait(max(0.1, deadline - time.monotonic())) for rank in ranks]

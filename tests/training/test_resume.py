@@ -28,7 +28,7 @@ def cut_and_go_on(folder, cuts, workers, *sabotage, **changed):
             # A step later, with a checkpoint of this one that was due for its age.
             words += ['--checkpoint-minutes', '1e-9']
             stop, expected = [['signal_at', cuts[i] + 1, signal.SIGKILL]], -signal.SIGKILL
-        code, text = server().run(folder, words, *sabotage, *stop, seconds=120)
+        code, text = server().run(folder, words, *sabotage, *stop)
         assert code == expected, text
         if i:
             assert f': step {cuts[i - 1]}, epoch {cuts[i - 1] // 3}' in text
