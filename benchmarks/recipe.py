@@ -4,8 +4,10 @@ python benchmarks/recipe.py --dataset-name my-dataset --model-pretrain-initializ
     --output-dir recipes --variants published edges edges,ema_decay=0.98 edges,fgr=1 published,laplacian
 python benchmarks/recipe.py --tiny    only to see that everything works
 
-The reference is the published script, written anew in `published/training.py`. A variant is a recipe of the toolkit and
-what is changed of it: parts of `training.recipes.Recipe`, or what the toolkit does whatever the recipe:
+The reference is the published script, written anew in `published/training.py`; with --random-stem it is trained once
+more as it begins by itself: it loads tensors of equal shape, which leaves the stem of six channels at random. A variant
+is a recipe of the toolkit and what is changed of it: flags of the training (max_steps for another number of steps),
+parts of `training.recipes.Recipe`, or what the toolkit does whatever the recipe:
   plain-clamp, plain-clamp-fgr   no gradient where alpha or colour leave 0..1, as published; the same of colour alone
   fringes                        the colours that a matting tool left around a subject, as published
   laplacian                      a further term of the loss: the L1 norm of alpha's Laplacian pyramid
@@ -21,6 +23,7 @@ import argparse
 import contextlib
 import io
 import json
+import math
 import statistics
 import sys
 import tempfile
@@ -45,12 +48,12 @@ if TYPE_CHECKING:
 
     Variant = tuple[Recipe, list[str], list[str]]
 
-SCRIPT = 'published script'
-METRICS = ('sad', 'mse', 'grad', 'conn', 'fg_mse', 'fg_mse_bmv2')
+SCRIPT, AS_IT_BEGINS = 'published script', 'published script, stem at random'
+METRICS = ('sad', 'mse', 'grad', 'conn', 'fg_mse', 'fg_mse_bmv2', 'sad_whole')
 # What makes two runs comparable; --dataset-name too, whose pictures nobody compares.
 ALIKE = ('dataset_name', 'steps', 'batch_size', 'train_resolution', 'model_backbone', 'backgrounds_per_subject')
 # Parts of a recipe that are flags of the training.
-FLAGS = ('lr_schedule', 'warmup_steps', 'learning_rate_scale', 'ema_decay')
+FLAGS = ('lr_schedule', 'warmup_steps', 'learning_rate_scale', 'ema_decay', 'max_steps')
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -58,6 +61,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument('--dataset-name')
     parser.add_argument('--data-config', type=Path, default=Path('data_path.toml'))
     parser.add_argument('--variants', nargs='*', default=['edges'], metavar='RECIPE[,PART...]')
+    parser.add_argument('--random-stem', action='store_true', help='train the published script as it begins, too')
     parser.add_argument('--seeds', type=int, nargs='+', default=[0, 1])
     parser.add_argument('--steps', type=int, default=300)
     parser.add_argument('--batch-size', type=int, default=8)
@@ -90,7 +94,8 @@ def compare(args: argparse.Namespace, recipes: Mapping[str, Variant]) -> None:
     keep_memory()
     torch.set_num_threads(1)
     print(machine.describe())
-    runs = {name: [kept_run(args, name, seed, recipes.get(name)) for seed in args.seeds] for name in (SCRIPT, *recipes)}
+    names = (SCRIPT, *((AS_IT_BEGINS,) if args.random_stem else ()), *recipes)
+    runs = {name: [kept_run(args, name, seed, recipes.get(name)) for seed in args.seeds] for name in names}
     report(args, runs)
 
 
@@ -122,7 +127,7 @@ def kept_run(args: argparse.Namespace, name: str, seed: int, variant: Variant | 
     weights = args.model_pretrain_initialization
     settings = {**{key: getattr(args, key) for key in ALIKE}, 'seed': seed}
     settings['model_pretrain_initialization'] = weights and digest(weights)
-    file = args.output_dir / f'{name.replace(" ", "-")}-{seed}.json'
+    file = args.output_dir / f'{name.replace(", ", "-").replace(" ", "-")}-{seed}.json'
     if file.exists():
         run = json.loads(file.read_text())
         if differing := [key for key in settings if run['settings'].get(key) != settings[key]]:
@@ -132,7 +137,7 @@ def kept_run(args: argparse.Namespace, name: str, seed: int, variant: Variant | 
         return run
     args.output_dir.mkdir(parents=True, exist_ok=True)
     print(f'{name}, seed {seed} ...', flush=True)
-    words = stage_words(args, seed, first_weights(args, seed))
+    words = stage_words(args, seed, first_weights(args, seed, random_stem=name == AS_IT_BEGINS))
     network, pairs, losses, seconds = train_published(args, words) if variant is None else train_ours(words, *variant)
     figures = score(network, pairs, args)
     run = {'settings': settings, 'seconds': seconds, 'losses': losses, 'figures': figures}
@@ -140,18 +145,22 @@ def kept_run(args: argparse.Namespace, name: str, seed: int, variant: Variant | 
     return run
 
 
-def first_weights(args: argparse.Namespace, seed: int) -> Path:
-    """Return the file of the weights that all runs of a seed begin with, which is made anew each time."""
+def first_weights(args: argparse.Namespace, seed: int, random_stem: bool = False) -> Path:
+    """Return the file of the weights that a run begins with, made anew each time; runs of a seed begin alike."""
     import torch
 
     from model import MattingBase
-    from model.pretrained import initialize
+    from model.pretrained import STEMS, initialize
 
     file = args.output_dir / f'start-{seed}.pth'
     torch.manual_seed(seed)
     network = MattingBase(args.model_backbone)
     if args.model_pretrain_initialization:
         initialize(network, args.model_pretrain_initialization)
+    if random_stem:
+        torch.nn.init.kaiming_uniform_(
+            network.get_parameter(STEMS[args.model_backbone]), math.sqrt(5)
+        )  # as Conv2d does
     torch.save(network.state_dict(), content := io.BytesIO())
     write_atomic(file, content.getvalue())
     return file
@@ -229,11 +238,13 @@ def score(network: MattingBase, pairs: WarpedPairs, args: argparse.Namespace) ->
             pha, fgr, _, _ = network(true.src, true.bgr)
         region = torch.stack([torch.from_numpy(unknown(trimap(x[0].numpy())))[None] for x in true.pha])
         found = {name: getattr(matting, name)(pha, true.pha, region) for name in METRICS[:4]}
+        found['sad_whole'] = matting.sad(pha, true.pha)
         found['fg_mse'] = matting.fg_mse(fgr, true.fgr, true.pha)
         found['fg_mse_bmv2'] = matting.fg_mse_bmv2(fgr, true.fgr, true.pha, region)
         for i in range(count):
             figures[f'{subject}/{i}'] = {
-                name: values[i].item() * matting.SCALINGS['bmv2'][name] for name, values in found.items()
+                name: values[i].item() * matting.SCALINGS['bmv2'][name.removesuffix('_whole')]
+                for name, values in found.items()
             }
     return figures
 
@@ -242,6 +253,8 @@ def report(args: argparse.Namespace, runs: Mapping[str, Sequence[dict[str, Any]]
     """Print means, and paired differences from the published script for each seed and for all."""
     from evaluation.results import Results, differences, means
     from evaluation.tables import TITLES
+
+    titles = {**TITLES, 'sad_whole': 'SAD, all pixels'}
 
     def pooled(name: str, chosen: Sequence[int]) -> Results:
         figures = {f'{i}/{key}': values for i in chosen for key, values in runs[name][i]['figures'].items()}
@@ -252,7 +265,7 @@ def report(args: argparse.Namespace, runs: Mapping[str, Sequence[dict[str, Any]]
     print(f'\n{args.steps} steps of {args.batch_size} samples at {args.train_resolution} pixels, {len(seeds)} seeds; '
           f'{len(runs[SCRIPT][0]["figures"])} composites; means over seeds, and differences from the {SCRIPT} in %, '
           'with the 95 % interval over subjects')  # fmt: skip
-    print(f'{"":9}', *(f'{TITLES[name]:>16}' for name in METRICS), f'{"CPU s":>8}')
+    print(f'{"":9}', *(f'{titles[name]:>16}' for name in METRICS), f'{"CPU s":>8}')
     for name in runs:
         found = means(pooled(name, seeds))
         seconds = statistics.mean(run['seconds'] for run in runs[name])

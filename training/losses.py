@@ -57,11 +57,15 @@ def _matte_terms(
     kernels = _sobel_kernels(true_pha)
     # Opaque pixels outnumber those of the soft edge, and there the source already is the foreground: of equal weight,
     # they hold the predicted residual at 0 everywhere.
-    weight = (true_pha > 0) * (1 + recipe.fgr_edge * (true_pha < 1))
+    soft = (true_pha > 0) & (true_pha < 1)
+    fgr_weight = (true_pha > 0) * (1 + recipe.fgr_edge * soft)
+    apart = (pred_pha - true_pha).abs()
+    if recipe.pha_edge:
+        apart = apart * (1 + recipe.pha_edge * F.max_pool2d(soft.to(apart), 5, stride=1, padding=2))
     return {
-        'pha': F.l1_loss(pred_pha, true_pha),
+        'pha': apart.mean(),
         'pha_sobel': F.l1_loss(_sobel(pred_pha, kernels), _sobel(true_pha, kernels)),
-        'fgr': recipe.fgr * F.l1_loss(pred_fgr * weight, true_fgr * weight),
+        'fgr': recipe.fgr * F.l1_loss(pred_fgr * fgr_weight, true_fgr * fgr_weight),
     }
 
 

@@ -23,17 +23,23 @@ class Recipe:
             it.
         fgr: weight of the foreground's loss.
         fgr_edge: how much more a pixel of the soft edge counts in that loss than an opaque one.
+        pha_edge: how much more a pixel counts in alpha's L1 loss that is at most two from one of the soft edge.
     """
 
     ema_decay: float | None = None
     fgr: float = 1.0
     fgr_edge: float = 0.0
+    pha_edge: float = 0.0
 
 
 PUBLISHED = Recipe()
-RECIPES = {'published': PUBLISHED, 'edges': Recipe(ema_decay=0.999, fgr=0.3, fgr_edge=9.0)}
+RECIPES = {
+    'published': PUBLISHED,
+    'edges': Recipe(ema_decay=0.999, fgr=0.3, fgr_edge=9.0),
+    'soft-edges': Recipe(ema_decay=0.999, fgr_edge=9.0, pha_edge=4.0),
+}
 # Of a new run. The refine stage has shown no better recipe yet.
-DEFAULTS = {'base': 'edges', 'refine': 'published'}
+DEFAULTS = {'base': 'soft-edges', 'refine': 'published'}
 
 
 def settle(settings: TrainingSettings, stage: str, before: Mapping[str, Any]) -> tuple[Recipe, TrainingSettings]:

@@ -11,18 +11,18 @@ from model import MattingBase
 
 
 def test_recipes_are_trained_once_and_compared(script, tmp_path, capsys):
-    variant = 'edges,laplacian,fringes,plain-clamp,lr_schedule=cosine'
-    arguments = ['--tiny', '--output-dir', str(tmp_path), '--variants', variant]
+    variant = 'edges,laplacian,fringes,plain-clamp,lr_schedule=cosine,max_steps=1'
+    arguments = ['--tiny', '--random-stem', '--output-dir', str(tmp_path), '--variants', variant]
     script('recipe').main(arguments)
     first = capsys.readouterr().out
     assert [line for line in first.splitlines() if line.endswith('...')] == [
-        f'{name}, seed 0 ...' for name in ('published script', variant)
+        f'{name}, seed 0 ...' for name in ('published script', 'published script, stem at random', variant)
     ]
     row = first.splitlines()[first.splitlines().index(variant) + 1].split()
     file = tmp_path / f'{variant}-0.json'
     run = json.loads(file.read_text())
     figures = run['figures']
-    assert len(figures) == 12
+    assert (len(figures), len(run['losses'])) == (12, 1)
     assert float(row[1]) == pytest.approx(np.nanmean([each['sad'] for each in figures.values()]), abs=1e-3)
     script('recipe').main(arguments)
     again = capsys.readouterr().out
@@ -51,6 +51,8 @@ def test_a_recipe_begins_with_whole_weights_of_its_own(script, tmp_path):
     for args.model_pretrain_initialization, added in ((None, 0), (tmp_path / 'encoder.pth', 1), (None, 0)):
         found = torch.load(recipe.first_weights(args, 3))
         torch.testing.assert_close(found[f'backbone.{name}'], expected[name] + added)
+    other = torch.load(recipe.first_weights(args, 3, random_stem=True))
+    assert [key for key in found if not found[key].equal(other[key])] == ['backbone.features.0.0.weight']
 
 
 @pytest.mark.parametrize(

@@ -30,13 +30,13 @@ def test_the_published_recipe_is_the_papers():
     name, recipe, values = settled(recipe='published')
     assert (name, recipe, RECIPES[name]) == ('published', PUBLISHED, PUBLISHED)
     assert values == [None, 'valid_loss']
-    assert (PUBLISHED.fgr, PUBLISHED.fgr_edge) == (1, 0)
+    assert (PUBLISHED.fgr, PUBLISHED.fgr_edge, PUBLISHED.pha_edge) == (1, 0, 0)
 
 
 @pytest.mark.parametrize(
     ('chosen', 'expected'),
     [
-        ({}, 'edges'),
+        ({}, 'soft-edges'),
         ({'script': train_refine}, 'published'),
         ({'script': train_refine, 'recipe': 'edges'}, 'edges'),
         ({'recipe': 'published'}, 'published'),
@@ -94,13 +94,17 @@ def test_a_run_keeps_its_recipe_and_another_one_is_said(tmp_path, monkeypatch, c
     for step, recipe in enumerate((None, 'published', None), 1):
         words = flags('run', model_last_checkpoint='auto', recipe=recipe, max_steps=step, learning_rate_scale=step)
         assert train_base.main(words) == 0
-    assert taken == [(RECIPES['edges'], True, 1e-4), (PUBLISHED, True, 2e-4), (PUBLISHED, True, pytest.approx(3e-4))]
+    assert taken == [
+        (RECIPES['soft-edges'], True, 1e-4),
+        (PUBLISHED, True, 2e-4),
+        (PUBLISHED, True, pytest.approx(3e-4)),
+    ]
     out = capsys.readouterr().out
-    assert [out.count(f'base stage by the recipe {name} on') for name in ('edges', 'published')] == [1, 2]
-    assert out.count('--recipe edges -> published (the loss weighs other things)') == 1
+    assert [out.count(f'base stage by the recipe {name} on') for name in ('soft-edges', 'published')] == [1, 2]
+    assert out.count('--recipe soft-edges -> published (the loss weighs other things)') == 1
     records = [json.loads(path.read_text()) for path in (tmp_path / 'checkpoint/run').glob('*.json')]
     found = {record['step']: record['options'] for record in records}
-    assert [found[step]['recipe'] for step in range(3)] == ['edges', 'published', 'published']
+    assert [found[step]['recipe'] for step in range(3)] == ['soft-edges', 'published', 'published']
     assert [found[step]['monitor'] for step in range(3)] == ['valid_ema_loss', 'valid_loss', 'valid_loss']
 
 
@@ -129,8 +133,28 @@ def test_a_recipe_weighs_colours_of_the_soft_edge(loss):
         terms = loss(true_pha, pred_fgr, *coarse, true_pha * 0, true_pha, true_fgr, recipe)
         return terms['fgr'].item()
 
-    for recipe in (PUBLISHED, RECIPES['edges']):
+    for recipe in RECIPES.values():
         assert term(0, recipe) == 0
         assert term(1, recipe) == pytest.approx(recipe.fgr * 0.1)
         assert term(2, recipe) == pytest.approx(recipe.fgr * (1 + recipe.fgr_edge) * 0.1)
     assert RECIPES['edges'].fgr_edge > 0
+
+
+@pytest.mark.parametrize('loss', [base_loss, refine_loss])
+def test_a_recipe_weighs_alpha_around_the_soft_edge(loss):
+    """The same error of alpha at each column; 8 and 9 are soft, and two more on either side are near."""
+    true_pha = torch.tensor([0.0] * 8 + [0.3, 0.6] + [1.0] * 8).expand(1, 1, 8, 18)
+    true_fgr = torch.full((1, 3, 8, 18), 0.5)
+
+    def term(column, recipe):
+        pred_pha = true_pha.clone()
+        pred_pha[..., column] += 0.2
+        coarse = () if loss is base_loss else (pred_pha, true_fgr)
+        return loss(pred_pha, true_fgr, *coarse, true_pha * 0, true_pha, true_fgr, recipe)['pha'].item()
+
+    plain = pytest.approx(0.2 / 18)
+    assert [term(column, PUBLISHED) for column in range(18)] == [plain] * 18
+    recipe = RECIPES['soft-edges']
+    assert recipe.pha_edge > 0
+    near = pytest.approx((1 + recipe.pha_edge) * 0.2 / 18)
+    assert [term(column, recipe) for column in range(18)] == [plain] * 6 + [near] * 6 + [plain] * 6
