@@ -231,11 +231,11 @@ def test_torchrun_restarts_and_goes_on_by_itself(tmp_path):
             [*command, 'script.py', *words], cwd=tmp_path, env=environment, stdout=output, stderr=output
         )
         try:
-            code = process.wait(90)
+            code = process.wait(LONG)
         except subprocess.TimeoutExpired:
             # It ends the ranks, too.
             process.terminate()
-            process.wait(60)
+            process.wait(LONG)
             code = None
     text = (tmp_path / 'output').read_text()
     assert code == 0, text
