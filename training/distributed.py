@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import inspect
+import itertools
 import logging
 import os
 import signal
@@ -11,8 +12,8 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -38,6 +39,7 @@ class Ranks:
     world: int = 1
     store: dist.Store | None = None
     launcher: int | None = None
+    _turns: Iterator[int] = field(default_factory=itertools.count, repr=False, compare=False)
 
     @property
     def orphaned(self) -> bool:
@@ -81,12 +83,20 @@ class Ranks:
         return found
 
     def in_turn(self, function: Callable[[], Any]) -> Any:
-        """Call a function on the first rank, then on the others, which find done what it did."""
-        if not self.first:
-            dist.barrier()
+        """Call a function on the first rank, then on the others, which find done what it did, however long it took.
+
+        They wait for a note, since a barrier gives up after minutes: NCCL's after 10.
+        """
+        if self.store is None:
+            return function()
+        turn = f'turn {next(self._turns)}'
+        while not (self.first or self.store.check([turn])):
+            if self.store.check(['failed']) and self.told_by_first():
+                raise dist.DistError(PEER)
+            time.sleep(0.05)
         result = function()
-        if self.first and self.world > 1:
-            dist.barrier()
+        if self.first:
+            self.store.set(turn, '')
         return result
 
     def build(self, make: Callable[[], nn.Module]) -> Any:

@@ -265,7 +265,7 @@ def _stop(run: Run, step: int, number: int) -> int:
     reason = signal_name(number)
     saved = _save(run, {run.schedule.interval_name(step): reason}, step, {}, wait=True)
     log.info('stopped by %s after step %d; %s', reason, step, run.settings.way_on if saved else 'NOT saved')
-    _end_mirror(run, lambda: True)
+    run.ranks.in_turn(lambda: _end_mirror(run, lambda: True))
     if saved and run.settings.requeue and reason == 'SIGUSR1' and run.ranks.first:
         requeue()
     run.ranks.agree(number)  # once one rank has ended, launchers end the others

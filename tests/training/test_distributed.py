@@ -3,15 +3,17 @@
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
 import pytest
 import torch
+import torch.distributed as dist
 from support import ranks
 from support.runs import ROOT, flags, load, names
 
-from training.distributed import launch
+from training.distributed import Ranks, launch
 
 HERE = Path(__file__).parents[1]
 
@@ -98,6 +100,72 @@ def test_signals_close_together_reach_all_ranks_as_one_and_one_saves(in_tmp, pat
         assert process.wait(120) == 143
     assert 'stopped by SIGTERM' in rest
     assert 'go on with --model-last-checkpoint auto' in rest
+
+
+def two_ranks():
+    store = dist.HashStore()
+    return [Ranks(torch.device('cpu'), rank, 2, store) for rank in (0, 1)]
+
+
+def test_ranks_wait_for_the_first_by_its_notes_and_no_collective_that_gives_up():
+    """There is no process group here, so that any collective would fail."""
+    first, second = two_ranks()
+    done, waiting, go_on = [], threading.Event(), threading.Event()
+    for turn in range(2):
+        waiting.clear()
+        go_on.clear()
+
+        def work(turn=turn):
+            waiting.set()
+            assert go_on.wait(60)
+            done.append(f'first {turn}')
+
+        slow = threading.Thread(target=first.in_turn, args=(work,))
+        quick = threading.Thread(target=second.in_turn, args=(lambda turn=turn: done.append(f'second {turn}'),))
+        quick.start()
+        slow.start()
+        assert waiting.wait(60)
+        assert quick.is_alive()
+        go_on.set()
+        slow.join(60)
+        quick.join(60)
+    assert done == ['first 0', 'second 0', 'first 1', 'second 1']
+
+
+def test_ranks_do_not_wait_for_a_first_one_that_has_failed():
+    first, second = two_ranks()
+    ended = []
+
+    def wait():
+        with pytest.raises(dist.DistError, match='another rank has ended'):
+            second.in_turn(lambda: ended.append('never'))
+        ended.append('heard')
+
+    quick = threading.Thread(target=wait)
+    quick.start()
+    first.told_by_first()
+    quick.join(60)
+    assert ended == ['heard']
+
+
+IN_TURN = """
+import datetime, time
+import torch.distributed as dist
+from training.distributed import join_ranks, leave_ranks
+ranks = join_ranks('cpu')
+ranks.agree(1)
+dist.distributed_c10d._set_pg_timeout(datetime.timedelta(milliseconds=50))
+ranks.in_turn(lambda: time.sleep(0.5 * ranks.first))
+dist.distributed_c10d._set_pg_timeout(datetime.timedelta(minutes=1))
+assert ranks.agree(ranks.rank) == [1]
+leave_ranks()
+"""
+
+
+@pytest.mark.slow
+def test_the_first_rank_may_take_longer_than_a_collective_of_gloo(in_tmp, paths):
+    (in_tmp / 'in_turn.py').write_text(IN_TURN)
+    assert launch([str(in_tmp / 'in_turn.py')], 2) == 0
 
 
 def test_a_rank_that_fails_ends_the_others(in_tmp, paths):
