@@ -11,12 +11,13 @@ from typing import TypeVar
 
 from common.console import some
 from common.files import IMAGES
+from common.stores import StoreError
 
 from .images import SampleDataset
 from .pairing import alike, match_listed
 from .paths import DataPaths, drawn_part, find_images
 from .readers import ImageError, alpha_source, image_size, read_alpha, read_rgb
-from .stores import Folder, Picture, StoredFolder, StoreError, name_below
+from .stores import Folder, Picture, StoredFolder, name_below
 
 _HEADERS = 2000  # most pairs per folder whose sizes are compared, which takes about a second on a local disk
 _THREADS = 4  # pictures in memory at a time

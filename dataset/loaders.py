@@ -19,12 +19,12 @@ from torch.utils.data import DataLoader, Dataset, default_collate
 
 from common import console, signals
 from common.devices import cores, keep_memory
+from common.stores import StoreError
 
 from .augmentation import Composite, Draws, compose_training, compose_validation
 from .geometry import AffineRange, draw_affine, warp
 from .readers import ImageError
 from .sampling import VALIDATION, Sample, StepSampler, rng, validation_samples
-from .stores import StoreError
 
 log = logging.getLogger(__name__)
 

@@ -27,8 +27,9 @@ from PIL import ExifTags, Image, ImageFile, PngImagePlugin
 
 from common.files import EXR_MAGIC
 from common.installation import import_problem
+from common.stores import StoreError
 
-from .stores import Picture, StoreError
+from .stores import Picture
 from .tags import Profile, Tags, converted, kept_exif, own_colours
 
 # EXIF that is damaged costs no picture, and what Pillow prints of it names none.

@@ -10,15 +10,15 @@ from __future__ import annotations
 import time
 import zlib
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path, PurePosixPath
-from typing import Any, NoReturn
+from typing import Any
 
 from common.console import shown
 from common.files import IMAGE_SUFFIXES, is_url
-from common.installation import EXTRAS, import_problem
+from common.stores import MissingObject, open_store, telling
 
 from .cache import PictureCache
 from .shards import ANEW, INDEX, read_index
@@ -27,10 +27,6 @@ from .shards import ANEW, INDEX, read_index
 PAUSES = (1, 2, 4, 8, 16, 32)
 # Of what a store says of a file: which of its versions that is.
 _VERSIONS = ('ETag', 'etag', 'md5Hash', 'content_md5', 'mtime', 'LastModified', 'last_modified', 'updated')
-
-
-class StoreError(OSError):
-    """A store refuses or does not answer: no fault of one picture, which another could stand in for."""
 
 
 @dataclass(frozen=True)
@@ -69,7 +65,7 @@ class StoredPicture:
         Raises:
             FileNotFoundError: the store does not have it any more.
             ValueError: it is not what was listed.
-            StoreError: the store cannot be read.
+            StoreError: the store cannot be read: no fault of one picture, which another could stand in for.
         """
         if not is_url(self.file):
             return self._checked(self._from_disk())
@@ -89,16 +85,18 @@ class StoredPicture:
 
     def _fetched(self) -> bytes:
         span = {} if self.offset is None else {'start': self.offset, 'end': self.offset + self.size}
-        for pause in (*PAUSES, None):
-            try:
-                store, path = _store_of(self.file)
-                return store.cat_file(path, **span)
-            except FileNotFoundError:
-                raise FileNotFoundError(f'{self}: the store does not have it any more') from None
-            except Exception as error:  # each store has types of its own
-                if pause is None or isinstance(error, (PermissionError, ImportError)):
-                    _refuse(str(self), error)
-                time.sleep(pause)
+        try:
+            with telling(str(self)):
+                for pause in (*PAUSES, None):
+                    try:
+                        store, path = open_store(self.file)
+                        return store.cat_file(path, **span)
+                    except Exception as error:  # each store has types of its own
+                        if pause is None or isinstance(error, (FileNotFoundError, PermissionError, ImportError)):
+                            raise
+                        time.sleep(pause)
+        except MissingObject:
+            raise FileNotFoundError(f'{self}: the store does not have it any more') from None
         raise AssertionError
 
     def _checked(self, content: bytes) -> bytes:
@@ -154,8 +152,8 @@ class StoredFolder:
         Raises:
             StoreError: the store or the index cannot be read, or shards are not those of their index.
         """
-        with _one_line(str(self)):
-            store, path = _store_of(self.place)
+        with telling(self.place):
+            store, path = open_store(self.place)
             if store.exists(f'{path}/{INDEX}'):
                 return self._in_shards(self.place)
             if found := self._in_files(store, path):
@@ -188,7 +186,7 @@ class StoredFolder:
 
     def _in_shards(self, root: str) -> dict[str, StoredPicture]:
         """Return the pictures of a set in `root` that lie below this folder."""
-        store, path = _store_of(root)
+        store, path = open_store(root)
         below = self.place[len(root) :].strip('/')
         start = len(below) + 1 if below else 0
         try:
@@ -262,19 +260,6 @@ def _tars(store: Any, place: str) -> bool:
     return False
 
 
-def _store_of(place: str) -> tuple[Any, str]:
-    """Return fsspec's file system of a path or URL, one for each process, and the path in it."""
-    import fsspec
-
-    if not is_url(place):
-        return fsspec.filesystem('file'), place
-    if '::' in place:
-        raise ValueError('a chain of URLs (::) is not read')
-    if place.startswith(('http://', 'https://')):
-        raise ValueError('web servers do not list folders: copy the pictures here, or to a store such as s3://')
-    return fsspec.core.url_to_fs(place)
-
-
 def _above(place: str) -> Iterator[str]:
     """Yield the folders above a path or URL, the nearest first, down to its host or bucket."""
     scheme, between, path = place.rpartition('://')
@@ -285,20 +270,3 @@ def _above(place: str) -> Iterator[str]:
 
 def _version(about: dict[str, Any]) -> str:
     return next((str(about[key]) for key in _VERSIONS if about.get(key)), '')
-
-
-@contextmanager
-def _one_line(place: str) -> Iterator[None]:
-    try:
-        yield
-    except Exception as error:  # each store has types of its own
-        _refuse(place, error)
-
-
-def _refuse(place: str, error: Exception) -> NoReturn:
-    """Raise what a store's error means, in one line."""
-    words = shown((str(error).strip().splitlines() or [''])[0]) or type(error).__name__
-    lacking = error.__cause__
-    if isinstance(lacking, ImportError) and lacking.name in EXTRAS:
-        words = import_problem(lacking) or words
-    raise StoreError(f'{place}: {words}') from None

@@ -22,9 +22,9 @@ from checkpointing.links import template_problem
 from checkpointing.manager import FAILURES_IN_A_ROW, Point
 from checkpointing.record import CheckpointError
 from common.signals import StopRequest, signal_name
+from common.stores import StoreError
 from dataset.loaders import copied_ahead
 from dataset.readers import ImageError
-from dataset.stores import StoreError
 
 from . import distributed
 from .distributed import autocast_forward, requeue

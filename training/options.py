@@ -12,13 +12,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from checkpointing.links import template_problem
-from checkpointing.mirror.store import Store, StoreError
+from checkpointing.mirror.store import Store
 from checkpointing.record import Listing
 from common import cli, path_checks
 from common.devices import expand_segments
 from common.files import not_a_folder
 from common.network import BACKBONES, no_such_file, weights_path
 from common.signals import StopRequest, listening
+from common.stores import StoreError
 
 from .recipes import DEFAULTS, RECIPES
 

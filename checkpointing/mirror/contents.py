@@ -13,9 +13,10 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from common.files import BLOCK
+from common.stores import StoreError
 
 from ..record import File, Listing, Record, broken_records, read_records
-from .store import Store, StoreError
+from .store import Store
 
 # Of a checkpoint's file, and of a part of a file of curves: a name, the beginning of the content's sha256, a kind.
 OBJECT = re.compile(r'([^.]+)\.([0-9a-f]{16})\.(pth|state\.pth|ema\.pth|part)')

@@ -13,8 +13,9 @@ import time
 from pathlib import Path
 
 from common.files import Disk, write_durable
+from common.stores import StoreError
 
-from .store import Store, StoreError
+from .store import Store
 
 log = logging.getLogger(__name__)
 

@@ -18,6 +18,7 @@ from pathlib import Path
 
 from common.console import megabytes
 from common.files import Disk, digest, make_folders, write_durable
+from common.stores import MissingObject
 
 from ..links import set_aside
 from ..record import UNSURE_NS, CheckpointError, FormatError, Listing, Record, broken_records, is_before, read_records
@@ -34,7 +35,7 @@ from .contents import (
     parts_of,
     read_index,
 )
-from .store import MissingObject, Store
+from .store import Store
 
 log = logging.getLogger(__name__)
 

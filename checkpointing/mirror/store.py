@@ -6,28 +6,17 @@ import base64
 import contextlib
 import hashlib
 import os
-import re
 import secrets
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 from common.console import shown
-from common.installation import missing_problems
-
-from ..record import CheckpointError
+from common.stores import MissingObject, StoreError, open_store, telling
 
 # Where folders must be made, and a file that is being written can be seen half.
 WITH_FOLDERS = ('file', 'local', 'sftp', 'ssh', 'smb', 'ftp', 'hdfs', 'webhdfs', 'memory')
 REFUSED = (409, 412)  # what HTTP answers to a conditional write whose condition does not hold
-
-
-class StoreError(CheckpointError):
-    """A store that does not do what it is asked for, now or at all; names it without its password."""
-
-
-class MissingObject(StoreError):
-    """An object that is not there."""
 
 
 class Store:
@@ -46,15 +35,8 @@ class Store:
 
     def __init__(self, url: str):
         self.url = shown(url)
-        import fsspec
-
-        try:
-            self._fs, self._root = fsspec.core.url_to_fs(url, skip_instance_cache=True)
-        except ImportError as error:
-            what = missing_problems('s3fs')[0] if url.startswith('s3') else f'needs a package: {error}'
-            raise StoreError(f'{self.url}: {what}') from None
-        except Exception as error:
-            raise StoreError(f'{self.url}: {_words(error)}') from None
+        with telling(url):
+            self._fs, self._root = open_store(url, skip_instance_cache=True)
         self._fs.dircache.use_listings_cache = False  # a keyword of this name is not known to every client
         self._root = self._root.rstrip('/')
         kinds = (self._fs.protocol,) if isinstance(self._fs.protocol, str) else self._fs.protocol
@@ -81,7 +63,7 @@ class Store:
         return sorted(name for name, entry in self._list().items() if entry['type'] == 'directory')
 
     def _list(self) -> dict[str, dict[str, Any]]:
-        with self._telling():
+        with telling(self.url):
             self._fs.invalidate_cache()
             try:
                 found = self._fs.ls(self._root, detail=True)
@@ -93,20 +75,20 @@ class Store:
 
     def size(self, name: str) -> int | None:
         """Return the size of an object in bytes, as the store says of it alone; None if it is not there."""
-        with contextlib.suppress(MissingObject), self._telling():
+        with contextlib.suppress(MissingObject), telling(self.url):
             self._fs.invalidate_cache()
             return self._fs.info(self._path(name))['size']
         return None
 
     def get(self, name: str) -> bytes:
         """Return the content of an object."""
-        with self._telling():
+        with telling(self.url):
             return self._fs.cat_file(self._path(name))
 
     def get_all(self, names: Iterable[str]) -> dict[str, bytes]:
         """Return the contents of small objects, asked for at once where the store allows; absent ones are left out."""
         paths = {self._path(name): name for name in names}
-        with self._telling():
+        with telling(self.url):
             found = self._fs.cat(list(paths), on_error='return') if paths else {}
             for error in found.values():
                 if isinstance(error, Exception) and not isinstance(error, FileNotFoundError):
@@ -122,7 +104,7 @@ class Store:
         size, sha256 = len(data), hashlib.sha256(data)
         target = f'.{secrets.token_hex(8)}.tmp' if self._has_folders else name
         try:
-            with self._telling():
+            with telling(self.url):
                 if self.conditional:  # S3, which refuses what does not have its checksum
                     checksum = base64.b64encode(sha256.digest()).decode()
                     self._fs.call_s3('put_object', **self._key(name), Body=data, ChecksumSHA256=checksum)
@@ -131,7 +113,7 @@ class Store:
             if not self.holds(target, size, sha256.hexdigest()):
                 raise StoreError(f'{self.url}: holds something else than {name} was written with')
             if target != name:
-                with self._telling():
+                with telling(self.url):
                     self._fs.mv(self._path(target), self._path(name))
         except BaseException:
             if target != name:
@@ -142,7 +124,7 @@ class Store:
     def holds(self, name: str, size: int, sha256: str) -> bool:
         """Return whether an object has this content: by the checksum that the store gives, else by reading it."""
         try:
-            with self._telling():
+            with telling(self.url):
                 if self.conditional:
                     head = self._fs.call_s3('head_object', **self._key(name), ChecksumMode='ENABLED')
                     if head['ContentLength'] != size:
@@ -156,13 +138,13 @@ class Store:
 
     def delete(self, name: str) -> None:
         """Remove an object, if it is there."""
-        with contextlib.suppress(MissingObject), self._telling():
+        with contextlib.suppress(MissingObject), telling(self.url):
             self._fs.rm_file(self._path(name))
 
     def versioned(self, name: str) -> tuple[bytes, str] | None:
         """Return the content of an object and what tells this version from others; None if it is not there."""
         try:
-            with self._telling():
+            with telling(self.url):
                 if not self.conditional:
                     data = self._fs.cat_file(self._path(name))
                     return data, hashlib.sha256(data).hexdigest()
@@ -183,7 +165,7 @@ class Store:
             self.put(name, data)
             return hashlib.sha256(data).hexdigest()
         condition = {'IfNoneMatch': '*'} if version is None else {'IfMatch': version}
-        with self._telling():
+        with telling(self.url):
             try:
                 return self._fs.call_s3('put_object', **self._key(name), Body=data, **condition)['ETag']
             except Exception as error:
@@ -204,7 +186,7 @@ class Store:
         """
         name = f'.rehearsal-{secrets.token_hex(8)}.tmp'
         if self._has_folders:
-            with self._telling():
+            with telling(self.url):
                 there = self._root.rpartition('/')[0] if make else self._root
                 if not self._fs.isdir(there or '/'):
                     raise StoreError(f'{self.url}: {there} is not there; make that folder, or mount the disk')
@@ -222,21 +204,3 @@ class Store:
     def _key(self, name: str) -> dict[str, str]:
         bucket, _, key = self._path(name).partition('/')
         return {'Bucket': bucket, 'Key': key}
-
-    @contextlib.contextmanager
-    def _telling(self) -> Iterator[None]:
-        """Turn whatever a store's client raises in the block into one line without secrets."""
-        try:
-            yield
-        except StoreError:
-            raise
-        except FileNotFoundError as error:
-            raise MissingObject(f'{self.url}: not there: {_words(error)}') from None
-        except PermissionError as error:
-            raise StoreError(f'{self.url}: denied: {_words(error)}') from None
-        except Exception as error:  # each client has dozens of types
-            raise StoreError(f'{self.url}: {_words(error)}') from None
-
-
-def _words(error: Exception) -> str:
-    return re.sub(r'\s+', ' ', shown(str(error))).strip() or type(error).__name__

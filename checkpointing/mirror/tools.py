@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from common.console import some
+from common.stores import MissingObject, StoreError
 
 from ..lock import FolderLock
 from ..record import CheckpointError, File, read_records
@@ -15,7 +16,7 @@ from ..verify import Verdict
 from .contents import CURVES, Contents, DamagedObject
 from .lease import Lease
 from .mirror import Mirror
-from .store import MissingObject, Store, StoreError
+from .store import Store
 
 
 @contextlib.contextmanager

@@ -22,8 +22,9 @@ from support.faults import (
 )
 from support.stores import FaultyStore, mirror_of, mirror_store, of_run, push, train
 
-from checkpointing.mirror.store import Store, StoreError
+from checkpointing.mirror.store import Store
 from checkpointing.record import CheckpointError, _sealed
+from common.stores import StoreError
 
 
 @pytest.fixture(autouse=True)

@@ -8,7 +8,7 @@ import pytest
 from support.faults import SAVES, snapshot
 from support.stores import FaultyStore, mirror_of, mirror_store, of_run, push, train
 
-from checkpointing.mirror.store import StoreError
+from common.stores import StoreError
 
 
 @pytest.fixture(autouse=True)

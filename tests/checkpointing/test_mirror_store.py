@@ -11,8 +11,9 @@ from support.stores import FaultyS3, FaultyStore, mirror_store
 from checkpointing.mirror import keeping
 from checkpointing.mirror.keeping import begin_keeping, try_store
 from checkpointing.mirror.lease import Lease
-from checkpointing.mirror.store import Store, StoreError
+from checkpointing.mirror.store import Store
 from checkpointing.record import read_records
+from common.stores import StoreError
 
 
 @pytest.fixture(autouse=True)

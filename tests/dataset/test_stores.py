@@ -15,12 +15,13 @@ from support.pictures import noise, save
 from support.shards import batches, data_paths, findings, write_folders, write_shards
 
 from common import installation
+from common.stores import StoreError
 from dataset import cache, stores
 from dataset.cache import PictureCache
 from dataset.checks import check_files
 from dataset.paths import find_images, list_sizes, read_data_config
 from dataset.readers import ImageError, read_rgb
-from dataset.stores import StoredFolder, StoreError, open_folder
+from dataset.stores import StoredFolder, open_folder
 from training.options import data_problems
 
 
@@ -173,7 +174,7 @@ class Failing:
         self.store, path = self.real(place)
         return self, path
 
-    real = staticmethod(stores._store_of)
+    real = staticmethod(stores.open_store)
 
     def cat_file(self, path, **span):
         self.times -= 1
@@ -184,19 +185,19 @@ class Failing:
 
 def test_a_read_that_fails_is_tried_again(root, monkeypatch):
     picture = picture_at(root)
-    monkeypatch.setattr(stores, '_store_of', Failing(TimeoutError('slow down\nand more'), 2))
+    monkeypatch.setattr(stores, 'open_store', Failing(TimeoutError('slow down\nand more'), 2))
     assert picture.read_bytes() == (root / 'bgr/1.jpg').read_bytes()
-    monkeypatch.setattr(stores, '_store_of', Failing(TimeoutError('slow down\nand more'), 3))
-    with pytest.raises(StoreError, match=r'bgr/1\.jpg: slow down$'):
+    monkeypatch.setattr(stores, 'open_store', Failing(TimeoutError('slow down\nand more'), 3))
+    with pytest.raises(StoreError, match=r'bgr/1\.jpg: slow down and more$'):
         picture.read_bytes()
-    monkeypatch.setattr(stores, '_store_of', Failing(PermissionError('the token has expired'), 1))
+    monkeypatch.setattr(stores, 'open_store', Failing(PermissionError('the token has expired'), 1))
     with pytest.raises(StoreError, match='the token has expired'):
         picture.read_bytes()
 
 
 def test_a_stores_own_words_show_no_password(root, monkeypatch):
     picture = picture_at(root)
-    monkeypatch.setattr(stores, '_store_of', Failing(PermissionError('no way to ftp://me:secret@host/1.jpg'), 1))
+    monkeypatch.setattr(stores, 'open_store', Failing(PermissionError('no way to ftp://me:secret@host/1.jpg'), 1))
     with pytest.raises(StoreError, match=r'no way to ftp://\*\*\*@host/1\.jpg$'):
         picture.read_bytes()
 
@@ -205,7 +206,7 @@ def test_a_stores_own_words_show_no_password(root, monkeypatch):
 def test_a_store_that_is_gone_ends_training_and_no_other_picture_stands_in(root, workers, monkeypatch):
     useless = 'cache = "bgr/1.jpg"'
     report = check_files(data_paths(root / 'a.toml', 'fgr', 'pha', f'file://{root}/bgr', useless))
-    monkeypatch.setattr(stores, '_store_of', Failing(ConnectionError('away'), 100))
+    monkeypatch.setattr(stores, 'open_store', Failing(ConnectionError('away'), 100))
     try:
         with pytest.raises(StoreError, match=rf'^file://{root}/bgr/\d\.jpg: away$'):
             list(batches(report, workers))
@@ -244,7 +245,7 @@ def test_a_missing_package_is_named_with_its_extra(root, monkeypatch):
     def lacking(place):
         raise ImportError('Install s3fs to access S3') from ModuleNotFoundError("No module named 's3fs'", name='s3fs')
 
-    monkeypatch.setattr(stores, '_store_of', lacking)
+    monkeypatch.setattr(stores, 'open_store', lacking)
     assert "-e '.[mirror]'" in findings(data_paths(root / 'a.toml', 's3://bucket/fgr', 'pha', 'bgr'))
     assert installation.EXTRAS['s3fs'] == 'mirror'
 

@@ -1,0 +1,59 @@
+"""Stores behind URLs, by fsspec: how one is opened, and whatever it refuses in one line without secrets."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from .console import shown
+from .files import is_url
+from .installation import EXTRAS, import_problem
+
+
+class StoreError(OSError):
+    """A store that refuses or does not answer; named without its password."""
+
+
+class MissingObject(StoreError):
+    """What was asked for is not in the store."""
+
+
+def open_store(place: str, **settings: Any) -> tuple[Any, str]:
+    """Return fsspec's file system of a URL or path, and the path in it; to be called in a block of `telling`.
+
+    Args:
+        place: the URL or path.
+        settings: of the client; without `skip_instance_cache` a process has one for each kind of store.
+    """
+    import fsspec
+
+    if not is_url(place):
+        store = fsspec.filesystem('file', **settings)
+        return store, store._strip_protocol(place)
+    if '::' in place:
+        raise ValueError('a chain of URLs (::) is not read')
+    if place.startswith(('http://', 'https://')):
+        raise ValueError('web servers do not list folders: use a folder here, or a store such as s3://')
+    return fsspec.core.url_to_fs(place, **settings)
+
+
+@contextmanager
+def telling(place: str) -> Iterator[None]:
+    """Turn whatever a store's client raises in the block into a StoreError of one line that begins with the place."""
+    try:
+        yield
+    except StoreError:
+        raise
+    except Exception as error:  # each client has dozens of types
+        kind = MissingObject if isinstance(error, FileNotFoundError) else StoreError
+        raise kind(f'{shown(place)}: {_words(error)}') from None
+
+
+def _words(error: Exception) -> str:
+    lacking = error.__cause__
+    if isinstance(lacking, ImportError) and lacking.name in EXTRAS and (problem := import_problem(lacking)):
+        return problem
+    words = ' '.join(shown(str(error)).split()) or type(error).__name__
+    before = {'not there: ': FileNotFoundError, 'denied: ': PermissionError, 'needs a package: ': ImportError}
+    return next((word for word, kind in before.items() if isinstance(error, kind)), '') + words
