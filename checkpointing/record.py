@@ -29,9 +29,9 @@ OPEN, NEXT, CLOSE = '{\n "', ',\n "', '\n}'
 UNSURE_NS = 3 * 10**9
 
 
-def refiner_identity(settings: RefinerSettings) -> dict[str, Any]:
-    """Return the settings of a refiner as an identity holds them; `Record.refiner` reads them."""
-    return {name.replace('_', ' '): value for name, value in vars(settings).items()}
+def refiner_identity(settings: RefinerSettings | None) -> dict[str, Any]:
+    """Return the settings of a refiner, if there is one, as an identity holds them; `Record.refiner` reads them."""
+    return {} if settings is None else {name.replace('_', ' '): value for name, value in vars(settings).items()}
 
 
 class CheckpointError(ValueError):

@@ -9,7 +9,7 @@ import logging
 import re
 import uuid
 import zlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
@@ -54,6 +54,7 @@ def decide(
     lists: Mapping[str, bytes] = MappingProxyType({}),
     accept_changed_data: bool = False,
     disk: Disk | None = None,
+    mirrored: Sequence[Record] = (),
 ) -> Resume:
     """Decide how a run in `folder` begins.
 
@@ -66,6 +67,7 @@ def decide(
         lists: the lists of files whose sha256 the identity holds under the same keys.
         accept_changed_data: go on although the data changed.
         disk: the file operations that setting damaged records aside uses.
+        mirrored: the records in the mirror of the folder.
 
     Raises:
         CheckpointError: a checkpoint of this run that is damaged, has no training state, is older than the newest,
@@ -102,11 +104,12 @@ def decide(
                 f'--model-last-checkpoint {given}: holds {what} of this run. Go on with "auto", or start a new run '
                 'from weights with another --model-name'
             )
-        later = [r.name for r in records if r.run == record.run and r.step > record.step]
-        if later:
+        newest = max((r for r in (*records, *mirrored) if r.run == record.run), key=lambda r: r.step)
+        if newest.step > record.step:
+            where = '' if newest in records else ' in its mirror'
             raise CheckpointError(
-                f'--model-last-checkpoint {given}: this run has got further, to {later[-1]}.pth. Go on from there with '
-                '"auto", or start a new run from these weights with another --model-name'
+                f'--model-last-checkpoint {given}: this run has got further, to {newest.name}.pth{where}. Go on from '
+                'there with "auto", or start a new run from these weights with another --model-name'
             )
         if problem := record.problem(folder):
             raise CheckpointError(

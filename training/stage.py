@@ -21,7 +21,7 @@ from checkpointing.lock import FolderLock
 from checkpointing.manager import Checkpoints
 from checkpointing.mirror.keeping import begin_keeping, try_store
 from checkpointing.origin import read_original
-from checkpointing.record import refiner_identity
+from checkpointing.record import Record, refiner_identity
 from checkpointing.rehearsal import rehearse
 from checkpointing.resume import Resume, decide, refuse_overwriting
 from common.cli import report_error
@@ -288,20 +288,20 @@ def begin(
             lock.take()
             rehearse(disk, folder)
         last, url, mirror = settings.run.model_last_checkpoint, settings.run.checkpoint_mirror, None
+        mirrored: list[Record] = []
         if ranks.first and url is not None and dry:
-            try_store(url, folder.name)
+            mirrored = try_store(url, folder.name)
         elif ranks.first and url is not None:
             pulled = stage if last in ('auto', 'must') else None
             mirror = begin_keeping(url, folder, logs, settings.run.mirror_grace, disk, pulled)
             refused.callback(mirror.close)
-        identity = {'backbone': settings.run.model_backbone, **data.identity}
-        if refiner is not None:
-            identity |= refiner_identity(refiner)
+            mirrored = mirror.mirror.contents.records()
+        identity = {'backbone': settings.run.model_backbone, **data.identity, **refiner_identity(refiner)}
         # The first rank writes records and decides; the others find the same files or fail.
         lists = {kind: list_sizes(*files) for kind, files in data.files.items()} if ranks.first else {}
         identity |= {kind: hashlib.sha256(text).hexdigest() for kind, text in lists.items()}
         start, accept = settings.run.model_start_weights, settings.run.accept_changed_data
-        resume = ranks.in_turn(lambda: decide(last, folder, stage, identity, start, lists, accept, disk))
+        resume = ranks.in_turn(lambda: decide(last, folder, stage, identity, start, lists, accept, disk, mirrored))
         done = -1 if resume.record is None else resume.record.step
         if ranks.agree(done, -done) != [done, -done]:  # before first weights are read in turn
             raise ValueError(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import math
+import tempfile
 import threading
 import time
 from collections.abc import Callable
@@ -12,7 +13,8 @@ from pathlib import Path
 
 from common.files import Disk
 
-from ..record import read_records
+from ..record import Record, read_records
+from .contents import Contents
 from .lease import Lease
 from .mirror import Mirror
 from .store import Store
@@ -26,17 +28,25 @@ RELEASE_SECONDS = 5.0
 SAY_SECONDS = 60.0
 
 
-def try_store(url: str, name: str) -> None:
+def try_store(url: str, name: str) -> list[Record]:
     """Try the store of a run's mirror, and say where a run would go on from what it holds; nothing stays.
+
+    Returns:
+        The records in the mirror.
 
     Raises:
         StoreError: the store is of no use.
     """
     store = Store(url)
     store.rehearse(make=False)
-    if any(name.endswith('.json') for name in store.folder(name).sizes()):
+    with tempfile.TemporaryDirectory(prefix='mirror-') as folder:
+        contents = Contents(store.folder(name), Path(folder))
+        contents.look()
+        records = contents.records()
+    if records:
         log.info('%s holds checkpoints; those that are newer than the ones on this disk would be gone on from',
-                 store.folder(name).url)  # fmt: skip
+                 contents.store.url)  # fmt: skip
+    return records
 
 
 def begin_keeping(

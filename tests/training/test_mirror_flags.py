@@ -1,6 +1,10 @@
 """What is said of a mirror before anything is loaded."""
 
+import shutil
+from pathlib import Path
+
 import pytest
+from support import sabotage
 from support.runs import flags
 
 import train_base
@@ -49,3 +53,26 @@ def test_a_url_of_no_use_hides_no_other_problem():
         train_refine.parse(words)
     assert '--batch-size 0: must be at least 2' in str(raised.value)
     assert '--checkpoint-mirror s3x://bucket: Protocol not known' in str(raised.value)
+
+
+def test_an_older_checkpoint_than_the_mirror_holds_is_refused_as_in_a_folder(in_tmp, monkeypatch, capsys):
+    sabotage.tiny(monkeypatch.setattr)
+    given = {'checkpoint_mirror': in_tmp / 'store', 'checkpoint_interval': 1, 'checkpoint_epoch_interval': 9}
+    (in_tmp / 'store').mkdir()
+    older, newer = 'checkpoint/run/epoch-0-iter-0.pth', Path('checkpoint/run/epoch-0-iter-1.pth')
+    assert train_base.main(flags('run', max_steps=1, **given)) == 0
+    shutil.copytree('checkpoint/run', 'of-step-0')
+    assert train_base.main(flags('run', max_steps=2, **given, model_last_checkpoint=older)) == 0  # none is newer yet
+    for machine, where in (('same', ''), ('another', ' in its mirror')):
+        if machine == 'another':
+            shutil.rmtree('checkpoint/run')
+            shutil.copytree('of-step-0', 'checkpoint/run')
+        held = {path: path.read_bytes() for path in in_tmp.rglob('*.json')}
+        for more in ([], ['--dry-run']):
+            capsys.readouterr()
+            assert train_base.main([*flags('run', max_steps=3, **given, model_last_checkpoint=older), *more]) == 2
+            assert capsys.readouterr().err == (
+                f'error: --model-last-checkpoint {older}: this run has got further, to {newer.name}{where}. Go on '
+                'from there with "auto", or start a new run from these weights with another --model-name\n'
+            )
+        assert {path: path.read_bytes() for path in in_tmp.rglob('*.json')} == held
