@@ -14,8 +14,9 @@ how often to save where a machine is lost every six hours:
 make room, and keep one checkpoint whatever happens:
   python checkpoints.py prune checkpoint/base --keep 2 --best 3 --dry-run
   python checkpoints.py pin checkpoint/base/epoch-3.pth
-of the mirror of a run in a store, and a run from there or to there:
+of the mirror of a run in a store, as of its folder, and a run from there or to there:
   python checkpoints.py list s3://bucket/checkpoint
+  python checkpoints.py prune s3://bucket/checkpoint/base --keep 2 --best 3 --dry-run
   python checkpoints.py sync s3://bucket/checkpoint/base checkpoint/base --log log/base
 another kind of file, half the size:
   python checkpoints.py convert checkpoint/refine/best.pth -o refine.safetensors --precision float16
@@ -32,11 +33,9 @@ if __name__ == '__main__':
     signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C during the imports is no traceback; `main` answers it better
 
 import argparse
-import contextlib
 import sys
 from collections.abc import Sequence
 from functools import partial
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import train_base
@@ -45,18 +44,17 @@ from checkpointing.cli import (
     difference_table,
     folder_table,
     parse,
-    policy_words,
     print_json,
     print_pairs,
 )
 from common import cli
 from common.console import megabytes, plain, progress, say, shown, some, table
 from common.files import is_url
+from common.network import weights_name
 from common.signals import run_until_stopped
 from training import scoring
 
 if TYPE_CHECKING:
-    from checkpointing.inventory import RecordedRun
     from checkpointing.verify import Verdict
 
 # By the model type that a stage trains.
@@ -89,20 +87,13 @@ def list_all(args: argparse.Namespace) -> int:
 
 def show(args: argparse.Namespace) -> int:
     """Print what a file is, what it holds, and its record or provenance."""
-    from checkpointing.mirror.tools import fetched
-
-    with fetched(args.file) if is_url(args.file) else contextlib.nullcontext(args.file) as path:
-        return _show(shown(str(args.file)), path)
-
-
-def _show(name: str, file: Path) -> int:
     from checkpointing.diff import flatten, summarize
     from checkpointing.origin import find_origin, read_training_state
     from model.weights import describe, read_weights
 
-    origin = find_origin(file)
-    path, record, kind = file.resolve(), origin.record, origin.kind
-    print(f'{name}: {megabytes(path.stat().st_size)}; {_words(origin.verdict)}')
+    origin = find_origin(args.file)
+    path, record, kind = args.file.resolve(), origin.record, origin.kind
+    print(f'{weights_name(args.file)}: {megabytes(path.stat().st_size)}; {_words(origin.verdict)}')
     if kind == 'state' or path.name.endswith('.state.pth'):
         content = read_training_state(path)
         tensors = flatten(content)
@@ -164,31 +155,34 @@ def diff(args: argparse.Namespace) -> int:
     from dataclasses import asdict
 
     from checkpointing.diff import compare
-    from checkpointing.verify import Verifier
+    from checkpointing.origin import find_origin
     from model.weights import read_weights
 
+    verdicts = {path: find_origin(path).verdict for path in (args.first, args.second)}
     result = compare(read_weights(args.first).state_dict, read_weights(args.second).state_dict)
-    verifier = Verifier()
-    for path in (args.first, args.second):
-        if (verdict := verifier.check(path)).damaged:
-            say(f'{path}: {_words(verdict)}')
+    for path, verdict in verdicts.items():
+        if verdict.damaged:
+            say(f'{weights_name(path)}: {_words(verdict)}')
     if args.json:
         print_json({'equal': result.equal, **asdict(result)})
         return 0 if result.equal else 1
-    print(difference_table(result, args.first, args.second, args.top))
+    print(difference_table(result, weights_name(args.first), weights_name(args.second), args.top))
     return 0 if result.equal else 1
 
 
 def interval(args: argparse.Namespace) -> int:
     """Print the interval of checkpoints that loses least, and what others lose."""
     from checkpointing.interval import daly, measure_saving, share_lost, steps_per_second, young
-    from checkpointing.inventory import the_run
+    from checkpointing.mirror.tools import one_run
 
-    run, between = the_run(args.folder, args.checkpoint_dir), args.mtbf * 3600
-    rate, saving, how = steps_per_second(run), args.save_seconds, 'as given'
-    if saving is None:
-        saving, whole = measure_saving(run)
-        how = f'measured; {plain(whole, 3)} s until the disk has it. A GPU waits for less'
+    saving, between, how = args.save_seconds, args.mtbf * 3600, 'as given'
+    with one_run(args.folder, args.checkpoint_dir) as (run, mirror):
+        rate = steps_per_second(run)
+        if saving is None and mirror is not None:
+            raise ValueError(f'{run}: what a save costs is measured on the disk of a run alone; give --save-seconds')
+        if saving is None:
+            saving, whole = measure_saving(run)
+            how = f'measured; {plain(whole, 3)} s until the disk has it. A GPU waits for less'
     print(f'{run}: a save takes {plain(saving, 3)} s of training ({how}); '
           + ('no rate in its records' if rate is None else f'{plain(rate, 3)} steps/s by its records'))  # fmt: skip
     best = daly(saving, between)
@@ -214,17 +208,18 @@ def average(args: argparse.Namespace) -> int:
     from checkpointing.average import average as mean
     from checkpointing.average import bare_metric, choose_members, find_members
     from checkpointing.convert import check_output, write_weights
-    from checkpointing.inventory import the_run
+    from checkpointing.mirror.tools import fetch_from, one_run
     from checkpointing.origin import read_original
     from checkpointing.verify import Verifier
 
     verifier, monitor, chosen = Verifier(), args.monitor or 'valid_loss', list(args.files)
     if not chosen:
-        run = the_run(args.run, args.checkpoint_dir)
-        monitor = args.monitor or run.policy().monitor
-        chosen = choose_members(run, monitor, args.best, args.last, args.ema)
+        with one_run(args.run, args.checkpoint_dir) as (run, mirror):
+            monitor = args.monitor or run.policy().monitor
+            chosen = choose_members(run, monitor, args.best, args.last, args.ema)
+            chosen = chosen if mirror is None else [fetch_from(mirror, path.name) for path in chosen]
     members = find_members(chosen, verifier)
-    paths = {str(member.path): member.path for member in members}
+    paths = {weights_name(member.path): member.path for member in members}
     check_output(args.output, args.overwrite, list(paths.values()), provenance=True)
     states = (read_original(path, verifier).state_dict for path in paths.values())
     state = mean(progress(states, len(paths), ' files', leave=False), list(paths))
@@ -241,7 +236,9 @@ def average(args: argparse.Namespace) -> int:
         'how': how,
         'refiner': refiner and vars(refiner),
         'batch_norm': scoring.batch_norm(args),
-        'members': [{'path': str(x.path), 'sha256': x.sha256, **x.position, 'metrics': x.metrics} for x in members],
+        'members': [
+            {'path': weights_name(x.path), 'sha256': x.sha256, **x.position, 'metrics': x.metrics} for x in members
+        ],
         'scores': scores,
         'torch': torch.__version__,
     }
@@ -252,62 +249,20 @@ def average(args: argparse.Namespace) -> int:
 
 def prune(args: argparse.Namespace) -> int:
     """Remove what the policy of each run does not keep, unless its newest checkpoint is damaged."""
-    from checkpointing.inventory import links, others, runs, the_folder
-    from checkpointing.lock import FolderLock
-
-    folder = the_folder(args.folder, args.checkpoint_dir)
-    lock = FolderLock(folder, patience=0)
-    if not args.dry_run:
-        lock.take()
-    try:
-        refused = [problem for run in runs(folder) if (problem := _prune_run(run, args))]
-    finally:
-        lock.release()
-    for other in others(folder, links(folder, read=False), read=False):
-        print(f'left alone: {other.path.name}, {megabytes(other.size)}: {other.what}')
-    if refused:
-        raise ValueError('\n  '.join(refused))
-    return 0
-
-
-def _prune_run(run: RecordedRun, args: argparse.Namespace) -> str | None:
-    """Prune one run; return why it was not done, or None."""
-    from checkpointing.inventory import freed
-    from checkpointing.leavings import superfluous_asides
-    from checkpointing.links import refresh, still_named
-    from checkpointing.record import Listing
-    from checkpointing.retention import removable, remove
-    from common.files import Disk
+    from checkpointing.inventory import the_folder
+    from checkpointing.mirror.tools import mirror_at
+    from checkpointing.prune import prune_folder, prune_mirror
     from training.options import monitor_name
 
     monitor = None if args.monitor is None else monitor_name(args.monitor)
-    policy = run.policy(
-        keep=args.keep, best=args.best, every=args.every, states=args.keep_states, monitor=monitor,
-        mode=args.monitor_mode,
-    )  # fmt: skip
-    known = {name for record in run.records for name in record.metrics}
-    if monitor is not None and monitor not in known:
-        return f'{run}: --monitor {args.monitor}: not one of {", ".join(sorted(known)) or "none"}; nothing is removed'
-    newest = run.records[-1]
-    if problem := newest.problem(run.folder):
-        return f'{run}: its newest checkpoint is damaged ({problem}); nothing of this run is removed'
-    files = Listing(run.folder)
-    failed = {} if args.dry_run else refresh(Disk(), files, run.records, newest, policy)
-    for name, error in failed.items():
-        print(f'  {name} is not renewed: {error}')
-    files.look()
-    held = still_named(failed, files, run.records)
-    paths = removable(run.records, policy, files, held) + superfluous_asides(run.records, files)
-    print(f'{run}: {policy_words(policy)}')
-    for path in paths:
-        print(f'  {"would remove" if args.dry_run else "removes"} {path.name}, {megabytes(path.stat().st_size)}')
-    total = freed(paths)
-    if not args.dry_run:
-        remove(Disk(), run.folder, paths)
-    told = bool(paths) or any(value is not None for value in (args.keep, args.best, args.every, args.keep_states))
-    hint = '' if told else '; --keep N, --best K and --keep-states N say what to keep'
-    print(f'  {len(paths)} files, {megabytes(total)}{hint}')
-    return None
+    changes = {'keep': args.keep, 'best': args.best, 'every': args.every, 'states': args.keep_states,
+               'monitor': monitor, 'mode': args.monitor_mode}  # fmt: skip
+    if is_url(args.folder):
+        with mirror_at(args.folder) as mirror:
+            prune_mirror(mirror, changes, args.dry_run)
+    else:
+        prune_folder(the_folder(args.folder, args.checkpoint_dir), changes, args.dry_run)
+    return 0
 
 
 def pin(args: argparse.Namespace) -> int:
@@ -365,9 +320,9 @@ def convert(args: argparse.Namespace) -> int:
     except ValueError as error:
         raise ValueError(f'--precision {args.precision}: {error}; nothing was written') from None
     # So that the copy, too, runs as it was trained.
-    about = {'how': f'{args.file} in another form', 'sha256 of that': original.origin.sha256}
+    about = {'how': f'{weights_name(args.file)} in another form', 'sha256 of that': original.origin.sha256}
     write_weights(args.output, done.state, refiner and {**about, 'refiner': vars(refiner)})
-    print(f'{args.file}: {weights.kind}, {describe(weights.state_dict)}')
+    print(f'{weights_name(args.file)}: {weights.kind}, {describe(weights.state_dict)}')
     cast = f', {done.cast} cast to {args.precision}' if args.precision else ''
     print(f'wrote {args.output}: {len(done.state)} tensors{cast}; read back and compared')
     if done.vanished:

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from .inventory import RecordedRun
+from .mirror.tools import fetch
 from .origin import Origin, find_origin
 from .verify import Verifier
 
@@ -159,6 +160,7 @@ def find_members(paths: Sequence[Path], verifier: Verifier) -> list[Origin]:
     """
     found: list[Origin] = []
     for path in paths:
+        fetch(path)
         if not path.is_file():
             raise FileNotFoundError(f'{path}: no such file')
         for other in found:

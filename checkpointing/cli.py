@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import math
+import os
 import re
 import textwrap
 from collections.abc import Callable, Mapping, Sequence
@@ -16,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 from common import cli, console, path_checks
 from common.console import megabytes, shown, table
 from common.files import is_url
-from common.network import weights_path
+from common.network import weights_name, weights_path
 
 if TYPE_CHECKING:
     from .diff import Comparison
@@ -60,7 +61,7 @@ def parse(
     if args.command in ('show', 'diff', 'average', 'convert'):  # these import torch, which takes seconds
         paths = [path for name in ('file', 'first', 'second') if (path := getattr(args, name, None))]
         paths += getattr(args, 'files', ())
-        found += [f'{path}: {why}' for path in paths if not is_url(path) and (why := path_checks.file_problem(path))]
+        found += [f'{weights_name(path)}: {why}' for path in paths if (why := path_checks.file_problem(path))]
     if args.command == 'average':
         found += _average_problems(args)
     if args.command == 'interval':
@@ -88,7 +89,7 @@ def _add_looking(command: Callable[[str, str], argparse.ArgumentParser]) -> None
     _add_parent(sub)
 
     sub = command('show', 'what a file of weights or a training state holds, and its record')
-    sub.add_argument('file', type=place, metavar='FILE')
+    sub.add_argument('file', type=weights_path, metavar='FILE')
 
     sub = command('verify', 'whether files are whole: own ones by sha256, foreign .pth by their checksums')
     sub.add_argument('paths', nargs='*', type=place, metavar='PATH',
@@ -103,7 +104,8 @@ def _add_looking(command: Callable[[str, str], argparse.ArgumentParser]) -> None
 
     sub = command('interval', 'how often to save on machines that are lost now and then, by Young and Daly')
     add = sub.add_argument
-    add('folder', nargs='?', type=Path, metavar='FOLDER', help='of a run; may be left out if there is only one')
+    add('folder', nargs='?', type=run_place, metavar='FOLDER',
+        help='of a run, or the URL of its mirror; may be left out if there is only one run')  # fmt: skip
     add('--mtbf', type=float, required=True, metavar='HOURS',
         help='mean time between losses of any machine of the run: that of one machine, by their number')  # fmt: skip
     add('--save-seconds', type=float, metavar='S',
@@ -117,7 +119,8 @@ def _add_average(sub: argparse.ArgumentParser) -> None:
     add('files', nargs='*', type=weights_path, metavar='FILE', help='weights, the newest at the end')
     add('--best', type=int, metavar='K', help='the K best checkpoints of a run')
     add('--last', type=int, metavar='K', help='the K newest checkpoints of a run')
-    add('--run', type=Path, metavar='FOLDER', help='of that run; may be left out if there is only one')
+    add('--run', type=run_place, metavar='FOLDER',
+        help='of that run, or the URL of its mirror; may be left out if there is only one')  # fmt: skip
     add('--ema', action='store_true', help='of these the averages that training kept (.ema.pth)')
     add('--monitor', metavar='METRIC',
         help="loss, sad, mse, mad, grad, fg_mse or conn decides (default: the run's own, or loss)")  # fmt: skip
@@ -144,7 +147,8 @@ def _add_changing(command: Callable[[str, str], argparse.ArgumentParser]) -> Non
     """Add the commands that remove, mark or write."""
     sub = command('prune', "remove what a policy does not keep: the run's own, changed by these flags")
     add = sub.add_argument
-    add('folder', nargs='?', type=Path, metavar='FOLDER', help='may be left out if there is only one run')
+    add('folder', nargs='?', type=run_place, metavar='FOLDER',
+        help='of a run, or the URL of its mirror; may be left out if there is only one run')  # fmt: skip
     add('--keep', type=int, metavar='N', help='keep the weights of the newest N steps')
     add('--best', type=int, metavar='K', help='keep the K best')
     add('--every', type=int, metavar='STEPS', help='keep one checkpoint in so many steps')
@@ -176,6 +180,11 @@ def place(text: str) -> Path | str:
     return text if is_url(text) else weights_path(text)
 
 
+def run_place(text: str) -> Path | str:
+    """Return the path of a run's folder, or the URL of its mirror as it is."""
+    return text if is_url(text) else Path(os.path.expanduser(text))
+
+
 def _add_output(sub: argparse.ArgumentParser) -> None:
     sub.add_argument('-o', '--output', type=Path, required=True, metavar='OUT', help='.pth or .safetensors')
     sub.add_argument('-y', '--overwrite', action='store_true', help='write over OUT if it is there')
@@ -205,7 +214,7 @@ def folder_table(folder: Mapping[str, Any]) -> str:
     return '\n'.join(lines)
 
 
-def difference_table(result: Comparison, first: Path, second: Path, top: int) -> str:
+def difference_table(result: Comparison, first: str, second: str, top: int) -> str:
     """Format how two weight files differ: the largest differences, and what is in one of them only.
 
     Counters, which differ between any two checkpoints, are counted and not listed.

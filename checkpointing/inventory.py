@@ -25,12 +25,14 @@ class RecordedRun:
         folder: where they lie.
         run, stage: the id and 'base' or 'refine'.
         records: oldest first, at least one.
+        place: what messages call the folder, if not by its path.
     """
 
     folder: Path
     run: str
     stage: str
     records: list[Record]
+    place: str = ''
 
     @property
     def options(self) -> dict[str, Any]:
@@ -89,7 +91,7 @@ class RecordedRun:
         return sorted(found, key=lambda record: record.step)
 
     def __str__(self) -> str:
-        return f'{self.folder}, {self.stage} run {self.run}'
+        return f'{self.place or self.folder}, {self.stage} run {self.run}'
 
 
 @dataclass(frozen=True)
@@ -112,12 +114,12 @@ def run_folders(parent: Path) -> list[Path]:
     return [path for path in (parent, *sorted(parent.iterdir())) if path.is_dir() and _holds_checkpoints(path)]
 
 
-def runs(folder: Path) -> list[RecordedRun]:
-    """Return the runs in a folder, the one that wrote last at the end."""
+def runs(folder: Path, place: str = '') -> list[RecordedRun]:
+    """Return the runs in a folder, which messages call a place, the one that wrote last at the end."""
     grouped: dict[tuple[str, str], list[Record]] = {}
     for record in read_records(folder):
         grouped.setdefault((record.run, record.stage), []).append(record)
-    found = [RecordedRun(folder, run, stage, records) for (run, stage), records in grouped.items()]
+    found = [RecordedRun(folder, run, stage, records, place) for (run, stage), records in grouped.items()]
     # Instants: local times of two machines, or of two seasons, do not compare as text.
     return sorted(found, key=lambda run: max(datetime.fromisoformat(r.written).timestamp() for r in run.records))
 
@@ -135,16 +137,18 @@ def checkpoint_of(path: Path) -> tuple[Path, str]:
     return real.parent, owned[0].name
 
 
-def the_run(folder: Path | None, parent: Path) -> RecordedRun:
-    """Return the only run in a folder, or below the parent if no folder is given.
+def the_run(folder: Path | None, parent: Path, place: str = '') -> RecordedRun:
+    """Return the only run in a folder, which messages call a place, or below the parent if no folder is given.
 
     Raises:
         ValueError: there is none, or more than one.
     """
-    found = runs(the_folder(folder, parent))
+    found = runs(the_folder(folder, parent), place)
     if len(found) != 1:
         names = ', '.join(f'{run.stage} {run.run}' for run in found) or 'none'
-        raise ValueError(f'{folder or parent}: needs one run, and there are {len(found)} ({names}); give files by name')
+        raise ValueError(
+            f'{place or folder or parent}: needs one run, and there are {len(found)} ({names}); give files by name'
+        )
     return found[0]
 
 

@@ -41,9 +41,7 @@ def refresh(
     """
     failed: dict[str, OSError | ValueError] = {}
     best = policy.best_records(r for r in records if files.has(r, 'weights'))
-    wanted = {'last.pth': newest.files['weights'].name}
-    if best:
-        wanted['best.pth'] = best_file(best[0], policy.monitor)
+    wanted = usual_links(best, newest, policy)
     template = policy.best_name or ''
     for record in best if template else ():
         with _noting(failed, template):
@@ -58,6 +56,14 @@ def refresh(
             _renew(disk, files, records, name, file, newest.run)
     _drop_former(disk, files, records, policy, wanted, failed)
     return failed
+
+
+def usual_links(best: Sequence[Record], newest: Record, policy: Policy) -> dict[str, str]:
+    """Return the files that last.pth and, where there is a best checkpoint, best.pth stand for."""
+    return {
+        'last.pth': newest.files['weights'].name,
+        **({'best.pth': best_file(best[0], policy.monitor)} if best else {}),
+    }
 
 
 @contextlib.contextmanager

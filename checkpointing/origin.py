@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from common.network import RefinerSettings
 
+from .mirror.tools import fetch
 from .record import Record
 from .verify import Verdict, Verifier, read_provenance
 
@@ -110,7 +111,9 @@ def find_origin(path: Path, verifier: Verifier | None = None) -> Origin:
 
     Raises:
         FileNotFoundError: no such file.
+        StoreError: it stands for a file of a mirror that cannot be fetched whole.
     """
+    fetch(path)
     verifier = verifier or Verifier()
     verdict = verifier.check(path)
     real = path.resolve()

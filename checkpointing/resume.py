@@ -20,6 +20,7 @@ from dataset.paths import describe_changes
 
 from .content import Content, read_content
 from .links import free_name
+from .mirror.tools import fetch
 from .record import NAME, CheckpointError, FormatError, Listing, Record, is_before, list_path, read_records
 from .verify import owner
 
@@ -46,7 +47,7 @@ class Resume:
 
 
 def decide(
-    given: str | None,
+    given: str | Path | None,
     folder: Path,
     stage: str,
     identity: Mapping[str, Any],
@@ -74,6 +75,7 @@ def decide(
             or was written by a run with another identity; no checkpoint loads under 'auto' although there are some;
             there is none under 'must'.
         FileNotFoundError: no such file.
+        StoreError: the path stands for a file of a mirror that cannot be fetched whole.
     """
     if given is None:
         return Resume(_new_id())
@@ -89,6 +91,7 @@ def decide(
             return Resume(_unborn_id(folder) or _new_id(), weights=start)
     else:
         path = Path(given)
+        fetch(path)
         if not path.is_file():
             raise FileNotFoundError(f'--model-last-checkpoint {given}: no such file')
         # Of two names of a step the one that `auto` would choose.

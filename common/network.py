@@ -9,6 +9,9 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
+from .files import is_url
+from .stores import named, path_of
+
 MODEL_TYPES = ('mattingbase', 'mattingrefine')
 BACKBONES = ('resnet101', 'resnet50', 'mobilenetv2')
 REFINE_MODES = ('full', 'sampling', 'thresholding')
@@ -44,13 +47,15 @@ READ_IN_MODE = {'refine_sample_pixels': 'sampling', 'refine_threshold': 'thresho
 
 
 def weights_path(name: str | Path) -> Path:
-    """Return the path of weights as flags name them; the word 'starter' names the model of the toolkit."""
+    """Return the path of weights as flags name them: 'starter' is the toolkit's model, a URL is fetched when read."""
+    if is_url(name):
+        return path_of(str(name))
     return STARTER if name == 'starter' else Path(os.path.expanduser(name))
 
 
 def weights_name(path: Path) -> str:
     """Return what messages call a file of weights."""
-    return 'the starter model' if path == STARTER else str(path)
+    return 'the starter model' if path == STARTER else named(path)
 
 
 def no_such_file(path: Path) -> str:

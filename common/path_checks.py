@@ -16,6 +16,7 @@ from pathlib import Path
 from .cli import flag
 from .files import kind_of, not_a_folder
 from .network import no_such_file
+from .stores import named, url_of
 
 # The script for files of a kind.
 SCRIPTS = {'picture': 'inference_images.py', 'video': 'inference_video.py'}
@@ -26,6 +27,8 @@ def file_problem(path: Path, kinds: Sequence[str] = ()) -> str:
 
     `kinds` are 'picture' and 'video', where the file must be one of these; none stands for weights.
     """
+    if not kinds and url_of(path):
+        return '' if path.suffix == '.pth' else 'a URL, but of no .pth file in the mirror of a run'
     kind = kind_of(path)
     if kind == 'folder':
         hint = '; inference_images.py takes folders of pictures' if 'video' in kinds else ''
@@ -42,9 +45,10 @@ def file_problem(path: Path, kinds: Sequence[str] = ()) -> str:
 
 
 def file_problems(args: argparse.Namespace, *names: str, kinds: Sequence[str] = ()) -> list[str]:
-    """Return the `file_problem` of each attribute that is a path."""
-    paths = {name: path for name in names if (path := getattr(args, name)) is not None}
-    return [f'{flag(name)} {path}: {why}' for name, path in paths.items() if (why := file_problem(path, kinds))]
+    """Return the `file_problem` of each attribute that is a path, or of each path in it."""
+    values = ((name, getattr(args, name)) for name in names)
+    paths = ((name, path) for name, value in values for path in (value if isinstance(value, list) else [value]) if path)
+    return [f'{flag(name)} {named(path)}: {why}' for name, path in paths if (why := file_problem(path, kinds))]
 
 
 def folder_problems(args: argparse.Namespace, *names: str) -> list[str]:

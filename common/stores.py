@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import functools
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 from .console import shown
 from .files import is_url
 from .installation import EXTRAS, import_problem
+
+# The URLs of files by the paths where they lie once they were fetched.
+_urls: dict[Path, str] = {}
 
 
 class StoreError(OSError):
@@ -48,6 +54,29 @@ def telling(place: str) -> Iterator[None]:
     except Exception as error:  # each client has dozens of types
         kind = MissingObject if isinstance(error, FileNotFoundError) else StoreError
         raise kind(f'{shown(place)}: {_words(error)}') from None
+
+
+def path_of(url: str) -> Path:
+    """Return where a file of a store lies, once it was fetched, until this process ends; below folders of its URL."""
+    names = shown(url).replace('://', '/').split('/')
+    path = Path(_folder().name, *(name for name in names if name not in ('', '.', '..')))
+    _urls[path] = url
+    return path
+
+
+def url_of(path: Path) -> str | None:
+    """Return the URL that a path stands for, password and all; None for a file of this computer."""
+    return _urls.get(path)
+
+
+def named(path: Path) -> str:
+    """Return what messages call a path: the URL that it stands for, without its password, or itself."""
+    return shown(_urls.get(path) or str(path))
+
+
+@functools.cache
+def _folder() -> tempfile.TemporaryDirectory[str]:
+    return tempfile.TemporaryDirectory(prefix='fetched-', ignore_cleanup_errors=True)
 
 
 def _words(error: Exception) -> str:

@@ -37,7 +37,7 @@ def _input_problems(args: argparse.Namespace) -> list[str]:
         found.append('--checkpoint, --predictions: one at a time; --json keeps rows, and --results adds them to others')
     if not (args.checkpoint or args.predictions or args.results or found):
         found.append('nothing to score: give --checkpoint and --testset, or --predictions and --truth')
-    found += [f'--checkpoint {path}: {why}' for path in args.checkpoint if (why := path_checks.file_problem(path))]
+    found += path_checks.file_problems(args, 'checkpoint')
     found += [f'--results {path}: no such file' for path in args.results if not path.is_file()]
     return found + path_checks.folder_problems(args, 'testset', 'truth')
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from common.cli import flag
 from common.network import READ_IN_MODE, NetworkSettings, Size
+from common.stores import named
 
 if TYPE_CHECKING:
     from checkpointing.origin import NetworkWeights
@@ -83,7 +84,7 @@ def _find_network(path: Path, given: Mapping[str, Any], size: Size, still: bool)
     assert found.weights is not None
     settings, origin = found.settings, found.weights.origin
     _check_tensors(found.weights, settings)
-    about = {'checkpoint': str(path), 'checkpoint_sha256': origin.sha256, **origin.position}
+    about = {'checkpoint': named(path), 'checkpoint_sha256': origin.sha256, **origin.position}
     return EvaluatedNetwork(path, settings, about | settings.values, str(found))
 
 

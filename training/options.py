@@ -17,9 +17,9 @@ from checkpointing.record import Listing
 from common import cli, path_checks
 from common.devices import expand_segments
 from common.files import not_a_folder
-from common.network import BACKBONES, no_such_file, weights_path
+from common.network import BACKBONES, weights_path
 from common.signals import StopRequest, listening
-from common.stores import StoreError
+from common.stores import StoreError, named
 
 from .recipes import DEFAULTS, RECIPES
 
@@ -75,10 +75,10 @@ def add_arguments(
     add('--model-last-checkpoint', type=_last_checkpoint, metavar='FILE|auto|must|starter',
         help='a checkpoint of this run continues it exactly; any other weight file starts a new run from its weights; '
         '"auto" continues from the newest whole checkpoint, or starts without one; "must" only continues; "starter" '
-        'begins with the model of the toolkit')  # fmt: skip
+        'begins with the model of the toolkit; the URL of a file in a mirror is one of another run')  # fmt: skip
     add('--model-start-weights', type=weights_path, metavar='FILE|starter',
         help='weights that "auto" begins with where there is nothing to continue, such as a base checkpoint for the '
-        'refine stage')  # fmt: skip
+        'refine stage, or the URL of one in a mirror')  # fmt: skip
 
     add = parser.group('length').add_argument
     add('--epoch-start', type=int, default=None, metavar='N',
@@ -237,7 +237,7 @@ def from_scratch_problems(args: argparse.Namespace) -> list[str]:
     """Return why the refine stage does not begin: without weights, unless that was asked for by `--from-scratch`."""
     last, start = args.model_last_checkpoint, args.model_start_weights
     if args.from_scratch:
-        given = next((f'{flag} {value}' for flag, value in (
+        given = next((f'{flag} {named(value)}' for flag, value in (
             ('--model-start-weights', start), ('--model-last-checkpoint', last),
         ) if value not in (None, 'auto', 'must')), None)  # fmt: skip
         return [] if given is None else [f'--from-scratch: not together with {given}, which are weights']
@@ -275,23 +275,22 @@ def data_problems(config: Path, dataset_name: str) -> list[str]:
     return [f'--dataset-name {dataset_name}: {path}: {not_a_folder(path)}; {config} names it' for path in missing]
 
 
-def _last_checkpoint(text: str) -> str:
-    return text if text in ('auto', 'must') else str(weights_path(text))
+def _last_checkpoint(text: str) -> str | Path:
+    return text if text in ('auto', 'must') else weights_path(text)
 
 
 def _checkpoint_problems(args: argparse.Namespace) -> list[str]:
     found = []
     last, start = args.model_last_checkpoint, args.model_start_weights
-    if last not in (None, 'auto', 'must') and not (path := Path(last)).is_file():
-        folder = 'a folder; give a .pth file in it, "auto" or "must"'
-        found.append(f'--model-last-checkpoint {last}: {folder if path.is_dir() else no_such_file(path)}')
-    if start is not None and last == 'must':
-        found.append(f'--model-start-weights {start}: "must" never starts a run; give --model-last-checkpoint auto')
-    elif start is not None and last != 'auto':
-        found.append(f'--model-start-weights {start}: only with --model-last-checkpoint auto; without it, give the '
-                     'file as --model-last-checkpoint')  # fmt: skip
-    elif start is not None and not start.is_file():
-        found.append(f'--model-start-weights {start}: {no_such_file(start)}')
+    if isinstance(last, Path) and (why := path_checks.file_problem(last)):
+        why = 'a folder; give a .pth file in it, "auto" or "must"' if why.startswith('a folder') else why
+        found.append(f'--model-last-checkpoint {named(last)}: {why}')
+    if start is not None and (last != 'auto' or (why := path_checks.file_problem(start))):
+        if last == 'must':
+            why = '"must" never starts a run; give --model-last-checkpoint auto'
+        elif last != 'auto':
+            why = 'only with --model-last-checkpoint auto; without it, give the file as --model-last-checkpoint'
+        found.append(f'--model-start-weights {named(start)}: {why}')
     if args.monitor_threshold is not None and not math.isfinite(args.monitor_threshold):
         found.append(f'--monitor-threshold {args.monitor_threshold}: must be a finite number')
     if args.checkpoint_minutes is not None and not args.checkpoint_minutes > 0:

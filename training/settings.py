@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 from checkpointing.retention import Policy
 from common.cli import flag
 from common.console import shown
+from common.stores import named
 
 # What it means for the curves if a run goes on with another value; None where the learning rates say it.
 MEANINGS = {
@@ -94,7 +95,7 @@ class RunSettings:
 
     model_name: str
     model_backbone: str
-    model_last_checkpoint: str | None
+    model_last_checkpoint: str | Path | None
     model_start_weights: Path | None
     accept_changed_data: bool
     epoch_start: int | None
@@ -129,7 +130,7 @@ class TrainingSettings:
     @staticmethod
     def from_options(options: dict[str, Any]) -> TrainingSettings:
         """Take the values of a command line, such as `vars(args)`."""
-        plain = {name: str(value) if isinstance(value, Path) else value for name, value in options.items()}
+        plain = {name: named(value) if isinstance(value, Path) else value for name, value in options.items()}
         if plain['checkpoint_mirror'] is not None:
             plain['checkpoint_mirror'] = shown(plain['checkpoint_mirror'])
         return TrainingSettings(

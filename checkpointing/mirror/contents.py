@@ -5,6 +5,7 @@ Whatever lists a run's folder, says what is kept and what may go, thus does the 
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
@@ -34,6 +35,12 @@ def object_name(file: File) -> str:
     """Return the name in the store of a checkpoint's file, such as 'epoch-0.0123456789abcdef.state.pth'."""
     stem, _, kind = file.name.partition('.')
     return f'{stem}.{file.sha256[:16]}.{kind}'
+
+
+def file_of(name: str) -> str:
+    """Return the name in the run's folder of what an object holds: 'epoch-0.state.pth' for the same; others' own."""
+    found = OBJECT.fullmatch(name)
+    return f'{found[1]}.{found[3]}' if found else name
 
 
 class Contents:
@@ -86,6 +93,11 @@ class Contents:
             (self.folder / name).write_bytes(data)
             self._dress()
 
+    def delete(self, name: str) -> None:
+        """Remove an object."""
+        self.store.delete(name)
+        self.forget(name)
+
     def forget(self, name: str) -> None:
         """Take note that an object was removed."""
         self.sizes.pop(name, None)
@@ -101,7 +113,7 @@ class Contents:
         # Beside files a record that cannot be read is a damaged one, and nobody else's.
         objects = ((found, size) for name, size in self.sizes.items() if (found := OBJECT.fullmatch(name)))
         names = {record.name for record in records}
-        wanted |= {f'{found[1]}.{found[3]}': size for found, size in objects if found[1] not in {*names, 'curves'}}
+        wanted |= {file_of(found[0]): size for found, size in objects if found[1] not in {*names, 'curves'}}
         for name in self._dressed - wanted.keys():
             (self.folder / name).unlink(missing_ok=True)
         for name, size in wanted.items():
@@ -140,6 +152,26 @@ class Contents:
         if len(data) != file.size or hashlib.sha256(data).hexdigest() != file.sha256:
             raise DamagedObject(f'{file.name} does not have the size and sha256 of its record')
         return data
+
+    def problem(self, record: Record) -> str | None:
+        """Return why a checkpoint is not whole in the store, as `Record.problem` of a folder; None if it is.
+
+        Raises:
+            StoreError: the store fails.
+        """
+        files = ((file, self.object_of(file)) for file in record.files.values())
+        broken = (file.name for file, name in files if not self.store.holds(name, file.size, file.sha256))
+        return next((f'{name} is missing, or does not have the sha256 of its record' for name in broken), None)
+
+    def curves(self) -> Index | None:
+        """Return of which parts the files of curves are made; None where nobody knows, since that is damaged.
+
+        Raises:
+            StoreError: the store fails.
+        """
+        with contextlib.suppress(DamagedObject):
+            return read_index(self.store, self.sizes)
+        return None
 
     def superfluous(self, gone: Iterable[str], coming: Iterable[Record], curves: Index | None) -> list[str]:
         """Return the objects that nothing names, or that may go, records first.

@@ -78,8 +78,8 @@ class Lease:
                     break
                 seen, since = '', time.monotonic()  # another was faster
             elif seen is None:
-                log.info('%s: %s may still be writing there; waiting up to %.0f s for a sign of life',
-                         self.store.url, _name(holder), self.seconds)  # fmt: skip
+                log.warning('%s: %s may still be writing there; waiting up to %.0f s for a sign of life',
+                            self.store.url, _name(holder), self.seconds)  # fmt: skip
                 seen, since = found[1] if found else '', time.monotonic()
             time.sleep(min(1.0, self.seconds / 20))
         threading.Thread(target=self._keep, name='lease', daemon=True).start()

@@ -6,7 +6,6 @@ again.
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import logging
 import os
@@ -159,8 +158,7 @@ class Mirror:
 
     def _delete(self, name: str) -> None:
         self.may_write()
-        self.store.delete(name)
-        self.contents.forget(name)
+        self.contents.delete(name)
         self._verified.discard(name)
 
     def _push_beside(self, record: Record) -> None:
@@ -220,8 +218,7 @@ class Mirror:
         own = [r for r in records if (r.run, r.stage) == (records[-1].run, records[-1].stage)]
         gone = [path.name for path in removable(own, self.policy, self.contents.listing())] if self.policy else []
         if self._index is None:
-            with contextlib.suppress(DamagedObject):
-                self._index = read_index(self.store, self.contents.sizes)
+            self._index = self.contents.curves()
         for name in self.contents.superfluous(gone, self.pending(), self._index):
             self._removed |= {_record_bytes(self.contents.folder, r) for r in own if name == f'{r.name}.json'}
             self._delete(name)

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import contextlib
+import shutil
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
-from common.console import some
-from common.stores import MissingObject, StoreError
+from common.console import shown, some
+from common.stores import MissingObject, StoreError, path_of, url_of
 
+from ..inventory import RecordedRun, runs, the_run
+from ..links import usual_links
 from ..lock import FolderLock
 from ..record import CheckpointError, File, read_records
 from ..verify import Verdict
@@ -57,22 +60,60 @@ def check(contents: Contents, path: Path) -> Verdict:
 
 
 @contextlib.contextmanager
-def fetched(url: str) -> Iterator[Path]:
-    """Yield a file of a checkpoint in a mirror, such as 's3://bucket/base/epoch-3.pth', beside its record.
+def mirror_at(url: str) -> Iterator[Contents]:
+    """Yield what the mirror of a run holds, by its URL or that of the folder in which it is the only one.
+
+    Raises:
+        StoreError: the store fails, or holds none there, or several.
+    """
+    with looking_at([url]) as found:
+        if len(found) > 1:
+            names = some([contents.store.url for contents in found])
+            raise StoreError(f'{shown(url)}: which run? There are {len(found)} mirrors ({names}); give one of them')
+        yield found[0]
+
+
+@contextlib.contextmanager
+def one_run(place: Path | str | None, parent: Path) -> Iterator[tuple[RecordedRun, Contents | None]]:
+    """Yield the only run of a folder, as `the_run` finds it, or of a mirror by its URL, and what the mirror holds.
+
+    Raises:
+        StoreError: the store fails, or holds no mirror there, or several.
+        ValueError: there is none in the folder or mirror, or more than one.
+    """
+    if not isinstance(place, str):
+        yield the_run(place, parent), None
+        return
+    with mirror_at(place) as contents:
+        yield the_run(contents.folder, parent, contents.store.url), contents
+
+
+def fetch(path: Path) -> None:
+    """Fetch what a path stands for, once: a file of a checkpoint in a mirror, verified; the run's records beside it.
 
     Raises:
         StoreError: the store fails, or holds no such file, or a damaged one.
     """
-    with _named(url) as (contents, file):
-        path = contents.folder / file.name
-        path.write_bytes(contents.read(file))
-        yield path
+    if (url := url_of(path)) is not None and not path.exists():
+        with looking_at([url.rpartition('/')[0]]) as (contents, *_):
+            fetch_from(contents, path.name, path)
+
+
+def fetch_from(contents: Contents, name: str, path: Path | None = None) -> Path:
+    """Fetch a file of a mirror by its name, as `fetch` does; return where it is."""
+    path, data = path or path_of(f'{contents.store.url}/{name}'), contents.read(_named(contents, name))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    for record in contents.folder.glob('*.json'):
+        shutil.copy(record, path.parent)
+    path.write_bytes(data)
+    return path
 
 
 def pin_mirrored(url: str, remove: bool) -> str:
     """Pin the checkpoint of a file in a mirror, or take the pin away; return its name."""
-    with _named(url) as (contents, file):
-        name = file.name.partition('.')[0]
+    parent, _, name = url.rpartition('/')
+    with looking_at([parent]) as (contents, *_):
+        name = _named(contents, name).name.partition('.')[0]
         pin = f'{name}.pin'
         if remove:
             contents.store.delete(pin)
@@ -81,16 +122,17 @@ def pin_mirrored(url: str, remove: bool) -> str:
         return name
 
 
-@contextlib.contextmanager
-def _named(url: str) -> Iterator[tuple[Contents, File]]:
-    """Yield what the mirror of a file holds, and the file as its record names it."""
-    parent, _, name = url.rpartition('/')
-    with looking_at([parent]) as (contents, *_):
-        named = {file.name: file for record in contents.records() for file in record.files.values()}
-        if name not in named or not contents.has(named[name]):
-            there = some(sorted(name for name, file in named.items() if contents.has(file)))
-            raise StoreError(f'{contents.store.url}: holds no {name}; there are {there or "no checkpoints"}')
-        yield contents, named[name]
+def _named(contents: Contents, name: str) -> File:
+    """Return a file as its record names it, also by a link such as best.pth."""
+    files = contents.listing()
+    for run in runs(contents.folder)[-1:]:
+        best = run.policy().best_records(record for record in run.records if files.has(record, 'weights'))
+        name = usual_links(best, run.records[-1], run.policy()).get(name, name)
+    named = {file.name: file for record in files.records() for file in record.files.values()}
+    if name not in named or not contents.has(named[name]):
+        there = some(sorted(name for name, file in named.items() if contents.has(file)))
+        raise StoreError(f'{contents.store.url}: holds no {name}; there are {there or "no checkpoints"}')
+    return named[name]
 
 
 def copy_run(folder: Path, url: str, logs: Path | None, up: bool) -> tuple[int, list[str]]:

@@ -1,5 +1,6 @@
 """What checkpoints.py does with the URL of a mirror."""
 
+import json
 from dataclasses import replace
 
 import pytest
@@ -112,9 +113,47 @@ def test_show_and_pin_take_the_names_of_the_run(mirrored, capsys):
     assert not (folder / 'store/run/epoch-0.pin').exists()
 
 
+def test_files_of_a_mirror_are_those_of_the_folder(mirrored, capsys):
+    folder, url = mirrored
+    run = folder / 'run'
+    for number, (here, there) in enumerate(
+        [
+            ((run / 'epoch-0.pth', run / 'best.pth'), (f'{url}/epoch-0.pth', f'{url}/best.pth')),
+            (('--best', 2, '--run', run), ('--best', 2, '--run', url)),
+        ]
+    ):
+        made = []
+        for place, words in (('here', here), ('there', there)):
+            output = folder / f'{place}-{number}.pth'
+            assert call('average', *words, '-o', output) == 0
+            members = json.loads(output.with_suffix('.provenance.json').read_text())['members']
+            assert [member['step'] for member in members] == [5, 11]
+            made.append((capsys.readouterr().out, members, output.read_bytes()))
+        (text, members, content), expected = (repr(part).replace(f'{run}/', f'{url}/') for part in made[0]), made[1]
+        assert (text.replace('/here-', '/there-'), members, content) == tuple(map(repr, expected))
+    assert call('diff', f'{url}/best.pth', run / 'best.pth') == 0
+    assert call('diff', f'{url}/last.pth', run / 'best.pth') == 1
+    assert call('convert', f'{url}/last.pth', '-o', folder / 'last.pth') == 0
+    assert capsys.readouterr().out.count(f'{url}/last.pth: ') == 1
+    assert call('interval', url, '--mtbf', 6, '--save-seconds', 1) == 0
+    assert capsys.readouterr().out.startswith(f'{url}, base run run: a save takes 1 s of training (as given); ')
+
+
+def test_a_damaged_file_of_a_mirror_is_never_used(mirrored, capsys):
+    folder, url = mirrored
+    damage(folder / 'store/run', f'epoch-1*.{"?" * 16}.pth')
+    for words in (('show', f'{url}/best.pth'), ('average', '--best', 2, '--run', url, '-o', folder / 'mean.pth')):
+        assert call(*words) == 2
+        assert capsys.readouterr().err.endswith(' does not have the size and sha256 of its record\n')
+    assert not (folder / 'mean.pth').exists()
+
+
 def test_refusals_are_one_line(mirrored, capsys):
     folder, url = mirrored
     train(folder / 'other', SAVES[:1], run='other')
+    (folder / 'two').mkdir()
+    for name in ('run', 'other'):
+        assert call('sync', folder / name, f'file://{folder}/two/{name}') == 0
     for words, problem in (
         (('sync', folder / 'other', url), f'{url}: is the mirror of another run, run'),
         (('sync', url, folder / 'other'), f'{url} is the mirror of run run, and {folder}/other holds run other: '),
@@ -128,10 +167,27 @@ def test_refusals_are_one_line(mirrored, capsys):
         *(
             (words, f'sftp://***@host/a: {words[0]} takes a path of this computer here, no URL')
             for words in (
-                ('prune', 'sftp://user:S3cr3t@host/a'),
-                ('average', 'sftp://user:S3cr3t@host/a', '-o', folder / 'mean.pth'),
+                ('list', '--checkpoint-dir', 'sftp://user:S3cr3t@host/a'),
                 ('convert', folder / 'run/epoch-0.pth', '-o', 'sftp://user:S3cr3t@host/a'),
             )
+        ),
+        *(
+            (words, 's3x://***@host/x: Protocol not known: s3x')
+            for words in (
+                ('prune', 's3x://user:S3cr3t@host/x'),
+                ('interval', 's3x://user:S3cr3t@host/x', '--mtbf', 1),
+                ('average', '--last', 2, '--run', 's3x://user:S3cr3t@host/x', '-o', folder / 'mean.pth'),
+                ('average', 's3x://u:S3cr3t@host/x/a.pth', 's3x://u:S3cr3t@host/x/b.pth', '-o', folder / 'mean.pth'),
+                ('diff', 's3x://user:S3cr3t@host/x/a.pth', folder / 'run/epoch-0.pth'),
+                ('convert', 's3x://user:S3cr3t@host/x/a.pth', '-o', folder / 'a.pth'),
+                ('show', 's3x://user:S3cr3t@host/x/a.pth'),
+            )
+        ),
+        (('show', 's3://u:S3cr3t@host/x'), 's3://***@host/x: a URL, but of no .pth file in the mirror of a run'),
+        (('interval', url, '--mtbf', 1), f'{url}, base run run: what a save costs is measured on the disk of a run'),
+        *(
+            ((*words, f'file://{folder}/two'), f'file://{folder}/two: which run? There are 2 mirrors (file://{folder}')
+            for words in (('prune',), ('interval', '--mtbf', 1), ('average', '--last', 2, '-o', 'x.pth', '--run'))
         ),
         (('list', 's3x://user:S3cr3t@host/x'), 's3x://***@host/x: Protocol not known: s3x'),
     ):

@@ -14,7 +14,9 @@ from support.inference_case import Case, files, photo, read, room, save_networks
 
 import checkpoints as checkpoints_script
 import inference_images
+from common.files import digest
 from common.network import RefinerSettings, published_size
+from common.stores import StoreError
 from inference import Matting
 from inference.networks import find_network
 from model import MattingBase
@@ -49,6 +51,21 @@ def trained(small: Path, tmp_path: Path) -> Path:
 )
 def test_the_nearest_published_size_counts(size: tuple[int, int], video: str, still: str) -> None:
     assert (published_size(size), published_size(size, still=True)) == (video, still)
+
+
+def test_weights_in_a_mirror_run_as_they_were_trained(trained: Path, tmp_path: Path) -> None:
+    (tmp_path / 'store').mkdir()
+    url = f'file://{tmp_path}/store/refine'
+    assert checkpoints_script.main(['sync', str(trained.parent), url]) == 0
+    here = find_network(trained, sizes=[(96, 64)])
+    found = find_network(f'{url}/epoch-3.pth', sizes=[(96, 64)])
+    assert str(found) == str(here).replace(str(trained), f'{url}/epoch-3.pth')
+    assert found.path.name == 'epoch-3.pth'
+    assert found.weights is not None
+    assert found.weights.origin.sha256 == digest(trained)
+    Matting.from_checkpoint(f'{url}/epoch-3.pth', device='cpu')
+    with pytest.raises(StoreError, match=f'^{url}: holds no best.pth; there are epoch-3.pth$'):
+        find_network(f'{url}/best.pth')
 
 
 def test_weights_with_a_record_run_as_they_were_trained(trained: Path) -> None:

@@ -4,11 +4,17 @@ import shutil
 from pathlib import Path
 
 import pytest
+import torch
 from support import sabotage
-from support.runs import flags
+from support.runs import flags, load
 
+import checkpoints
 import train_base
 import train_refine
+from checkpointing.content import Content
+from checkpointing.manager import Checkpoints, Point
+from checkpointing.record import read_records
+from common import cli
 from training.settings import TrainingSettings
 
 
@@ -59,20 +65,42 @@ def test_an_older_checkpoint_than_the_mirror_holds_is_refused_as_in_a_folder(in_
     sabotage.tiny(monkeypatch.setattr)
     given = {'checkpoint_mirror': in_tmp / 'store', 'checkpoint_interval': 1, 'checkpoint_epoch_interval': 9}
     (in_tmp / 'store').mkdir()
-    older, newer = 'checkpoint/run/epoch-0-iter-0.pth', Path('checkpoint/run/epoch-0-iter-1.pth')
+    older = 'checkpoint/run/epoch-0-iter-0.pth'
     assert train_base.main(flags('run', max_steps=1, **given)) == 0
     shutil.copytree('checkpoint/run', 'of-step-0')
     assert train_base.main(flags('run', max_steps=2, **given, model_last_checkpoint=older)) == 0  # none is newer yet
-    for machine, where in (('same', ''), ('another', ' in its mirror')):
-        if machine == 'another':
-            shutil.rmtree('checkpoint/run')
-            shutil.copytree('of-step-0', 'checkpoint/run')
-        held = {path: path.read_bytes() for path in in_tmp.rglob('*.json')}
-        for more in ([], ['--dry-run']):
-            capsys.readouterr()
-            assert train_base.main([*flags('run', max_steps=3, **given, model_last_checkpoint=older), *more]) == 2
-            assert capsys.readouterr().err == (
-                f'error: --model-last-checkpoint {older}: this run has got further, to {newer.name}{where}. Go on '
-                'from there with "auto", or start a new run from these weights with another --model-name\n'
-            )
-        assert {path: path.read_bytes() for path in in_tmp.rglob('*.json')} == held
+    shutil.rmtree('checkpoint/run')
+    shutil.copytree('of-step-0', 'checkpoint/run')
+    held = {path: path.read_bytes() for path in in_tmp.rglob('*.json')}
+    for more in ([], ['--dry-run']):
+        capsys.readouterr()
+        assert train_base.main([*flags('run', max_steps=3, **given, model_last_checkpoint=older), *more]) == 2
+        assert capsys.readouterr().err == (
+            f'error: --model-last-checkpoint {older}: this run has got further, to epoch-0-iter-1.pth in its mirror. '
+            'Go on from there with "auto", or start a new run from these weights with another --model-name\n'
+        )
+    assert {path: path.read_bytes() for path in in_tmp.rglob('*.json')} == held
+
+
+@pytest.mark.parametrize('flag', ['model_start_weights', 'model_last_checkpoint'])
+def test_a_new_run_takes_weights_from_the_mirror_of_another(in_tmp, monkeypatch, capsys, flag):
+    sabotage.tiny(monkeypatch.setattr)
+    torch.manual_seed(3)
+    weights = sabotage.Tiny().state_dict()
+    url = f'file://{in_tmp}/store/first'
+    made = Checkpoints(Path('first'), 'base', 'first', {})
+    made.save({'epoch-0': 'end'}, Point(0, 0), Content(weights, {}))
+    made.settle()
+    (in_tmp / 'store').mkdir()
+    assert checkpoints.main(['sync', 'first', url]) == 0
+    given = {'model_last_checkpoint': 'auto', flag: f'{url}/last.pth', 'learning_rate_scale': 1e-9}
+    capsys.readouterr()
+    assert train_base.main(flags('run', max_steps=1, **given)) == 0
+    assert f'new run with weights from {url}/last.pth (' in capsys.readouterr().out
+    torch.testing.assert_close(load('checkpoint/run/last.pth')['decoder.weight'], weights['decoder.weight'])
+    assert read_records(Path('checkpoint/run'))[-1].options[flag] == f'{url}/last.pth'
+    assert train_base.main(flags('other', **{**given, flag: f'{url}/epoch-7.pth'})) == 2
+    assert capsys.readouterr().err == f'error: {url}: holds no epoch-7.pth; there are epoch-0.pth, epoch-0.state.pth\n'
+    assert train_base.main(flags('other', **{**given, flag: url})) == 2
+    problem = 'a URL, but of no .pth file in the mirror of a run'
+    assert capsys.readouterr().err == f'error: {cli.flag(flag)} {url}: {problem}\n'
