@@ -173,6 +173,12 @@ def _newest_whole(
     return whole
 
 
+def newest_step(folder: Path, stage: str, least: int) -> int:
+    """Return the step of the newest checkpoint in a folder that verifies, if it is above `least`; else `least`."""
+    newer = (r for r in reversed(read_records(folder)) if r.stage == stage and r.step > least)
+    return next((record.step for record in newer if record.problem(folder) is None), least)
+
+
 def refuse_overwriting(folder: Path, run: str, first_epoch: int) -> None:
     """Raise CheckpointError if a run that begins at an epoch would overwrite weights of another."""
     owners = {record.files['weights'].name: record for record in read_records(folder)}

@@ -9,6 +9,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import timedelta
 
+from common.rendezvous import join
+
 LONGEST_WAIT = timedelta(days=7)  # for the process with the slowest pictures
 
 
@@ -42,7 +44,8 @@ def common_exit_code(code: int, shard: Shard, environ: Mapping[str, str] = os.en
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_DFL)  # Python's handlers would not run during the wait, and no file is open
     try:
-        dist.init_process_group('gloo', timeout=LONGEST_WAIT)
+        store, rank, world = join(LONGEST_WAIT)
+        dist.init_process_group('gloo', store=store, rank=rank, world_size=world, timeout=LONGEST_WAIT)
         worst = torch.tensor(code)
         dist.all_reduce(worst, dist.ReduceOp.MAX)
         signal.signal(signal.SIGTERM, signal.SIG_IGN)  # torchrun sends it to whoever leaves second

@@ -14,7 +14,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeVar, cast
 
 import torch
 import torch.distributed as dist
@@ -23,11 +23,13 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from common.devices import choose_device, cores
+from common.rendezvous import POLL_SECONDS, join
 from common.signals import STOPS, StopSignals, signal_name
 
 log = logging.getLogger(__name__)
 
 Forward = Callable[[Tensor, Tensor], tuple[Tensor, ...]]
+T = TypeVar('T')
 
 
 @dataclass(frozen=True)
@@ -50,6 +52,11 @@ class Ranks:
     def first(self) -> bool:
         """Whether this is the process that writes, logs and prints."""
         return self.rank == 0
+
+    @property
+    def first_of_machine(self) -> bool:
+        """Whether this is the process that looks at its machine's files."""
+        return os.environ.get('LOCAL_RANK', '0') == '0'
 
     def agree(self, *flags: float) -> list[float]:
         """Return the largest value of each flag over all ranks. Waits for the device."""
@@ -79,7 +86,7 @@ class Ranks:
         assert self.store is not None
         deadline = time.monotonic() + seconds
         while not (found := self.store.check(keys)) and time.monotonic() < deadline:
-            time.sleep(0.05)
+            time.sleep(POLL_SECONDS)
         return found
 
     def in_turn(self, function: Callable[[], Any]) -> Any:
@@ -93,11 +100,33 @@ class Ranks:
         while not (self.first or self.store.check([turn])):
             if self.store.check(['failed']) and self.told_by_first():
                 raise dist.DistError(PEER)
-            time.sleep(0.05)
+            time.sleep(POLL_SECONDS)
         result = function()
         if self.first:
             self.store.set(turn, '')
         return result
+
+    def wait_for_first(self) -> None:
+        """Wait on all ranks until the first has come here, however long it takes, and all have seen it."""
+        self.in_turn(lambda: None)
+        if self.world > 1:
+            dist.barrier()  # the store may be the first rank's
+
+    def from_first(self, function: Callable[[], T]) -> T:
+        """Call a function on the first rank alone, and return on all what it returns; tensors on the CPU."""
+        if self.world == 1:
+            return function()
+        found = [self.in_turn(lambda: function() if self.first else None)]
+        dist.broadcast_object_list(found, 0)
+        return cast(T, found[0])
+
+    def gather(self, value: T) -> list[T]:
+        """Return the values of all ranks, in their order."""
+        if self.world == 1:
+            return [value]
+        values: list[Any] = [None] * self.world
+        dist.all_gather_object(values, value)
+        return values
 
     def build(self, make: Callable[[], nn.Module]) -> Any:
         """Make a network on this rank's device; the first rank begins, so that weights are downloaded once."""
@@ -147,7 +176,7 @@ def launch(command: Sequence[str], count: int) -> int:
     store = dist.TCPStore('localhost', 0, is_master=True, wait_for_workers=False)
     shared = {
         'MASTER_ADDR': 'localhost', 'MASTER_PORT': f'{store.port}', 'TORCHELASTIC_USE_AGENT_STORE': 'True',
-        'WORLD_SIZE': f'{count}', 'LOCAL_WORLD_SIZE': f'{count}', 'TORCHELASTIC_RESTART_COUNT': '0',
+        'WORLD_SIZE': f'{count}', 'LOCAL_WORLD_SIZE': f'{count}',
     }  # fmt: skip
     environments = {rank: {**shared, 'RANK': f'{rank}', 'LOCAL_RANK': f'{rank}'} for rank in range(count)}
     os.environ.setdefault('OMP_NUM_THREADS', str(max(1, cores() // count)))
@@ -204,10 +233,7 @@ def join_ranks(device: str) -> Ranks:
         return Ranks(chosen)
     # NCCL is missing on Windows, where gloo carries the gradients of GPUs too, slower.
     backend = 'nccl' if chosen.type == 'cuda' and dist.is_nccl_available() else 'gloo'
-    # After a restart torchrun's store still has the addresses of the processes that died: each start has its own part.
-    store, rank, size = next(dist.rendezvous('env://'))
-    attempt = os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')
-    store = dist.PrefixStore(f'start {attempt}', store)
+    store, rank, size = join()
     gpu = chosen if backend == 'nccl' else None
     dist.init_process_group(backend, store=store, rank=rank, world_size=size, device_id=gpu)
     return Ranks(chosen, rank, world, store, os.getppid())

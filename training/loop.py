@@ -68,6 +68,7 @@ def fit(run: Run, signal: StopRequest) -> int:
             log.info('nothing to do: %d steps are done%s', steps, more)
             if run.ranks.first and run.resumed is not None:
                 _open(run)
+            _end_together(run, signal)
             return 0
         run.logger.display.under_way('rehearsal of the validation')
         rehearse(run)
@@ -80,8 +81,10 @@ def fit(run: Run, signal: StopRequest) -> int:
         except Exception as error:
             signal.speaks = False  # a launcher signals the others when one rank ends
             raise TrainingStopped(_rescue(run, bad_steps, meter, begin, error)) from None
-        if not code and run.ranks.first:
-            log.info(summary(run.checkpoints, run.logger, begin))
+        if not code:
+            if run.ranks.first:
+                log.info(summary(run.checkpoints, run.logger, begin))
+            _end_together(run, signal)
         return code
     finally:
         signal.speaks = False
@@ -106,6 +109,13 @@ def _end_mirror(run: Run, urgent: Callable[[], bool]) -> None:
             ending.callback(run.mirror.end, urgent, most)
             run.checkpoints.settle()
             run.logger.flush()
+
+
+def _end_together(run: Run, signal: StopRequest) -> None:
+    """Wait for the mirror on all ranks: a torchrun whose ranks have ended leaves, with what it keeps for the others."""
+    _end_mirror(run, lambda: bool(signal))
+    with contextlib.suppress(RuntimeError):  # all is saved: a rank that has gone is not missed
+        run.ranks.wait_for_first()
 
 
 def _train(run: Run, bad_steps: BadSteps, meter: Meter, signal: StopRequest) -> int:
@@ -150,7 +160,8 @@ def pending_work(run: Run) -> bool:
     """Return whether the last run ended before a validation or a checkpoint that was due after its last step."""
     if run.resumed is None:
         return False
-    unnamed = not all(map(run.checkpoints.record, run.schedule.names_due(run.resumed.step)))
+    # Only the first rank's disk has to hold the records.
+    unnamed = run.ranks.first and not all(map(run.checkpoints.record, run.schedule.names_due(run.resumed.step)))
     return bool(run.ranks.agree(_unvalidated(run) or unnamed)[0])
 
 

@@ -220,7 +220,7 @@ def problems(args: argparse.Namespace, crop_unit: int = 1) -> list[str]:
         found.append(f'--epoch-start {args.epoch_start}: must be below --epoch-end {args.epoch_end}')
     if args.model_name in ('', '.', '..') or Path(args.model_name).name != args.model_name:
         found.append(f'--model-name {args.model_name!r}: must be the name of a folder, without separators')
-    elif os.environ.get('RANK', '0') == '0':  # which alone writes
+    elif first_rank():  # which alone writes
         for name in ('checkpoint_dir', 'log_dir'):
             found += path_checks.unwritable_problems(cli.flag(name), getattr(args, name), args.model_name)
     folder = tempfile.gettempdir()
@@ -233,6 +233,11 @@ def problems(args: argparse.Namespace, crop_unit: int = 1) -> list[str]:
     return found
 
 
+def first_rank() -> bool:
+    """Return whether this process alone reads and writes checkpoints; other machines' disks need not hold any."""
+    return os.environ.get('RANK', '0') == '0'
+
+
 def from_scratch_problems(args: argparse.Namespace) -> list[str]:
     """Return why the refine stage does not begin: without weights, unless that was asked for by `--from-scratch`."""
     last, start = args.model_last_checkpoint, args.model_start_weights
@@ -241,7 +246,7 @@ def from_scratch_problems(args: argparse.Namespace) -> list[str]:
             ('--model-start-weights', start), ('--model-last-checkpoint', last),
         ) if value not in (None, 'auto', 'must')), None)  # fmt: skip
         return [] if given is None else [f'--from-scratch: not together with {given}, which are weights']
-    if start is not None or last not in (None, 'auto'):
+    if start is not None or last not in (None, 'auto') or (last and not first_rank()):
         return []
     # Records that cannot be read are an error of `auto`, and no first start.
     files = Listing(args.checkpoint_dir / args.model_name)
@@ -282,10 +287,10 @@ def _last_checkpoint(text: str) -> str | Path:
 def _checkpoint_problems(args: argparse.Namespace) -> list[str]:
     found = []
     last, start = args.model_last_checkpoint, args.model_start_weights
-    if isinstance(last, Path) and (why := path_checks.file_problem(last)):
+    if first_rank() and isinstance(last, Path) and (why := path_checks.file_problem(last)):
         why = 'a folder; give a .pth file in it, "auto" or "must"' if why.startswith('a folder') else why
         found.append(f'--model-last-checkpoint {named(last)}: {why}')
-    if start is not None and (last != 'auto' or (why := path_checks.file_problem(start))):
+    if start is not None and (last != 'auto' or (first_rank() and (why := path_checks.file_problem(start)))):
         if last == 'must':
             why = '"must" never starts a run; give --model-last-checkpoint auto'
         elif last != 'auto':

@@ -41,6 +41,7 @@ from dataset.synthetic import DRAWINGS, SyntheticBackgrounds, SyntheticMattes
 from model.weights import LoadReport, load_weights
 
 from . import distributed
+from .agreement import refuse_different, refuse_newer
 from .distributed import Forward, Ranks
 from .dry_run import UntouchedDisk
 from .ending import tell_what_next
@@ -280,6 +281,10 @@ def begin(
     folder, logs = (parent / settings.run.model_name for parent in (settings.run.checkpoint_dir, settings.run.log_dir))
     dry = settings.run.dry_run
     disk = UntouchedDisk() if dry else Disk()
+    identity = {'backbone': settings.run.model_backbone, **data.identity, **refiner_identity(refiner)}
+    lists = {kind: list_sizes(*files) for kind, files in data.files.items()} if ranks.first_of_machine else {}
+    identity |= {kind: hashlib.sha256(text).hexdigest() for kind, text in lists.items()}
+    refuse_different(identity, ranks)
     lock = FolderLock(folder, disk=disk)
     with contextlib.ExitStack() as refused:
         refused.callback(lock.release)
@@ -296,17 +301,11 @@ def begin(
             mirror = begin_keeping(url, folder, logs, settings.run.mirror_grace, disk, pulled)
             refused.callback(mirror.close)
             mirrored = mirror.mirror.contents.records()
-        identity = {'backbone': settings.run.model_backbone, **data.identity, **refiner_identity(refiner)}
-        # The first rank writes records and decides; the others find the same files or fail.
-        lists = {kind: list_sizes(*files) for kind, files in data.files.items()} if ranks.first else {}
-        identity |= {kind: hashlib.sha256(text).hexdigest() for kind, text in lists.items()}
+        # The first rank decides, and the others get from it what it has read: their disks need not hold anything.
         start, accept = settings.run.model_start_weights, settings.run.accept_changed_data
-        resume = ranks.in_turn(lambda: decide(last, folder, stage, identity, start, lists, accept, disk, mirrored))
-        done = -1 if resume.record is None else resume.record.step
-        if ranks.agree(done, -done) != [done, -done]:  # before first weights are read in turn
-            raise ValueError(
-                '--checkpoint-dir: the ranks see different checkpoints; all machines must share that folder'
-            )
+        resume = ranks.from_first(lambda: decide(last, folder, stage, identity, start, lists, accept, disk, mirrored))
+        if last in ('auto', 'must'):
+            refuse_newer(folder, stage, ranks, resume, url)
         before: dict[str, Any] = {}
         if resume.record is not None:  # versions without the flag made the published crops
             before = {'crop_multiple': data.plan.unit, **resume.record.options, 'recipe': resume.record.recipe}
@@ -316,7 +315,8 @@ def begin(
         for group in optimizer.param_groups:
             group['initial_lr'] = group['lr'] = group['lr'] * settings.run.learning_rate_scale
         if resume.record is None:
-            _first_weights(settings, network, resume, folder, pretrain, ranks)
+            first = ranks.from_first(lambda: _first_weights(settings, network, resume, folder, pretrain))
+            network.load_state_dict(first)
         dtype = precision_of(settings.run.precision, before, ranks.device)
         ema = EMA(network, settings.run.ema_decay) if settings.run.ema_decay else None
         state = TrainingState(network, optimizer, make_scaler(ranks.device, dtype), ema)
@@ -370,19 +370,18 @@ def _first_weights(
     resume: Resume,
     folder: Path,
     pretrain: Callable[[], LoadReport] | None,
-    ranks: Ranks,
-) -> None:
-    """Give a new run its weights, and say in one line which."""
+) -> dict[str, torch.Tensor]:
+    """Give a new run its weights, and say in one line which; return them on the CPU."""
     refuse_overwriting(folder, resume.run, settings.run.epoch_start or 0)
     if resume.weights is not None:
         weights = read_original(resume.weights).file
         # Each stage begins with the weights of either: one has no refiner to give, the other none to fill.
         log.info('new run with weights from %s', load_weights(network, weights, ['refiner.'], ['refiner.']))
     elif pretrain is not None:
-        # The first rank begins, so that weights are downloaded once.
-        log.info('new run with pretrained weights from %s', ranks.in_turn(pretrain))
+        log.info('new run with pretrained weights from %s', pretrain())
     else:
         log.info('new run with new weights')
+    return {name: tensor.cpu() for name, tensor in network.state_dict().items()}
 
 
 def _put_in_place(settings: TrainingSettings, state: TrainingState, resume: Resume, schedule: Schedule) -> None:

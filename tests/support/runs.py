@@ -4,9 +4,11 @@ import atexit
 import csv
 import filecmp
 import functools
+import itertools
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
@@ -250,3 +252,44 @@ def wait_for(condition, attempt, seconds=LONG):
         assert time.monotonic() < deadline, attempt.text()
         time.sleep(0.003)
     return True
+
+
+def start_ranks(folder, world, words, *sabotage, environment=None):
+    """Starts a run of several ranks, each a child of the server.
+
+    Args:
+        folder: the current one; or those of machines, one for each rank.
+        world: how many.
+        words: their command line.
+        sabotage: as for the server.
+        environment: variables that are added.
+    """
+    machines = isinstance(folder, list)
+    folders = folder if machines else [folder] * world
+    with socket.socket() as free:
+        free.bind(('localhost', 0))
+        port = free.getsockname()[1]
+    shared = {'MASTER_ADDR': 'localhost', 'MASTER_PORT': f'{port}', 'WORLD_SIZE': f'{world}', **(environment or {})}
+    places = [{**shared, 'RANK': f'{r}', 'LOCAL_RANK': '0' if machines else f'{r}'} for r in range(world)]
+    return [
+        server().start(folder, words, ('tiny',), *sabotage, environment=place) for folder, place in zip(folders, places)
+    ]
+
+
+def end_ranks(ranks, seconds=LONG):
+    """The exit codes of all ranks."""
+    deadline = time.monotonic() + seconds
+    return [rank.wait(max(0.1, deadline - time.monotonic())) for rank in ranks]
+
+
+def joined(lists):
+    return list(itertools.chain.from_iterable(lists))
+
+
+def samples_by_step(folder):
+    """The sorted names of the samples of all ranks for each step, of the last time that a rank saw it."""
+    seen = {}
+    for path in folder.glob('rank-*.jsonl'):
+        for step, samples in map(json.loads, path.read_text().splitlines()):
+            seen.setdefault(step, {})[path] = samples
+    return {step: sorted(joined(parts.values())) for step, parts in sorted(seen.items())}

@@ -17,6 +17,7 @@ from torch import nn
 
 import common.signals
 import model
+import training.distributed
 import training.logs
 import training.loop
 from checkpointing.manager import Checkpoints
@@ -169,16 +170,42 @@ def slow_fsync(seconds):
     Disk.fsync = lambda *_: time.sleep(seconds if threading.current_thread() is not main else 0)
 
 
-def hang_at(step, path):
-    """The run waits for ever once so many steps are done; a file says so."""
+def hang_at(step, path, rank=0):
+    """A rank waits for ever once so many steps are done; a file says so."""
 
     def after(run, *_):
-        if run.state.progress.step == step:
+        if run.state.progress.step == step and run.ranks.rank == rank:
             run.checkpoints.settle()
             Path(path).touch()
             time.sleep(600)
 
     around(training.loop, '_train_step', after=after)
+
+
+def wait_for_signal_at(step, path):
+    """The run waits for a signal once so many steps are done; a file says so."""
+    came = []
+
+    def after(run, *_):
+        if run.state.progress.step == step:
+            Path(path).touch()
+            while not came:
+                time.sleep(0.05)
+
+    around(common.signals.StopRequest, 'answer', after=lambda *_: came.append(True))
+    around(training.loop, '_train_step', after=after)
+
+
+def note_ends(folder):
+    """A rank that leaves the others leaves a file; so does the first when the mirror, which takes a second, has all."""
+    around(training.distributed, 'leave_ranks', before=lambda: Path(folder, f'left-{os.environ["RANK"]}').touch())
+
+    def ended(*_):
+        if not (path := Path(folder, 'mirrored')).exists():
+            time.sleep(1)
+            path.touch()
+
+    around(keeping.Keeping, 'end', after=ended)
 
 
 def impatient(seconds):

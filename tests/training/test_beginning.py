@@ -74,10 +74,10 @@ def test_pretrained_weights_are_not_read_where_others_are_taken(pretrained, caps
         torch.testing.assert_close(weights['decoder.weight'], state['decoder.weight'])
 
 
-def test_ranks_that_see_different_checkpoints_end_before_one_waits_for_the_other(pretrained, monkeypatch, capsys):
-    monkeypatch.setattr(Ranks, 'agree', lambda _, *flags: [flag + 1 for flag in flags])
-    assert train_base.main(flags('run', model_pretrain_initialization='imagenet')) == 2
-    assert 'the ranks see different checkpoints' in capsys.readouterr().err
+def test_a_newer_checkpoint_of_another_disk_ends_the_start_before_weights_are_read(pretrained, monkeypatch, capsys):
+    monkeypatch.setattr(Ranks, 'gather', lambda _, value: [value, (3, 'b')] if isinstance(value[0], int) else [value])
+    assert train_base.main(flags('run', **AUTO, model_pretrain_initialization='imagenet')) == 2
+    assert 'run on b holds step 3, and the first rank knows of no checkpoint' in capsys.readouterr().err
     assert pretrained == []
 
 

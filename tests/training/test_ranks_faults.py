@@ -1,18 +1,29 @@
 """Several ranks when one of them fails: the same samples on another number of ranks, and nobody waits for ever."""
 
-import itertools
-import json
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
 import time
 
 import pytest
-from support.runs import HERE, LONG, ROOT, assert_same, curve, flags, load, names, record, server
+from support.runs import (
+    HERE,
+    LONG,
+    ROOT,
+    assert_same,
+    curve,
+    end_ranks,
+    flags,
+    joined,
+    load,
+    names,
+    record,
+    samples_by_step,
+    start_ranks,
+)  # fmt: skip
 
 from checkpointing.lock import FolderLock
 
@@ -21,37 +32,6 @@ CHECKPOINTS = 'checkpointing.manager:Checkpoints'
 AUTO = {'model_last_checkpoint': 'auto'}
 # Two epochs of three steps of six samples, which are shares of 6, 3 or 2 for one, two or three ranks.
 SIX = {'synthetic_size': 18, 'batch_size': 6, 'valid_samples': 3, 'checkpoint_interval': 1, 'ema_decay': 0.9}
-
-
-def start_ranks(folder, world, words, *sabotage, environment=None):
-    """Starts a run of several ranks, each a child of the server; `environment` is added to theirs."""
-    with socket.socket() as free:
-        free.bind(('localhost', 0))
-        port = free.getsockname()[1]
-    shared = {'MASTER_ADDR': 'localhost', 'MASTER_PORT': f'{port}', 'WORLD_SIZE': f'{world}', **(environment or {})}
-    return [
-        server().start(folder, words, TINY, *sabotage, environment={**shared, 'RANK': f'{r}', 'LOCAL_RANK': f'{r}'})
-        for r in range(world)
-    ]
-
-
-def end_ranks(ranks, seconds=LONG):
-    """The exit codes of all ranks."""
-    deadline = time.monotonic() + seconds
-    return [rank.wait(max(0.1, deadline - time.monotonic())) for rank in ranks]
-
-
-def joined(lists):
-    return list(itertools.chain.from_iterable(lists))
-
-
-def samples_by_step(folder):
-    """The sorted names of the samples of all ranks for each step, of the last time that a rank saw it."""
-    seen = {}
-    for path in folder.glob('rank-*.jsonl'):
-        for step, samples in map(json.loads, path.read_text().splitlines()):
-            seen.setdefault(step, {})[path] = samples
-    return {step: sorted(joined(parts.values())) for step, parts in sorted(seen.items())}
 
 
 @pytest.mark.parametrize(
