@@ -16,6 +16,7 @@ import torch
 
 import inference_images
 from common.signals import StopSignals
+from inference.images.writer import is_whole
 from inference.processes import Shard, common_exit_code
 from model import MattingBase
 
@@ -115,3 +116,47 @@ def test_a_process_with_a_broken_picture_does_not_cost_the_others_theirs(folder:
     assert {path.name for path in (folder / 'out/com').iterdir()} == {f'{i:03}.png' for i in range(1, 12, 2)}
     assert 'process 0: 0 pictures done, 6 failed' in done.stdout
     assert 'process 1: 6 pictures done, 0 failed' in done.stdout
+
+
+# The second process is killed once two of its pictures are written, and the last of them is cut to its half.
+KILLED = """
+import os, signal, sys
+import inference_images
+from inference.images.writer import PictureWriter
+
+write, left = PictureWriter.write, [2]
+
+def write_and_die(self, name, *rest):
+    write(self, name, *rest)
+    left[0] -= 1
+    if os.environ['RANK'] == '1' and not left[0]:
+        os.truncate(path := self.path('com', name), os.path.getsize(path) // 2)
+        os.kill(os.getpid(), signal.SIGKILL)
+
+PictureWriter.write = write_and_die
+sys.exit(inference_images.main())
+"""
+
+
+@pytest.mark.slow
+def test_a_second_start_does_the_share_of_a_killed_process(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    fill(folder, 12, 320, 240)
+    (folder / 'killed.py').write_text(KILLED)
+    command = [sys.executable, '-m', 'torch.distributed.run', '--standalone', '--nproc-per-node', '2', 'killed.py']
+    environment = {**ENVIRONMENT, 'PYTHONPATH': str(SCRIPT.parent)}
+    done = subprocess.run([*command, *FLAGS], cwd=folder, capture_output=True, text=True, env=environment, timeout=220)
+    assert done.returncode == 1
+    assert 'exitcode: -9) local_rank: 1' in done.stderr
+    written = sorted((folder / 'out/com').glob('*.png'))
+    whole = {path.name: path.stat().st_mtime_ns for path in written if is_whole(path)}
+    assert 0 < len(whole) == len(written) - 1 < 11
+    monkeypatch.chdir(folder)
+    assert inference_images.main([*FLAGS, '--skip-existing']) == 0
+    assert f'{len(whole)} of 12 pictures are there already and skipped' in capsys.readouterr().err
+    assert inference_images.main([*FLAGS[:-3], 'once', *FLAGS[-2:]]) == 0
+    for path in sorted((folder / 'once/com').iterdir()):
+        found = folder / 'out/com' / path.name
+        assert found.read_bytes() == path.read_bytes()
+        assert found.stat().st_mtime_ns == whole.get(path.name, found.stat().st_mtime_ns)
