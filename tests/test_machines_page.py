@@ -9,6 +9,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
+import yaml
 from torch.distributed.run import get_args_parser
 
 import inference_images
@@ -48,7 +49,6 @@ def test_the_unit_is_one() -> None:
 
 def test_every_command_has_flags_that_exist(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(train_base.options, 'problems', lambda _: [])
-    yaml = pytest.importorskip('yaml', reason="PyYAML is not installed: pip install '.[test-all]'")
     documents = [yaml.safe_load(text) for text in blocks('yaml')]
     assert [document.get('kind', 'task') for document in documents] == ['PyTorchJob', 'task']
     found = 0
