@@ -25,6 +25,10 @@ class MissingObject(StoreError):
     """What was asked for is not in the store."""
 
 
+class DamagedObject(StoreError):
+    """What is in the store, or came from there, is not what a record or a checksum says."""
+
+
 def open_store(place: str, **settings: Any) -> tuple[Any, str]:
     """Return fsspec's file system of a URL or path, and the path in it; to be called in a block of `telling`.
 
@@ -52,7 +56,8 @@ def telling(place: str) -> Iterator[None]:
     except StoreError:
         raise
     except Exception as error:  # each client has dozens of types
-        kind = MissingObject if isinstance(error, FileNotFoundError) else StoreError
+        kind = DamagedObject if type(error).__name__.endswith('ChecksumError') else StoreError
+        kind = MissingObject if isinstance(error, FileNotFoundError) else kind
         raise kind(f'{shown(place)}: {_words(error)}') from None
 
 

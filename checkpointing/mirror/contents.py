@@ -14,7 +14,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from common.files import BLOCK
-from common.stores import StoreError
+from common.stores import DamagedObject
 
 from ..record import File, Listing, Record, broken_records, read_records
 from .store import Store
@@ -66,8 +66,9 @@ class Contents:
         Raises:
             StoreError: the store fails.
         """
+        found = self.store.sizes()  # what is known stays where this fails
         self.sizes, self._by_content = {}, {}
-        for name, size in self.store.sizes().items():
+        for name, size in found.items():
             self._add(name, size)
         there = set(os.listdir(self.folder))
         records = {name for name in self.sizes if name.endswith('.json')}
@@ -148,10 +149,12 @@ class Contents:
         Raises:
             StoreError: the store fails, or holds something else than the record says.
         """
-        data = self.store.get(self.object_of(file))
-        if len(data) != file.size or hashlib.sha256(data).hexdigest() != file.sha256:
-            raise DamagedObject(f'{file.name} does not have the size and sha256 of its record')
-        return data
+        for _ in range(2):  # the first time it may have been damaged on its way
+            with contextlib.suppress(DamagedObject):
+                data = self.store.get(self.object_of(file))
+                if len(data) == file.size and hashlib.sha256(data).hexdigest() == file.sha256:
+                    return data
+        raise DamagedObject(f'{file.name} does not have the size and sha256 of its record')
 
     def problem(self, record: Record) -> str | None:
         """Return why a checkpoint is not whole in the store, as `Record.problem` of a folder; None if it is.
@@ -191,10 +194,6 @@ class Contents:
         objects = ((name, found[1]) for name in self.sizes if (found := OBJECT.fullmatch(name)))
         files_gone = [name for name, stem in objects if name not in named and stem not in unknown]
         return [*sorted(name for name in gone if name.endswith('.json')), *files_gone]
-
-
-class DamagedObject(StoreError):
-    """An object that is not what a record says."""
 
 
 def part_name(sha256: str) -> str:

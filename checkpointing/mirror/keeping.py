@@ -107,9 +107,10 @@ class Keeping:
     def start(self, logs: Callable[[], Path] | None = None) -> None:
         """Begin to copy; `logs` gives the folder of the run's curves, which may change when the first is drawn."""
         self._logs = logs
-        # A daemon, so that a store that never answers cannot keep the process from ending.
+        # Daemons, so that a store that never answers cannot keep the process from ending.
         self._thread = threading.Thread(target=self._work, name='mirror', daemon=True)
         self._thread.start()
+        threading.Thread(target=self._watch, name='mirror-watch', daemon=True).start()
 
     def behind(self) -> float:
         """Return for how many seconds the mirror has lacked a checkpoint that is on the disk."""
@@ -132,7 +133,8 @@ class Keeping:
                 if since is None and urgent():
                     since, grace = time.monotonic(), min(self.grace, most)
                     log.info('waiting up to %g s for the mirror', grace)
-                if time.monotonic() - (max(began, self._moved_at) if since is None else since) >= grace:
+                moved = max(began, self._moved_at, self.mirror.store.moved_at)
+                if time.monotonic() - (moved if since is None else since) >= grace:
                     break
             log.info(self._safety(grace))
         self.close()
@@ -169,7 +171,7 @@ class Keeping:
             try:
                 self.mirror.logs = self._logs() if self._logs else self.mirror.logs
                 self.lease.check()
-                moved = self.mirror.push(thorough=asked)
+                moved = self.mirror.push(ending=asked)
                 if asked and not moved:
                     self.mirror.push_curves()  # what was drawn after the last checkpoint
             except Exception as error:  # also what a client of a store has never raised before
@@ -198,7 +200,15 @@ class Keeping:
         self._error = str(error) or type(error).__name__
         with contextlib.suppress(OSError):
             self.mirror.pending()
+        self._say(f'{self._error}; tried again in {pause:.0f} s')
+
+    def _watch(self) -> None:
+        """Say of a store that is slow, or never answers, how far it is behind."""
+        while not self._over.wait(SAY_SECONDS / 4):
+            if self.behind() >= SAY_SECONDS:
+                self._say(self._error or f'{self.mirror.store.url} takes that long')
+
+    def _say(self, why: str) -> None:
         if time.monotonic() - self._said_at >= SAY_SECONDS:
             self._said_at = time.monotonic()
-            log.warning('the mirror is %.0f s behind: %s; tried again in %.0f s; training goes on',
-                        self.behind(), self._error, pause)  # fmt: skip
+            log.warning('the mirror is %.0f s behind: %s; training goes on', self.behind(), why)

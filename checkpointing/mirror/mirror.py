@@ -6,6 +6,7 @@ again.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import logging
 import os
@@ -14,10 +15,11 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import BinaryIO
 
 from common.console import megabytes
 from common.files import Disk, digest, make_folders, write_durable
-from common.stores import MissingObject
+from common.stores import DamagedObject, MissingObject, StoreError
 
 from ..links import set_aside
 from ..record import UNSURE_NS, CheckpointError, FormatError, Listing, Record, broken_records, is_before, read_records
@@ -27,7 +29,6 @@ from .contents import (
     CURVES,
     LEFT_OVER,
     Contents,
-    DamagedObject,
     Index,
     index_bytes,
     part_name,
@@ -53,7 +54,8 @@ class Mirror:
     Attributes:
         contents: what the mirror holds.
         left_out: checkpoints that were not copied since they are damaged, by name.
-        behind_since: since when the folder has had a checkpoint that the mirror lacks, in seconds of time.monotonic().
+        behind_since: since when the folder has had the oldest checkpoint that the mirror lacks, in seconds of
+            time.monotonic(); None where it lacks none.
     """
 
     def __init__(
@@ -66,6 +68,9 @@ class Mirror:
         self.contents = Contents(store, Path(self._temporary.name))
         self.behind_since: float | None = None
         self.left_out: list[str] = []
+        self._begun: tuple[Record, bytes, dict[str, BinaryIO]] | None = None  # with its bytes and its files
+        self._opened = contextlib.ExitStack()
+        self._seen: dict[bytes, float] = {}  # since when each record has been pending
         self._verified: set[str] = set()  # objects that the store held when it was asked
         self._removed: set[bytes] = set()  # records that the policy does not keep; the folder may have them still
         self._pins: set[str] = set()
@@ -74,25 +79,28 @@ class Mirror:
         self._quiet_since = 0  # the folder's time when nothing was left to do
 
     def close(self) -> None:
-        """Remove the temporary folder."""
+        """Remove the temporary folder, and close files."""
+        self._opened.close()
         self._temporary.cleanup()
 
     def pending(self) -> list[Record]:
         """Return the checkpoints of the folder that the mirror lacks, or of which it has another record."""
         files, mirrored = Listing(self.folder), self.contents.record_bytes()
-        found = []
+        found, seen, now = [], dict[bytes, float](), time.monotonic()
         for record in files.records():
             data = _record_bytes(self.folder, record)  # records with NaN equal none, not even themselves
             if data != mirrored.get(record.name) and data not in self._removed and files.has(record, 'weights'):
                 found.append(record)
-        self.behind_since = (self.behind_since or time.monotonic()) if found else None
+                seen[data] = self._seen.get(data, now)
+        self._seen, self.behind_since = seen, min(seen.values(), default=None)
         return found
 
-    def push(self, thorough: bool = True) -> bool:
+    def push(self, ending: bool = True) -> bool:
         """Copy the next object that the mirror lacks, those of the newest checkpoint first, its record last.
 
         Args:
-            thorough: look also where the folder's time says that nothing has changed.
+            ending: no newer one will come. Else a checkpoint that was begun comes to its end before a newer one, since
+                a slow store would never have a whole one; and where the folder's time is the same it is not read.
 
         Returns:
             Whether there was one; False where the mirror has all.
@@ -101,42 +109,64 @@ class Mirror:
             StoreError, OSError: the store or the disk fails; doing it again goes on.
         """
         changed = self.folder.stat().st_mtime_ns
-        if changed == self._quiet_since and not thorough:
+        if changed == self._quiet_since and not ending:
             return False
         try:
-            if pending := self.pending():
-                return self._push_next(pending[-1])
+            pending = self.pending()
+            if ending or self._begun is None:
+                self._begin(pending[-1] if pending else None)
+            if self._begun is not None:
+                return self._push_next(*self._begun)
             if self._push_pins() or self._retain():
                 return True
-        except FileNotFoundError:
-            return True  # removed meanwhile
+        except FileNotFoundError:  # removed meanwhile
+            self._begin(None)
+            return True
+        except StoreError:
+            self._begin(None)  # once the store is back, the newest comes first
+            raise
         # So long ago that no later change has the same time.
         self._quiet_since = changed if time.time_ns() - changed > UNSURE_NS else 0
         return False
 
-    def _push_next(self, record: Record) -> bool:
-        for file in record.files.values():
+    def _begin(self, record: Record | None) -> None:
+        """Open the files of the checkpoint that comes next, which stay readable should the folder's be removed."""
+        self._opened.close()
+        self._begun = None
+        if record is not None:
+            paths = ((file, self.folder / file.name) for file in record.files.values())
+            # An older one's state is not kept.
+            files: dict[str, BinaryIO] = {
+                file.name: self._opened.enter_context(path.open('rb')) for file, path in paths if path.is_file()
+            }
+            self._begun = record, _record_bytes(self.folder, record), files
+
+    def _push_next(self, record: Record, written: bytes, files: dict[str, BinaryIO]) -> bool:
+        for file in (file for file in record.files.values() if file.name in files):
             name = self.contents.object_of(file)
-            path = self.folder / file.name
-            if name in self._verified or not path.is_file():
-                continue  # an older one's state is not kept
+            if name in self._verified:
+                continue
             if not (self.contents.has(file) and self.store.holds(name, file.size, file.sha256)):
-                data = path.read_bytes()
+                files[file.name].seek(0)
+                data = files[file.name].read()
                 if hashlib.sha256(data).hexdigest() != file.sha256:
+                    path = self.folder / file.name
                     log.warning('%s: does not have the sha256 of its record; it is not mirrored', path)
-                    self._removed.add(_record_bytes(self.folder, record))
+                    self._removed.add(written)
                     self.left_out.append(record.name)
+                    self._begin(None)
                     return True
                 self._put(name, data)
             self._verified.add(name)
             return True
-        if not (self.folder / record.files['weights'].name).is_file():
+        if record.files['weights'].name not in files:
             raise FileNotFoundError(record.name)
         self._push_beside(record)
         self.push_curves()
         if self._missing(record):
             return True
-        self._put(f'{record.name}.json', _record_bytes(self.folder, record))
+        self._put(f'{record.name}.json', written)
+        self._begin(None)
         size = sum(file.size for file in record.files.values())
         log.info('%s is in the mirror %s (%s)', record.name, self.store.url, megabytes(size))
         self._retained = False
@@ -314,6 +344,8 @@ class Mirror:
                     data[path] = self.contents.read(file)
                 except DamagedObject as error:
                     return str(error)
+                except MissingObject:  # a list may show what was removed
+                    return f'{file.name} is missing'
             elif to_resume or file is record.files['weights']:
                 return f'{file.name} is missing'
         for path, content in data.items():
@@ -331,7 +363,8 @@ class Mirror:
         for name in filter(BESIDE.fullmatch, self.contents.sizes):
             path = self.folder / name
             if not path.exists() and (path.suffix == '.gz' or path.stem in names):
-                self._write(path, self.store.get(name), 'mirror')
+                with contextlib.suppress(MissingObject):
+                    self._write(path, self.store.get(name), 'mirror')
 
     def _pull_curves(self, ours: bool, newer: bool) -> None:
         """Copy the curves; where they are damaged they are begun anew, since nothing depends on them.

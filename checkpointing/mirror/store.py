@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import contextlib
 import hashlib
+import io
 import os
 import secrets
-from collections.abc import Iterable
+import time
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +20,7 @@ from common.stores import MissingObject, StoreError, open_store, telling
 # Where folders must be made, and a file that is being written can be seen half.
 WITH_FOLDERS = ('file', 'local', 'sftp', 'ssh', 'smb', 'ftp', 'hdfs', 'webhdfs', 'memory')
 REFUSED = (409, 412)  # what HTTP answers to a conditional write whose condition does not hold
+STALLED_SECONDS = 60.0  # a client by itself waits for ever for a store that takes no more of an object
 
 
 class Store:
@@ -28,16 +32,17 @@ class Store:
     Attributes:
         url: the same, to be shown to people: without a password.
         conditional: whether the store compares and swaps, so that of two writers one is refused.
+        moved_at: when more of an object was last taken than ever before, in seconds of time.monotonic(); on S3 only.
 
     Raises:
         StoreError: an unknown kind of store, or one that needs a package which is not installed.
     """
 
     def __init__(self, url: str):
-        self.url = shown(url)
+        self.url, self._url = shown(url), url
+        self.moved_at, self._taken = 0.0, dict[str, int]()
         with telling(url):
-            self._fs, self._root = open_store(url, skip_instance_cache=True)
-        self._fs.dircache.use_listings_cache = False  # a keyword of this name is not known to every client
+            self._fs, self._root = _connect(url)
         self._root = self._root.rstrip('/')
         kinds = (self._fs.protocol,) if isinstance(self._fs.protocol, str) else self._fs.protocol
         self._has_folders = any(kind in WITH_FOLDERS for kind in kinds)
@@ -63,7 +68,7 @@ class Store:
         return sorted(name for name, entry in self._list().items() if entry['type'] == 'directory')
 
     def _list(self) -> dict[str, dict[str, Any]]:
-        with telling(self.url):
+        with self._telling():
             self._fs.invalidate_cache()
             try:
                 found = self._fs.ls(self._root, detail=True)
@@ -75,20 +80,20 @@ class Store:
 
     def size(self, name: str) -> int | None:
         """Return the size of an object in bytes, as the store says of it alone; None if it is not there."""
-        with contextlib.suppress(MissingObject), telling(self.url):
+        with contextlib.suppress(MissingObject), self._telling():
             self._fs.invalidate_cache()
             return self._fs.info(self._path(name))['size']
         return None
 
     def get(self, name: str) -> bytes:
         """Return the content of an object."""
-        with telling(self.url):
+        with self._telling():
             return self._fs.cat_file(self._path(name))
 
     def get_all(self, names: Iterable[str]) -> dict[str, bytes]:
         """Return the contents of small objects, asked for at once where the store allows; absent ones are left out."""
         paths = {self._path(name): name for name in names}
-        with telling(self.url):
+        with self._telling():
             found = self._fs.cat(list(paths), on_error='return') if paths else {}
             for error in found.values():
                 if isinstance(error, Exception) and not isinstance(error, FileNotFoundError):
@@ -104,16 +109,15 @@ class Store:
         size, sha256 = len(data), hashlib.sha256(data)
         target = f'.{secrets.token_hex(8)}.tmp' if self._has_folders else name
         try:
-            with telling(self.url):
+            with self._telling():
                 if self.conditional:  # S3, which refuses what does not have its checksum
-                    checksum = base64.b64encode(sha256.digest()).decode()
-                    self._fs.call_s3('put_object', **self._key(name), Body=data, ChecksumSHA256=checksum)
+                    self._send(name, data, base64.b64encode(sha256.digest()).decode())
                 else:
                     self._fs.pipe_file(self._path(target), data)
             if not self.holds(target, size, sha256.hexdigest()):
                 raise StoreError(f'{self.url}: holds something else than {name} was written with')
             if target != name:
-                with telling(self.url):
+                with self._telling():
                     self._fs.mv(self._path(target), self._path(name))
         except BaseException:
             if target != name:
@@ -121,10 +125,35 @@ class Store:
                     self.delete(target)
             raise
 
+    def _send(self, name: str, data: bytes, checksum: str) -> None:
+        """Send an object to S3 in one request, of which nothing stays unless it is whole; note what is taken."""
+        from fsspec.asyn import sync
+
+        body = io.BytesIO(data)
+
+        async def sending() -> None:
+            request = asyncio.ensure_future(
+                self._fs._call_s3('put_object', **self._key(name), Body=body, ChecksumSHA256=checksum)
+            )
+            last, since = 0, time.monotonic()
+            while not (await asyncio.wait([request], timeout=0.2))[0]:
+                now, taken = time.monotonic(), body.tell()
+                if taken > self._taken.get(name, 0):  # not what is only sent again
+                    self._taken[name], self.moved_at = taken, now
+                if taken != last:
+                    last, since = taken, now
+                elif now - since >= STALLED_SECONDS:
+                    request.cancel()
+                    raise ConnectionError(f'took no more of {name} for {STALLED_SECONDS:g} s')
+            await request
+
+        sync(self._fs.loop, sending)
+        self._taken.pop(name, None)
+
     def holds(self, name: str, size: int, sha256: str) -> bool:
         """Return whether an object has this content: by the checksum that the store gives, else by reading it."""
         try:
-            with telling(self.url):
+            with self._telling():
                 if self.conditional:
                     head = self._fs.call_s3('head_object', **self._key(name), ChecksumMode='ENABLED')
                     if head['ContentLength'] != size:
@@ -138,13 +167,13 @@ class Store:
 
     def delete(self, name: str) -> None:
         """Remove an object, if it is there."""
-        with contextlib.suppress(MissingObject), telling(self.url):
+        with contextlib.suppress(MissingObject), self._telling():
             self._fs.rm_file(self._path(name))
 
     def versioned(self, name: str) -> tuple[bytes, str] | None:
         """Return the content of an object and what tells this version from others; None if it is not there."""
         try:
-            with telling(self.url):
+            with self._telling():
                 if not self.conditional:
                     data = self._fs.cat_file(self._path(name))
                     return data, hashlib.sha256(data).hexdigest()
@@ -165,7 +194,7 @@ class Store:
             self.put(name, data)
             return hashlib.sha256(data).hexdigest()
         condition = {'IfNoneMatch': '*'} if version is None else {'IfMatch': version}
-        with telling(self.url):
+        with self._telling():
             try:
                 return self._fs.call_s3('put_object', **self._key(name), Body=data, **condition)['ETag']
             except Exception as error:
@@ -186,7 +215,7 @@ class Store:
         """
         name = f'.rehearsal-{secrets.token_hex(8)}.tmp'
         if self._has_folders:
-            with telling(self.url):
+            with self._telling():
                 there = self._root.rpartition('/')[0] if make else self._root
                 if not self._fs.isdir(there or '/'):
                     raise StoreError(f'{self.url}: {there} is not there; make that folder, or mount the disk')
@@ -204,3 +233,21 @@ class Store:
     def _key(self, name: str) -> dict[str, str]:
         bucket, _, key = self._path(name).partition('/')
         return {'Bucket': bucket, 'Key': key}
+
+    @contextlib.contextmanager
+    def _telling(self) -> Iterator[None]:
+        """As `telling`; a client that is denied is made anew, since that reads credentials which may be new by then."""
+        try:
+            with telling(self.url):
+                yield
+        except StoreError as error:
+            if isinstance(error.__context__, PermissionError):
+                with contextlib.suppress(Exception):
+                    self._fs, _ = _connect(self._url)
+            raise
+
+
+def _connect(url: str) -> tuple[Any, str]:
+    client, root = open_store(url, skip_instance_cache=True)
+    client.dircache.use_listings_cache = False  # a keyword of this name is not known to every client
+    return client, root

@@ -9,14 +9,14 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from common.console import shown, some
-from common.stores import MissingObject, StoreError, path_of, url_of
+from common.stores import DamagedObject, MissingObject, StoreError, path_of, url_of
 
 from ..inventory import RecordedRun, runs, the_run
 from ..links import usual_links
 from ..lock import FolderLock
 from ..record import CheckpointError, File, read_records
 from ..verify import Verdict
-from .contents import CURVES, Contents, DamagedObject
+from .contents import CURVES, Contents
 from .lease import Lease
 from .mirror import Mirror
 from .store import Store

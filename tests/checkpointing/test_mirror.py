@@ -20,7 +20,7 @@ from support.faults import (
     holds,
     snapshot,
 )
-from support.stores import FaultyStore, mirror_of, mirror_store, of_run, push, train
+from support.stores import FaultyStore, flipped, mirror_of, mirror_store, of_run, push, train
 
 from checkpointing.mirror.store import Store
 from checkpointing.record import CheckpointError, _sealed
@@ -184,10 +184,6 @@ def test_what_was_half_sent_when_a_newer_one_came_is_used(tmp_path):
     assert FaultyStore.done.count('pipe_file') == len(FaultyStore.objects()) == 8
 
 
-def flipped(data, at):
-    return data[:at] + bytes([data[at] ^ 1]) + data[at + 1 :]
-
-
 def test_flipped_bytes_are_never_resumed_from(tmp_path, caplog):
     train(tmp_path / 'run', SAVES)
     push_through(tmp_path / 'run')
@@ -322,8 +318,8 @@ def test_a_folder_that_has_not_changed_for_long_is_not_read(tmp_path):
         change(tmp_path / 'epoch-0-iter-1.pin')
         os.utime(tmp_path, ns=(changed, changed))
         # What changed a moment ago may have changed again at the same time of the folder's clock.
-        assert mirror.push(thorough=False) is (seconds > 0)
-    assert mirror.push(thorough=True)
+        assert mirror.push(ending=False) is (seconds > 0)
+    assert mirror.push(ending=True)
 
 
 def test_curves_come_along_and_grow_by_their_end(tmp_path, monkeypatch):

@@ -2,11 +2,10 @@
 
 import contextlib
 import itertools
-from pathlib import Path
 
 import pytest
 from support.faults import SAVES, snapshot
-from support.stores import FaultyStore, mirror_of, mirror_store, of_run, push, train
+from support.stores import FaultyStore, mirror_of, mirror_store, of_run, push, records_are_whole, train
 
 from common.stores import StoreError
 
@@ -16,12 +15,6 @@ def _empty_store():
     FaultyStore.set({})
     yield
     FaultyStore.set({})
-
-
-def records_are_whole():
-    mirror = mirror_of(Path())
-    has = mirror.contents.has
-    return all(has(file) for record in mirror.contents.records() for file in record.files.values())
 
 
 def test_who_may_not_write_any_more_changes_nothing(tmp_path):

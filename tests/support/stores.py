@@ -2,13 +2,18 @@
 
 import base64
 import hashlib
+import tempfile
+from pathlib import Path
 from typing import ClassVar
 
 import fsspec
+from fsspec.asyn import get_loop
 from fsspec.implementations.memory import MemoryFileSystem
 
+from checkpointing.mirror.contents import OBJECT
 from checkpointing.mirror.mirror import Mirror
 from checkpointing.mirror.store import Store
+from checkpointing.record import read_records
 
 from .faults import POLICY, WatchedDisk, checkpoints, play_well, snapshot
 
@@ -86,8 +91,13 @@ class FaultyS3(FaultyStore):
     protocol = 'faultys3'
     lies, mute = False, False
 
+    loop = property(lambda self: get_loop())
+
+    async def _call_s3(self, *arguments, **more):
+        return self.call_s3(*arguments, **more)
+
     def call_s3(self, method, *, Bucket, Key, Body=b'', ChecksumSHA256=None, **more):
-        path = f'{Bucket}/{Key}'
+        path, Body = f'{Bucket}/{Key}', Body if isinstance(Body, bytes) else Body.read()
         held = self.store[path].getvalue() if path in self.store else None
         if method == 'put_object':
             if 'IfMatch' in more and held is None:
@@ -142,6 +152,22 @@ def mirror_of(folder, logs=None, policy=POLICY, **more):
 def push(mirror):
     while mirror.push():
         pass
+
+
+def records_are_whole():
+    """Whether the store in memory holds, this moment, what each of its records needs: an older one's state may go."""
+    objects = FaultyStore.objects()
+    contents = {(found[2], len(data)) for name, data in objects.items() if (found := OBJECT.fullmatch(name))}
+    with tempfile.TemporaryDirectory() as folder:
+        for name in (name for name in objects if name.endswith('.json')):
+            (Path(folder) / name).write_bytes(objects[name])
+        files = [file for r in read_records(Path(folder)) for kind, file in r.files.items() if kind != 'state']
+    return all((file.sha256[:16], file.size) in contents for file in files)
+
+
+def flipped(data, at):
+    """Bytes of which one bit is another."""
+    return data[:at] + bytes([data[at] ^ 1]) + data[at + 1 :]
 
 
 def of_run(folder):
