@@ -29,6 +29,9 @@ import train_refine  # noqa: F401
 import training.stage  # noqa: F401
 from support import sabotage
 
+with contextlib.suppress(ImportError):  # of the slow tests alone
+    import s3fs  # noqa: F401
+
 
 def start(request):
     """Forks a child and returns its process id, which is also that of its group."""

@@ -1,18 +1,32 @@
 """A server that speaks S3 on this computer, and a proxy before it that fails on purpose."""
 
+import base64
 import contextlib
+import hashlib
 import http.client
 import logging
+import math
 import os
 import signal
+import socket
 import threading
 import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 # What stores answer in words.
-ANSWERS = {'error': (500, 'InternalError'), 'throttled': (503, 'SlowDown'), 'expired': (403, 'ExpiredToken')}
-FAULTS = ('reset', 'late', 'cut', *ANSWERS)
+ANSWERS = {
+    'error': (500, 'InternalError', 'We encountered an internal error. Please try again.'),
+    'throttled': (503, 'SlowDown', 'Please reduce your request rate.'),
+    'expired': (403, 'ExpiredToken', 'The provided token has expired.'),
+    'skewed': (
+        403,
+        'RequestTimeTooSkewed',
+        'The difference between the request time and the current time is too large.',
+    ),
+}
+FAULTS = ('reset', 'late', 'cut', 'wrong checksum', *ANSWERS)
 SECRET = 'very+secret/key'
+CHECKSUM = 'x-amz-checksum-sha256'
 
 
 class Proxy(ThreadingHTTPServer):
@@ -21,23 +35,31 @@ class Proxy(ThreadingHTTPServer):
     Attributes:
         at: n; None never fails.
         fault: one of FAULTS: the connection is closed before the request is read, once it was done, or amid its body;
-            or an answer. 'kill' kills the process `victim` before the request is done, 'kill late' after it.
-        persistent: it fails at every later one, too.
-        slow: seconds that every request takes longer.
-        done: the requests: method and path.
+            the checksum of an answer is another's; or an answer. 'held' takes nothing and says nothing until `go_on` is
+            set. 'kill' kills the process `victim` before the request is done.
+        times: it fails at so many in a row.
+        rate: bytes a second that are taken of what is sent; None for all at once.
+        done: the requests: method and path. Of a lease the first alone: the slower the machine, the more renewals come.
+        held: how many wait for `go_on`.
+        revoked: access keys that are refused.
+        checksums: of the objects, base64 by path, which the server behind does not tell.
     """
 
     daemon_threads = True
 
     def __init__(self, port):
-        super().__init__(('127.0.0.1', 0), Handler)
-        self.target = port
+        super().__init__(('127.0.0.1', 0), Handler, bind_and_activate=False)
+        self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1 << 16)  # who sends notices how much is taken
+        self.server_bind()
+        self.server_activate()
+        self.target, self.checksums = port, {}
         self.arm()
 
-    def arm(self, at=None, fault='reset', persistent=False, slow=0.0):
+    def arm(self, at=None, fault='reset', times=1, rate=None):
         """Counts anew."""
-        self.at, self.fault, self.persistent, self.slow = at, fault, persistent, slow
-        self.done, self.victim, self.lock = [], None, threading.Lock()
+        self.at, self.fault, self.times, self.rate = at, fault, times, rate
+        self.done, self.held, self.revoked, self.victim = [], 0, set(), None
+        self.lock, self.go_on = threading.Lock(), threading.Event()
 
     def handle_error(self, *_):
         """A client that was killed is what this is for."""
@@ -51,39 +73,59 @@ class Handler(BaseHTTPRequestHandler):
     def handle_one(self):
         proxy = self.server
         with proxy.lock:
-            proxy.done.append(f'{self.command} {self.path}')
+            request, at = f'{self.command} {self.path}', proxy.at
+            renewal = request in proxy.done and request.endswith('.lease')
+            if not renewal:
+                proxy.done.append(request)
             number = len(proxy.done)
-            at = proxy.at
-        struck = at is not None and (number == at or (proxy.persistent and number > at))
+        # A renewal fails where the requests before and after it do.
+        struck = at is not None and at <= number and number + renewal < at + proxy.times
         fault = proxy.fault if struck else ''
-        time.sleep(proxy.slow)
+        if fault == 'held':
+            proxy.held += 1
+            proxy.go_on.wait()
         if fault == 'kill':
             os.kill(proxy.victim, signal.SIGKILL)
-        if fault in ('reset', 'kill'):
+        if fault in ('reset', 'kill', 'held'):
             self.close_connection = True
             return
         size = int(self.headers.get('Content-Length', 0))
-        body = self.rfile.read(size // 2 if fault == 'cut' else size)
+        body = self.take(size // 2 if fault == 'cut' else size, proxy.rate)
         if fault == 'cut':
             self.close_connection = True
             return
+        if any(f'Credential={key}/' in self.headers.get('Authorization', '') for key in proxy.revoked):
+            fault = 'expired'
         if fault in ANSWERS:
-            code, word = ANSWERS[fault]
-            self.answer(code, {}, f'<Error><Code>{word}</Code><Message>as asked for</Message></Error>'.encode())
+            code, word, text = ANSWERS[fault]
+            self.answer(code, {}, f'<Error><Code>{word}</Code><Message>{text}</Message></Error>'.encode())
             return
         upstream = http.client.HTTPConnection('127.0.0.1', proxy.target)
         upstream.request(self.command, self.path, body, dict(self.headers))
         found = upstream.getresponse()
-        data = found.read()
-        if fault == 'kill late':
-            os.kill(proxy.victim, signal.SIGKILL)
-        if fault in ('late', 'kill late'):
+        data, told = found.read(), dict(found.getheaders())
+        upstream.close()
+        if fault == 'late':
             self.close_connection = True
             return
-        self.answer(found.status, dict(found.getheaders()), data)
-        upstream.close()
+        if found.status == 200 and self.command == 'PUT':
+            proxy.checksums[self.path] = checksum(body) if CHECKSUM in self.headers else None
+        if found.status == 200 and 'x-amz-checksum-mode' in self.headers and proxy.checksums.get(self.path):
+            told[CHECKSUM] = checksum(b'other') if fault == 'wrong checksum' else proxy.checksums[self.path]
+        self.answer(found.status, told, data)
 
     do_GET = do_PUT = do_HEAD = do_POST = do_DELETE = handle_one
+
+    def take(self, size, rate):
+        """Reads what was sent, at most so many bytes a second."""
+        if rate is None:
+            return self.rfile.read(size)
+        parts, left = [], size
+        while left and (part := self.rfile.read(min(left, math.ceil(rate / 20)))):
+            parts.append(part)
+            left -= len(part)
+            time.sleep(0.05)
+        return b''.join(parts)
 
     def answer(self, code, headers, data):
         self.send_response(code)
@@ -98,6 +140,11 @@ class Handler(BaseHTTPRequestHandler):
 
     def log_message(self, *_):
         """The tests say enough."""
+
+
+def checksum(data):
+    """The sha256 of an object as S3 tells it."""
+    return base64.b64encode(hashlib.sha256(data).digest()).decode()
 
 
 @contextlib.contextmanager
