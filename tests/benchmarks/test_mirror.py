@@ -10,10 +10,16 @@ SCRIPT = Path(__file__).parents[2] / 'benchmarks/mirror.py'
 
 
 @pytest.mark.slow
-def test_a_training_with_and_without_a_mirror(tmp_path):
-    short = ['--steps', '8', '--repeats', '1', '--train-resolution', '64', '--checkpoint-interval', '4']
+def test_sections_of_a_training_with_the_mirror_at_work_and_at_rest(tmp_path):
+    short = ['--pairs', '2', '--train-resolution', '64', '--checkpoint-interval', '3']
     told = subprocess.run([sys.executable, SCRIPT, *short], cwd=tmp_path, check=True, capture_output=True, text=True)
-    _, *lines = told.stdout.splitlines()
-    assert [line.split()[0] for line in lines] == ['without', 'with', 'ratio:', 'the']
-    assert float(lines[2].split()[1]) > 0
+    lines = told.stdout.splitlines()
+    assert [line.split()[0] for line in lines[1:]] == ['load', 'seconds', 'wall', 'cpu', 'the']
+    assert all(float(cell) > 0 for line in lines[3:5] for cell in line.split()[1:4])
     assert list(tmp_path.iterdir()) == []
+
+
+def test_the_interval_of_a_median_is_that_of_its_ranks(script):
+    ratios = [1 + n / 10 for n in range(10)]
+    assert script('mirror').interval(ratios) == '1.450 (1.100 to 1.800)'  # ranks 2 and 9 of 10, at 97.9 %
+    assert script('mirror').interval(ratios[:3]) == '1.100 (1.000 to 1.200)'
