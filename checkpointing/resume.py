@@ -173,9 +173,10 @@ def _newest_whole(
     return whole
 
 
-def newest_step(folder: Path, stage: str, least: int) -> int:
-    """Return the step of the newest checkpoint in a folder that verifies, if it is above `least`; else `least`."""
-    newer = (r for r in reversed(read_records(folder)) if r.stage == stage and r.step > least)
+def newest_step(folder: Path, stage: str, run: str | None, least: int) -> int:
+    """Return the step of the newest checkpoint of a run (None: any) that verifies, if above `least`; else `least`."""
+    found = (r for r in reversed(read_records(folder)) if r.stage == stage and run in (None, r.run))
+    newer = (r for r in found if r.step > least)
     return next((record.step for record in newer if record.problem(folder) is None), least)
 
 

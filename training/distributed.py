@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import inspect
+import io
 import itertools
 import logging
 import os
+import pickle
 import signal
 import subprocess
 import sys
@@ -116,9 +118,18 @@ class Ranks:
         """Call a function on the first rank alone, and return on all what it returns; tensors on the CPU."""
         if self.world == 1:
             return function()
-        found = [self.in_turn(lambda: function() if self.first else None)]
-        dist.broadcast_object_list(found, 0)
-        return cast(T, found[0])
+        value = self.in_turn(lambda: function() if self.first else None)
+        # Tensors go one by one: a pickle of gigabytes is held four times.
+        tensors: list[Tensor] = []
+        sent: list[Any] = [_pickled(value, tensors), [(tensor.shape, tensor.dtype) for tensor in tensors]]
+        dist.broadcast_object_list(sent, 0)
+        for i, (shape, dtype) in enumerate(sent[1]):
+            tensor = tensors[i] if self.first else torch.empty(shape, dtype=dtype)
+            tensor = tensor.detach().to(self.device).contiguous()
+            dist.broadcast(tensor, 0)
+            if not self.first:
+                tensors.append(tensor.cpu())
+        return cast(T, value if self.first else _unpickled(sent[0], tensors))
 
     def gather(self, value: T) -> list[T]:
         """Return the values of all ranks, in their order."""
@@ -209,12 +220,36 @@ def launch(command: Sequence[str], count: int) -> int:
     return first.exitcode if first.exitcode >= 0 else 128 - first.exitcode
 
 
+def _pickled(value: Any, tensors: list[Tensor]) -> bytes:
+    """Pickle a value without its tensors, which are appended to `tensors`."""
+
+    class Pickler(pickle.Pickler):
+        def persistent_id(self, part: Any) -> int | None:
+            if not isinstance(part, Tensor):
+                return None
+            tensors.append(part)
+            return len(tensors) - 1
+
+    Pickler(content := io.BytesIO()).dump(value)
+    return content.getvalue()
+
+
+def _unpickled(content: bytes, tensors: Sequence[Tensor]) -> Any:
+    """Undo `_pickled`."""
+
+    class Unpickler(pickle.Unpickler):
+        def persistent_load(self, number: int) -> Tensor:
+            return tensors[number]
+
+    return Unpickler(io.BytesIO(content)).load()
+
+
 PEER = 'another rank has ended or cannot be reached; what it printed says why'
 
 
 def is_of_peer(error: BaseException) -> bool:
     """Return whether an error says that another rank has ended, or cannot be reached: not what went wrong there."""
-    return dist.is_initialized() and (isinstance(error, dist.DistError) or 'gloo' in str(error))
+    return isinstance(error, dist.DistError) or (dist.is_initialized() and 'gloo' in str(error))
 
 
 def join_ranks(device: str) -> Ranks:

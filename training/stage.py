@@ -284,7 +284,7 @@ def begin(
     identity = {'backbone': settings.run.model_backbone, **data.identity, **refiner_identity(refiner)}
     lists = {kind: list_sizes(*files) for kind, files in data.files.items()} if ranks.first_of_machine else {}
     identity |= {kind: hashlib.sha256(text).hexdigest() for kind, text in lists.items()}
-    refuse_different(identity, ranks)
+    refuse_different(identity, settings.options, ranks)
     lock = FolderLock(folder, disk=disk)
     with contextlib.ExitStack() as refused:
         refused.callback(lock.release)
@@ -304,7 +304,7 @@ def begin(
         # The first rank decides, and the others get from it what it has read: their disks need not hold anything.
         start, accept = settings.run.model_start_weights, settings.run.accept_changed_data
         resume = ranks.from_first(lambda: decide(last, folder, stage, identity, start, lists, accept, disk, mirrored))
-        if last in ('auto', 'must'):
+        if last in ('auto', 'must') and not (dry and url):  # a dry run takes nothing from the mirror
             refuse_newer(folder, stage, ranks, resume, url)
         before: dict[str, Any] = {}
         if resume.record is not None:  # versions without the flag made the published crops

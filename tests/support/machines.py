@@ -6,7 +6,6 @@ Run as a script it is a rank: train_base.py with the small network, which notes 
 import contextlib
 import json
 import os
-import re
 import shutil
 import signal
 import subprocess
@@ -104,10 +103,6 @@ class Machines:
             world = len({path.name for path in folder.iterdir()})
             found.append((world, min(steps, default=None), {step: sorted(steps[step]) for step in sorted(steps)}))
         return found
-
-    def resumed_at(self):
-        """The steps that runs went on from, in turn as far as one machine says so."""
-        return [int(step) for step in re.findall(r'continuing this run from \S+ step (\d+)', self.text())]
 
 
 def main():

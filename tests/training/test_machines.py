@@ -7,6 +7,7 @@ from functools import partial
 from types import SimpleNamespace
 
 import pytest
+import torch
 import torch.distributed as dist
 from support.machines import Machines
 from support.runs import assert_same, end_ranks, flags, load, samples_by_step, start_ranks
@@ -14,9 +15,10 @@ from support.s3 import s3_server
 
 import train_base
 import train_refine
-from checkpointing.record import CheckpointError
+from checkpointing.record import CheckpointError, read_records
+from checkpointing.resume import newest_step
 from common import rendezvous
-from training import agreement
+from training import agreement, distributed
 from training.distributed import Ranks
 
 # Two epochs of three steps of six samples.
@@ -85,9 +87,13 @@ def gathering(*others):
 def test_different_data_or_flags_of_a_machine_are_named():
     identity = {'seed': 1, 'pictures': [3, 4], 'training alphas': 'abc'}
     # Only the first rank of a machine looks at its files.
-    agreement.refuse_different(identity, gathering(('b', {'seed': 1, 'pictures': [3, 4]}), ('c', identity)))
-    with pytest.raises(ValueError, match='rank 2 on c has not the same as rank 0: training alphas; give all'):
-        agreement.refuse_different(identity, gathering(('b', identity), ('c', {**identity, 'training alphas': 'x'})))
+    flags = {'accumulate': 1, 'num_workers': 2}
+    same = {**identity, '--accumulate': 1}
+    agreement.refuse_different(identity, flags, gathering(('b', {'seed': 1, '--accumulate': 1}), ('c', same)))
+    for changed in ('training alphas', '--accumulate'):
+        other = gathering(('b', same), ('c', {**same, changed: 'x'}))
+        with pytest.raises(ValueError, match=f'rank 2 on c has not the same as rank 0: {changed}; give all'):
+            agreement.refuse_different(identity, flags, other)
 
 
 @pytest.mark.parametrize(
@@ -98,7 +104,7 @@ def test_different_data_or_flags_of_a_machine_are_named():
     ],
 )  # fmt: skip
 def test_a_newer_checkpoint_of_another_disk_is_not_passed_over(tmp_path, caplog, here, there, mirror, refused):
-    resume = SimpleNamespace(record=None if here is None else SimpleNamespace(step=here))
+    resume = SimpleNamespace(run='a', record=None if here is None else SimpleNamespace(step=here))
     arguments = (tmp_path / 'run', 'base', gathering((there, 'b')), resume, mirror)
     if refused:
         with pytest.raises(CheckpointError, match=f'run on b holds step {there}, and the first rank knows of'):
@@ -106,6 +112,21 @@ def test_a_newer_checkpoint_of_another_disk_is_not_passed_over(tmp_path, caplog,
     else:
         agreement.refuse_newer(*arguments)
         assert ('the run goes on from that' in caplog.text) == (there > (here or 0))
+
+
+def test_a_checkpoint_of_another_run_is_not_newer(run):
+    made = read_records(run)[-1]
+    assert newest_step(run, made.stage, made.run, -1) == newest_step(run, made.stage, None, -1) == made.step
+    assert newest_step(run, made.stage, 'another', -1) == -1
+
+
+def test_what_the_first_rank_sends_is_what_it_has():
+    value = {'step': 3, 'state': [torch.arange(6).reshape(2, 3).T, torch.tensor([True])], 'name': 'a'}
+    content = distributed._pickled(value, tensors := [])
+    assert len(content) < 200
+    found = distributed._unpickled(content, [tensor.clone() for tensor in tensors])
+    assert [tensor.tolist() for tensor in found.pop('state')] == [[[0, 3], [1, 4], [2, 5]], [True]]
+    assert found == {'step': 3, 'name': 'a'}
 
 
 @pytest.mark.parametrize(
@@ -133,6 +154,7 @@ def disks(folder, count):
     return made
 
 
+@pytest.mark.slow
 def test_disks_of_their_own_hold_one_run(tmp_path):
     first, second = disks(tmp_path, 2)
     (tmp_path / 'mirror').mkdir()
