@@ -68,7 +68,8 @@ def prune_mirror(contents: Contents, changes: Mapping[str, Any], dry_run: bool) 
         StoreError: the store fails, or a training is writing to the mirror.
         ValueError: as `prune_folder`.
     """
-    gone: list[Path] = []
+    problems: dict[str, str | None] = {}  # by the newest checkpoint of a run
+    gone: set[str] = set()
     refused = []
     with contextlib.ExitStack() as held:
         lease = Lease(contents.store, contents.folder)
@@ -76,16 +77,23 @@ def prune_mirror(contents: Contents, changes: Mapping[str, Any], dry_run: bool) 
             lease.take()
             held.callback(lease.release)
             contents.look()
+        curves = contents.curves()
+        while new := [r for r in runs(contents.folder, contents.store.url) if r.records[-1].name not in problems]:
+            for run in new:
+                problems[run.records[-1].name] = _problem(run, changes) or contents.problem(run.records[-1])
+            contents.look()  # what was pinned while these were read
         for run in runs(contents.folder, contents.store.url):
-            if problem := _problem(run, changes) or contents.problem(run.records[-1]):
+            if problem := problems[run.records[-1].name]:
                 refused.append(_refusal(run, problem))
             else:
-                gone += _may_go(run, changes)
-        objects = contents.superfluous([path.name for path in gone], [], contents.curves())
+                gone |= {path.name for path in _may_go(run, changes)}
+        objects = contents.superfluous(gone, [], curves)
+        if refused:  # what no record names may be a refused run's
+            objects = [name for name in objects if file_of(name) in gone]
         total = sum(contents.sizes[name] for name in objects)
         left = others(contents.folder, map(file_of, objects), read=False)
         for name in objects:
-            _say(dry_run, file_of(name), contents.sizes[name])
+            _say(dry_run, file_of(name) if file_of(name) in gone else name, contents.sizes[name])
             if not dry_run:
                 lease.check()
                 contents.delete(name)
@@ -97,7 +105,8 @@ def _problem(run: RecordedRun, changes: Mapping[str, Any]) -> str | None:
     known = sorted({name for record in run.records for name in record.metrics})
     monitor = changes['monitor']
     if monitor is not None and monitor not in known:
-        return f'--monitor {monitor}: not one of {", ".join(known) or "none"}'
+        names = ', '.join(name.removeprefix('valid_') for name in known)
+        return f'--monitor {monitor.removeprefix("valid_")}: not one of {names or "none"}'
     return None
 
 

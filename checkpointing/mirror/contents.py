@@ -14,9 +14,9 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from common.files import BLOCK
-from common.stores import DamagedObject
+from common.stores import DamagedObject, MissingObject
 
-from ..record import File, Listing, Record, broken_records, read_records
+from ..record import File, Listing, Record, read_records
 from .store import Store
 
 # Of a checkpoint's file, and of a part of a file of curves: a name, the beginning of the content's sha256, a kind.
@@ -173,7 +173,7 @@ class Contents:
             StoreError: the store fails.
         """
         with contextlib.suppress(DamagedObject):
-            return read_index(self.store, self.sizes)
+            return read_index(self.store)
         return None
 
     def superfluous(self, gone: Iterable[str], coming: Iterable[Record], curves: Index | None) -> list[str]:
@@ -183,17 +183,24 @@ class Contents:
             gone: names in the run's folder of what may go.
             coming: records that will be there soon.
             curves: of which parts their files are made; None where nobody knows.
+
+        Raises:
+            StoreError: the store fails.
         """
         gone = set(gone)
         staying = [record for record in self.records() if f'{record.name}.json' not in gone]
         files = [f for record in staying for f in record.files.values() if f.name not in gone]
         named = {self.object_of(file) for file in (*files, *(f for r in coming for f in r.files.values()))}
         named |= {part_name(sha256) for parts in (curves or {}).values() for sha256, _ in parts}
-        # A record that cannot be read may name what bears its name.
-        unknown = {path.stem for path in broken_records(self.folder)} | ({'curves'} if curves is None else set())
-        objects = ((name, found[1]) for name in self.sizes if (found := OBJECT.fullmatch(name)))
-        files_gone = [name for name, stem in objects if name not in named and stem not in unknown]
+        stems = {name: found[1] for name in self.sizes if name not in named and (found := OBJECT.fullmatch(name))}
+        # A record that was not read may name what bears its name, and a list may be older than it.
+        unread = set(stems.values()) - {record.name for record in self.records()} - {'curves'}
+        unknown = {stem for stem in unread if self._has_record(stem)} | ({'curves'} if curves is None else set())
+        files_gone = [name for name, stem in stems.items() if stem not in unknown]
         return [*sorted(name for name in gone if name.endswith('.json')), *files_gone]
+
+    def _has_record(self, stem: str) -> bool:
+        return f'{stem}.json' in self.sizes or self.store.size(f'{stem}.json') is not None
 
 
 def part_name(sha256: str) -> str:
@@ -214,15 +221,16 @@ def index_bytes(files: Index) -> bytes:
     return f'{hashlib.sha256(text.encode()).hexdigest()}\n{text}'.encode()
 
 
-def read_index(store: Store, sizes: Iterable[str]) -> Index:
+def read_index(store: Store) -> Index:
     """Return of which parts the files of curves are made; none where there are none.
 
     Raises:
         StoreError: the store fails, or the object is damaged.
     """
-    if CURVES not in sizes:
+    try:
+        sha256, _, text = store.get(CURVES).partition(b'\n')
+    except MissingObject:  # never by a list, which may be older
         return {}
-    sha256, _, text = store.get(CURVES).partition(b'\n')
     if hashlib.sha256(text).hexdigest() != sha256.decode('ascii', 'replace'):
         raise DamagedObject(f'{store.url}: {CURVES} is damaged')
     return json.loads(text)

@@ -378,7 +378,7 @@ class Mirror:
         if not newer and self.logs.is_dir() and any(self.logs.iterdir()):
             return
         try:
-            for name, parts in read_index(self.store, self.contents.sizes).items():
+            for name, parts in read_index(self.store).items():
                 path = self.logs / os.path.basename(name)
                 data = [self.store.get(part_name(sha256)) for sha256, _ in parts]
                 if [[hashlib.sha256(part).hexdigest(), len(part)] for part in data] != [list(part) for part in parts]:

@@ -93,7 +93,7 @@ def test_prune_by_an_unknown_metric_would_remove_the_best_and_is_refused(run, ca
     before = contents(run)
     code, _, err = call(capsys, 'prune', run, '--keep', 1, '--monitor', 'valid_sda')
     assert (code, contents(run)) == (2, before)
-    assert '--monitor valid_sda: not one of valid_loss' in err
+    assert '--monitor sda: not one of loss' in err
 
 
 def test_prune_takes_the_links_from_what_it_removes(run, capsys):

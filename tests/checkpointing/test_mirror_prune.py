@@ -9,6 +9,7 @@ from support.stores import FaultyStore, mirror_of, mirror_store, of_run, push
 import checkpoints as script
 from checkpointing.mirror.contents import Contents
 from checkpointing.mirror.lease import Lease
+from checkpointing.mirror.store import Store
 from checkpointing.prune import prune_mirror
 from checkpointing.retention import Policy
 from common.stores import StoreError
@@ -133,9 +134,49 @@ def test_only_what_the_mirror_itself_has_named_goes(run, capsys):
     store.put(broken, store.get(broken)[:-9])
     code, out, _ = call(capsys, URL, *FLAGS)
     assert code == 0
-    assert '  removes epoch-9.pth, 40 B\n' in out
+    assert '  removes epoch-9.0123456789abcdef.pth, 40 B\n' in out
     assert f'left alone: {broken}' in out
     there = FaultyStore.objects()
     assert {'mine.pth', 'epoch-0.pth', 'notes.txt', broken} <= there.keys()
     assert any(name.startswith('epoch-0-iter-3.') and name.endswith('.pth') for name in there)
     assert 'epoch-9.0123456789abcdef.pth' not in there
+
+
+@pytest.mark.parametrize('way', ['not listed', 'listed and not there'])
+def test_what_a_record_may_name_that_was_not_read_stays(run, monkeypatch, capsys, way):
+    before, name = objects(), 'epoch-2-iter-13.json'
+    sizes, get_all = Store.sizes, Store.get_all
+    if way == 'not listed':
+        absent = (name, 'curves.index')
+        monkeypatch.setattr(Store, 'sizes', lambda self: {n: s for n, s in sizes(self).items() if n not in absent})
+    else:
+        monkeypatch.setattr(Store, 'get_all', lambda self, names: get_all(self, [n for n in names if n != name]))
+    assert call(capsys, URL, *FLAGS)[0] == 0
+    own = {n for n in before if n.startswith(('epoch-2-iter-13.', 'curves.'))}
+    assert own <= objects().keys() < before.keys()
+    monkeypatch.undo()
+    assert script.main(['verify', URL]) == 0
+
+
+def test_what_is_pinned_while_the_newest_is_read_stays(run, monkeypatch, capsys):
+    problem = Contents.problem
+
+    def slow(self, record):
+        mirror_store().put('epoch-0.pin', b'')
+        return problem(self, record)
+
+    monkeypatch.setattr(Contents, 'problem', slow)
+    assert call(capsys, URL, *FLAGS)[0] == 0
+    there = objects()
+    assert {'epoch-0.json', 'epoch-0.pin'} <= there.keys()
+    assert 'epoch-0-iter-3.json' not in there
+
+
+def test_nothing_of_a_refused_run_goes_not_even_what_nothing_names(run, capsys):
+    mirror_store().put('epoch-9.0123456789abcdef.pth', b'sent for a checkpoint that never counted')
+    before = objects()
+    code, out, err = call(capsys, URL, '--monitor', 'sad')
+    assert code == 2
+    assert 'removes' not in out
+    assert err == f'error: {URL}, base run run: --monitor sad: not one of loss; nothing of this run is removed\n'
+    assert objects() == before
