@@ -10,9 +10,12 @@ import errno
 import hashlib
 import logging
 import os
+import re
 import secrets
 import shutil
 import sys
+import tempfile
+import weakref
 import zlib
 from collections.abc import Callable
 from pathlib import Path
@@ -31,6 +34,23 @@ LOSSLESS_SUFFIXES = ('.png', '.tif', '.tiff', '.exr')
 EXR_MAGIC = b'v/1\x01'  # how a file of OpenEXR begins
 VIDEO_SUFFIXES = ('.mp4', '.mov', '.mkv', '.webm', '.avi', '.m4v', '.mpg', '.mpeg', '.mts', '.wmv')
 
+# By the process that made them.
+_scratch: weakref.WeakKeyDictionary[tempfile.TemporaryDirectory[str], int] = weakref.WeakKeyDictionary()
+
+
+def scratch_folder(prefix: str) -> tempfile.TemporaryDirectory[str]:
+    """Make a temporary folder that goes with the process, also where that ends at once."""
+    made = tempfile.TemporaryDirectory(prefix=prefix, dir=os.path.realpath(tempfile.gettempdir()),
+                                       ignore_cleanup_errors=True)  # fmt: skip
+    _scratch[made] = os.getpid()
+    return made
+
+
+def remove_scratch() -> None:
+    """Remove the temporary folders of this process, before it ends without cleaning up."""
+    for made in [made for made, process in _scratch.items() if process == os.getpid()]:
+        shutil.rmtree(made.name, ignore_errors=True)
+
 
 def path_or_content(path: Path) -> str | bytes:
     """Return a path for libraries that take only valid text, or the file's content where its name is none."""
@@ -45,6 +65,12 @@ def is_text(name: str) -> bool:
 def is_url(text: object) -> bool:
     """Return whether a word names what lies behind a URL, and not a path."""
     return '://' in str(text)
+
+
+def collapsed_url(path: object) -> str | None:
+    """Return the URL that a path was made of, which loses a slash by that; None for the path of a file."""
+    found = isinstance(path, Path) and re.match(r'[\w+.-]{2,}:/', str(path))
+    return str(path).replace(':/', '://', 1) if found else None
 
 
 def kind_of(path: Path) -> str:

@@ -5,15 +5,14 @@ from __future__ import annotations
 import contextlib
 import logging
 import math
-import tempfile
 import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
 
-from common.files import Disk
+from common.files import Disk, scratch_folder
 
-from ..record import Record, read_records
+from ..record import Record, broken_records, read_records
 from .contents import Contents
 from .lease import Lease
 from .mirror import Mirror
@@ -39,10 +38,12 @@ def try_store(url: str, name: str) -> list[Record]:
     """
     store = Store(url)
     store.rehearse(make=False)
-    with tempfile.TemporaryDirectory(prefix='mirror-') as folder:
+    with scratch_folder('mirror-') as folder:
         contents = Contents(store.folder(name), Path(folder))
         contents.look()
-        records = contents.records()
+        records, broken = contents.records(), broken_records(contents.folder)
+    for path in broken:
+        log.warning('%s in the mirror %s: its record cannot be read', path.stem, contents.store.url)
     if records:
         log.info('%s holds checkpoints; those that are newer than the ones on this disk would be gone on from',
                  contents.store.url)  # fmt: skip

@@ -36,15 +36,20 @@ class Lease:
         folder: of the run, whose lock is held.
         disk: the file operations.
         seconds: after which a lease that was not renewed may be taken.
+        command: what the holder is, for who finds the lease.
 
     Attributes:
         lost: by whom it was taken while this process did not renew it; None while it is held.
     """
 
-    def __init__(self, store: Store, folder: Path, disk: Disk | None = None, seconds: float = SECONDS):
+    def __init__(
+        self, store: Store, folder: Path, disk: Disk | None = None, seconds: float = SECONDS,
+        command: str = 'a training',
+    ):  # fmt: skip
         self.store, self.path, self.disk, self.seconds = store, folder / NAME, disk or Disk(), seconds
         self.lost: str | None = None
         self._token, self._count = secrets.token_hex(8), 0
+        self._about = {'command': command, 'host': socket.gethostname(), 'process': os.getpid()}
         self._version: str | None = None
         self._renewed_at = 0.0
         self._over, self._renewing = threading.Event(), threading.Lock()
@@ -102,7 +107,7 @@ class Lease:
         self._over.set()
         with self._renewing, contextlib.suppress(StoreError, OSError):
             if self.lost is None and self._version:
-                self.store.swap(NAME, b'{}', self._version)
+                self.store.swap(NAME, json.dumps(self._about).encode(), self._version)
                 self.disk.unlink(self.path)
 
     def _keep(self) -> None:
@@ -124,7 +129,7 @@ class Lease:
 
     def _write(self, version: str | None) -> bool:
         began, self._count = time.monotonic(), self._count + 1
-        about = {'token': self._token, 'host': socket.gethostname(), 'process': os.getpid(), 'renewals': self._count}
+        about = {**self._about, 'token': self._token, 'renewals': self._count}
         if (new := self.store.swap(NAME, json.dumps(about).encode(), version)) is None:
             return False
         self._version, self._renewed_at = new, began
@@ -132,7 +137,8 @@ class Lease:
 
 
 def _name(holder: dict[str, str]) -> str:
-    return f'a training on {holder.get("host", "another machine")} (process {holder.get("process", "unknown")})'
+    command, host = holder.get('command', 'a training'), holder.get('host', 'another machine')
+    return f'{command} on {host} (process {holder.get("process", "unknown")})'
 
 
 def _read(data: bytes) -> dict[str, str]:

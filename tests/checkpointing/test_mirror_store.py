@@ -1,12 +1,13 @@
 """What a mirror asks of a store: verified writes, a lease that one training holds, and lines without secrets."""
 
 import itertools
+import os
 import threading
 
 import fsspec
 import pytest
-from support.faults import SAVES, WatchedDisk, checkpoints, play_well
-from support.stores import FaultyS3, FaultyStore, mirror_store
+from support.faults import SAVES, WatchedDisk, checkpoints, play_well, snapshot
+from support.stores import FaultyS3, FaultyStore, mirror_store, train
 
 from checkpointing.mirror import keeping
 from checkpointing.mirror.keeping import begin_keeping, try_store
@@ -100,6 +101,20 @@ def test_a_dead_training_is_waited_out_and_does_not_come_back(store, tmp_path):
     one.release()
     other.check()
     other.release()
+
+
+def test_who_took_a_run_over_is_named_also_when_done(store, tmp_path):
+    one = new_lease(store, tmp_path / 'one')
+    other = Lease(store, tmp_path, WatchedDisk(), 0.3, command='checkpoints.py prune')
+    one.take()
+    die(one)
+    other.take()
+    other.release()
+    one._over.clear()
+    one._renewed_at -= 60
+    words = rf'checkpoints.py prune on .* \(process {os.getpid()}\) has taken this run over'
+    with pytest.raises(StoreError, match=words):
+        one.check()
 
 
 def test_a_process_on_the_same_disk_is_not_waited_for(store, tmp_path):
@@ -304,8 +319,13 @@ def test_an_unmounted_disk_is_said_before_training_and_in_a_dry_run(tmp_path, ca
         with pytest.raises(StoreError, match=f'{url} is not there; make that folder, or mount the disk'):
             attempt()
     (tmp_path / 'nas/run').mkdir(parents=True)
-    (tmp_path / 'nas/run/epoch-0.json').touch()
+    for name in ('epoch-9.json', 'epoch-9.0123456789abcdef.pth'):
+        (tmp_path / 'nas/run' / name).touch()
     caplog.set_level('INFO')
-    try_store(url, 'run')
+    assert try_store(url, 'run') == []
+    assert caplog.messages == [f'epoch-9 in the mirror {url}/run: its record cannot be read']
+    train(tmp_path / 'nas/run', SAVES[:1])
+    before = snapshot(tmp_path / 'nas')
+    assert [record.name for record in try_store(url, 'run')] == ['epoch-0-iter-1']
     assert f'{url}/run holds checkpoints; those that are newer' in caplog.text
-    assert [path.name for path in (tmp_path / 'nas').rglob('*')] == ['run', 'epoch-0.json']
+    assert snapshot(tmp_path / 'nas') == before
