@@ -124,7 +124,7 @@ def show(args: argparse.Namespace) -> int:
 def verify(args: argparse.Namespace) -> int:
     """Print a line for each file; return 1 if any is damaged."""
     from checkpointing.inventory import targets
-    from checkpointing.mirror.tools import check, looking_at
+    from checkpointing.mirror.tools import check, check_file, looking_at
     from checkpointing.verify import Verifier
 
     verifying, parents = Verifier(), args.paths or [args.checkpoint_dir]
@@ -132,9 +132,10 @@ def verify(args: argparse.Namespace) -> int:
     for path in paths:
         if not path.exists():
             verifying.check(path)
-    damaged = 0
-    with looking_at(list(filter(is_url, parents))) as mirrors:
-        checks = [(str(path), partial(verifying.check, path)) for path in paths]
+    damaged, urls = 0, list(filter(is_url, parents))
+    checks = [(str(path), partial(verifying.check, path)) for path in paths]
+    checks += [(shown(url), partial(check_file, url)) for url in urls if url.endswith('.pth')]
+    with looking_at([url for url in urls if not url.endswith('.pth')]) as mirrors:
         for mirror in mirrors:
             files = targets(mirror.folder)
             checks += [(f'{mirror.store.url}/{path.name}', partial(check, mirror, path)) for path in files]

@@ -8,7 +8,6 @@ from __future__ import annotations
 import argparse
 import math
 import os
-import re
 import textwrap
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -16,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from common import cli, console, path_checks
 from common.console import megabytes, shown, table
-from common.files import is_url
+from common.files import collapsed_url, is_url
 from common.network import weights_name, weights_path
 
 if TYPE_CHECKING:
@@ -53,14 +52,13 @@ def parse(
     _add_changing(command)
     args = parser.parse_args(argv)
     given = [item for value in vars(args).values() for item in (value if isinstance(value, list) else [value])]
-    urls = [str(item).replace(':/', '://', 1) for item in given
-            if isinstance(item, Path) and re.match(r'[\w+.-]{2,}:/', str(item))]  # fmt: skip
+    urls = [url for item in given if (url := collapsed_url(item))]
     cli.raise_problems([f'{shown(url)}: {args.command} takes a path of this computer here, no URL' for url in urls])
     least = {**LEAST, 'best': 2} if args.command == 'average' else LEAST
     found = cli.at_least_problems(args, least)
-    if args.command in ('show', 'diff', 'average', 'convert'):  # these import torch, which takes seconds
+    if args.command in ('show', 'diff', 'average', 'convert', 'pin'):  # these import torch, which takes seconds
         paths = [path for name in ('file', 'first', 'second') if (path := getattr(args, name, None))]
-        paths += getattr(args, 'files', ())
+        paths += map(weights_path, filter(is_url, args.files)) if args.command == 'pin' else getattr(args, 'files', ())
         found += [f'{weights_name(path)}: {why}' for path in paths if (why := path_checks.file_problem(path))]
     if args.command == 'average':
         found += _average_problems(args)

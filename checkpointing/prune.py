@@ -72,7 +72,7 @@ def prune_mirror(contents: Contents, changes: Mapping[str, Any], dry_run: bool) 
     gone: set[str] = set()
     refused = []
     with contextlib.ExitStack() as held:
-        lease = Lease(contents.store, contents.folder)
+        lease = Lease(contents.store, contents.folder, command='checkpoints.py prune')
         if not dry_run:
             lease.take()
             held.callback(lease.release)

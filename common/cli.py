@@ -19,6 +19,7 @@ from typing import Any
 
 from .installation import import_problem, python_problem
 from .network import REFINE_MODES, RefinerSettings
+from .stores import with_urls
 
 
 class Devices(tuple[str, ...]):
@@ -248,7 +249,7 @@ def report_error(error: BaseException, code: int, prefix: str = '', memory: str 
         text = str(error)
     else:
         raise error
-    print(f'error: {prefix}{text}', file=sys.stderr)
+    print(f'error: {prefix}{with_urls(text)}', file=sys.stderr)
     return code
 
 

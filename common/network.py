@@ -9,7 +9,8 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from .files import is_url
+from .console import shown
+from .files import collapsed_url, is_url
 from .stores import named, path_of
 
 MODEL_TYPES = ('mattingbase', 'mattingrefine')
@@ -47,7 +48,13 @@ READ_IN_MODE = {'refine_sample_pixels': 'sampling', 'refine_threshold': 'thresho
 
 
 def weights_path(name: str | Path) -> Path:
-    """Return the path of weights as flags name them: 'starter' is the toolkit's model, a URL is fetched when read."""
+    """Return the path of weights as flags name them: 'starter' is the toolkit's model, a URL is fetched when read.
+
+    Raises:
+        ValueError: a URL as a Path.
+    """
+    if url := collapsed_url(name):
+        raise ValueError(f'{shown(url)}: give a URL as a str, since a Path loses a slash of it')
     if is_url(name):
         return path_of(str(name))
     return STARTER if name == 'starter' else Path(os.path.expanduser(name))

@@ -28,6 +28,8 @@ def file_problem(path: Path, kinds: Sequence[str] = ()) -> str:
     `kinds` are 'picture' and 'video', where the file must be one of these; none stands for weights.
     """
     if not kinds and url_of(path):
+        if '?' in path.name:
+            return 'a query (?...) is not read; leave it out'
         return '' if path.suffix == '.pth' else 'a URL, but of no .pth file in the mirror of a run'
     kind = kind_of(path)
     if kind == 'folder':

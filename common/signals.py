@@ -16,6 +16,8 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from types import FrameType
 
+from .files import remove_scratch
+
 # One wish to stop often arrives several times: `timeout`, systemd and SLURM signal a process and then all of its group.
 REPEAT_SECONDS = 5.0
 # What ends a process; where the system has them.
@@ -36,6 +38,7 @@ def signal_name(number: int) -> str:
 
 def end_at_once(number: int) -> None:
     """End the process without waiting for anything, with the exit code that a shell reports for a signal."""
+    remove_scratch()
     os._exit(128 + number)
 
 

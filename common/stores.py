@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import functools
+import hashlib
+import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -10,11 +12,13 @@ from pathlib import Path
 from typing import Any
 
 from .console import shown
-from .files import is_url
+from .files import is_url, scratch_folder
 from .installation import EXTRAS, import_problem
 
 # The URLs of files by the paths where they lie once they were fetched.
 _urls: dict[Path, str] = {}
+# What messages call the temporary folders that stand for those of stores.
+_places: dict[str, str] = {}
 
 
 class StoreError(OSError):
@@ -62,11 +66,30 @@ def telling(place: str) -> Iterator[None]:
 
 
 def path_of(url: str) -> Path:
-    """Return where a file of a store lies, once it was fetched, until this process ends; below folders of its URL."""
-    names = shown(url).replace('://', '/').split('/')
-    path = Path(_folder().name, *(name for name in names if name not in ('', '.', '..')))
-    _urls[path] = url
-    return path
+    """Return where a file of a store lies, once it was fetched, beside others of its folder there."""
+    parent, _, name = url.rpartition('/')
+    folder = Path(_folder().name, hashlib.sha256(parent.encode()).hexdigest()[:16])
+    name_folder(folder, parent)
+    _urls[folder / name] = url
+    return folder / name
+
+
+def drop_fetched() -> None:
+    """Remove all that was fetched; what is read after that is fetched anew."""
+    if _urls:
+        shutil.rmtree(_folder().name, ignore_errors=True)
+
+
+def name_folder(folder: Path, url: str) -> None:
+    """Let messages call a temporary folder by a URL; see `with_urls`."""
+    _places[str(folder)] = shown(url)
+
+
+def with_urls(text: str) -> str:
+    """Return a message with the URLs of what lies in temporary folders in place of their paths."""
+    for folder in sorted(_places, key=len, reverse=True):
+        text = text.replace(folder, _places[folder])
+    return text
 
 
 def url_of(path: Path) -> str | None:
@@ -81,7 +104,7 @@ def named(path: Path) -> str:
 
 @functools.cache
 def _folder() -> tempfile.TemporaryDirectory[str]:
-    return tempfile.TemporaryDirectory(prefix='fetched-', ignore_cleanup_errors=True)
+    return scratch_folder('fetched-')
 
 
 def _words(error: Exception) -> str:

@@ -30,6 +30,7 @@ from common.devices import compute_deterministically, keep_memory
 from common.files import Disk
 from common.network import RefinerSettings
 from common.signals import StopRequest
+from common.stores import drop_fetched
 from dataset.checks import check_files
 from dataset.geometry import AffineRange
 from dataset.loaders import Source, TrainingBatches, ValidationBatches, WarpedPairs, default_workers
@@ -317,6 +318,7 @@ def begin(
         if resume.record is None:
             first = ranks.from_first(lambda: _first_weights(settings, network, resume, folder, pretrain))
             network.load_state_dict(first)
+        drop_fetched()
         dtype = precision_of(settings.run.precision, before, ranks.device)
         ema = EMA(network, settings.run.ema_decay) if settings.run.ema_decay else None
         state = TrainingState(network, optimizer, make_scaler(ranks.device, dtype), ema)

@@ -14,7 +14,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from common.files import BLOCK
-from common.stores import DamagedObject, MissingObject
+from common.stores import DamagedObject, MissingObject, name_folder
 
 from ..record import File, Listing, Record, read_records
 from .store import Store
@@ -56,6 +56,7 @@ class Contents:
 
     def __init__(self, store: Store, folder: Path):
         self.store, self.folder = store, folder
+        name_folder(folder, store.url)
         self.sizes: dict[str, int] = {}
         self._by_content: dict[tuple[str, int], str] = {}
         self._dressed: set[str] = set()

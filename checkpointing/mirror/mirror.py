@@ -10,7 +10,6 @@ import contextlib
 import hashlib
 import logging
 import os
-import tempfile
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -18,7 +17,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from common.console import megabytes
-from common.files import Disk, digest, make_folders, write_durable
+from common.files import Disk, digest, make_folders, scratch_folder, write_durable
 from common.stores import DamagedObject, MissingObject, StoreError
 
 from ..links import set_aside
@@ -64,7 +63,7 @@ class Mirror:
     ):  # fmt: skip
         self.store, self.folder, self.logs, self.policy = store, folder, logs, policy
         self.disk, self.may_write = disk or Disk(), may_write
-        self._temporary = tempfile.TemporaryDirectory(prefix='mirror-', ignore_cleanup_errors=True)
+        self._temporary = scratch_folder('mirror-')
         self.contents = Contents(store, Path(self._temporary.name))
         self.behind_since: float | None = None
         self.left_out: list[str] = []

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import shutil
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
 from common.console import shown, some
+from common.files import scratch_folder
 from common.stores import DamagedObject, MissingObject, StoreError, path_of, url_of
 
 from ..inventory import RecordedRun, runs, the_run
@@ -23,17 +23,17 @@ from .store import Store
 
 
 @contextlib.contextmanager
-def looking_at(urls: list[str]) -> Iterator[list[Contents]]:
-    """Yield what the mirrors of runs at some URLs, and in the folders there, hold; their folders go after the block.
+def looking_at(urls: list[str], below: bool = True) -> Iterator[list[Contents]]:
+    """Yield what the mirrors of runs at some URLs, and `below` in the folders there, hold; their folders go afterwards.
 
     Raises:
         StoreError: a store fails, or holds no mirror there.
     """
-    with tempfile.TemporaryDirectory(prefix='mirror-') as parent:
+    with scratch_folder('mirror-') as parent:
         found: list[Contents] = []
         for url in urls:
             store, before = Store(url), len(found)
-            for each in (store, *map(store.folder, store.folders())):
+            for each in (store, *map(store.folder, store.folders() if below else ())):
                 folder = Path(parent) / str(len(found))
                 folder.mkdir(exist_ok=True)
                 contents = Contents(each, folder)
@@ -41,7 +41,9 @@ def looking_at(urls: list[str]) -> Iterator[list[Contents]]:
                 if any(name.endswith('.json') for name in contents.sizes):
                     found.append(contents)
             if len(found) == before:
-                raise StoreError(f'{store.url}: holds no mirror of a run')
+                names = [] if below else store.folders()
+                hint = f'; name the one that is meant of the folders in it ({some(names)})' if names else ''
+                raise StoreError(f'{store.url}: holds no mirror of a run{hint}')
         yield found
 
 
@@ -57,6 +59,17 @@ def check(contents: Contents, path: Path) -> Verdict:
     except DamagedObject:
         return Verdict(True, 'does not have the sha256 of its record')
     return Verdict(False, 'whole, by the sha256 of its record')
+
+
+def check_file(url: str) -> Verdict:
+    """Verify a file of a mirror by its URL.
+
+    Raises:
+        StoreError: the store fails, or no record names the file.
+    """
+    parent, _, name = url.rpartition('/')
+    with looking_at([parent], below=False) as (contents,):
+        return check(contents, contents.folder / _named(contents, name, whole=False).name)
 
 
 @contextlib.contextmanager
@@ -95,7 +108,7 @@ def fetch(path: Path) -> None:
         StoreError: the store fails, or holds no such file, or a damaged one.
     """
     if (url := url_of(path)) is not None and not path.exists():
-        with looking_at([url.rpartition('/')[0]]) as (contents, *_):
+        with looking_at([url.rpartition('/')[0]], below=False) as (contents,):
             fetch_from(contents, path.name, path)
 
 
@@ -112,7 +125,7 @@ def fetch_from(contents: Contents, name: str, path: Path | None = None) -> Path:
 def pin_mirrored(url: str, remove: bool) -> str:
     """Pin the checkpoint of a file in a mirror, or take the pin away; return its name."""
     parent, _, name = url.rpartition('/')
-    with looking_at([parent]) as (contents, *_):
+    with looking_at([parent], below=False) as (contents,):
         name = _named(contents, name).name.partition('.')[0]
         pin = f'{name}.pin'
         if remove:
@@ -122,14 +135,14 @@ def pin_mirrored(url: str, remove: bool) -> str:
         return name
 
 
-def _named(contents: Contents, name: str) -> File:
-    """Return a file as its record names it, also by a link such as best.pth."""
+def _named(contents: Contents, name: str, whole: bool = True) -> File:
+    """Return a file as its record names it, also by a link such as best.pth; a `whole` one is there with its size."""
     files = contents.listing()
     for run in runs(contents.folder)[-1:]:
         best = run.policy().best_records(record for record in run.records if files.has(record, 'weights'))
         name = usual_links(best, run.records[-1], run.policy()).get(name, name)
     named = {file.name: file for record in files.records() for file in record.files.values()}
-    if name not in named or not contents.has(named[name]):
+    if name not in named or (whole and not contents.has(named[name])):
         there = some(sorted(name for name, file in named.items() if contents.has(file)))
         raise StoreError(f'{contents.store.url}: holds no {name}; there are {there or "no checkpoints"}')
     return named[name]
@@ -164,7 +177,7 @@ def copy_run(folder: Path, url: str, logs: Path | None, up: bool) -> tuple[int, 
         mirror = Mirror(store, folder, logs)
         stack.callback(mirror.close)
         if up:
-            lease = Lease(store, folder)
+            lease = Lease(store, folder, command='checkpoints.py sync')
             lease.take()
             stack.callback(lease.release)
             mirror.may_write = lease.check

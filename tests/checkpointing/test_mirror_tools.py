@@ -183,6 +183,13 @@ def test_refusals_are_one_line(mirrored, capsys):
                 ('show', 's3x://user:S3cr3t@host/x/a.pth'),
             )
         ),
+        *(
+            (
+                (word, 's3://u:S3cr3t@host/x/best.pth?key=S3cr3t'),
+                's3://***@host/x/best.pth: a query (?...) is not read; leave it out',
+            )
+            for word in ('show', 'pin')
+        ),
         (('show', 's3://u:S3cr3t@host/x'), 's3://***@host/x: a URL, but of no .pth file in the mirror of a run'),
         (('interval', url, '--mtbf', 1), f'{url}, base run run: what a save costs is measured on the disk of a run'),
         *(
@@ -194,3 +201,43 @@ def test_refusals_are_one_line(mirrored, capsys):
         assert call(*words) == 2
         (line,) = capsys.readouterr().err.splitlines()
         assert line.startswith(f'error: {problem}')
+
+
+def test_a_folder_of_runs_is_no_run(mirrored, capsys):
+    folder, url = mirrored
+    parent = url.rpartition('/')[0]
+    for words in (
+        ('show', f'{parent}/best.pth'), ('verify', f'{parent}/best.pth'), ('pin', f'{parent}/last.pth'),
+        ('convert', f'{parent}/best.pth', '-o', folder / 'best.pth'),
+    ):  # fmt: skip
+        assert call(*words) == 2
+        assert capsys.readouterr().err == (
+            f'error: {parent}: holds no mirror of a run; name the one that is meant of the folders in it (run)\n'
+        )
+    assert not [*(folder / 'store').rglob('*.pin')]
+
+
+def test_files_are_verified_by_their_names(mirrored, capsys):
+    folder, url = mirrored
+    assert call('verify', f'{url}/best.pth', f'{url}/epoch-0.pth') == 0
+    text = capsys.readouterr().out
+    assert f'{url}/best.pth: whole, by the sha256 of its record' in text
+    assert text.endswith('2 files, 0 damaged\n')
+    (path,) = (folder / 'store/run').glob(f'epoch-0.{"?" * 16}.pth')
+    path.unlink()
+    assert call('verify', f'{url}/epoch-0.pth') == 1
+    assert f'{url}/epoch-0.pth: DAMAGED: missing' in capsys.readouterr().out
+    assert call('verify', f'{url}/epoch-7.pth') == 2
+    assert f'error: {url}: holds no epoch-7.pth; there are ' in capsys.readouterr().err
+
+
+def test_messages_name_urls_not_temporary_paths(mirrored, capsys):
+    folder, url = mirrored
+    assert call('convert', f'{url}/last.state.pth', '-o', folder / 'x.pth') == 2
+    assert f'error: {url}: holds no last.state.pth; there are ' in capsys.readouterr().err
+    assert call('convert', f'{url}/epoch-2-iter-13.state.pth', '-o', folder / 'x.pth') == 2
+    assert capsys.readouterr().err.startswith(f'error: {url}/epoch-2-iter-13.state.pth: ')
+    for path in (folder / 'store/run').glob('*.json'):
+        path.write_text('no record')
+    assert call('interval', url, '--mtbf', 6, '--save-seconds', 1) == 2
+    assert capsys.readouterr().err == f'error: {url}: holds no checkpoint with a record\n'

@@ -15,6 +15,7 @@ from checkpointing.content import Content
 from checkpointing.manager import Checkpoints, Point
 from checkpointing.record import read_records
 from common import cli
+from common.stores import path_of
 from training.settings import TrainingSettings
 
 
@@ -97,6 +98,7 @@ def test_a_new_run_takes_weights_from_the_mirror_of_another(in_tmp, monkeypatch,
     capsys.readouterr()
     assert train_base.main(flags('run', max_steps=1, **given)) == 0
     assert f'new run with weights from {url}/last.pth (' in capsys.readouterr().out
+    assert not path_of(f'{url}/last.pth').exists()  # once the network has them
     torch.testing.assert_close(load('checkpoint/run/last.pth')['decoder.weight'], weights['decoder.weight'])
     assert read_records(Path('checkpoint/run'))[-1].options[flag] == f'{url}/last.pth'
     assert train_base.main(flags('other', **{**given, flag: f'{url}/epoch-7.pth'})) == 2
