@@ -39,7 +39,7 @@ RECIPES = {
     'soft-edges': Recipe(ema_decay=0.999, fgr_edge=9.0, pha_edge=4.0),
 }
 # Of a new run. The refine stage has shown no better recipe yet.
-DEFAULTS = {'base': 'soft-edges', 'refine': 'published'}
+DEFAULTS = {'base': 'edges', 'refine': 'published'}
 
 
 def settle(settings: TrainingSettings, stage: str, before: Mapping[str, Any]) -> tuple[Recipe, TrainingSettings]:

@@ -36,7 +36,7 @@ def test_the_published_recipe_is_the_papers():
 @pytest.mark.parametrize(
     ('chosen', 'expected'),
     [
-        ({}, 'soft-edges'),
+        ({}, 'edges'),
         ({'script': train_refine}, 'published'),
         ({'script': train_refine, 'recipe': 'edges'}, 'edges'),
         ({'recipe': 'published'}, 'published'),
@@ -95,16 +95,16 @@ def test_a_run_keeps_its_recipe_and_another_one_is_said(tmp_path, monkeypatch, c
         words = flags('run', model_last_checkpoint='auto', recipe=recipe, max_steps=step, learning_rate_scale=step)
         assert train_base.main(words) == 0
     assert taken == [
-        (RECIPES['soft-edges'], True, 1e-4),
+        (RECIPES['edges'], True, 1e-4),
         (PUBLISHED, True, 2e-4),
         (PUBLISHED, True, pytest.approx(3e-4)),
     ]
     out = capsys.readouterr().out
-    assert [out.count(f'base stage by the recipe {name} on') for name in ('soft-edges', 'published')] == [1, 2]
-    assert out.count('--recipe soft-edges -> published (the loss weighs other things)') == 1
+    assert [out.count(f'base stage by the recipe {name} on') for name in ('edges', 'published')] == [1, 2]
+    assert out.count('--recipe edges -> published (the loss weighs other things)') == 1
     records = [json.loads(path.read_text()) for path in (tmp_path / 'checkpoint/run').glob('*.json')]
     found = {record['step']: record['options'] for record in records}
-    assert [found[step]['recipe'] for step in range(3)] == ['soft-edges', 'published', 'published']
+    assert [found[step]['recipe'] for step in range(3)] == ['edges', 'published', 'published']
     assert [found[step]['monitor'] for step in range(3)] == ['valid_ema_loss', 'valid_loss', 'valid_loss']
 
 
