@@ -316,8 +316,9 @@ def begin(
         for group in optimizer.param_groups:
             group['initial_lr'] = group['lr'] = group['lr'] * settings.run.learning_rate_scale
         if resume.record is None:
-            first = ranks.from_first(lambda: _first_weights(settings, network, resume, folder, pretrain))
-            network.load_state_dict(first)
+            network.load_state_dict(
+                ranks.from_first(lambda: _first_weights(settings, network, resume, folder, pretrain))
+            )
         drop_fetched()
         dtype = precision_of(settings.run.precision, before, ranks.device)
         ema = EMA(network, settings.run.ema_decay) if settings.run.ema_decay else None
@@ -367,12 +368,9 @@ def begin(
 
 
 def _first_weights(
-    settings: TrainingSettings,
-    network: nn.Module,
-    resume: Resume,
-    folder: Path,
+    settings: TrainingSettings, network: nn.Module, resume: Resume, folder: Path,
     pretrain: Callable[[], LoadReport] | None,
-) -> dict[str, torch.Tensor]:
+) -> dict[str, torch.Tensor]:  # fmt: skip
     """Give a new run its weights, and say in one line which; return them on the CPU."""
     refuse_overwriting(folder, resume.run, settings.run.epoch_start or 0)
     if resume.weights is not None:
