@@ -13,6 +13,7 @@ from common import cli
 from common.console import some
 from common.files import digest
 from common.network import MIN_SIDE
+from common.stores import named
 from inference.images.inputs import Job
 
 from .folders import PredictionFiles, as_clips, clip_problems, compare_sizes, find_predictions
@@ -187,10 +188,15 @@ def _settings(request: ScoringRequest, folder: Path) -> dict[str, Any]:
 
 def _row_names(paths: Sequence[Path]) -> list[str]:
     """Return the last two parts of each path without .pth, or all parts where these cannot tell paths apart."""
-    named = [path if path.name not in ('', '..') else path.resolve() for path in paths]  # '.' has no parts
-    short = ['/'.join((path.with_suffix('') if path.is_file() else path).parts[-2:]) for path in named]
-    names = [str(path) if short.count(name) > 1 else name for path, name in zip(named, short)]
-    return names if len(set(names)) == len(names) else [str(path) for path in paths]
+    found = [path if path.name not in ('', '..') else path.resolve() for path in paths]  # '.' has no parts
+    full = [named(path) for path in found]
+    # A URL is a file's, be it fetched or not.
+    bare = [
+        Path(name).with_suffix('') if path.is_file() or name != str(path) else path for path, name in zip(found, full)
+    ]
+    short = ['/'.join(path.parts[-2:]) for path in bare]
+    names = [name if short.count(part) > 1 else part for name, part in zip(full, short)]
+    return names if len(set(names)) == len(names) else [named(path) for path in paths]
 
 
 def _earlier(request: ScoringRequest, plan: ScoringPlan) -> tuple[list[Results], list[str], list[str]]:

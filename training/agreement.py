@@ -20,7 +20,7 @@ log = logging.getLogger(__name__)
 # Flags that machines may be given differently. Any other one would have them take other samples, other steps or weights
 # that drift apart, or wait for each other without end.
 OF_A_MACHINE = {
-    'accept_changed_data', 'checkpoint_dir', 'checkpoint_mirror', 'data_config', 'device', 'log_dir', 'mirror_grace',
+    'accept_changed_data', 'checkpoint_dir', 'data_config', 'device', 'log_dir', 'mirror_grace',
     'model_pretrain_initialization', 'model_start_weights', 'num_workers', 'part_of',
 }  # fmt: skip
 

@@ -77,7 +77,7 @@ def test_a_group_of_gpus_knows_the_device_of_its_rank(gpus, monkeypatch):
     for name, value in {'WORLD_SIZE': '2', 'LOCAL_RANK': '1'}.items():
         monkeypatch.setenv(name, value)
     monkeypatch.setattr(dist, 'is_nccl_available', lambda: True)
-    monkeypatch.setattr(dist, 'rendezvous', lambda _: iter([(dist.HashStore(), 1, 2)]))
+    monkeypatch.setattr(dist, 'rendezvous', lambda _, **more: iter([(dist.HashStore(), 1, 2)]))
     monkeypatch.setattr(dist, 'init_process_group', lambda backend, **more: given.update(backend=backend, **more))
     ranks = join_ranks('cuda')
     assert (given['backend'], given['device_id'], ranks.device) == ('nccl', GPU, GPU)

@@ -16,6 +16,8 @@ from support.pictures import save
 
 import evaluate
 from checkpointing.record import File, Record
+from common.stores import path_of
+from evaluation import plan
 from evaluation.networks import find_networks
 from evaluation.tables import TITLES
 from metrics import matting as metrics
@@ -211,3 +213,8 @@ def test_ctrl_c_ends_with_a_line(
 def test_the_flags_know_all_metrics_and_scalings() -> None:
     assert tuple(TITLES) == evaluate.METRICS
     assert tuple(metrics.SCALINGS) == evaluate.SCALINGS
+
+
+def test_rows_of_urls_have_the_names_of_their_files():
+    urls = [path_of(f's3://bucket/{folder}/best.pth') for folder in ('a/base', 'b/base', 'a/refine')]
+    assert plan._row_names(urls) == ['s3://bucket/a/base/best.pth', 's3://bucket/b/base/best.pth', 'refine/best']
