@@ -175,12 +175,20 @@ def _add_changing(command: Callable[[str, str], argparse.ArgumentParser]) -> Non
 
 def place(text: str) -> Path | str:
     """Return a path, that of weights known by a word too, or the URL of a mirror as it is."""
-    return text if is_url(text) else weights_path(text)
+    return text if is_url(text) else _mirror_or_path(weights_path(text))
 
 
 def run_place(text: str) -> Path | str:
     """Return the path of a run's folder, or the URL of its mirror as it is."""
-    return text if is_url(text) else Path(os.path.expanduser(text))
+    return text if is_url(text) else _mirror_or_path(Path(os.path.expanduser(text)))
+
+
+def _mirror_or_path(path: Path) -> Path | str:
+    """Return the URL of a folder that is a mirror, or has mirrors of runs in it; another path as it is."""
+    from .mirror.contents import CURVES
+
+    there = path.is_dir() and ((path / CURVES).is_file() or any(path.glob(f'*/{CURVES}')))
+    return f'file://{path.absolute()}' if there else path
 
 
 def _add_output(sub: argparse.ArgumentParser) -> None:

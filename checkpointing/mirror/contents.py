@@ -115,7 +115,12 @@ class Contents:
         # Beside files a record that cannot be read is a damaged one, and nobody else's.
         objects = ((found, size) for name, size in self.sizes.items() if (found := OBJECT.fullmatch(name)))
         names = {record.name for record in records}
-        wanted |= {file_of(found[0]): size for found, size in objects if found[1] not in {*names, 'curves'}}
+        # Checkpoints of one step share objects, which have the name of the first.
+        contents = {(f.sha256[:16], f.size) for r in records for f in r.files.values()}
+        wanted |= {
+            file_of(found[0]): size for found, size in objects
+            if found[1] not in {*names, 'curves'} and (found[2], size) not in contents
+        }  # fmt: skip
         for name in self._dressed - wanted.keys():
             (self.folder / name).unlink(missing_ok=True)
         for name, size in wanted.items():

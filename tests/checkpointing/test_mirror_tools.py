@@ -241,3 +241,24 @@ def test_messages_name_urls_not_temporary_paths(mirrored, capsys):
         path.write_text('no record')
     assert call('interval', url, '--mtbf', 6, '--save-seconds', 1) == 2
     assert capsys.readouterr().err == f'error: {url}: holds no checkpoint with a record\n'
+
+
+def test_a_folder_that_is_a_mirror_is_known_by_its_path(mirrored, capsys):
+    folder, url = mirrored
+    assert call('list', url) == 0
+    expected = capsys.readouterr().out
+    for path in (folder / 'store/run', folder / 'store'):
+        assert call('list', path) == 0
+        assert capsys.readouterr().out == expected
+
+
+def test_what_two_checkpoints_share_is_nobodys_leftover(mirrored, capsys):
+    folder, url = mirrored
+    store = folder / 'store/run'
+    records = [json.loads(path.read_text()) for path in store.glob('*.json')]
+    steps = [record['step'] for record in records]
+    names = [record['name'] for record in records if steps.count(record['step']) > 1]
+    (first,) = (name for name in names if any(store.glob(f'{name}.*.pth')))
+    (store / f'{first}.json').unlink()
+    assert call('list', url) == 0
+    assert 'without a record' not in capsys.readouterr().out
