@@ -32,6 +32,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from common import cli
+from common.rendezvous import first_rank
 from training import options
 from training.settings import TrainingSettings
 
@@ -60,7 +61,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     args = parser.parse_args(argv)
     problems = options.problems(args)
     weights = args.model_pretrain_initialization
-    if weights not in (None, 'imagenet') and options.first_rank() and not Path(weights).is_file():
+    if weights not in (None, 'imagenet') and first_rank() and not Path(weights).is_file():
         problems.append(f"--model-pretrain-initialization {weights}: no such file; give a file or 'imagenet'")
     cli.raise_problems(problems)
     return args

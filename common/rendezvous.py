@@ -14,6 +14,11 @@ if TYPE_CHECKING:
 POLL_SECONDS = 0.05
 
 
+def first_rank() -> bool:
+    """Return whether this process alone speaks, and reads and writes checkpoints; so it is where there is no other."""
+    return os.environ.get('RANK', '0') == '0'
+
+
 def join(wait: timedelta = timedelta(minutes=30)) -> tuple[dist.Store, int, int]:
     """Return a store that all processes of this start share, the rank of this one, and how many there are.
 

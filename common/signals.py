@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from types import FrameType
 
 from .files import remove_scratch
+from .rendezvous import first_rank
 
 # One wish to stop often arrives several times: `timeout`, systemd and SLURM signal a process and then all of its group.
 REPEAT_SECONDS = 5.0
@@ -145,7 +146,7 @@ class StopRequest:
 @contextlib.contextmanager
 def listening() -> Iterator[StopRequest]:
     """Answer signals by the request while the block runs; SIGUSR1, too, by which job schedulers announce the end."""
-    request = StopRequest(speaks=os.environ.get('RANK', '0') == '0')
+    request = StopRequest(speaks=first_rank())
     with StopSignals(request.answer, numbers=STOPS):
         yield request
 

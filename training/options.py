@@ -18,6 +18,7 @@ from common import cli, path_checks
 from common.devices import expand_segments
 from common.files import not_a_folder
 from common.network import BACKBONES, weights_path
+from common.rendezvous import first_rank
 from common.signals import StopRequest, listening
 from common.stores import StoreError, named
 
@@ -231,11 +232,6 @@ def problems(args: argparse.Namespace, crop_unit: int = 1) -> list[str]:
     if args.dataset_name != 'synthetic':
         found += data_problems(args.data_config, args.dataset_name)
     return found
-
-
-def first_rank() -> bool:
-    """Return whether this process alone reads and writes checkpoints; other machines' disks need not hold any."""
-    return os.environ.get('RANK', '0') == '0'
 
 
 def from_scratch_problems(args: argparse.Namespace) -> list[str]:
