@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import re
 import sys
 import threading
@@ -14,6 +15,9 @@ from typing import Any, TypeVar
 
 T = TypeVar('T')
 
+# Of a URL.
+USER = re.compile(r'://([^/\s@:]*:\S*|[^/\s@]*)@')
+QUERY = re.compile(r'(://[^\s?]*)\?([\w.~%-]+=[^\s\'")]*)')
 PLAIN_LINE_SECONDS = 10.0
 # By a checksum of its key: whether `say_once` has said a line. Processes can share bytes, not a set.
 _said: Any = bytearray(2**16)
@@ -107,9 +111,25 @@ def table(rows: Sequence[Sequence[str]], indent: str = '  ') -> str:
 
 def shown(text: str) -> str:
     """Return a text with the user, password and query of its URLs left out; a password may hold '/', '@' and '?'."""
-    return re.sub(
-        r'(://[^\s?]*)\?[\w.~%-]+=[^\s\'")]*', r'\1', re.sub(r'://([^/\s@:]*:\S*|[^/\s@]*)@', '://***@', text)
-    )
+    return QUERY.sub(r'\1', USER.sub('://***@', text))
+
+
+def without_secrets(text: str, url: str) -> str:
+    """Return a text as `shown` does, and without the single words of what that leaves out of a URL, either."""
+    hidden = ' '.join(match[kind.groups] for kind in (USER, QUERY) for match in kind.finditer(url))
+    for word in filter(None, re.split(r'\W+', hidden)):
+        text = re.sub(rf'(?<!\w){word}(?!\w)', '***', text)
+    return shown(text)
+
+
+def reader_left(last: str = '') -> bool:
+    """Print the last of standard output; return whether its reader has left, such as `head`: then it takes all."""
+    try:
+        print(end=last, flush=True)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python tries again at its end
+        return True
+    return False
 
 
 def some(findings: Sequence[object], separator: str = ', ', most: int = 3) -> str:

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from .console import shown
+from .console import shown, without_secrets
 from .files import is_url, scratch_folder
 from .installation import EXTRAS, import_problem
 
@@ -53,8 +53,13 @@ def open_store(place: str, **settings: Any) -> tuple[Any, str]:
 
 
 @contextmanager
-def telling(place: str) -> Iterator[None]:
-    """Turn whatever a store's client raises in the block into a StoreError of one line that begins with the place."""
+def telling(place: str, url: str = '') -> Iterator[None]:
+    """Turn whatever a store's client raises in the block into a StoreError of one line that begins with the place.
+
+    Args:
+        place: what the store, or the object in it, is called.
+        url: of the store, whose secrets do not show in that line; the place if left out.
+    """
     try:
         yield
     except StoreError:
@@ -62,7 +67,7 @@ def telling(place: str) -> Iterator[None]:
     except Exception as error:  # each client has dozens of types
         kind = DamagedObject if type(error).__name__.endswith('ChecksumError') else StoreError
         kind = MissingObject if isinstance(error, FileNotFoundError) else kind
-        raise kind(f'{shown(place)}: {_words(error)}') from None
+        raise kind(f'{shown(place)}: {_words(error, url or place)}') from None
 
 
 def path_of(url: str) -> Path:
@@ -107,10 +112,10 @@ def _folder() -> tempfile.TemporaryDirectory[str]:
     return scratch_folder('fetched-')
 
 
-def _words(error: Exception) -> str:
+def _words(error: Exception, url: str) -> str:
     lacking = error.__cause__
     if isinstance(lacking, ImportError) and lacking.name in EXTRAS and (problem := import_problem(lacking)):
         return problem
-    words = ' '.join(shown(str(error)).split()) or type(error).__name__
+    words = ' '.join(without_secrets(str(error), url).split()) or type(error).__name__
     before = {'not there: ': FileNotFoundError, 'denied: ': PermissionError, 'needs a package: ': ImportError}
     return next((word for word, kind in before.items() if isinstance(error, kind)), '') + words

@@ -86,7 +86,7 @@ class StoredPicture:
     def _fetched(self) -> bytes:
         span = {} if self.offset is None else {'start': self.offset, 'end': self.offset + self.size}
         try:
-            with telling(str(self)):
+            with telling(str(self), self.file):
                 for pause in (*PAUSES, None):
                     try:
                         store, path = open_store(self.file)

@@ -238,7 +238,7 @@ class Store:
     def _telling(self) -> Iterator[None]:
         """As `telling`; a client that is denied is made anew, since that reads credentials which may be new by then."""
         try:
-            with telling(self.url):
+            with telling(self.url, self._url):
                 yield
         except StoreError as error:
             if isinstance(error.__context__, PermissionError):

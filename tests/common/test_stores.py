@@ -21,7 +21,7 @@ class Denying(MemoryFileSystem):
     protocol = 'denying'
 
     def ls(self, path, **more):
-        raise PermissionError('no way to s3://me:S3cr3t@host/x\nand more')
+        raise PermissionError('no way to s3://me:S3cr3t@host/x\nand no bucket "me:S3cr3t@host" or "you:S3cr3tly"')
 
     exists = ls
 
@@ -39,7 +39,10 @@ fsspec.register_implementation('denying', Denying, clobber=True)
         ),
         ('simplecache::s3://host/x', 'simplecache::s3://host/x: a chain of URLs (::) is not read'),
         ('gdrive://x', 'gdrive://x: needs a package: Please install gdrive_fs for access to Google Drive'),
-        ('denying://me:S3cr3t@host/x', 'denying://***@host/x: denied: no way to s3://***@host/x and more'),
+        (
+            'denying://me:S3cr3t@host/x',
+            'denying://***@host/x: denied: no way to s3://***@host/x and no bucket "***:***@host" or "you:S3cr3tly"',
+        ),
     ],
 )
 def test_all_who_use_a_store_say_the_same_of_it(url, line):
