@@ -17,6 +17,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from .console import reader_left
 from .installation import import_problem, python_problem
 from .network import REFINE_MODES, RefinerSettings
 from .stores import with_urls
@@ -32,6 +33,7 @@ class Devices(tuple[str, ...]):
 DEVICES = Devices(('auto', 'cuda', 'mps', 'cpu'))
 PRECISIONS = ('auto', 'float32', 'bfloat16', 'float16')
 AUTO_PRECISION = 'auto: float16 on cuda, float32 elsewhere'
+LEFT = 141  # of a program whose reader has left, as a shell tells it
 # How argparse begins its messages, and how this parser does.
 MESSAGES = (
     (r'^argument ([^\s/:]+)[^\s:]*', r'\1'),
@@ -182,9 +184,10 @@ def run(main: Callable[..., int | None], *args: Any) -> int:
         print(f'error: {problem}', file=sys.stderr)
         return 2
     try:
-        return main(*args) or 0
+        code = main(*args) or 0
     except ImportError as error:
-        return report_error(error, 2)
+        code = report_error(error, 2)
+    return LEFT if reader_left() else code
 
 
 def flag(name: str) -> str:
@@ -241,6 +244,8 @@ def report_error(error: BaseException, code: int, prefix: str = '', memory: str 
     Raises:
         BaseException: the error itself, if it is a fault of the toolkit's.
     """
+    if isinstance(error, BrokenPipeError) and reader_left('\n'):  # which fails again, if it was standard output
+        return LEFT
     if isinstance(error, ImportError) and (problem := import_problem(error)):
         text, code, prefix = problem, 2, ''
     elif out_of_memory(error):

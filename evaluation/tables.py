@@ -6,7 +6,6 @@ import csv
 import io
 import json
 import math
-import os
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
@@ -94,10 +93,7 @@ def pictures_table(results: Sequence[Results], sort_by: str | None = None) -> st
 
 def show(text: str) -> None:
     """Print a text with what the terminal can show of it; ignore a reader that has left, such as `head`."""
-    try:
-        print(console.printable(text, sys.stdout), flush=True)
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python tries again at its end
+    console.reader_left(console.printable(f'{text}\n', sys.stdout))
 
 
 def all_metrics(results: Iterable[Results]) -> list[str]:

@@ -212,3 +212,28 @@ def test_a_script_sets_how_long_threads_wait_unless_it_is_set(monkeypatch):
 )
 def test_no_secret_of_a_url_is_shown(text, expected):
     assert shown(text) == expected
+
+
+@pytest.mark.parametrize('size', [1, 100_000], ids=['at the end', 'before it'])
+def test_a_reader_that_leaves_is_no_error(size):
+    program = f"""
+from common import cli
+def main():
+    try:
+        for _ in range(9):
+            print('a' * {size})
+    except Exception as error:
+        return cli.report_error(error, 2)
+raise SystemExit(cli.run(main))
+"""
+    read, write = os.pipe()
+    os.close(read)
+    done = subprocess.run(
+        [sys.executable, '-c', program],
+        stdout=write,
+        stderr=subprocess.PIPE,
+        env={'PYTHONPATH': str(ROOT)},
+        check=False,
+    )
+    os.close(write)
+    assert (done.returncode, done.stderr) == (141, b'')
