@@ -113,7 +113,7 @@ def _end_mirror(run: Run, urgent: Callable[[], bool]) -> None:
 
 def _end_together(run: Run, signal: StopRequest) -> None:
     """Wait for the mirror on all ranks: a torchrun whose ranks have ended leaves, with what it keeps for the others."""
-    signal.speaks = False  # no step is left to save
+    signal.awaited, signal.speaks = True, False  # no step is left to save
     _end_mirror(run, lambda: bool(signal))
     with contextlib.suppress(RuntimeError):  # all is saved: a rank that has gone is not missed
         run.ranks.wait_for_first()
