@@ -20,7 +20,7 @@ from typing import Any
 from .console import reader_left
 from .installation import import_problem, python_problem
 from .network import REFINE_MODES, RefinerSettings
-from .stores import with_urls
+from .stores import UnavailableStore, with_urls
 
 
 class Devices(tuple[str, ...]):
@@ -34,6 +34,7 @@ DEVICES = Devices(('auto', 'cuda', 'mps', 'cpu'))
 PRECISIONS = ('auto', 'float32', 'bfloat16', 'float16')
 AUTO_PRECISION = 'auto: float16 on cuda, float32 elsewhere'
 LEFT = 141  # of a program whose reader has left, as a shell tells it
+TRY_AGAIN = 75  # where nothing was started, and the same may succeed later, as sysexits.h has it
 # How argparse begins its messages, and how this parser does.
 MESSAGES = (
     (r'^argument ([^\s/:]+)[^\s:]*', r'\1'),
@@ -232,12 +233,17 @@ def out_of_memory(error: BaseException) -> bool:
     return isinstance(error, MemoryError) or any(word in str(error).lower() for word in words)
 
 
+def unstarted_code(error: BaseException) -> int:
+    """Return the exit code of an error before anything was started: 2, or TRY_AGAIN where that may help."""
+    return TRY_AGAIN if isinstance(error, UnavailableStore) else 2
+
+
 def report_error(error: BaseException, code: int, prefix: str = '', memory: str = '') -> int:
     """Print an error that the user can act on as one line, and return the exit code.
 
     Args:
         error: what was caught.
-        code: 2 where nothing was started, else 1.
+        code: 2 where nothing was started, else 1. A store that is unavailable makes TRY_AGAIN of 2.
         prefix: begins the line, such as 'stopped: '.
         memory: what helps where memory ran out.
 
@@ -252,6 +258,7 @@ def report_error(error: BaseException, code: int, prefix: str = '', memory: str 
         text = f'too little memory{": " if memory else ""}{memory}'
     elif isinstance(error, (ValueError, OSError)):
         text = str(error)
+        code = unstarted_code(error) if code == 2 else code
     else:
         raise error
     print(f'error: {prefix}{with_urls(text)}', file=sys.stderr)

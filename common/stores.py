@@ -17,12 +17,18 @@ from .installation import EXTRAS, import_problem
 
 # The URLs of files by the paths where they lie once they were fetched.
 _urls: dict[Path, str] = {}
+# What does not change while a store is waited for.
+LASTING = (ValueError, TypeError, ImportError, NotADirectoryError)
 # What messages call the temporary folders that stand for those of stores.
 _places: dict[str, str] = {}
 
 
 class StoreError(OSError):
     """A store that refuses or does not answer; named without its password."""
+
+
+class UnavailableStore(StoreError):
+    """A store that does not answer or says no, or that is another's for now: the same may succeed later."""
 
 
 class MissingObject(StoreError):
@@ -65,7 +71,8 @@ def telling(place: str, url: str = '') -> Iterator[None]:
     except StoreError:
         raise
     except Exception as error:  # each client has dozens of types
-        kind = DamagedObject if type(error).__name__.endswith('ChecksumError') else StoreError
+        kind = StoreError if isinstance(error, LASTING) or 'Validation' in type(error).__name__ else UnavailableStore
+        kind = DamagedObject if type(error).__name__.endswith('ChecksumError') else kind
         kind = MissingObject if isinstance(error, FileNotFoundError) else kind
         raise kind(f'{shown(place)}: {_words(error, url or place)}') from None
 

@@ -67,21 +67,26 @@ class Ranks:
             dist.all_reduce(table, dist.ReduceOp.MAX)
         return table.tolist()
 
-    def told_by_first(self) -> bool:
-        """Note that this rank fails; return whether the first one has failed too, and has said why."""
+    def told_by_first(self, code: int = 2, seconds: float = 10) -> int:
+        """Note that this rank fails, with what exit code; return the first one's if it fails too and says why, else 0.
+
+        Args:
+            code: 2 or TRY_AGAIN.
+            seconds: that the first one is waited for.
+        """
         if self.store is None:
-            return False
+            return 0
         try:
             if self.first:
-                self.store.set('failed', '')
+                self.store.set('failed', str(code))
                 # The store may be this process's, and asking one that is gone prints a page.
                 self._see([f'heard by {rank}' for rank in range(1, self.world)], seconds=3)
-                return False
-            told = self._see(['failed'], seconds=10)
+                return 0
+            told = self._see(['failed'], seconds)
             self.store.set(f'heard by {self.rank}', '')
-            return told
+            return int(self.store.get('failed')) if told else 0
         except RuntimeError:
-            return True  # it has ended, and the store with it
+            return code  # it has ended, and the store with it
 
     def _see(self, keys: list[str], seconds: float) -> bool:
         """Wait for notes of other ranks; the store's own waiting prints warnings."""

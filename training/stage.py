@@ -24,7 +24,7 @@ from checkpointing.origin import read_original
 from checkpointing.record import Record, refiner_identity
 from checkpointing.rehearsal import rehearse
 from checkpointing.resume import Resume, decide, refuse_overwriting
-from common.cli import report_error
+from common.cli import report_error, unstarted_code
 from common.console import shown
 from common.devices import compute_deterministically, keep_memory
 from common.files import Disk
@@ -100,12 +100,11 @@ def run_script(
             print(f'error: {text}', file=sys.stderr)
         return 1
     except Exception as error:
-        if (distributed.is_of_peer(error) and not ranks.first) or ranks.told_by_first():
-            return 2  # the other rank has said what was wrong
-        if distributed.is_of_peer(error):
-            print(f'error: {distributed.PEER} ({explain(error)})', file=sys.stderr)
-            return 2
-        if (cause := known_cause(error)) is None:
+        of_peer = distributed.is_of_peer(error)
+        told = ranks.told_by_first(unstarted_code(error), seconds=0 if of_peer else 10)
+        if told or (of_peer and not ranks.first):
+            return told or 2  # the other rank has said what was wrong
+        if (cause := f'{distributed.PEER} ({explain(error)})' if of_peer else known_cause(error)) is None:
             return report_error(error, 2)
         print(f'error: {cause}', file=sys.stderr)
         return 2

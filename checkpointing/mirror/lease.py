@@ -13,7 +13,7 @@ import time
 from pathlib import Path
 
 from common.files import Disk, write_durable
-from common.stores import StoreError
+from common.stores import StoreError, UnavailableStore
 
 from .store import Store
 
@@ -58,7 +58,7 @@ class Lease:
         """Take the lease, and renew it from now on.
 
         Raises:
-            StoreError: another training holds it and is alive, or the store fails.
+            UnavailableStore: another training holds it and is alive, or the store fails.
             OSError: the file beside the checkpoints cannot be written.
         """
         own = self.path.read_text() if self.path.is_file() else None
@@ -73,7 +73,7 @@ class Lease:
             # Our own token: the write arrived, its answer did not, and the client's second try was refused.
             free = not holder.get('token') or holder['token'] in (own, self._token)
             if seen is not None and found and found[1] != seen and not free:
-                raise StoreError(
+                raise UnavailableStore(
                     f'{self.store.url}: {_name(holder)} is writing to this mirror. Wait for its end; a new training '
                     'can take another --model-name'
                 )

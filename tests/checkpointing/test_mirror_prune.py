@@ -103,7 +103,7 @@ def test_a_training_at_work_on_the_mirror_is_left_alone(run, tmp_path, capsys):
     lease = Lease(mirror_store(), tmp_path, seconds=0.4)
     lease.take()
     code, _, err = call(capsys, URL, *FLAGS)
-    assert code == 2
+    assert code == 75
     assert 'is writing to this mirror. Wait for its end' in err
     assert objects() == before
     assert call(capsys, URL, *FLAGS, '--dry-run')[0] == 0

@@ -10,6 +10,7 @@ import pytest
 from fsspec.implementations.memory import MemoryFileSystem
 
 from checkpointing.mirror.store import Store
+from common.cli import report_error
 from common.network import weights_path
 from common.stores import StoreError, named, path_of, url_of
 from dataset.stores import StoredFolder
@@ -30,26 +31,29 @@ fsspec.register_implementation('denying', Denying, clobber=True)
 
 
 @pytest.mark.parametrize(
-    ('url', 'line'),
+    ('url', 'line', 'code'),
     [
-        ('foo://me:S3cr3t@host/x', 'foo://***@host/x: Protocol not known: foo'),
+        ('foo://me:S3cr3t@host/x', 'foo://***@host/x: Protocol not known: foo', 2),
         (
             'http://host/x',
             'http://host/x: web servers do not list folders: use a folder here, or a store such as s3://',
+            2,
         ),
-        ('simplecache::s3://host/x', 'simplecache::s3://host/x: a chain of URLs (::) is not read'),
-        ('gdrive://x', 'gdrive://x: needs a package: Please install gdrive_fs for access to Google Drive'),
+        ('simplecache::s3://host/x', 'simplecache::s3://host/x: a chain of URLs (::) is not read', 2),
+        ('gdrive://x', 'gdrive://x: needs a package: Please install gdrive_fs for access to Google Drive', 2),
         (
             'denying://me:S3cr3t@host/x',
             'denying://***@host/x: denied: no way to s3://***@host/x and no bucket "***:***@host" or "you:S3cr3tly"',
+            75,
         ),
     ],
 )
-def test_all_who_use_a_store_say_the_same_of_it(url, line):
+def test_all_who_use_a_store_say_the_same_of_it(url, line, code):
     for use in (lambda: Store(url).sizes(), lambda: StoredFolder(url).pictures):
         with pytest.raises(StoreError) as raised:
             use()
         assert str(raised.value) == line
+        assert (report_error(raised.value, 2), report_error(raised.value, 1)) == (code, 1)
 
 
 def test_each_url_has_a_path_of_its_own():

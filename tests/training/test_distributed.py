@@ -143,9 +143,10 @@ def test_ranks_do_not_wait_for_a_first_one_that_has_failed():
 
     quick = threading.Thread(target=wait)
     quick.start()
-    first.told_by_first()
+    assert first.told_by_first(75) == 0
     quick.join(60)
     assert ended == ['heard']
+    assert second.told_by_first(2, seconds=0) == 75  # so that they end alike
 
 
 IN_TURN = """

@@ -74,7 +74,7 @@ def test_the_first_rank_is_waited_for_unless_it_fails(monkeypatch):
         first.wait_for_first()
         waiting.join(20)
         assert len(came) == 2 * times
-    store.set('failed', '')
+    store.set('failed', '2')
     with pytest.raises(dist.DistError):
         other.wait_for_first()
     assert store.check(['heard by 1'])

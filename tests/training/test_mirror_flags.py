@@ -1,6 +1,8 @@
 """What is said of a mirror before anything is loaded."""
 
+import os
 import shutil
+import signal
 from pathlib import Path
 
 import pytest
@@ -13,8 +15,9 @@ import train_base
 import train_refine
 from checkpointing.content import Content
 from checkpointing.manager import Checkpoints, Point
+from checkpointing.mirror.keeping import Keeping
 from checkpointing.record import read_records
-from common import cli
+from common import cli, signals
 from common.stores import path_of
 from training.settings import TrainingSettings
 
@@ -106,3 +109,22 @@ def test_a_new_run_takes_weights_from_the_mirror_of_another(in_tmp, monkeypatch,
     assert train_base.main(flags('other', **{**given, flag: url})) == 2
     problem = 'a URL, but of no .pth file in the mirror of a run'
     assert capsys.readouterr().err == f'error: {cli.flag(flag)} {url}: {problem}\n'
+
+
+def test_a_signal_while_a_finished_run_is_sent_is_waited_for(in_tmp, monkeypatch, capsys):
+    def end(self, urgent, most):
+        if not urgent():
+            os.kill(os.getpid(), signal.SIGTERM)
+            ended.append(urgent())
+            self.close()
+
+    sabotage.tiny(monkeypatch.setattr)
+    monkeypatch.setattr(signals, 'end_at_once', lambda _: ended.append('at once'))
+    (in_tmp / 'store').mkdir()
+    given = {'checkpoint_mirror': in_tmp / 'store', 'max_steps': 1}
+    assert train_base.main(flags('run', **given)) == 0
+    monkeypatch.setattr(Keeping, 'end', end)
+    ended = []
+    assert train_base.main(flags('run', **given, model_last_checkpoint='auto')) == 0
+    assert 'nothing to do: 1 step' in capsys.readouterr().out
+    assert ended == [True]
