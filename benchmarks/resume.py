@@ -69,6 +69,7 @@ def place_checkpoint(source: Path, folder: Path, step: int) -> None:
     content = read_content(source, record)
     content = dataclasses.replace(content, state={**content.state, 'progress': {'step': step}})
     checkpoints = Checkpoints(folder, record.stage, record.run, record.identity)
+    checkpoints.options = record.options
     checkpoints.save({f'epoch-0-iter-{step - 1}': 'interval'}, Point(step - 1, 0), content)
     assert checkpoints.settle()
 
