@@ -1,7 +1,6 @@
-"""A run's folder and its mirror: what one has and the other lacks is copied, checkpoint by checkpoint.
+"""The mirror of a run's folder: what the folder has and the mirror lacks is copied there, checkpoint by checkpoint.
 
-Nothing here knows of training: both directions look at the two folders alone, so whatever was cut is done by doing it
-again.
+Nothing here knows of training: the two folders alone are looked at, so whatever was cut is done by doing it again.
 """
 
 from __future__ import annotations
@@ -9,50 +8,33 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import logging
-import os
 import time
-from collections.abc import Callable, Iterator
-from dataclasses import replace
+from collections.abc import Callable
 from pathlib import Path
 from typing import BinaryIO
 
 from common.console import megabytes
-from common.files import Disk, digest, make_folders, scratch_folder, write_durable
-from common.stores import DamagedObject, MissingObject, StoreError
+from common.files import Disk
+from common.stores import StoreError
 
-from ..links import set_aside
-from ..record import UNSURE_NS, CheckpointError, FormatError, Listing, Record, broken_records, is_before, read_records
-from ..retention import LEAST_STATES, Policy, removable
-from .contents import (
-    BESIDE,
-    CURVES,
-    LEFT_OVER,
-    Contents,
-    Index,
-    index_bytes,
-    part_name,
-    parts_of,
-    read_index,
-)
+from ..record import UNSURE_NS, CheckpointError, Listing, Record
+from ..retention import Policy, removable
+from .contents import BESIDE, CURVES, LEFT_OVER, Index, index_bytes, part_name, parts_of
+from .pull import Reader, record_bytes
 from .store import Store
 
 log = logging.getLogger(__name__)
 
 
-class Mirror:
+class Mirror(Reader):
     """The mirror of a run's folder.
 
     Args:
-        store: of the mirror.
-        folder: checkpoint/<model_name>, whose lock is held where something is written there.
-        logs: the folder of the run's curves; None leaves them out.
+        store, folder, logs, disk: as of `Reader`.
         policy: which checkpoints of the newest run are kept in the mirror; None keeps all.
-        disk: the file operations.
         may_write: raises StoreError where another may write to the store by now; asked before each write and deletion.
 
     Attributes:
-        contents: what the mirror holds.
-        left_out: checkpoints that were not copied since they are damaged, by name.
         behind_since: since when the folder has had the oldest checkpoint that the mirror lacks, in seconds of
             time.monotonic(); None where it lacks none.
     """
@@ -61,12 +43,9 @@ class Mirror:
         self, store: Store, folder: Path, logs: Path | None, policy: Policy | None = None, disk: Disk | None = None,
         may_write: Callable[[], object] = lambda: None,
     ):  # fmt: skip
-        self.store, self.folder, self.logs, self.policy = store, folder, logs, policy
-        self.disk, self.may_write = disk or Disk(), may_write
-        self._temporary = scratch_folder('mirror-')
-        self.contents = Contents(store, Path(self._temporary.name))
+        super().__init__(store, folder, logs, disk)
+        self.policy, self.may_write = policy, may_write
         self.behind_since: float | None = None
-        self.left_out: list[str] = []
         self._begun: tuple[Record, bytes, dict[str, BinaryIO]] | None = None  # with its bytes and its files
         self._opened = contextlib.ExitStack()
         self._seen: dict[bytes, float] = {}  # since when each record has been pending
@@ -80,14 +59,14 @@ class Mirror:
     def close(self) -> None:
         """Remove the temporary folder, and close files."""
         self._opened.close()
-        self._temporary.cleanup()
+        super().close()
 
     def pending(self) -> list[Record]:
         """Return the checkpoints of the folder that the mirror lacks, or of which it has another record."""
         files, mirrored = Listing(self.folder), self.contents.record_bytes()
         found, seen, now = [], dict[bytes, float](), time.monotonic()
         for record in files.records():
-            data = _record_bytes(self.folder, record)  # records with NaN equal none, not even themselves
+            data = record_bytes(self.folder, record)  # records with NaN equal none, not even themselves
             if data != mirrored.get(record.name) and data not in self._removed and files.has(record, 'weights'):
                 found.append(record)
                 seen[data] = self._seen.get(data, now)
@@ -138,7 +117,7 @@ class Mirror:
             files: dict[str, BinaryIO] = {
                 file.name: self._opened.enter_context(path.open('rb')) for file, path in paths if path.is_file()
             }
-            self._begun = record, _record_bytes(self.folder, record), files
+            self._begun = record, record_bytes(self.folder, record), files
 
     def _push_next(self, record: Record, written: bytes, files: dict[str, BinaryIO]) -> bool:
         for file in (file for file in record.files.values() if file.name in files):
@@ -249,7 +228,7 @@ class Mirror:
         if self._index is None:
             self._index = self.contents.curves()
         for name in self.contents.superfluous(gone, self.pending(), self._index):
-            self._removed |= {_record_bytes(self.contents.folder, r) for r in own if name == f'{r.name}.json'}
+            self._removed |= {record_bytes(self.contents.folder, r) for r in own if name == f'{r.name}.json'}
             self._delete(name)
         self._retained = True
         return True
@@ -258,140 +237,3 @@ class Mirror:
         """Remove what a writer that was killed has left half-written, where no other one is at work."""
         for name in [name for name in self.contents.sizes if LEFT_OVER.fullmatch(name)]:
             self._delete(name)
-
-    def pull(self, stage: str | None = None, all_kept: bool = False) -> Record | None:
-        """Copy to the folder the newest whole checkpoint of the mirror, if it is newer, and what is kept beside it.
-
-        Of the others those come along that the run's own flags keep, but not all weights where all are kept.
-
-        Args:
-            stage: whose checkpoints; those of both if None.
-            all_kept: copy all, newer or not.
-
-        Returns:
-            The newest record that was copied; None if there was nothing to copy.
-
-        Raises:
-            CheckpointError: the folder and the mirror hold different runs, or no checkpoint of the mirror is whole.
-            StoreError, OSError: the store or the disk fails.
-        """
-        there = [r for r in self.contents.records() if stage in (None, r.stage)]
-        here = [r for r in read_records(self.folder) if stage in (None, r.stage)]
-        whole = next((r for r in reversed(here) if r.problem(self.folder) is None), None)
-        if here and there and not {r.run for r in here} & {r.run for r in there}:
-            raise CheckpointError(
-                f'{self.store.url} is the mirror of run {there[-1].run}, and {self.folder} holds run {here[-1].run}: '
-                'take another --model-name, or move one of them away'
-            )
-        newest = max([*there[-1:], *([whole] if whole else [])], key=lambda record: record.step, default=None)
-        damaged = list(self._broken(newest))
-        if not all_kept and whole is not None and (not there or there[-1].step <= whole.step):
-            return None
-        left: set[str] = set()
-        if there and not all_kept:
-            policy = Policy.from_options(there[-1].options)
-            policy = replace(policy, keep=policy.keep or LEAST_STATES)
-            left = {path.name for path in removable(there, policy, self.contents.listing())}
-        make_folders(self.disk, self.folder)
-        found = None
-        for record in reversed(there):
-            if found is not None and f'{record.name}.json' in left:
-                continue
-            if not all_kept and found is None and whole is not None and record.step <= whole.step:
-                break
-            if (problem := self._pull_files(record, left, to_resume=found is None)) is None:
-                if found is not None:
-                    self._pull_record(record)
-                found = found or record
-                continue
-            log.warning('%s in the mirror %s is left out: %s', record.name, self.store.url, problem)
-            damaged.append(f'{record.name}: {problem}')
-            self.left_out.append(record.name)
-        if found is None and whole is None and damaged:
-            raise CheckpointError(
-                f'{self.store.url}: none of the {len(damaged)} checkpoints in the mirror can be resumed from '
-                f'({damaged[-1]}); start a new run with another --model-name'
-            )
-        if found is not None:
-            self._pull_beside(found)
-            self._pull_curves(bool(here), newer=not here or found.step > here[-1].step)
-            self._pull_record(found)  # last: while it is not there, all of this is done again
-        return found
-
-    def _broken(self, newest: Record | None) -> Iterator[str]:
-        """Yield what is wrong with records that cannot be read.
-
-        Raises:
-            CheckpointError: one that is not older than the newest is of another version of the toolkit.
-        """
-        for path, error in broken_records(self.contents.folder).items():
-            if isinstance(error, FormatError) and not (newest and is_before(path.stem, newest)):
-                raise CheckpointError(f'{self.store.url}: {str(error).removeprefix(f"{path.parent}{os.sep}")}')
-            log.warning('%s in the mirror %s: its record cannot be read', path.stem, self.store.url)
-            self.left_out.append(path.stem)
-            yield f'{path.stem}: its record cannot be read'
-
-    def _pull_files(self, record: Record, left: set[str], to_resume: bool) -> str | None:
-        """Copy a checkpoint's files to the folder; return why not."""
-        data: dict[Path, bytes] = {}
-        for file in record.files.values():
-            path = self.folder / file.name
-            if path.is_file() and path.stat().st_size == file.size and digest(path) == file.sha256:
-                continue
-            if self.contents.has(file) and (to_resume or file.name not in left):
-                try:
-                    data[path] = self.contents.read(file)
-                except DamagedObject as error:
-                    return str(error)
-                except MissingObject:  # a list may show what was removed
-                    return f'{file.name} is missing'
-            elif to_resume or file is record.files['weights']:
-                return f'{file.name} is missing'
-        for path, content in data.items():
-            self._write(path, content, record.run)
-        return None
-
-    def _pull_record(self, record: Record) -> None:
-        """Copy a record, by which the files that came before it count."""
-        self._write(self.folder / f'{record.name}.json', _record_bytes(self.contents.folder, record), record.run)
-        log.info('%s comes from the mirror %s', self.folder / record.name, self.store.url)
-
-    def _pull_beside(self, coming: Record) -> None:
-        """Copy pins of checkpoints that are in the folder or will be, and lists of pictures."""
-        names = {record.name for record in (*read_records(self.folder), coming)}
-        for name in filter(BESIDE.fullmatch, self.contents.sizes):
-            path = self.folder / name
-            if not path.exists() and (path.suffix == '.gz' or path.stem in names):
-                with contextlib.suppress(MissingObject):
-                    self._write(path, self.store.get(name), 'mirror')
-
-    def _pull_curves(self, ours: bool, newer: bool) -> None:
-        """Copy the curves; where they are damaged they are begun anew, since nothing depends on them.
-
-        Args:
-            ours: whether files of the same names are those of this run.
-            newer: whether those of the mirror go further; else none of the folder's is touched.
-        """
-        if self.logs is None:
-            return
-        if not newer and self.logs.is_dir() and any(self.logs.iterdir()):
-            return
-        try:
-            for name, parts in read_index(self.store).items():
-                path = self.logs / os.path.basename(name)
-                data = [self.store.get(part_name(sha256)) for sha256, _ in parts]
-                if [[hashlib.sha256(part).hexdigest(), len(part)] for part in data] != [list(part) for part in parts]:
-                    raise DamagedObject(f'{name} is damaged')
-                make_folders(self.disk, self.logs)
-                self._write(path, b''.join(data), 'mirror', replacing=ours)
-        except (DamagedObject, MissingObject) as error:
-            log.warning('the curves in the mirror cannot be read (%s): those before this start are lost', error)
-
-    def _write(self, path: Path, data: bytes, owner: str, replacing: bool = False) -> None:
-        if os.path.lexists(path) and not (path.is_file() and path.read_bytes() == data) and not replacing:
-            set_aside(self.disk, path)
-        write_durable(self.disk, path, lambda file: file.write(data), path.with_name(f'.{path.name}.{owner}.tmp'))
-
-
-def _record_bytes(folder: Path, record: Record) -> bytes:
-    return (folder / f'{record.name}.json').read_bytes()
