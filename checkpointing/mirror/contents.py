@@ -22,8 +22,8 @@ from .store import Store
 # Of a checkpoint's file, and of a part of a file of curves: a name, the beginning of the content's sha256, a kind.
 OBJECT = re.compile(r'([^.]+)\.([0-9a-f]{16})\.(pth|state\.pth|ema\.pth|part)')
 LEFT_OVER = re.compile(r'\.(?:rehearsal-)?[0-9a-f]{16}\.tmp')
-# Beside checkpoints: pins, and lists of the pictures trained on.
-BESIDE = re.compile(r'epoch-[^.]+\.pin|data-[0-9a-f]{16}\.gz')
+# Beside checkpoints: pins, records that were set aside, and lists of the pictures trained on.
+BESIDE = re.compile(r'epoch-[^.]+\.(?:pin|json\.damaged\d*)|data-[0-9a-f]{16}\.gz')
 CURVES = 'curves.index'
 PART_BYTES = 4 * BLOCK
 
@@ -111,7 +111,7 @@ class Contents:
         """Let the folder look like the run's."""
         records = self.records()
         wanted = {f.name: f.size for r in records for f in r.files.values() if self.has(f)}
-        wanted |= {name: 0 for name in self.sizes if BESIDE.fullmatch(name)}
+        wanted |= {name: size for name, size in self.sizes.items() if BESIDE.fullmatch(name)}
         # Beside files a record that cannot be read is a damaged one, and nobody else's.
         objects = ((found, size) for name, size in self.sizes.items() if (found := OBJECT.fullmatch(name)))
         names = {record.name for record in records}
@@ -199,14 +199,15 @@ class Contents:
         named = {self.object_of(file) for file in (*files, *(f for r in coming for f in r.files.values()))}
         named |= {part_name(sha256) for parts in (curves or {}).values() for sha256, _ in parts}
         stems = {name: found[1] for name in self.sizes if name not in named and (found := OBJECT.fullmatch(name))}
-        # A record that was not read may name what bears its name, and a list may be older than it.
+        # A record that was not read, or set aside, may name what bears its name, and a list may be older than it.
         unread = set(stems.values()) - {record.name for record in self.records()} - {'curves'}
         unknown = {stem for stem in unread if self._has_record(stem)} | ({'curves'} if curves is None else set())
         files_gone = [name for name, stem in stems.items() if stem not in unknown]
         return [*sorted(name for name in gone if name.endswith('.json')), *files_gone]
 
     def _has_record(self, stem: str) -> bool:
-        return f'{stem}.json' in self.sizes or self.store.size(f'{stem}.json') is not None
+        names = (f'{stem}.json', f'{stem}.json.damaged')
+        return any(name in self.sizes or self.store.size(name) is not None for name in names)
 
 
 def part_name(sha256: str) -> str:

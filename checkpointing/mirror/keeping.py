@@ -77,6 +77,7 @@ def begin_keeping(
         keeping.mirror.tidy()
         if stage is not None:
             keeping.mirror.pull(stage)
+            keeping.mirror.set_damaged_aside()
     except BaseException:
         keeping.close()
         raise

@@ -17,6 +17,7 @@ from common.console import megabytes
 from common.files import Disk
 from common.stores import StoreError
 
+from ..links import free_name
 from ..record import UNSURE_NS, CheckpointError, Listing, Record
 from ..retention import Policy, removable
 from .contents import BESIDE, CURVES, LEFT_OVER, Index, index_bytes, part_name, parts_of
@@ -168,6 +169,15 @@ class Mirror(Reader):
         self.may_write()
         self.contents.delete(name)
         self._verified.discard(name)
+
+    def set_damaged_aside(self) -> None:
+        """Let damaged checkpoints count no more, as in a folder; none of their files is touched."""
+        for record in self.damaged:
+            aside = free_name(self.contents.folder / f'{record.name}.json.damaged')
+            self._put(aside.name, record_bytes(self.contents.folder, record))
+            self._delete(f'{record.name}.json')
+            log.warning('%s in the mirror %s: its record is set aside', record.name, self.store.url)
+        self.damaged.clear()
 
     def _push_beside(self, record: Record) -> None:
         """Copy the lists of pictures that a record speaks of, and its pin."""

@@ -33,6 +33,7 @@ class Reader:
 
     Attributes:
         contents: what the mirror holds.
+        damaged: records in the mirror whose files are missing there, or not what they say.
         left_out: checkpoints that were not copied since they are damaged, by name.
     """
 
@@ -40,6 +41,7 @@ class Reader:
         self.store, self.folder, self.logs, self.disk = store, folder, logs, disk or Disk()
         self._temporary = scratch_folder('mirror-')
         self.contents = Contents(store, Path(self._temporary.name))
+        self.damaged: list[Record] = []
         self.left_out: list[str] = []
 
     def close(self) -> None:
@@ -93,6 +95,7 @@ class Reader:
                 continue
             log.warning('%s in the mirror %s is left out: %s', record.name, self.store.url, problem)
             damaged.append(f'{record.name}: {problem}')
+            self.damaged.append(record)
             self.left_out.append(record.name)
         if found is None and whole is None and damaged:
             raise CheckpointError(
@@ -125,15 +128,13 @@ class Reader:
             path = self.folder / file.name
             if path.is_file() and path.stat().st_size == file.size and digest(path) == file.sha256:
                 continue
-            if self.contents.has(file) and (to_resume or file.name not in left):
-                try:
+            if to_resume or file is record.files['weights'] or (self.contents.has(file) and file.name not in left):
+                try:  # also what a list that is older does not show
                     data[path] = self.contents.read(file)
                 except DamagedObject as error:
                     return str(error)
                 except MissingObject:  # a list may show what was removed
                     return f'{file.name} is missing'
-            elif to_resume or file is record.files['weights']:
-                return f'{file.name} is missing'
         for path, content in data.items():
             self._write(path, content, record.run)
         return None
