@@ -11,7 +11,6 @@ import math
 import statistics
 import tempfile
 import time
-from datetime import datetime
 from itertools import pairwise
 from pathlib import Path
 
@@ -41,7 +40,7 @@ def share_lost(interval: float, saving: float, between: float, restarting: float
 
 def steps_per_second(run: RecordedRun) -> float | None:
     """Return a run's rate, validations and saves included, by the times of its records; None if they do not tell it."""
-    points = sorted({record.step: datetime.fromisoformat(record.written).timestamp() for record in run.records}.items())
+    points = sorted({record.step: record.written_at for record in run.records}.items())
     rates = [(step - before) / (now - then) for (before, then), (step, now) in pairwise(points) if now > then]
     return statistics.median(rates) if rates else None
 

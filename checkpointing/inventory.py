@@ -6,7 +6,6 @@ import contextlib
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -120,8 +119,7 @@ def runs(folder: Path, place: str = '') -> list[RecordedRun]:
     for record in read_records(folder):
         grouped.setdefault((record.run, record.stage), []).append(record)
     found = [RecordedRun(folder, run, stage, records, place) for (run, stage), records in grouped.items()]
-    # Instants: local times of two machines, or of two seasons, do not compare as text.
-    return sorted(found, key=lambda run: max(datetime.fromisoformat(r.written).timestamp() for r in run.records))
+    return sorted(found, key=lambda run: max(record.written_at for record in run.records))
 
 
 def checkpoint_of(path: Path) -> tuple[Path, str]:

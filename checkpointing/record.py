@@ -11,6 +11,7 @@ import re
 import stat
 import time
 from dataclasses import asdict, dataclass, field, fields
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -153,6 +154,11 @@ class Record:
             except OSError as error:
                 return f'{file.name} cannot be read ({error.strerror})'
         return None
+
+    @property
+    def written_at(self) -> float:
+        """When it was written, in seconds since 1970: local times of machines, or seasons, do not compare as text."""
+        return datetime.fromisoformat(self.written).timestamp()
 
     @property
     def recipe(self) -> str:

@@ -21,7 +21,7 @@ from ..links import free_name
 from ..record import UNSURE_NS, CheckpointError, Listing, Record
 from ..retention import Policy, removable
 from .contents import BESIDE, CURVES, LEFT_OVER, Index, index_bytes, part_name, parts_of
-from .pull import Reader, record_bytes
+from .pull import Reader, is_later, record_bytes
 from .store import Store
 
 log = logging.getLogger(__name__)
@@ -63,11 +63,14 @@ class Mirror(Reader):
         super().close()
 
     def pending(self) -> list[Record]:
-        """Return the checkpoints of the folder that the mirror lacks, or of which it has another record."""
+        """Return the checkpoints of the folder that the mirror lacks, or of which it has an older record."""
         files, mirrored = Listing(self.folder), self.contents.record_bytes()
+        there = {record.name: record for record in self.contents.records()}
         found, seen, now = [], dict[bytes, float](), time.monotonic()
         for record in files.records():
             data = record_bytes(self.folder, record)  # records with NaN equal none, not even themselves
+            if is_later(there.get(record.name), record):
+                continue
             if data != mirrored.get(record.name) and data not in self._removed and files.has(record, 'weights'):
                 found.append(record)
                 seen[data] = self._seen.get(data, now)

@@ -9,12 +9,13 @@ import os
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import TypeGuard
 
 from common.files import Disk, digest, make_folders, scratch_folder, write_durable
 from common.stores import DamagedObject, MissingObject
 
 from ..links import set_aside
-from ..record import CheckpointError, FormatError, Record, broken_records, is_before, read_records
+from ..record import CheckpointError, File, FormatError, Record, broken_records, is_before, read_records
 from ..retention import LEAST_STATES, Policy, removable
 from .contents import BESIDE, Contents, part_name, read_index
 from .store import Store
@@ -82,13 +83,17 @@ class Reader:
             policy = replace(policy, keep=policy.keep or LEAST_STATES)
             left = {path.name for path in removable(there, policy, self.contents.listing())}
         make_folders(self.disk, self.folder)
+        mine = {record.name: record for record in here}
         found = None
         for record in reversed(there):
             if found is not None and f'{record.name}.json' in left:
                 continue
-            if not all_kept and found is None and whole is not None and record.step <= whole.step:
+            to_resume = found is None and (whole is None or record.step > whole.step)
+            if not all_kept and found is None and not to_resume:
                 break
-            if (problem := self._pull_files(record, left, to_resume=found is None)) is None:
+            if not to_resume and is_later(own := mine.get(record.name), record) and self._holds(own.files['weights']):
+                continue
+            if (problem := self._pull_files(record, left, to_resume)) is None:
                 if found is not None:
                     self._pull_record(record)
                 found = found or record
@@ -126,7 +131,7 @@ class Reader:
         data: dict[Path, bytes] = {}
         for file in record.files.values():
             path = self.folder / file.name
-            if path.is_file() and path.stat().st_size == file.size and digest(path) == file.sha256:
+            if self._holds(file):
                 continue
             if to_resume or file is record.files['weights'] or (self.contents.has(file) and file.name not in left):
                 try:  # also what a list that is older does not show
@@ -138,6 +143,10 @@ class Reader:
         for path, content in data.items():
             self._write(path, content, record.run)
         return None
+
+    def _holds(self, file: File) -> bool:
+        path = self.folder / file.name
+        return path.is_file() and path.stat().st_size == file.size and digest(path) == file.sha256
 
     def _pull_record(self, record: Record) -> None:
         """Copy a record, by which the files that came before it count."""
@@ -179,6 +188,11 @@ class Reader:
         if os.path.lexists(path) and not (path.is_file() and path.read_bytes() == data) and not replacing:
             set_aside(self.disk, path)
         write_durable(self.disk, path, lambda file: file.write(data), path.with_name(f'.{path.name}.{owner}.tmp'))
+
+
+def is_later(record: Record | None, other: Record) -> TypeGuard[Record]:
+    """Return whether there is a record that was written after another of its name, which must not replace it."""
+    return record is not None and record.written_at > other.written_at
 
 
 def record_bytes(folder: Path, record: Record) -> bytes:

@@ -182,8 +182,8 @@ def copy_run(folder: Path, url: str, logs: Path | None, up: bool) -> tuple[int, 
             stack.callback(lease.release)
             mirror.may_write = lease.check
         mirror.contents.look()
-        if not up and mirror.pull(all_kept=True) is None and not mirror.left_out:
-            raise CheckpointError(f'{store.url}: holds no checkpoint')
+        if not up:
+            mirror.pull(all_kept=True)
         if up and (others := {record.run for record in mirror.contents.records()} - runs):
             raise CheckpointError(f'{store.url}: is the mirror of another run, {some(sorted(others))}')
         if up and _newest(mirror.contents.folder) > _newest(folder) and CURVES in mirror.contents.sizes:
@@ -193,6 +193,8 @@ def copy_run(folder: Path, url: str, logs: Path | None, up: bool) -> tuple[int, 
         if up:
             mirror.push_curves()
         names = {record.name for record in read_records(folder if up else mirror.contents.folder)}
+        if not names.union(mirror.left_out):
+            raise CheckpointError(f'{store.url}: holds no checkpoint')
         return len(names.union(mirror.left_out)), sorted(set(mirror.left_out))
 
 
