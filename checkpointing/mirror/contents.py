@@ -17,6 +17,7 @@ from common.files import BLOCK
 from common.stores import DamagedObject, MissingObject, name_folder
 
 from ..record import File, Listing, Record, read_records
+from ..retention import LEAST_STATES
 from .store import Store
 
 # Of a checkpoint's file, and of a part of a file of curves: a name, the beginning of the content's sha256, a kind.
@@ -77,10 +78,10 @@ class Contents:
             (self.folder / name).unlink()
         for name, data in self.store.get_all(sorted(records - there)).items():
             (self.folder / name).write_bytes(data)
-        for weights in (record.files['weights'] for record in self.records()):
+        for file in (file for files in self.due_files().values() for file in files):
             # A list may be older than the records: without its weights one would be taken for what may go.
-            if not self.has(weights) and self.store.size(object_name(weights)) == weights.size:
-                self._add(object_name(weights), weights.size)
+            if not self.has(file) and self.store.size(object_name(file)) == file.size:
+                self._add(object_name(file), file.size)
         self._dress()
 
     def _add(self, name: str, size: int) -> None:
@@ -131,6 +132,12 @@ class Contents:
     def records(self) -> list[Record]:
         """Return the records, by step and then by name."""
         return read_records(self.folder)
+
+    def due_files(self) -> dict[str, list[File]]:
+        """Return for each checkpoint the files that should be there; older ones may have lost their training state."""
+        records = self.records()
+        newest = sorted({record.step for record in records})[-LEAST_STATES:]
+        return {r.name: [f for kind, f in r.files.items() if kind != 'state' or r.step in newest] for r in records}
 
     def record_bytes(self) -> dict[str, bytes]:
         """Return the content of each record, also of those that cannot be read, by the checkpoint's name."""

@@ -63,15 +63,16 @@ class Mirror(Reader):
         super().close()
 
     def pending(self) -> list[Record]:
-        """Return the checkpoints of the folder that the mirror lacks, or of which it has an older record."""
+        """Return the checkpoints of the folder that the mirror lacks: the newest record, or any file that it names."""
         files, mirrored = Listing(self.folder), self.contents.record_bytes()
-        there = {record.name: record for record in self.contents.records()}
+        there, due = {record.name: record for record in self.contents.records()}, self.contents.due_files()
         found, seen, now = [], dict[bytes, float](), time.monotonic()
         for record in files.records():
             data = record_bytes(self.folder, record)  # records with NaN equal none, not even themselves
-            if is_later(there.get(record.name), record):
+            if is_later(there.get(record.name), record) or data in self._removed or not files.has(record, 'weights'):
                 continue
-            if data != mirrored.get(record.name) and data not in self._removed and files.has(record, 'weights'):
+            lacking = (file for file in due.get(record.name, ()) if not self.contents.has(file))
+            if data != mirrored.get(record.name) or any(file.name in files.names for file in lacking):
                 found.append(record)
                 seen[data] = self._seen.get(data, now)
         self._seen, self.behind_since = seen, min(seen.values(), default=None)

@@ -46,6 +46,16 @@ def test_a_run_comes_back_as_it_was(mirrored):
     assert call('sync', folder / 'back', url) == 0  # the same run, so nothing is to be done
 
 
+@pytest.mark.parametrize('pattern', [f'epoch-0.{"?" * 16}.pth', 'epoch-0.*.ema.pth', 'epoch-2-iter-13.*.state.pth'])
+def test_a_file_that_is_gone_from_a_mirror_comes_again(mirrored, pattern):
+    folder, url = mirrored
+    (gone,) = (folder / 'store/run').glob(pattern)
+    gone.unlink()
+    assert call('verify', url) == 1
+    assert call('sync', folder / 'run', url) == 0
+    assert call('verify', url) == 0
+
+
 @pytest.mark.parametrize('up', [False, True])
 def test_curves_that_go_further_are_not_written_over(mirrored, capsys, up):
     folder, url = mirrored
