@@ -9,7 +9,7 @@ import contextlib
 import hashlib
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import BinaryIO
 
@@ -36,6 +36,7 @@ class Mirror(Reader):
         may_write: raises StoreError where another may write to the store by now; asked before each write and deletion.
 
     Attributes:
+        run: id and stage of the run that is mirrored; nothing of others in its folder is copied. None copies all.
         behind_since: since when the folder has had the oldest checkpoint that the mirror lacks, in seconds of
             time.monotonic(); None where it lacks none.
     """
@@ -46,6 +47,7 @@ class Mirror(Reader):
     ):  # fmt: skip
         super().__init__(store, folder, logs, disk)
         self.policy, self.may_write = policy, may_write
+        self.run: tuple[str, str] | None = None
         self.behind_since: float | None = None
         self._begun: tuple[Record, bytes, dict[str, BinaryIO]] | None = None  # with its bytes and its files
         self._opened = contextlib.ExitStack()
@@ -67,7 +69,7 @@ class Mirror(Reader):
         files, mirrored = Listing(self.folder), self.contents.record_bytes()
         there, due = {record.name: record for record in self.contents.records()}, self.contents.due_files()
         found, seen, now = [], dict[bytes, float](), time.monotonic()
-        for record in files.records():
+        for record in self.own(files.records()):
             data = record_bytes(self.folder, record)  # records with NaN equal none, not even themselves
             if is_later(there.get(record.name), record) or data in self._removed or not files.has(record, 'weights'):
                 continue
@@ -209,7 +211,11 @@ class Mirror(Reader):
                 f'{self.store.url} is the mirror of run {others[-1].run} of the {others[-1].stage} stage: '
                 '--model-last-checkpoint auto of its own script goes on with that; a new run needs another --model-name'
             )
-        self.policy = policy
+        self.run, self.policy = (run, stage), policy
+
+    def own(self, records: Iterable[Record]) -> list[Record]:
+        """Return the records of the run of which this is the mirror."""
+        return [record for record in records if self.run in (None, (record.run, record.stage))]
 
     def push_curves(self) -> None:
         """Copy the curves as they are now: all that they show up to the newest checkpoint, and perhaps more."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -20,6 +21,8 @@ from .contents import CURVES, Contents
 from .lease import Lease
 from .mirror import Mirror
 from .store import Store
+
+log = logging.getLogger(__name__)
 
 
 @contextlib.contextmanager
@@ -164,8 +167,8 @@ def copy_run(folder: Path, url: str, logs: Path | None, up: bool) -> tuple[int, 
         CheckpointError: a training is at work on one of the two, they hold different runs, or there is nothing.
         OSError: the disk fails.
     """
-    runs = {record.run for record in read_records(folder)}
-    if up and not runs:
+    found = runs(folder)
+    if up and not found:
         raise CheckpointError(f'{folder}: holds no checkpoint with a record')
     store = Store(url)
     with contextlib.ExitStack() as stack:
@@ -181,10 +184,13 @@ def copy_run(folder: Path, url: str, logs: Path | None, up: bool) -> tuple[int, 
             lease.take()
             stack.callback(lease.release)
             mirror.may_write = lease.check
+            mirror.run = found[-1].run, found[-1].stage
+            for other in found[:-1]:
+                log.warning('%s is not copied: a mirror is of one run, here of that which wrote last', other)
         mirror.contents.look()
         if not up:
             mirror.pull(all_kept=True)
-        if up and (others := {record.run for record in mirror.contents.records()} - runs):
+        if up and (others := {record.run for record in mirror.contents.records()} - {found[-1].run}):
             raise CheckpointError(f'{store.url}: is the mirror of another run, {some(sorted(others))}')
         if up and _newest(mirror.contents.folder) > _newest(folder) and CURVES in mirror.contents.sizes:
             mirror.logs = None  # those of the mirror go further
@@ -192,7 +198,7 @@ def copy_run(folder: Path, url: str, logs: Path | None, up: bool) -> tuple[int, 
             pass
         if up:
             mirror.push_curves()
-        names = {record.name for record in read_records(folder if up else mirror.contents.folder)}
+        names = {record.name for record in mirror.own(read_records(folder if up else mirror.contents.folder))}
         if not names.union(mirror.left_out):
             raise CheckpointError(f'{store.url}: holds no checkpoint')
         return len(names.union(mirror.left_out)), sorted(set(mirror.left_out))

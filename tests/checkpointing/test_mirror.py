@@ -22,6 +22,7 @@ from support.faults import (
 )
 from support.stores import FaultyStore, flipped, mirror_of, mirror_store, of_run, push, train
 
+import checkpoints
 from checkpointing.mirror.store import Store
 from checkpointing.record import CheckpointError, _sealed
 from common.stores import StoreError
@@ -269,6 +270,20 @@ def test_another_run_is_neither_gone_on_with_nor_written_over(tmp_path):
         with pytest.raises(CheckpointError, match='is the mirror of run one of the base stage'):
             mirror_of(tmp_path / 'other').adopt(run, stage, POLICY)
     mirror_of(tmp_path / 'one').adopt('one', 'base', POLICY)
+
+
+def test_of_two_runs_in_a_folder_one_is_mirrored(tmp_path, caplog):
+    train(tmp_path / 'run', SAVES[:1], 'earlier')
+    train(tmp_path / 'run', SAVES[3:4], 'later')
+    mirror = mirror_of(tmp_path / 'run')
+    mirror.adopt('later', 'base', POLICY)
+    push(mirror)
+    mirror_of(tmp_path / 'run').adopt('later', 'base', POLICY)  # the next start
+    assert [record.run for record in mirror.contents.records()] == ['later']
+    FaultyStore.set({})
+    assert checkpoints.main(['sync', str(tmp_path / 'run'), 'faulty://bucket/run']) == 0
+    mirror_of(tmp_path / 'run').adopt('later', 'base', POLICY)
+    assert f'{tmp_path}/run, base run earlier is not copied: a mirror is of one run' in caplog.text
 
 
 def test_pins_and_lists_of_pictures_follow(tmp_path):
