@@ -52,6 +52,9 @@ class FaultyStore(MemoryFileSystem):
             kind.inside = True
             try:
                 answer = value(*arguments, **more)
+            except FileNotFoundError:
+                if not struck:
+                    raise
             finally:
                 kind.inside = False
             if struck:
