@@ -198,10 +198,12 @@ class Mirror(Reader):
         names = {f'{record.name}.pin' for record in self.contents.records()}
         for name in sorted(pins & names - self.contents.sizes.keys()):
             self._put(name, b'')
-        for name in self._pins - pins:
+        # Not what is gone with its whole checkpoint, as in a folder that is no longer mounted.
+        removed = {name for name in self._pins - pins if (self.folder / name).with_suffix('.json').is_file()}
+        for name in removed:
             self._delete(name)
-        changed, self._pins = pins != self._pins, pins
-        return changed
+        before, self._pins = self._pins, (self._pins | pins) - removed
+        return self._pins != before
 
     def adopt(self, run: str, stage: str, policy: Policy) -> None:
         """Be a run's mirror, in which its policy holds; raise CheckpointError if it is another run's."""

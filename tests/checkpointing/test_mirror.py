@@ -305,6 +305,22 @@ def test_pins_and_lists_of_pictures_follow(tmp_path):
     assert {name for name in FaultyStore.objects() if name.endswith('.pin')} == {'epoch-1.pin'}
 
 
+def test_a_folder_that_turns_empty_takes_no_pins_away(tmp_path):
+    train(tmp_path / 'run', SAVES[:1])
+    (tmp_path / 'run/epoch-0-iter-1.pin').touch()
+    mirror = mirror_of(tmp_path / 'run')
+    push(mirror)
+    (tmp_path / 'run').rename(tmp_path / 'away')
+    (tmp_path / 'run').mkdir()
+    push(mirror)
+    assert 'epoch-0-iter-1.pin' in FaultyStore.objects()
+    (tmp_path / 'run').rmdir()
+    (tmp_path / 'away').rename(tmp_path / 'run')
+    (tmp_path / 'run/epoch-0-iter-1.pin').unlink()
+    push(mirror)
+    assert 'epoch-0-iter-1.pin' not in FaultyStore.objects()
+
+
 def test_a_pin_that_another_has_set_in_the_mirror_counts(tmp_path):
     train(tmp_path, SAVES[:2])
     mirror = mirror_of(tmp_path)
