@@ -12,7 +12,7 @@ from pathlib import Path
 
 from common.files import Disk, scratch_folder
 
-from ..record import Record, broken_records, read_records
+from ..record import Record, broken_records
 from .contents import Contents
 from .lease import Lease
 from .mirror import Mirror
@@ -143,18 +143,21 @@ class Keeping:
 
     def _safety(self, grace: float) -> str:
         """Return in words what of the run would outlive this machine."""
-        url = self.mirror.store.url
-        here = max((record.step for record in read_records(self.mirror.folder)), default=-1)
-        there = max((record.step for record in self.mirror.contents.records()), default=-1)
-        if there >= here:
-            return f'safe: the mirror {url} holds step {there}'
-        holds = f'holds step {there}' if there >= 0 else 'holds no checkpoint'
+        here, there = self.mirror.newest()
+        holds = f'the mirror {self.mirror.store.url} holds {f"step {there.step}" if there else "no checkpoint"}'
+        if here is None:
+            return f'NOT safe: no checkpoint is on this disk, and {holds}'
+        if there and there.step >= here.step:
+            return f'safe: {holds}'
+        damage = here.problem(self.mirror.folder) if self._settled.is_set() else None
         limit = '--mirror-grace' if grace == self.grace else "torchrun's"
-        why = self._error or f'more than {limit} {grace:g} s are needed'
-        return f'NOT safe: the mirror {url} {holds}, and step {here} is on this disk only ({why})'
+        why = self._error or damage or f'more than {limit} {grace:g} s are needed'
+        return f'NOT safe: {holds}, and step {here.step} is on this disk only ({why})'
 
     def close(self) -> None:
-        """Stop copying, and give the lease back."""
+        """Stop copying, and give the lease back; the second time nothing is done."""
+        if self._over.is_set():
+            return
         self._over.set()
         self._wake.set()
         if self._thread is not None:
@@ -180,6 +183,7 @@ class Keeping:
                 if self._over.is_set():
                     return
                 if self.lost:
+                    self._error = str(error)
                     log.error('%s; this training is no longer mirrored', error)
                     return
                 self._failed(error, pause)

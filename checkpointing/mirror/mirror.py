@@ -18,7 +18,7 @@ from common.files import Disk
 from common.stores import StoreError
 
 from ..links import free_name
-from ..record import UNSURE_NS, CheckpointError, Listing, Record
+from ..record import UNSURE_NS, CheckpointError, Listing, Record, read_records
 from ..retention import Policy, removable
 from .contents import BESIDE, CURVES, LEFT_OVER, Index, index_bytes, part_name, parts_of
 from .pull import Reader, is_later, record_bytes
@@ -218,6 +218,11 @@ class Mirror(Reader):
     def own(self, records: Iterable[Record]) -> list[Record]:
         """Return the records of the run of which this is the mirror."""
         return [record for record in records if self.run in (None, (record.run, record.stage))]
+
+    def newest(self) -> tuple[Record | None, Record | None]:
+        """Return the newest checkpoint of the run that is in its folder, and that in the mirror."""
+        here, there = self.own(read_records(self.folder)), self.contents.records()
+        return (here[-1] if here else None), (there[-1] if there else None)
 
     def push_curves(self) -> None:
         """Copy the curves as they are now: all that they show up to the newest checkpoint, and perhaps more."""

@@ -192,7 +192,8 @@ def copy_run(folder: Path, url: str, logs: Path | None, up: bool) -> tuple[int, 
             mirror.pull(all_kept=True)
         if up and (others := {record.run for record in mirror.contents.records()} - {found[-1].run}):
             raise CheckpointError(f'{store.url}: is the mirror of another run, {some(sorted(others))}')
-        if up and _newest(mirror.contents.folder) > _newest(folder) and CURVES in mirror.contents.sizes:
+        here, there = mirror.newest()
+        if up and here and there and there.step > here.step and CURVES in mirror.contents.sizes:
             mirror.logs = None  # those of the mirror go further
         while up and mirror.push():
             pass
@@ -202,7 +203,3 @@ def copy_run(folder: Path, url: str, logs: Path | None, up: bool) -> tuple[int, 
         if not names.union(mirror.left_out):
             raise CheckpointError(f'{store.url}: holds no checkpoint')
         return len(names.union(mirror.left_out)), sorted(set(mirror.left_out))
-
-
-def _newest(folder: Path) -> int:
-    return max((record.step for record in read_records(folder)), default=-1)

@@ -246,7 +246,12 @@ def test_what_was_taken_over_is_copied_no_longer(tmp_path, impatient, caplog):
     made._thread.join(60)
     assert made.lost
     assert 'a training elsewhere has taken this run over' in caplog.text
+    caplog.set_level('INFO')
     made.end(lambda: False)
+    assert caplog.messages[-1].startswith(
+        'NOT safe: the mirror faulty://bucket/run holds no checkpoint, and step 1 is on this disk only '
+        '(faulty://bucket/run: a training elsewhere has taken this run over'
+    )
     assert set(FaultyStore.objects()) == {'.lease'}
 
 
@@ -268,6 +273,34 @@ def test_the_end_says_what_is_not_safe(tmp_path, impatient, caplog, urgent):
         'NOT safe: the mirror faulty://bucket/run holds step 1, and step 3 is on this disk only '
         '(faulty://bucket/run: the connection was reset)'
     )
+
+
+def test_the_end_says_what_is_damaged_or_was_never_saved(tmp_path, impatient, caplog):
+    caplog.set_level('INFO')
+    folder = tmp_path / 'run'
+    folder.mkdir()
+    FaultyStore.set({})
+    begin(folder).end(lambda: False)
+    mirror = 'the mirror faulty://bucket/run holds'
+    assert caplog.messages[-1] == f'NOT safe: no checkpoint is on this disk, and {mirror} no checkpoint'
+    play_well(checkpoints(folder), SAVES[:2])
+    (folder / 'epoch-0-iter-3.pth').write_bytes(b'damaged' + (folder / 'epoch-0-iter-3.pth').read_bytes()[7:])
+    begin(folder).end(lambda: False)
+    assert caplog.messages[-1] == (
+        f'NOT safe: {mirror} step 1, and step 3 is on this disk only '
+        '(epoch-0-iter-3.pth does not have the sha256 of its record)'
+    )
+
+
+def test_the_lease_is_given_back_once(tmp_path):
+    FaultyStore.set({})
+    (tmp_path / 'run').mkdir()
+    made = begin_keeping('faulty://bucket', tmp_path / 'run', tmp_path / 'log', 60, WatchedDisk())
+    released, release = itertools.count(), made.lease.release
+    made.lease.release = lambda: (next(released), release())
+    made.end(lambda: False)
+    made.end(lambda: False)
+    assert next(released) == 1
 
 
 def test_a_signal_that_comes_while_the_end_waits_bounds_the_wait(tmp_path, impatient, caplog):
