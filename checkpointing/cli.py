@@ -74,6 +74,8 @@ def parse(
         words = shown(f'sync {args.source} {args.target}')
         found.append(f'{words}: give the folder of a run and the URL of its mirror, such as '
                      'checkpoint/base s3://bucket/checkpoint/base')  # fmt: skip
+    elif args.command == 'sync' and args.log is not None and is_url(args.target) and not args.log.is_dir():
+        found.append(f'--log {args.log}: no such folder')
     cli.raise_problems(found)
     return args
 
@@ -185,10 +187,9 @@ def run_place(text: str) -> Path | str:
 
 def _mirror_or_path(path: Path) -> Path | str:
     """Return the URL of a folder that is a mirror, or has mirrors of runs in it; another path as it is."""
-    from .mirror.contents import CURVES
+    from .mirror.contents import is_mirror
 
-    there = path.is_dir() and ((path / CURVES).is_file() or any(path.glob(f'*/{CURVES}')))
-    return f'file://{path.absolute()}' if there else path
+    return f'file://{path.absolute()}' if any(map(is_mirror, (path, *path.glob('*/')))) else path
 
 
 def _add_output(sub: argparse.ArgumentParser) -> None:

@@ -16,7 +16,7 @@ from pathlib import Path
 from common.files import BLOCK
 from common.stores import DamagedObject, MissingObject, name_folder
 
-from ..record import File, Listing, Record, read_records
+from ..record import NAME, File, Listing, Record, read_records
 from ..retention import LEAST_STATES
 from .store import Store
 
@@ -42,6 +42,14 @@ def file_of(name: str) -> str:
     """Return the name in the run's folder of what an object holds: 'epoch-0.state.pth' for the same; others' own."""
     found = OBJECT.fullmatch(name)
     return f'{found[1]}.{found[3]}' if found else name
+
+
+def is_mirror(folder: Path) -> bool:
+    """Return whether a folder of this computer is a mirror, by the names in it, and no run's folder."""
+    names = [path.name for path in folder.glob('*.*')]
+    return CURVES in names or (
+        any(map(OBJECT.fullmatch, names)) and not any(NAME.fullmatch(name.removesuffix('.pth')) for name in names)
+    )
 
 
 class Contents:

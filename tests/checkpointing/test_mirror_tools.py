@@ -169,6 +169,7 @@ def test_refusals_are_one_line(mirrored, capsys):
         (('sync', url, folder / 'other'), f'{url} is the mirror of run run, and {folder}/other holds run other: '),
         (('sync', folder / 'run', folder / 'other'), f'sync {folder}/run {folder}/other: give the folder of a run and'),
         (('sync', folder / 'log', url), f'{folder}/log: holds no checkpoint with a record'),
+        (('sync', folder / 'run', url, '--log', folder / 'lgo'), f'--log {folder}/lgo: no such folder'),
         (('list', f'file://{folder}/nothing'), f'file://{folder}/nothing: holds no mirror of a run'),
         (
             ('sync', 'sftp://user:S3cr3t@host/a', 'sftp://user:S3cr3t@host/b'),
@@ -260,6 +261,20 @@ def test_a_folder_that_is_a_mirror_is_known_by_its_path(mirrored, capsys):
     for path in (folder / 'store/run', folder / 'store'):
         assert call('list', path) == 0
         assert capsys.readouterr().out == expected
+
+
+def test_a_mirror_without_curves_is_known_by_its_path_and_a_run_is_none(mirrored, capsys):
+    folder, url = mirrored
+    (folder / 'store/run/curves.index').unlink()
+    assert call('verify', folder / 'store/run') == 0
+    assert f'{url}/epoch-0.pth: whole' in capsys.readouterr().out
+    assert call('sync', folder / 'store/run', folder / 'back') == 0
+    assert holds(folder / 'back', auto(folder / 'back').record)
+    # Not so a run in whose folder somebody put a file of the mirror.
+    (copied,) = (folder / 'store/run').glob(f'epoch-0.{"?" * 16}.pth')
+    (folder / 'run' / copied.name).write_bytes(copied.read_bytes())
+    assert call('verify', folder / 'run') == 0
+    assert f'{folder}/run/epoch-0.pth: whole' in capsys.readouterr().out
 
 
 def test_what_two_checkpoints_share_is_nobodys_leftover(mirrored, capsys):
