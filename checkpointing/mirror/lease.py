@@ -28,8 +28,8 @@ SECONDS = 60.0
 class Lease:
     """A small object in the mirror that its holder renews; who finds it renewed is refused, who does not takes it.
 
-    A file beside the checkpoints says that the last holder was a process on this folder, which the folder's own lock
-    has outlived: then nobody is waited for.
+    A file beside the checkpoints says that the last holder was a process on this folder of this machine, which the
+    folder's own lock has outlived: then nobody is waited for. In a copy of the folder it says nothing.
 
     Args:
         store: of the mirror.
@@ -61,7 +61,8 @@ class Lease:
             UnavailableStore: another training holds it and is alive, or the store fails.
             OSError: the file beside the checkpoints cannot be written.
         """
-        own = self.path.read_text() if self.path.is_file() else None
+        own = self.path.read_text() if self.path.is_file() else ''
+        place = f'{socket.gethostname()} {self.path.parent.stat().st_ino}'
         if not self.store.conditional:
             log.info('%s: this kind of store cannot refuse the second of two writers; do not start two trainings of '
                      'one run in the same minute', self.store.url)  # fmt: skip
@@ -71,14 +72,15 @@ class Lease:
             found = self.store.versioned(NAME)
             holder = _read(found[0]) if found else {}
             # Our own token: the write arrived, its answer did not, and the client's second try was refused.
-            free = not holder.get('token') or holder['token'] in (own, self._token)
+            token = holder.get('token')
+            free = not token or token == self._token or own == f'{token} {place}'
             if seen is not None and found and found[1] != seen and not free:
                 raise UnavailableStore(
                     f'{self.store.url}: {_name(holder)} is writing to this mirror. Wait for its end; a new training '
                     'can take another --model-name'
                 )
             if free or (seen is not None and time.monotonic() - since >= self.seconds):
-                write_durable(self.disk, self.path, lambda file: file.write(self._token.encode()))
+                write_durable(self.disk, self.path, lambda file: file.write(f'{self._token} {place}'.encode()))
                 if self._write(found[1] if found else None):
                     break
                 seen, since = '', time.monotonic()  # another was faster

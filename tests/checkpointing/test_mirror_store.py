@@ -2,6 +2,8 @@
 
 import itertools
 import os
+import shutil
+import socket
 import threading
 
 import fsspec
@@ -124,6 +126,21 @@ def test_a_process_on_the_same_disk_is_not_waited_for(store, tmp_path):
     other.take()
     other.release()
     assert list((tmp_path / 'one').iterdir()) == []
+
+
+@pytest.mark.parametrize('elsewhere', ['another folder', 'another machine'])
+def test_a_copied_folder_takes_no_lease_from_the_living(store, tmp_path, monkeypatch, elsewhere):
+    one, other = new_lease(store, tmp_path / 'one', 0.4), new_lease(store, tmp_path / 'other', 1.4)
+    one.take()
+    if elsewhere == 'another machine':  # the image of a disk
+        monkeypatch.setattr(socket, 'gethostname', lambda: 'other')
+        other = new_lease(store, tmp_path / 'one', 1.4)
+    else:
+        shutil.copy(one.path, other.path)
+    with pytest.raises(StoreError, match='is writing to this mirror'):
+        other.take()
+    one.check()
+    die(one)
 
 
 def test_a_lost_answer_loses_no_lease(store, tmp_path):
