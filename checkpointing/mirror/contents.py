@@ -80,6 +80,7 @@ class Contents:
         self.sizes, self._by_content = {}, {}
         for name, size in found.items():
             self._add(name, size)
+        self.folder.mkdir(mode=0o700, exist_ok=True)
         there = set(os.listdir(self.folder))
         records = {name for name in self.sizes if name.endswith('.json')}
         for name in (n for n in there if n.endswith('.json') and n not in records):

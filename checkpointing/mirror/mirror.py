@@ -106,6 +106,9 @@ class Mirror(Reader):
                 return True
         except FileNotFoundError:  # removed meanwhile
             self._begin(None)
+            if not self.contents.folder.is_dir():  # by somebody who clears temporary files, or at the end
+                self.may_write()
+                self.contents.look()
             return True
         except StoreError:
             self._begin(None)  # once the store is back, the newest comes first
@@ -189,7 +192,7 @@ class Mirror(Reader):
         """Copy the lists of pictures that a record speaks of, and its pin."""
         for path in sorted(self.folder.iterdir()):
             ours = path.stem == record.name if path.suffix == '.pin' else path.suffix == '.gz'
-            if ours and BESIDE.fullmatch(path.name) and path.name not in self.contents.sizes:
+            if ours and path.is_file() and BESIDE.fullmatch(path.name) and path.name not in self.contents.sizes:
                 self._put(path.name, path.read_bytes())
 
     def _push_pins(self) -> bool:

@@ -1,6 +1,7 @@
 """Stores that lie, linger or deny: old lists, wrong checksums, slow writes, credentials that expire, other clocks."""
 
 import itertools
+import shutil
 import threading
 import time
 from types import SimpleNamespace
@@ -132,6 +133,36 @@ def test_a_store_slower_than_checkpoints_come_gets_every_so_manyth_whole(tmp_pat
     train(tmp_path, [Save(33, {'epoch-5-iter-33': 'SIGTERM'}, {})])
     assert [mirror.push() for _ in range(4)]
     assert mirror.contents.records()[-1].step == 33
+
+
+def test_a_scratch_folder_that_somebody_clears_is_made_anew(tmp_path):
+    train(tmp_path, SAVES[:2])
+    mirror = mirror_of(tmp_path)
+    push(mirror)
+    shutil.rmtree(mirror.contents.folder)
+    train(tmp_path, SAVES[2:4])
+    assert not all(mirror.push() for _ in range(100))
+    assert mirror.contents.records()[-1].step == 7
+
+
+def test_no_scratch_folder_is_made_after_the_end(tmp_path):
+    def end():
+        raise StoreError('the lease is given back')
+
+    train(tmp_path, SAVES[:1])
+    mirror = mirror_of(tmp_path)
+    put = mirror.store.put
+
+    def put_late(name, data):  # its answer comes once nobody waits for it any more
+        put(name, data)
+        if name.endswith('.json'):
+            mirror.may_write = end
+            mirror.close()
+
+    mirror.store.put = put_late
+    with pytest.raises(StoreError, match='given back'):
+        push(mirror)
+    assert not mirror.contents.folder.exists()
 
 
 def test_after_a_failure_the_newest_comes_first(tmp_path):
