@@ -1,7 +1,7 @@
 """Recipes of the base stage, trained in turn on the same data and scored on the same disturbed composites.
 
 python benchmarks/recipe.py --dataset-name my-dataset --model-pretrain-initialization mobilenet_v2.pth \\
-    --output-dir recipes --variants published edges edges,ema_decay=0.98 edges,fgr=1 published,laplacian
+    --output-dir recipes --variants matte-edges edges edges,ema_decay=0.98 edges,fgr=1 published,laplacian
 python benchmarks/recipe.py --tiny    only to see that everything works
 
 The reference is the published script, written anew in `published/training.py`; with --random-stem it is trained once
@@ -60,7 +60,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser = cli.Parser(__doc__)
     parser.add_argument('--dataset-name')
     parser.add_argument('--data-config', type=Path, default=Path('data_path.toml'))
-    parser.add_argument('--variants', nargs='*', default=['edges'], metavar='RECIPE[,PART...]')
+    parser.add_argument('--variants', nargs='*', default=['matte-edges'], metavar='RECIPE[,PART...]')
     parser.add_argument('--random-stem', action='store_true', help='train the published script as it begins, too')
     parser.add_argument('--seeds', type=int, nargs='+', default=[0, 1])
     parser.add_argument('--steps', type=int, default=300)

@@ -36,8 +36,8 @@ def test_the_published_recipe_is_the_papers():
 @pytest.mark.parametrize(
     ('chosen', 'expected'),
     [
-        ({}, 'edges'),
-        ({'script': train_refine}, 'published'),
+        ({}, 'matte-edges'),
+        ({'script': train_refine}, 'refine-edges'),
         ({'script': train_refine, 'recipe': 'edges'}, 'edges'),
         ({'recipe': 'published'}, 'published'),
         ({'before': {'recipe': 'edges'}}, 'edges'),
@@ -95,16 +95,16 @@ def test_a_run_keeps_its_recipe_and_another_one_is_said(tmp_path, monkeypatch, c
         words = flags('run', model_last_checkpoint='auto', recipe=recipe, max_steps=step, learning_rate_scale=step)
         assert train_base.main(words) == 0
     assert taken == [
-        (RECIPES['edges'], True, 1e-4),
+        (RECIPES['matte-edges'], True, 1e-4),
         (PUBLISHED, True, 2e-4),
         (PUBLISHED, True, pytest.approx(3e-4)),
     ]
     out = capsys.readouterr().out
-    assert [out.count(f'base stage by the recipe {name} on') for name in ('edges', 'published')] == [1, 2]
-    assert out.count('--recipe edges -> published (the loss weighs other things)') == 1
+    assert [out.count(f'base stage by the recipe {name} on') for name in ('matte-edges', 'published')] == [1, 2]
+    assert out.count('--recipe matte-edges -> published (the loss weighs other things)') == 1
     records = [json.loads(path.read_text()) for path in (tmp_path / 'checkpoint/run').glob('*.json')]
     found = {record['step']: record['options'] for record in records}
-    assert [found[step]['recipe'] for step in range(3)] == ['edges', 'published', 'published']
+    assert [found[step]['recipe'] for step in range(3)] == ['matte-edges', 'published', 'published']
     assert [found[step]['monitor'] for step in range(3)] == ['valid_ema_loss', 'valid_loss', 'valid_loss']
 
 
@@ -154,7 +154,7 @@ def test_a_recipe_weighs_alpha_around_the_soft_edge(loss):
 
     plain = pytest.approx(0.2 / 18)
     assert [term(column, PUBLISHED) for column in range(18)] == [plain] * 18
-    recipe = RECIPES['soft-edges']
+    recipe = RECIPES['matte-edges']
     assert recipe.pha_edge > 0
     near = pytest.approx((1 + recipe.pha_edge) * 0.2 / 18)
     assert [term(column, recipe) for column in range(18)] == [plain] * 6 + [near] * 6 + [plain] * 6
