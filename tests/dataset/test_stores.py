@@ -306,4 +306,4 @@ def test_a_bucket_gives_the_samples_of_a_folder_to_every_worker(root, bucket, mo
             assert torch.equal(a.backgrounds, b.backgrounds)
             assert not a.errors
     found = findings(data_paths(root / 'urls.toml', 's3://nobody/fgr', f'{set_}/pha', 's3://bucket/bgr'))
-    assert 's3://nobody/fgr: The specified bucket does not exist' in found
+    assert 's3://nobody/fgr: not there: The specified bucket does not exist' in found
