@@ -27,12 +27,7 @@ from checkpointing.mirror.store import Store
 from checkpointing.record import CheckpointError, _sealed
 from common.stores import StoreError
 
-
-@pytest.fixture(autouse=True)
-def _empty_store():
-    FaultyStore.set({})
-    yield
-    FaultyStore.set({})
+pytestmark = pytest.mark.usefixtures('empty_store')
 
 
 def push_through(folder, tries=50):

@@ -9,12 +9,7 @@ from support.stores import FaultyStore, mirror_of, mirror_store, of_run, push, r
 
 from common.stores import StoreError
 
-
-@pytest.fixture(autouse=True)
-def _empty_store():
-    FaultyStore.set({})
-    yield
-    FaultyStore.set({})
+pytestmark = pytest.mark.usefixtures('empty_store')
 
 
 def test_who_may_not_write_any_more_changes_nothing(tmp_path):

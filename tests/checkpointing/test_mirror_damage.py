@@ -11,11 +11,7 @@ from checkpointing.retention import Policy
 KEEP_THREE, KEEP_ONE = Policy(keep=3, states=3), Policy(keep=1)
 
 
-@pytest.fixture(autouse=True)
-def _empty_store():
-    FaultyStore.set({})
-    yield
-    FaultyStore.set({})
+pytestmark = pytest.mark.usefixtures('empty_store')
 
 
 @pytest.fixture

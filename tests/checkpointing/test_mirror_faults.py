@@ -16,12 +16,7 @@ from checkpointing.mirror.lease import Lease
 from checkpointing.mirror.store import Store
 from common.stores import StoreError
 
-
-@pytest.fixture(autouse=True)
-def _empty_store():
-    FaultyStore.set({})
-    yield
-    FaultyStore.set({})
+pytestmark = pytest.mark.usefixtures('empty_store')
 
 
 def test_a_list_that_fails_is_no_empty_store(tmp_path):

@@ -13,12 +13,7 @@ from support.stores import FaultyStore, mirror_of, push, train
 import checkpointing.record
 import checkpoints
 
-
-@pytest.fixture(autouse=True)
-def _empty_store():
-    FaultyStore.set({})
-    yield
-    FaultyStore.set({})
+pytestmark = pytest.mark.usefixtures('empty_store')
 
 
 @pytest.fixture
