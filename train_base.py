@@ -72,8 +72,9 @@ def make_run(args: argparse.Namespace, ranks: Ranks) -> Run:
     from checkpointing.origin import read_original
     from model import MattingBase
     from model.pretrained import initialize
+    from training.data import open_data
     from training.losses import base_loss
-    from training.stage import begin, make_optimizer, open_data
+    from training.stage import begin, make_optimizer
     from training.validation import Prediction
 
     def pretrain() -> LoadReport:

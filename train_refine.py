@@ -63,8 +63,9 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
 def make_run(args: argparse.Namespace, ranks: Ranks) -> Run:
     """Build the stage in full view: data, network, optimizer, step, and where the run begins."""
     from model import MattingRefine
+    from training.data import open_data
     from training.losses import refine_loss
-    from training.stage import begin, make_optimizer, open_data
+    from training.stage import begin, make_optimizer
     from training.validation import Prediction
 
     def step(recipe: Recipe, network: Forward, batch: Batch) -> Prediction:

@@ -203,9 +203,9 @@ def train_published(args: argparse.Namespace, words: list[str]) -> tuple[Matting
 
     import train_base
     from benchmarks.published.training import PublishedBase, train
+    from training.data import open_data
     from training.distributed import Ranks
     from training.settings import TrainingSettings
-    from training.stage import open_data
 
     options = vars(train_base.parse([*words, '--model-name', 'benchmark', '--dry-run', '--crop-multiple', '1']))
     settings = TrainingSettings.from_options(options)

@@ -51,9 +51,9 @@ def main(argv: Sequence[str] | None = None) -> None:
 
     from dataset.loaders import ValidationBatches
     from metrics.matting import SCALINGS, mse, sad
+    from training.data import open_data
     from training.distributed import Ranks
     from training.settings import DataSettings
-    from training.stage import open_data
 
     settings = DataSettings(
         args.dataset_name, args.data_config, args.synthetic_size, args.train_resolution, args.valid_samples,

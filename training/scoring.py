@@ -125,20 +125,22 @@ def prepare(scripts: Mapping[str, Any], given: argparse.Namespace, state: State,
     """
     from common.devices import choose_device, keep_memory
 
+    from . import data, stage
     from .distributed import Ranks
-    from .stage import log as stage_log
 
     # A run has a folder, of which nothing is needed here.
     with tempfile.TemporaryDirectory() as folder:
         script, args = _command_line(scripts, given, state, record, folder)
         ranks = Ranks(choose_device(args.device))
         keep_memory()
-        # What a beginning run says of its first weights, which are never used here.
-        stage_log.disabled = True
+        # What a beginning run says of its data, and of its first weights, which are never used here.
+        for module in (data, stage):
+            module.log.disabled = True
         try:
             run = script.make_run(args, ranks)
         finally:
-            stage_log.disabled = False
+            for module in (data, stage):
+                module.log.disabled = False
         run.checkpoints.close()
     return Bench(run, args)
 

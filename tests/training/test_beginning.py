@@ -17,10 +17,10 @@ import train_refine
 from checkpointing.record import read_records
 from dataset import loaders
 from model.weights import LoadReport
+from training.data import open_data
 from training.distributed import Ranks
 from training.options import from_scratch_problems
 from training.settings import TrainingSettings
-from training.stage import open_data
 
 AUTO = {'model_last_checkpoint': 'auto'}
 

@@ -297,9 +297,9 @@ def test_the_average_survives_a_step_without_a_finite_loss():
      (4, 1001, 'cpu', 2, True), (4, 1000, 'cpu', 2, True), (2, 3, 'cpu', 1, False)],
 )  # fmt: skip
 def test_batches_that_batchnorm_can_learn_from(batch, count, device, world, fits):
+    from training.data import open_data
     from training.distributed import Ranks
     from training.settings import TrainingSettings
-    from training.stage import open_data
 
     words = flags('run', batch_size=batch, synthetic_size=count, valid_samples=world)
     settings = TrainingSettings.from_options(vars(train_base.parse(words)))
