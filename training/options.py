@@ -22,7 +22,7 @@ from common.rendezvous import first_rank
 from common.signals import StopRequest, listening
 from common.stores import StoreError, named
 
-from .recipes import DEFAULTS, RECIPES
+from .recipes import DEFAULTS, FROZEN, RECIPES
 
 if TYPE_CHECKING:
     from .distributed import Ranks
@@ -142,6 +142,10 @@ def add_arguments(
     add('--ema-decay', type=float, metavar='D',
         help='keep an exponential moving average of the weights, such as 0.999; 0 keeps none; a run that goes on keeps '
         'its own')  # fmt: skip
+    add('--freeze-batch-norm', choices=tuple(FROZEN),
+        help='keep the statistics that weights bring, in training, too, as those of small batches are worse: of all '
+        "BatchNorm, of the coarse network's or of none (default: what a new run's weights of a matting network hold, "
+        'but none with --recipe published; a run that goes on keeps its own)')  # fmt: skip
     add('--clip-grad', type=float, metavar='NORM', help='largest norm of the gradient; not clipped if left out')
     add('--accumulate', type=int, default=1, metavar='N', help='batches of a step, one after the other')
 

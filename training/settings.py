@@ -24,6 +24,7 @@ MEANINGS = {
     'ema_decay': 'the average forgets at another rate; none ends it',
     'crop_multiple': 'crops have other sizes',
     'precision': 'losses may shift by rounding',
+    'freeze_batch_norm': 'BatchNorm takes its statistics elsewhere',
     'batch_size': 'BatchNorm sees batches of another size',
     'accumulate': 'a step has the same samples in other parts',
     'monitor': 'best.pth is chosen by it, among the checkpoints that have it',
@@ -103,6 +104,7 @@ class RunSettings:
     log_dir: Path
     learning_rate_scale: float
     ema_decay: float | None
+    freeze_batch_norm: str | None
     precision: str
     compile: bool
     dry_run: bool

@@ -36,6 +36,7 @@ from model.weights import LoadReport, load_weights
 
 from . import distributed
 from .agreement import refuse_different, refuse_newer
+from .batch_norm import freeze_batch_norm
 from .data import Data
 from .distributed import Forward, Ranks
 from .dry_run import UntouchedDisk
@@ -43,7 +44,7 @@ from .ending import tell_what_next
 from .failures import explain, known_cause
 from .logs import Logger, mark_of, set_up_logging
 from .loop import TrainingStopped
-from .recipes import Recipe, settle
+from .recipes import FROZEN, Recipe, settle
 from .run import Run
 from .schedule import Schedule
 from .settings import ScheduleSettings, TrainingSettings, changes_since
@@ -176,16 +177,17 @@ def begin(
         before: dict[str, Any] = {}
         if resume.record is not None:  # versions without the flag made the published crops
             before = {'crop_multiple': data.plan.unit, **resume.record.options, 'recipe': resume.record.recipe}
-        recipe, settings = settle(settings, stage, before)
+        trained = 'none'
+        if resume.record is None:
+            weights, trained = ranks.from_first(lambda: _first_weights(settings, network, resume, folder, pretrain))
+            network.load_state_dict(weights)
+        drop_fetched()
+        recipe, settings = settle(settings, stage, before, trained)
         if mirror is not None:
             mirror.mirror.adopt(resume.run, stage, settings.policy)
         for group in optimizer.param_groups:
             group['initial_lr'] = group['lr'] = group['lr'] * settings.run.learning_rate_scale
-        if resume.record is None:
-            network.load_state_dict(
-                ranks.from_first(lambda: _first_weights(settings, network, resume, folder, pretrain))
-            )
-        drop_fetched()
+        freeze_batch_norm(network, frozen := settings.options['freeze_batch_norm'])
         dtype = precision_of(settings.run.precision, before, ranks.device)
         ema = EMA(network, settings.run.ema_decay) if settings.run.ema_decay else None
         state = TrainingState(network, optimizer, make_scaler(ranks.device, dtype), ema)
@@ -193,9 +195,9 @@ def begin(
         _put_in_place(settings, state, resume, schedule)
         position = state.progress.step
         log.info(
-            '%s stage by the recipe %s on %s in %s, %d rank%s; '
+            '%s stage by the recipe %s%s on %s in %s, %d rank%s; '
             '%d + %d training pictures, %d steps of an epoch; steps %d to %d',
-            stage, settings.options['recipe'],
+            stage, settings.options['recipe'], FROZEN[frozen],
             ranks.device, str(dtype).removeprefix('torch.'), ranks.world, 's' * (ranks.world > 1),
             data.plan.mattes, data.plan.backgrounds, schedule.steps_per_epoch, position, schedule.end,
         )  # fmt: skip
@@ -236,18 +238,21 @@ def begin(
 def _first_weights(
     settings: TrainingSettings, network: nn.Module, resume: Resume, folder: Path,
     pretrain: Callable[[], LoadReport] | None,
-) -> dict[str, torch.Tensor]:  # fmt: skip
-    """Give a new run its weights, and say in one line which; return them on the CPU."""
+) -> tuple[dict[str, torch.Tensor], str]:  # fmt: skip
+    """Give a new run its weights, and say in one line which; return them on the CPU, and what of FROZEN was trained."""
+    trained = 'none'
     refuse_overwriting(folder, resume.run, settings.run.epoch_start or 0)
     if resume.weights is not None:
         weights = read_original(resume.weights).file
         # Each stage begins with the weights of either: one has no refiner to give, the other none to fill.
-        log.info('new run with weights from %s', load_weights(network, weights, ['refiner.'], ['refiner.']))
+        report = load_weights(network, weights, ['refiner.'], ['refiner.'])
+        trained = 'coarse' if report.missing else 'all'
+        log.info('new run with weights from %s', report)
     elif pretrain is not None:
         log.info('new run with pretrained weights from %s', pretrain())
     else:
         log.info('new run with new weights')
-    return {name: tensor.cpu() for name, tensor in network.state_dict().items()}
+    return {name: tensor.cpu() for name, tensor in network.state_dict().items()}, trained
 
 
 def _put_in_place(settings: TrainingSettings, state: TrainingState, resume: Resume, schedule: Schedule) -> None:

@@ -15,6 +15,7 @@ from dataset.sampling import SamplingPlan, StepSampler
 from dataset.synthetic import SyntheticBackgrounds, SyntheticMattes
 from support.sabotage import Tiny
 from training import distributed
+from training.batch_norm import freeze_batch_norm
 from training.logs import Logger
 from training.loop import Run, _train_step
 from training.losses import base_loss
@@ -42,7 +43,8 @@ def one_step(folder, accumulate):
 
 def make_step(folder, accumulate, ranks, learning):
     torch.manual_seed(0)
-    module = Tiny().train(learning)
+    module = Tiny().train()
+    freeze_batch_norm(module, 'none' if learning else 'all')
     module.aspp[-1].p = 0
     optimizer = torch.optim.SGD([{'params': list(module.parameters()), 'lr': 1.0, 'initial_lr': 1.0, 'name': 'all'}])
     state = TrainingState(module, optimizer, make_scaler(ranks.device, torch.float32))
