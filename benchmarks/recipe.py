@@ -172,6 +172,7 @@ def stage_words(args: argparse.Namespace, seed: int, start: Path) -> list[str]:
                                                  'batch_size')}  # fmt: skip
     given |= {'max_steps': args.steps, 'epoch_end': args.steps, 'seed': seed, 'model_last_checkpoint': start}
     given |= {'precision': 'float32', 'num_workers': 0, 'device': 'cpu'}
+    given['freeze_batch_norm'] = 'none'  # most of the first weights are random
     return [word for key, value in given.items() for word in (cli.flag(key), str(value))]
 
 

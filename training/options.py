@@ -143,9 +143,10 @@ def add_arguments(
         help='keep an exponential moving average of the weights, such as 0.999; 0 keeps none; a run that goes on keeps '
         'its own')  # fmt: skip
     add('--freeze-batch-norm', choices=tuple(FROZEN),
-        help='keep the statistics that weights bring, in training, too, as those of small batches are worse: of all '
-        "BatchNorm, of the coarse network's or of none (default: what a new run's weights of a matting network hold, "
-        'but none with --recipe published; a run that goes on keeps its own)')  # fmt: skip
+        help='whose BatchNorm keeps the running statistics that its weights brought and does not learn those of the '
+        "batches, which are worse where batches are small: no one's, the coarse network's or the refiner's, too "
+        '(default: coarse in a new run from base weights, all from weights of a whole network, none else and with '
+        '--recipe published; a run that goes on keeps its own)')  # fmt: skip
     add('--clip-grad', type=float, metavar='NORM', help='largest norm of the gradient; not clipped if left out')
     add('--accumulate', type=int, default=1, metavar='N', help='batches of a step, one after the other')
 

@@ -40,26 +40,28 @@ RECIPES = {
     'matte-edges': Recipe(ema_decay=0.999, fgr=0.3, fgr_edge=9.0, pha_edge=4.0),
     'refine-edges': Recipe(ema_decay=0.999, fgr=0.3, fgr_edge=9.0, pha_edge=1.5),
 }
-# What of the network may keep its BatchNorm statistics in training, and how that is said behind the recipe.
-FROZEN = {'none': '', 'coarse': ' with BatchNorm of the coarse network frozen', 'all': ' with BatchNorm frozen'}
+# Whose BatchNorm may keep its statistics in training, in rising order, and how that is said behind the recipe.
+FROZEN = {
+    'none': '',
+    'coarse': ", keeping the coarse network's BatchNorm statistics,",
+    'all': ', keeping BatchNorm statistics,',
+}
 # Of a new run. In the larger pictures of the refine stage less of all that counts lies along an edge.
 DEFAULTS = {'base': 'matte-edges', 'refine': 'refine-edges'}
 
 
-def settle(
-    settings: TrainingSettings, stage: str, before: Mapping[str, Any], trained: str = 'none'
-) -> tuple[Recipe, TrainingSettings]:
-    """Choose the recipe, the average, the monitor, and whether BatchNorm is frozen, where their flags were left out.
+def settle(settings: TrainingSettings, stage: str, before: Mapping[str, Any]) -> tuple[Recipe, TrainingSettings]:
+    """Choose the recipe, the average, the monitor and whose BatchNorm is frozen, where their flags were left out.
 
     The recipe is that of the run which goes on, else the stage's default. A run that goes on keeps its average or goes
     on without one, whatever the recipe; 0 ends it, and None is recorded. Where the best are named after figures of
-    the weights themselves, these figures decide. BatchNorm is frozen where it is trained, unless all is as published.
+    the weights themselves, these figures decide. None is left as whose BatchNorm is frozen where a new run's weights
+    decide.
 
     Args:
         settings: the flags.
         stage: 'base' or 'refine'.
         before: options in the record of the run that goes on; none of a new one.
-        trained: what of the network a new run's weights brought: 'none', 'coarse' or 'all'.
 
     Raises:
         ValueError: the run has a recipe of a later version.
@@ -75,13 +77,13 @@ def settle(
     averaged = recipe.ema_decay and decay and (not named or any(field.startswith('valid_ema_') for field in named))
     monitor = given['monitor'] or ('valid_ema_loss' if averaged else 'valid_loss')
     frozen = given['freeze_batch_norm']
-    if frozen is None:  # versions without the flag froze none
-        frozen = before.get('freeze_batch_norm', 'none') if before else 'none' if recipe is PUBLISHED else trained
+    if frozen is None and (before or recipe == PUBLISHED):
+        frozen = before.get('freeze_batch_norm', 'none')
     settled = {'recipe': name, 'ema_decay': decay or None, 'monitor': monitor, 'freeze_batch_norm': frozen}
     return recipe, replace(
         settings,
         loop=replace(settings.loop, monitor=monitor),
-        run=replace(settings.run, ema_decay=decay, freeze_batch_norm=frozen),
+        run=replace(settings.run, ema_decay=decay),
         policy=replace(settings.policy, monitor=monitor),
         options={**given, **settled},
     )

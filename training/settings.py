@@ -24,7 +24,7 @@ MEANINGS = {
     'ema_decay': 'the average forgets at another rate; none ends it',
     'crop_multiple': 'crops have other sizes',
     'precision': 'losses may shift by rounding',
-    'freeze_batch_norm': 'BatchNorm takes its statistics elsewhere',
+    'freeze_batch_norm': 'BatchNorm normalises by other statistics',
     'batch_size': 'BatchNorm sees batches of another size',
     'accumulate': 'a step has the same samples in other parts',
     'monitor': 'best.pth is chosen by it, among the checkpoints that have it',
@@ -104,7 +104,6 @@ class RunSettings:
     log_dir: Path
     learning_rate_scale: float
     ema_decay: float | None
-    freeze_batch_norm: str | None
     precision: str
     compile: bool
     dry_run: bool

@@ -175,19 +175,21 @@ def begin(
         if last in ('auto', 'must') and not (dry and url):  # a dry run takes nothing from the mirror
             refuse_newer(folder, stage, ranks, resume, url)
         before: dict[str, Any] = {}
-        if resume.record is not None:  # versions without the flag made the published crops
-            before = {'crop_multiple': data.plan.unit, **resume.record.options, 'recipe': resume.record.recipe}
-        trained = 'none'
-        if resume.record is None:
-            weights, trained = ranks.from_first(lambda: _first_weights(settings, network, resume, folder, pretrain))
-            network.load_state_dict(weights)
-        drop_fetched()
-        recipe, settings = settle(settings, stage, before, trained)
+        if resume.record is not None:  # versions without the flag did as published
+            older = {'crop_multiple': data.plan.unit, 'freeze_batch_norm': 'none'}
+            before = {**older, **resume.record.options, 'recipe': resume.record.recipe}
+        recipe, settings = settle(settings, stage, before)
         if mirror is not None:
             mirror.mirror.adopt(resume.run, stage, settings.policy)
         for group in optimizer.param_groups:
             group['initial_lr'] = group['lr'] = group['lr'] * settings.run.learning_rate_scale
-        freeze_batch_norm(network, frozen := settings.options['freeze_batch_norm'])
+        frozen = settings.options['freeze_batch_norm']
+        if resume.record is None:
+            weights, brought = ranks.from_first(lambda: _first_weights(settings, network, resume, folder, pretrain))
+            network.load_state_dict(weights)
+            frozen = frozen or brought
+        drop_fetched()
+        freeze_batch_norm(network, frozen)
         dtype = precision_of(settings.run.precision, before, ranks.device)
         ema = EMA(network, settings.run.ema_decay) if settings.run.ema_decay else None
         state = TrainingState(network, optimizer, make_scaler(ranks.device, dtype), ema)
@@ -205,7 +207,7 @@ def begin(
         if before and settings.data.crop_multiple is None:
             data = replace(data, plan=replace(data.plan, multiple=before['crop_multiple']))
         options = {**settings.options, 'precision': str(dtype).removeprefix('torch.')}
-        options['crop_multiple'] = data.plan.multiple
+        options |= {'crop_multiple': data.plan.multiple, 'freeze_batch_norm': frozen}
         if resume.record is not None:
 
             def factor(options: Mapping[str, Any]) -> float:
@@ -239,20 +241,28 @@ def _first_weights(
     settings: TrainingSettings, network: nn.Module, resume: Resume, folder: Path,
     pretrain: Callable[[], LoadReport] | None,
 ) -> tuple[dict[str, torch.Tensor], str]:  # fmt: skip
-    """Give a new run its weights, and say in one line which; return them on the CPU, and what of FROZEN was trained."""
-    trained = 'none'
+    """Give a new run its weights, and say in one line which.
+
+    Returns:
+        The weights, on the CPU, and whose BatchNorm statistics they brought, one of FROZEN.
+    """
+    brought = 'none'
     refuse_overwriting(folder, resume.run, settings.run.epoch_start or 0)
     if resume.weights is not None:
         weights = read_original(resume.weights).file
         # Each stage begins with the weights of either: one has no refiner to give, the other none to fill.
         report = load_weights(network, weights, ['refiner.'], ['refiner.'])
-        trained = 'coarse' if report.missing else 'all'
+        brought = 'coarse' if report.missing else 'all'
         log.info('new run with weights from %s', report)
     elif pretrain is not None:
         log.info('new run with pretrained weights from %s', pretrain())
     else:
         log.info('new run with new weights')
-    return {name: tensor.cpu() for name, tensor in network.state_dict().items()}, trained
+    asked = settings.options['freeze_batch_norm'] or 'none'
+    if [*FROZEN].index(asked) > [*FROZEN].index(brought):
+        held = 'those of the coarse network alone' if brought == 'coarse' else 'none'
+        raise ValueError(f'--freeze-batch-norm {asked}: of BatchNorm statistics the first weights bring {held}')
+    return {name: tensor.cpu() for name, tensor in network.state_dict().items()}, brought
 
 
 def _put_in_place(settings: TrainingSettings, state: TrainingState, resume: Resume, schedule: Schedule) -> None:

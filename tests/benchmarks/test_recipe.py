@@ -10,11 +10,14 @@ import torch
 from model import MattingBase
 
 
-def test_recipes_are_trained_once_and_compared(script, tmp_path, capsys):
+def test_recipes_are_trained_once_and_compared(script, tmp_path, capsys, monkeypatch):
+    frozen = []
+    monkeypatch.setattr('training.stage.freeze_batch_norm', lambda _, part: frozen.append(part))
     variant = 'edges,laplacian,fringes,plain-clamp,lr_schedule=cosine,max_steps=1'
     arguments = ['--tiny', '--random-stem', '--output-dir', str(tmp_path), '--variants', variant]
     script('recipe').main(arguments)
     first = capsys.readouterr().out
+    assert frozen == ['none']  # as in the published script
     assert [line for line in first.splitlines() if line.endswith('...')] == [
         f'{name}, seed 0 ...' for name in ('published script', 'published script, stem at random', variant)
     ]

@@ -7,6 +7,7 @@ import pytest
 import torch
 from support import sabotage
 from support.runs import assert_same_run, flags, load, record
+from torch import nn
 
 import train_base
 import train_refine
@@ -39,8 +40,16 @@ def test_what_is_frozen_keeps_its_statistics_and_learns_its_weights(part, learni
     outputs = network(*torch.rand(2, 2, 3, 128, 128))
     assert changed(before, statistics(network.state_dict())) == learning
     sum(output.float().mean() for output in outputs[:5]).backward()
-    assert all(p.grad is not None for name, p in network.named_parameters() if '.bn' in name)
-    assert changed(before, statistics(EMA(network, 0.9).module.train().state_dict())) == learning
+    layers = [layer for layer in network.modules() if isinstance(layer, nn.BatchNorm2d)]
+    assert all(layer.weight.grad is not None and layer.bias.grad is not None for layer in layers)
+
+
+def test_the_average_of_a_frozen_network_is_frozen():
+    network = MattingRefine('mobilenetv2', backbone_scale=0.5, refine_sample_pixels=500)
+    freeze_batch_norm(network, 'all')
+    average = EMA(network, 0.9).module.train()
+    average(*torch.rand(2, 2, 3, 128, 128))
+    assert not changed(statistics(network.state_dict()), statistics(average.state_dict()))
 
 
 def test_a_frozen_network_normalises_in_training_as_in_evaluation():
@@ -48,7 +57,7 @@ def test_a_frozen_network_normalises_in_training_as_in_evaluation():
     network = MattingRefine('mobilenetv2', backbone_scale=0.5, refine_sample_pixels=500)
     freeze_batch_norm(network, 'all')
     for layer in network.modules():
-        if isinstance(layer, torch.nn.Dropout):
+        if isinstance(layer, nn.Dropout):
             layer.p = 0
     pictures = torch.rand(2, 2, 3, 128, 128)
     with torch.no_grad():
@@ -82,7 +91,7 @@ def test_a_run_from_weights_keeps_their_statistics(trained, capsys, given, froze
     assert before.keys() == after.keys()
     assert changed(before, after) == (set() if frozen == 'all' else {'backbone', 'aspp'})
     assert record('checkpoint/run', 'epoch-0-iter-1')['options']['freeze_batch_norm'] == frozen
-    assert (' with BatchNorm frozen on cpu' in capsys.readouterr().out) == (frozen == 'all')
+    assert (', keeping BatchNorm statistics, on cpu' in capsys.readouterr().out) == (frozen == 'all')
 
 
 def test_new_weights_learn_their_statistics(tmp_path, monkeypatch):
@@ -113,16 +122,19 @@ def test_a_run_of_a_version_without_the_flag_goes_on_with_statistics_that_learn(
         del content['sha256'], content['options']['freeze_batch_norm']
         path.write_bytes(_sealed(content))
     assert train_base.main(flags('run', max_steps=2, **words)) == 0
-    before, after = (statistics(load(path)) for path in (trained, 'checkpoint/run/last.pth'))
-    assert changed(before, after) == {'backbone', 'aspp'}
+    assert load('checkpoint/run/last.pth')['backbone.1.num_batches_tracked'] == 5
+    assert record('checkpoint/run', 'epoch-0-iter-1')['options']['freeze_batch_norm'] == 'none'
     assert '--freeze-batch-norm' not in capsys.readouterr().out
+    assert train_base.main(flags('run', max_steps=3, freeze_batch_norm='all', **words)) == 0
+    assert '--freeze-batch-norm none -> all (BatchNorm normalises by other statistics)' in capsys.readouterr().out
+    assert load('checkpoint/run/last.pth')['backbone.1.num_batches_tracked'] == 5
 
 
 def test_another_part_than_before_is_said(trained, capsys):
     words = {'model_last_checkpoint': 'auto', 'recipe': None}
     assert train_base.main(flags('run', max_steps=1, model_start_weights=trained, **words)) == 0
     assert train_base.main(flags('run', max_steps=2, freeze_batch_norm='none', **words)) == 0
-    said = 'from step 1 on: --freeze-batch-norm all -> none (BatchNorm takes its statistics elsewhere)'
+    said = 'from step 1 on: --freeze-batch-norm all -> none (BatchNorm normalises by other statistics)'
     assert said in capsys.readouterr().out
     assert load('checkpoint/run/last.pth')['backbone.1.num_batches_tracked'] == 4
 
@@ -139,4 +151,18 @@ def test_a_new_refiner_learns_its_statistics_and_a_trained_one_keeps_them(tmp_pa
         assert train_refine.main(flags(frozen, model_last_checkpoint=weights, **small)) == 0
         assert record(f'checkpoint/{frozen}', 'epoch-0-iter-0')['options']['freeze_batch_norm'] == frozen
         assert changed(statistics(whole), statistics(load(f'checkpoint/{frozen}/last.pth'))) == learning
-    assert 'with BatchNorm of the coarse network frozen on cpu' in capsys.readouterr().out
+    assert load('checkpoint/coarse/last.pth')['refiner.bn1.num_batches_tracked'] == 1
+    assert ", keeping the coarse network's BatchNorm statistics, on cpu" in capsys.readouterr().out
+    more = {**small, 'model_last_checkpoint': 'base.pth', 'freeze_batch_norm': 'all'}
+    assert train_refine.main(flags('more', **more)) == 2
+    said = '--freeze-batch-norm all: of BatchNorm statistics the first weights bring those of the coarse network alone'
+    assert said in capsys.readouterr().err
+    assert not Path('checkpoint/more').exists()
+
+
+def test_statistics_that_nobody_has_learned_are_not_kept(tmp_path, monkeypatch, capsys):
+    sabotage.tiny(monkeypatch.setattr)
+    monkeypatch.chdir(tmp_path)
+    assert train_base.main(flags('run', freeze_batch_norm='coarse')) == 2
+    said = 'error: --freeze-batch-norm coarse: of BatchNorm statistics the first weights bring none\n'
+    assert capsys.readouterr().err == said
