@@ -27,10 +27,9 @@ def freeze_batch_norm(network: nn.Module, part: str) -> None:
 
     No parameter and no buffer changes.
     """
+    learning = {'none': ('',), 'coarse': ('refiner.',), 'all': ()}[part]
     for name, layer in network.named_modules():
-        if isinstance(layer, nn.BatchNorm2d) and (
-            part == 'all' or (part == 'coarse' and not name.startswith('refiner.'))
-        ):
+        if isinstance(layer, nn.BatchNorm2d) and not name.startswith(learning):
             layer.__class__ = FrozenBatchNorm
             layer.eval()
 
