@@ -144,7 +144,7 @@ def begin(
     Raises:
         CheckpointError: the checkpoint is not one to go on from, or the folder is in use, or no use.
         FileNotFoundError: no such file.
-        ValueError: the weights do not fit the network.
+        ValueError: the weights do not fit the network, or lack BatchNorm statistics that are to stay.
     """
     folder, logs = (parent / settings.run.model_name for parent in (settings.run.checkpoint_dir, settings.run.log_dir))
     dry = settings.run.dry_run
